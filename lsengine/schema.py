@@ -1,0 +1,262 @@
+"""What a job file may say: one model per section, with types, ranges and defaults.
+
+Only shapes of values are judged here.  Reading YAML, collecting every problem and looking at
+the file system is `lsengine.job`'s duty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
+
+ARCHITECTURES = (
+    "mlp",
+    *("vgg9", "vgg16", "vgg19"),
+    *(f"resnet{depth}{kind}" for depth in (18, 34, 50) for kind in ("", "_noshort")),
+    *(f"resnet{depth}{kind}" for depth in (20, 32, 44, 56, 110) for kind in ("", "_noshort")),
+    *(f"wrn56_{width}{kind}" for width in (1, 2, 4, 8) for kind in ("", "_noshort")),
+    *(f"wrn110_{width}{kind}" for width in (2, 4) for kind in ("", "_noshort")),
+    "densenet121",
+)
+"""The zoo's names; here, so that a job can be checked without importing torch."""
+
+DATASETS = (
+    *("digits", "cifar10", "cifar100", "mnist", "fashion_mnist"),
+    *("image_folder", "arrays"),
+)
+LOSSES = ("cross_entropy", "mse")
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _auto_or_count(value: Any, handler: Callable[[Any], Any]) -> Any:
+    if value == "auto":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError('expected "auto" or an integer of at least 1')
+    return handler(value)
+
+
+AutoOrCount = Annotated[
+    Literal["auto"] | int,
+    WrapValidator(_auto_or_count),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
+]
+
+
+def _axis(value: Any, handler: Callable[[Any], Any]) -> Any:
+    shape = "expected [start, stop, points] or [auto, points]"
+    if not isinstance(value, list | tuple) or len(value) not in (2, 3):
+        raise ValueError(shape)
+    points = value[-1]
+    if isinstance(points, bool) or not isinstance(points, int) or points < 1:
+        raise ValueError(f"{shape}; points is an integer of at least 1")
+    if len(value) == 2:
+        if value[0] != "auto":
+            raise ValueError(shape)
+        return ("auto", points)
+    if any(isinstance(v, bool) or not isinstance(v, int | float) for v in value[:2]):
+        raise ValueError(f"{shape}; start and stop are numbers")
+    start, stop = float(value[0]), float(value[1])
+    if not (abs(start) < float("inf") and abs(stop) < float("inf")):
+        raise ValueError(f"{shape}; start and stop are finite")
+    if start > stop:
+        raise ValueError(f"{shape}; start must not be greater than stop")
+    return (start, stop, points)
+
+
+AxisSpec = Annotated[
+    tuple[float, float, int] | tuple[Literal["auto"], int],
+    WrapValidator(_axis),
+    PlainSerializer(list),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "minItems": 2,
+            "maxItems": 3,
+            "items": {"anyOf": [{"type": "number"}, {"const": "auto"}]},
+            "description": "[start, stop, points], or [auto, points] to fit a trajectory",
+        }
+    ),
+]
+
+
+def _distinct(values: Sequence[str]) -> Sequence[str]:
+    if len(set(values)) != len(values):
+        raise ValueError("expected each entry once")
+    return values
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and silent conversions are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Model(Section):
+    """The network and, for everything but training, its trained parameters."""
+
+    arch: Annotated[str, Field(min_length=1)]
+    args: dict[str, Any] = {}
+    checkpoint: str | None = None
+
+
+class Normalize(Section):
+    """Per-channel mean and standard deviation, on the scale of the data in [0, 1]."""
+
+    mean: Annotated[list[float], Field(min_length=1)]
+    std: Annotated[list[Positive], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Normalize:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values, std has {len(self.std)}")
+        return self
+
+
+class Data(Section):
+    """The fixed data on which every cell is evaluated."""
+
+    dataset: Annotated[str, Field(min_length=1)]
+    args: dict[str, Any] = {}
+    root: str | None = None
+    splits: Annotated[
+        list[Literal["train", "test"]], Field(min_length=1), AfterValidator(_distinct)
+    ] = ["train", "test"]
+    subset: Count | None = None
+    normalize: Normalize | None = None
+
+
+Ignore = Annotated[list[str], AfterValidator(_distinct)]
+
+
+class RandomDirection(Section):
+    """A Gaussian direction, drawn on the CPU from (seed, axis)."""
+
+    kind: Literal["random"]
+    normalize: Literal["filter", "layer", "weight", "none"] = "filter"
+    ignore: Ignore = ["bias", "norm"]
+    seed: Seed = 1
+    orthogonal: bool = False
+
+
+class TowardDirection(Section):
+    """The difference between another checkpoint and the centre."""
+
+    kind: Literal["toward"]
+    checkpoint: str
+    normalize: Literal["filter", "layer", "weight", "none"] = "none"
+    ignore: Ignore = []
+
+
+class FileDirection(Section):
+    """A direction stored in a surface file or in one of the ancestor's direction files."""
+
+    kind: Literal["file"]
+    path: str
+    which: Literal["alpha", "beta"] = "alpha"
+    normalize: Literal["filter", "layer", "weight", "none"] = "none"
+    ignore: Ignore = []
+
+
+Direction = Annotated[
+    RandomDirection | TowardDirection | FileDirection, Field(discriminator="kind")
+]
+
+
+class Directions(Section):
+    """One entry makes a curve, two make a plane."""
+
+    alpha: Direction
+    beta: Direction | None = None
+
+
+class Grid(Section):
+    """The coordinates, one axis per direction."""
+
+    alpha: AxisSpec
+    beta: AxisSpec | None = None
+
+
+class BatchNorm(Section):
+    """What running statistics do away from the centre."""
+
+    policy: Literal["frozen", "interpolated", "recalibrated"]
+    samples: Count = 5000
+    batch_size: Count = 128
+
+
+def _batch_norm(value: Any, handler: Callable[[Any], Any]) -> Any:
+    return handler({"policy": value} if isinstance(value, str) else value)
+
+
+class Train(Section):
+    """One training recipe (Li et al. 2018, appendix A, unless said otherwise)."""
+
+    output: str
+    epochs: Count
+    save_every: Count = 10
+    save_epochs: list[Annotated[int, Field(ge=0)]] = []
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    batch_size: Count = 128
+    lr: Positive = 0.1
+    momentum: Fraction = 0.9
+    nesterov: bool = True
+    weight_decay: NonNegative = 5e-4
+    milestones: list[Count] | None = None
+    gamma: Positive = 0.1
+    crop: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+    noise: NonNegative = 0.0
+    label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    seed: Seed = 0
+
+
+class Launch(Section):
+    """What a cluster is asked for; never affects values."""
+
+    nodes: Count = 1
+    ranks: Count | None = None
+    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    time: str | None = None
+    partition: str | None = None
+
+
+class Document(Section):
+    """A whole job file."""
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[^/\x00]+$")]
+    model: Model
+    data: Data
+    loss: Annotated[str, Field(min_length=1)] = "cross_entropy"
+    directions: Directions | None = None
+    grid: Grid | None = None
+    repeats: Count = 1
+    seed: Seed = 0
+    quantities: Annotated[
+        list[Literal["loss", "accuracy"]], Field(min_length=1), AfterValidator(_distinct)
+    ] = ["loss", "accuracy"]
+    batch_norm: Annotated[BatchNorm, WrapValidator(_batch_norm)] = BatchNorm(policy="frozen")
+    precision: Literal["float32", "float64"] = "float32"
+    batch_size: AutoOrCount = "auto"
+    threads: AutoOrCount = "auto"
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    writing: Literal["auto", "parallel", "gather"] = "auto"
+    output: str | None = None
+    train: Train | None = None
+    launch: Launch | None = None
