@@ -1,0 +1,7 @@
+"""`python -m lsengine` is the command `lsengine`."""
+
+import sys
+
+from lsengine.cli import main
+
+sys.exit(main())

@@ -1,0 +1,223 @@
+"""The command line: parse, call one function, map errors to exit codes.
+
+Nothing heavy is imported before a command needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lsengine import __version__
+from lsengine.errors import LsengineError, Stopped, UsageError
+
+_EPILOG = """\
+exit codes: 0 done, 1 a bug, 2 job or usage wrong, 3 environment unfit, 4 the file belongs to
+another job, is locked or damaged, 5 finished but some cells failed, 75 stopped before the end
+(the same command goes on)"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; an uncaught exception ends all ranks."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except LsengineError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return Stopped.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; nobody is left to tell
+        return 0
+    except Exception as error:  # noqa: BLE001  every rank must end, whatever it was
+        from lsengine.ranks import abort_all
+
+        abort_all(error)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lsengine",
+        description="Loss surfaces of neural networks, evaluated on as many devices as you have.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lsengine {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_train(commands)
+    _add_eval(commands)
+    _add_status(commands)
+    _add_render(commands)
+    _add_small(commands)
+    return parser
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    train = commands.add_parser("train", help="train a job's network: checkpoints and history")
+    train.add_argument("job", metavar="JOB", help="job file with a train section")
+    _add_progress(train)
+    train.set_defaults(run=_train)
+
+
+def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    evaluate = commands.add_parser(
+        "eval",
+        help="evaluate a job's surface; alone, or under mpirun, mpiexec or srun",
+        description="Evaluate what is missing of a job's surface.  Run it again after any "
+        "interruption, with any number of ranks: it goes on where the file ends.",
+    )
+    evaluate.add_argument("job", metavar="JOB", help="job file")
+    evaluate.add_argument(
+        "--retry-failed", action="store_true", help="evaluate failed cells again"
+    )
+    evaluate.add_argument(
+        "--chunk",
+        type=_count,
+        metavar="N",
+        help="hand out N cells at a time (default: by measured time; never affects values)",
+    )
+    _add_progress(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    status = commands.add_parser("status", help="how far a surface is; also while it is written")
+    status.add_argument("surface", metavar="SURFACE|JOB", help="surface file or job file")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    status.set_defaults(run=_status)
+
+
+def _add_render(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    render = commands.add_parser("render", help="draw surfaces; needs neither torch nor MPI")
+    render.add_argument("surfaces", metavar="SURFACE", nargs="+", help="surface file")
+    render.add_argument(
+        "--as",
+        dest="kind",
+        default="filled",
+        metavar="STYLE",
+        help="contour, filled, heatmap, surface or curve (default: filled)",
+    )
+    render.add_argument(
+        "--output", "-o", type=Path, metavar="FILE", help="picture: .png, .pdf or .svg"
+    )
+    render.add_argument("--quantity", metavar="NAME", help="what to draw (default: train_loss)")
+    render.add_argument("--scale", default="auto", help="auto, linear or log (default: auto)")
+    render.add_argument("--style", default="default", help="default, paper or dark")
+    render.add_argument("--levels", type=_count, metavar="N", help="number of contour levels")
+    render.add_argument(
+        "--limits", type=float, nargs=2, metavar=("LOW", "HIGH"), help="limits of the colours"
+    )
+    render.set_defaults(run=_render)
+
+
+def _add_small(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    models = commands.add_parser("models", help="the built-in networks with parameter counts")
+    models.set_defaults(run=_models)
+    init = commands.add_parser("init", help="write a commented starter job")
+    init.add_argument("path", metavar="FILE", nargs="?", default="job.yaml", type=Path)
+    init.set_defaults(run=_init)
+    schema = commands.add_parser("schema", help="print the JSON schema of job files, for editors")
+    schema.set_defaults(run=_schema)
+
+
+def _add_progress(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--progress",
+        choices=("auto", "bar", "lines", "none"),
+        default="auto",
+        help="auto is a bar on a terminal, else a line now and then",
+    )
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected an integer of at least 1")
+    return value
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    from lsengine import job, log
+
+    log.configure(rank=0)
+    loaded = job.load(parsed.job, command="train")
+    from lsengine import train
+
+    train.run(loaded, progress=parsed.progress)
+    return 0
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from lsengine.engine import Options, evaluate
+    from lsengine.ranks import connect
+
+    options = Options(parsed.retry_failed, parsed.chunk, parsed.progress)
+    return evaluate(parsed.job, options, world=connect())
+
+
+def _status(parsed: argparse.Namespace) -> int:
+    import json
+
+    from lsengine import status
+
+    found = status.summary(parsed.surface)
+    print(json.dumps(found, indent=2) if parsed.json else status.text(found))
+    return 0
+
+
+def _render(parsed: argparse.Namespace) -> int:
+    from lsengine import render, store
+
+    surfaces = [store.read(path) for path in parsed.surfaces]
+    figure = render.figure(
+        surfaces,
+        kind=parsed.kind,
+        quantity=parsed.quantity,
+        scale=parsed.scale,
+        style=parsed.style,
+        levels=parsed.levels,
+        limits=tuple(parsed.limits) if parsed.limits else None,
+    )
+    first = Path(parsed.surfaces[0])
+    output = parsed.output or first.with_name(f"{first.stem}-{parsed.kind}.png")
+    render.save(figure, output)
+    print(output)
+    return 0
+
+
+def _models(parsed: argparse.Namespace) -> int:
+    from lsengine import models
+
+    for name, parameters in models.zoo():
+        print(f"{name:18} {parameters:>12,}")
+    return 0
+
+
+def _init(parsed: argparse.Namespace) -> int:
+    starter = Path(__file__).with_name("starter.yaml").read_text()
+    try:
+        with parsed.path.open("x") as file:
+            file.write(starter)
+    except FileExistsError:
+        raise UsageError(f"{parsed.path}: exists; give another name") from None
+    except OSError as error:
+        raise UsageError(f"{parsed.path}: cannot be written: {error.strerror}") from None
+    print(f"{parsed.path}: try  lsengine train {parsed.path}  and then  lsengine eval it")
+    return 0
+
+
+def _schema(parsed: argparse.Namespace) -> int:
+    import json
+
+    from lsengine.schema import Document
+
+    print(json.dumps(Document.model_json_schema(), indent=2))
+    return 0

@@ -1,0 +1,170 @@
+"""Directions: drawn, normalised to the weights, made orthogonal, or led to a checkpoint.
+
+A direction is a mapping from parameter names to tensors shaped like the parameters; what
+does not move is absent.  Everything here runs on the CPU and knows no file and no rank.
+
+Shape suffixes: F filters, K weights of a filter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Parameters = Mapping[str, Tensor]
+
+
+def moving(names: Collection[str], ignore: Collection[str], norm: Collection[str]) -> list[str]:
+    """Return the parameters that move, in the order of ``names``.
+
+    Args:
+        names: All parameters of the model.
+        ignore: ``bias`` (every parameter whose last name is bias), ``norm`` (every
+            parameter of a normalisation layer), or patterns such as ``layer1.*``.
+        norm: The names of the parameters of normalisation layers.
+    """
+
+    def is_ignored(name: str) -> bool:
+        return any(
+            (word == "norm" and name in norm)
+            or (word == "bias" and name.rpartition(".")[2] == "bias")
+            or fnmatchcase(name, word)
+            for word in ignore
+        )
+
+    return [name for name in names if not is_ignored(name)]
+
+
+def draw(weights: Parameters, *, seed: int, axis: int, repeat: int = 0) -> dict[str, Tensor]:
+    """Draw a standard Gaussian direction, the same one on any machine.
+
+    NumPy's generator is used because its normal deviates do not depend on the processor's
+    vector instructions, as torch's do.
+
+    Args:
+        weights: The parameters at the centre; only names and shapes matter.
+        seed: From the job.
+        axis: 0 for alpha, 1 for beta, so that equal seeds still span a plane.
+        repeat: Index of an independent repeat.
+
+    Returns:
+        float32 tensors on the CPU.
+    """
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, axis, repeat])))
+    return {
+        name: torch.from_numpy(generator.standard_normal(tuple(w.shape), dtype=np.float32))
+        if w.ndim
+        else torch.tensor(generator.standard_normal(dtype=np.float32))
+        for name, w in weights.items()
+    }
+
+
+def toward(centre: Parameters, other: Parameters) -> dict[str, Tensor]:
+    """Return the difference ``other - centre``, so that ``other`` lies at coordinate 1.
+
+    The difference is taken in float64 and kept in float32.
+
+    Raises:
+        ValueError: If names or shapes differ.
+    """
+    _check_same(other, centre)
+    return {k: (other[k].double() - centre[k].double()).float() for k in centre}
+
+
+def normalized(direction: Parameters, weights: Parameters, how: str) -> dict[str, Tensor]:
+    """Rescale a direction to the weights.
+
+    ``filter`` gives each filter of the direction the Frobenius norm of the same filter of the
+    weights: ``d <- d / ||d|| * ||w||`` (Li et al. 2018, arXiv:1712.09913, section 4), for
+    convolutions and fully connected layers alike.  A parameter with one axis is one filter.
+    ``layer`` does the same with whole parameters; ``weight`` multiplies each number by the
+    modulus of its weight; ``none`` changes nothing.
+
+    Args:
+        direction: Tensors named and shaped like ``weights``; not modified.
+        weights: The parameters at the centre.
+        how: ``filter``, ``layer``, ``weight`` or ``none``.
+
+    Returns:
+        A new direction, float32.  A filter whose norm is zero in ``direction`` stays zero.
+
+    Raises:
+        ValueError: If names or shapes differ, or ``how`` is none of the four.
+    """
+    _check_same(direction, weights)
+    if how == "none":
+        return {k: d.clone() for k, d in direction.items()}
+    if how == "weight":
+        return {k: d * weights[k].abs().to(d.dtype) for k, d in direction.items()}
+    if how not in ("filter", "layer"):
+        raise ValueError(f"normalize: got {how!r}; allowed: filter, layer, weight, none")
+    return {k: _rescaled(d, weights[k], how) for k, d in direction.items()}
+
+
+def orthogonalized(direction: Parameters, against: Parameters, how: str) -> dict[str, Tensor]:
+    """Return ``direction`` without its component along ``against``.
+
+    Done filter by filter (``filter``) or parameter by parameter (``layer``) when the
+    direction is then normalised that way, so that normalising keeps it orthogonal; else over
+    the whole direction at once.  A filter of a single weight cannot be made orthogonal to
+    another and is left as it is.  Parameters that ``against`` does not move are left, too.
+    """
+    if how not in ("filter", "layer"):
+        shared = direction.keys() & against.keys()
+        overlap = sum(float((direction[k].double() * against[k].double()).sum()) for k in shared)
+        length = sum(float(against[k].double().square().sum()) for k in shared)
+        scale = overlap / length if length else 0.0
+        return {
+            k: (d.double() - scale * against[k].double()).float() if k in shared else d.clone()
+            for k, d in direction.items()
+        }
+    return {
+        k: _orthogonal_rows(d, against[k], how) if k in against else d.clone()
+        for k, d in direction.items()
+    }
+
+
+def cosine(first: Parameters, second: Parameters) -> float:
+    """Return the cosine of the angle between two directions; 0 if one of them is zero."""
+    overlap = sum(
+        float((first[k].double() * second[k].double()).sum()) for k in first.keys() & second.keys()
+    )
+    lengths = [sum(float(t.double().square().sum()) for t in d.values()) for d in (first, second)]
+    return overlap / (lengths[0] * lengths[1]) ** 0.5 if all(lengths) else 0.0
+
+
+def _check_same(direction: Parameters, weights: Parameters) -> None:
+    if direction.keys() != weights.keys():
+        odd = sorted(direction.keys() ^ weights.keys())
+        raise ValueError(f"direction and weights differ in parameters: {', '.join(odd)}")
+    for name, w in weights.items():
+        if direction[name].shape != w.shape:
+            shapes = f"{[*direction[name].shape]}, weights {[*w.shape]}"
+            raise ValueError(f"{name}: direction has shape {shapes}")
+
+
+def _rows(tensor: Tensor, how: str) -> Tensor:
+    """View a parameter as (F, K) in float64: one row per unit of normalisation."""
+    if how == "layer" or tensor.ndim < 2:
+        return tensor.reshape(1, -1).double()
+    return tensor.flatten(1).double()
+
+
+def _rescaled(d: Tensor, w: Tensor, how: str) -> Tensor:
+    d_FK, w_FK = _rows(d, how), _rows(w, how)
+    norm_F = d_FK.norm(dim=1)
+    scale_F = torch.where(norm_F > 0, w_FK.norm(dim=1) / norm_F, 0.0)
+    return (scale_F[:, None] * d_FK).reshape(d.shape).float()
+
+
+def _orthogonal_rows(d: Tensor, a: Tensor, how: str) -> Tensor:
+    d_FK, a_FK = _rows(d, how), _rows(a, how)
+    if d_FK.shape[1] < 2:
+        return d.clone()
+    length_F = a_FK.square().sum(1)
+    scale_F = torch.where(length_F > 0, (d_FK * a_FK).sum(1) / length_F, 0.0)
+    return (d_FK - scale_F[:, None] * a_FK).reshape(d.shape).float()

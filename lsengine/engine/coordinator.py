@@ -1,0 +1,206 @@
+"""The coordinator: hands out chunks on demand and lets nobody wait for anybody else.
+
+A chunk is leased to the worker that asked for it; whatever a worker does not report as
+finished goes back.  There is no static split and no collective call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+
+from lsengine.engine.messages import Assignment, Facts, Hello, Plan, Report
+from lsengine.errors import LsengineError, Stopped
+from lsengine.grid import chunk_size
+from lsengine.job import Job
+from lsengine.ranks import Message, StopRequest, Tag, World
+from lsengine.store import Results
+
+log = logging.getLogger(__name__)
+_GREETING_S = 10.0
+_PARTING_S = 60.0
+
+
+class Coordinator:
+    """Rank 0's side of the conversation.
+
+    Args:
+        world: The ranks.
+        stop: Becomes true when the run shall end early.
+        chunk: Cells per chunk, or None to go by measured time.
+    """
+
+    def __init__(self, world: World, stop: StopRequest, chunk: int | None = None) -> None:
+        self._world, self._stop, self._chunk = world, stop, chunk
+        self._job: Job | None = None
+        self._plan: Plan | None = None
+        self._hellos: dict[int, Hello] = {}
+        self._facts: dict[int, Facts] = {}
+        self._cell_s: dict[int, float] = {}
+        self._leases: dict[int, list[int]] = {}
+        self._idle: deque[int] = deque()
+        self._queue: deque[int] = deque()
+        self._present = set(range(1, world.size))  # have not said goodbye
+        self._dismissed: set[int] = set()
+        self._has_given_up = False
+        self._sink: Callable[[Results], None] = lambda results: None
+
+    def greet(self, job: Job) -> None:
+        """Tell every worker the job and its place; late ones are told when they come.
+
+        The fair share of cores needs to know who else is on a host, so everybody's first
+        message is awaited for a while.
+        """
+        end = _GREETING_S
+        while len(self._hellos) < self._world.size - 1:
+            message = self._world.receive(Tag.HELLO, idle=self._check_stop, limit_s=end)
+            if message is None:
+                late = self._present - self._hellos.keys()
+                log.warning("no word yet from ranks %s; starting without them", _ranks(late))
+                break
+            self._hellos[message.source] = message.payload
+        self._job = job
+        for rank in sorted(self._hellos):
+            self._assign(rank)
+
+    def first_facts(self) -> Facts:
+        """Wait for the first worker that has loaded everything, and return its facts."""
+        while not self._facts:
+            self._handle(self._next())
+        return next(iter(self._facts.values()))
+
+    def serve(
+        self,
+        plan: Plan,
+        cells: Iterable[int],
+        sink: Callable[[Results], None],
+    ) -> None:
+        """Have cells evaluated until none is left.
+
+        Args:
+            plan: Told to every worker; the first one also checks the centre.
+            cells: Flat indices in the order of visiting.
+            sink: Called with every chunk's results.
+
+        Raises:
+            Stopped: If a signal asked for it.
+            LsengineError: If a worker cannot work.
+        """
+        self._plan, self._sink = plan, sink
+        self._queue.extend(cells)
+        for rank in list(self._facts):
+            self._send_plan(rank)
+        while self._queue or self._leases:
+            self._handle(self._next())
+
+    def dismiss(self, code: int) -> bool:
+        """Tell every worker to leave with ``code`` and wait for the goodbyes.
+
+        What a worker had finished of its chunk still reaches the sink.
+
+        Returns:
+            Whether all have answered within the time limit.
+        """
+        while self._present and not self._has_given_up:
+            for rank in (self._present & self._hellos.keys()) - self._dismissed:
+                self._world.send(code, to=rank, tag=Tag.STOP)
+                self._dismissed.add(rank)
+            message = self._world.receive(limit_s=_PARTING_S)
+            if message is None:
+                log.error("no answer from ranks %s; ending them", _ranks(self._present))
+                self._has_given_up = True
+                break
+            if message.tag is Tag.HELLO:
+                self._hellos[message.source] = message.payload
+            elif message.tag is Tag.READY and message.payload is not None:
+                self._absorb(message.source, message.payload)
+            elif message.tag is Tag.BYE:
+                self._present.discard(message.source)
+                if message.payload is not None:
+                    self._absorb(message.source, message.payload)
+        self._world.flush()
+        return not self._has_given_up
+
+    def _next(self) -> Message:
+        message = self._world.receive(idle=self._check_stop)
+        assert message is not None
+        return message
+
+    def _check_stop(self) -> None:
+        if self._stop:
+            raise Stopped(f"stopped by {self._stop.signal}")
+
+    def _handle(self, message: Message) -> None:
+        rank, payload = message.source, message.payload
+        if message.tag is Tag.HELLO:
+            self._hellos[rank] = payload
+            if self._job is not None:
+                self._assign(rank)
+        elif message.tag is Tag.LOADED:
+            self._warn_if_shared(rank, payload)
+            self._facts[rank] = payload
+            if self._plan is not None:
+                self._send_plan(rank)
+        elif message.tag is Tag.READY:
+            if payload is not None:
+                self._absorb(rank, payload)
+            self._idle.append(rank)
+            self._hand_out()
+        elif message.tag is Tag.FAIL:
+            raise _named(payload, rank, self._hellos[rank].host)
+
+    def _assign(self, rank: int) -> None:
+        """Tell a worker the job, its number among equals, and its fair share of cores."""
+        assert self._job is not None
+        mine = self._hellos[rank]
+        peers = {r: h for r, h in self._hellos.items() if h.host == mine.host}
+        users = Counter(core for hello in peers.values() for core in hello.cores)
+        share = sum(1 / users[core] for core in mine.cores)
+        slot = sum(r < rank and h.visible == mine.visible for r, h in peers.items())
+        assignment = Assignment(self._job, slot, max(1, int(share + 1e-9)))
+        self._world.send(assignment, to=rank, tag=Tag.JOB)
+
+    def _send_plan(self, rank: int) -> None:
+        assert self._plan is not None
+        first = rank == next(iter(self._facts))
+        self._world.send(self._plan.for_(checks=first), to=rank, tag=Tag.PLAN)
+
+    def _absorb(self, rank: int, report: Report) -> None:
+        finished = set(report.results.cells)
+        given_up = [c for c in self._leases.pop(rank, []) if c not in finished]
+        self._queue.extendleft(reversed(given_up))
+        if finished:
+            self._cell_s[rank] = report.seconds / len(finished)
+            self._sink(report.results)
+        if report.interrupted and rank not in self._dismissed:
+            self._stop.request(f"{report.interrupted} on rank {rank}")
+
+    def _hand_out(self) -> None:
+        while self._idle and self._queue and not self._stop:
+            rank = self._idle.popleft()
+            size = self._chunk or chunk_size(
+                len(self._queue), self._world.size - 1, self._cell_s.get(rank, 0.0)
+            )
+            chunk = [self._queue.popleft() for _ in range(min(size, len(self._queue)))]
+            self._leases[rank] = chunk
+            self._world.send(chunk, to=rank, tag=Tag.WORK)
+
+    def _warn_if_shared(self, rank: int, facts: Facts) -> None:
+        for other, theirs in self._facts.items():
+            if facts.device_id and facts.device_id == theirs.device_id:
+                log.warning(
+                    "ranks %d and %d share one card (%s on %s); start one worker per card, "
+                    "and one rank more for the coordinator",
+                    *(other, rank, facts.device_kind, facts.host),
+                )
+
+
+def _named(error: LsengineError, rank: int, host: str) -> LsengineError:
+    """Say where an error happened; that of a worker may be its host's alone."""
+    error.args = (f"{error} (rank {rank} on {host})",)
+    return error
+
+
+def _ranks(ranks: Iterable[int]) -> str:
+    return ", ".join(str(r) for r in sorted(ranks))

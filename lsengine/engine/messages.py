@@ -1,0 +1,98 @@
+"""What coordinator and workers tell each other; plain values that travel between ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lsengine.job import Job
+from lsengine.store import Results
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A worker's place.
+
+    Attributes:
+        host: Name of its host.
+        cores: Processor cores it may use.
+        visible: ``CUDA_VISIBLE_DEVICES`` as given to it, or None.
+    """
+
+    host: str
+    cores: frozenset[int]
+    visible: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a worker needs to start loading.
+
+    Attributes:
+        job: The validated job.
+        slot: Its number among the workers of its host that see the same devices.
+        threads: Its fair share of its host's cores, at least 1.
+    """
+
+    job: Job
+    slot: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Where a worker's values come from.
+
+    Attributes:
+        host: Name of its host.
+        device_kind: ``cpu``, ``mps``, or ``cuda`` and the name of the card.
+        device_id: Identity of the card, to find out two workers on one; empty without card.
+        threads: CPU threads in use.
+        torch_version: With the build's suffix.
+        sample_shape: Shape of one input sample.
+    """
+
+    host: str
+    device_kind: str
+    device_id: str
+    threads: int
+    torch_version: str
+    sample_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is settled before the first cell, the same for all workers but for ``check``.
+
+    Attributes:
+        path: The surface file, laid out.
+        parallel: Whether workers write their own cells.
+        precision: The settled one.
+        batch_size: The settled one.
+        check: Whether this worker checks the centre first.
+    """
+
+    path: Path
+    parallel: bool
+    precision: str
+    batch_size: int
+    check: bool = False
+
+    def for_(self, *, checks: bool) -> Plan:
+        """Return the plan for a worker that does or does not check the centre."""
+        return replace(self, check=checks)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A chunk's end.
+
+    Attributes:
+        results: Finished cells; values are left out when the worker has written them.
+        seconds: What the chunk took.
+        interrupted: The signal that ended it early, or None.
+    """
+
+    results: Results
+    seconds: float
+    interrupted: str | None = None

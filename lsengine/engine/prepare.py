@@ -1,0 +1,215 @@
+"""From a valid job to what an objective is made of: model, data, directions, identity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lsengine import checkpoint, data, directions, models
+from lsengine.errors import UsageError
+from lsengine.grid import Grid, plane_or_curve
+from lsengine.job import Job
+from lsengine.objective import check_fits, loss_function
+from lsengine.schema import Direction, FileDirection, RandomDirection, TowardDirection
+from lsengine.store import read_directions
+
+Arrays = dict[str, dict[str, NDArray[np.float32]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A job's model at the centre, on the CPU in float32, and its data."""
+
+    model: nn.Module
+    dataset: data.Dataset
+
+
+def load(job: Job) -> Loaded:
+    """Load data, network and checkpoint.
+
+    Raises:
+        UsageError: If one of them is missing, damaged or does not fit the others.
+    """
+    document, beside = job.document, job.source.parent
+    dataset = _dataset(job)
+    model = models.build(
+        document.model,
+        channels=dataset.channels,
+        classes=dataset.classes or 1,
+        size=dataset.size,
+        beside=beside,
+    )
+    checkpoint.fit(model, checkpoint.load(job.checkpoint), key="model.checkpoint")
+    return Loaded(model.eval(), dataset)
+
+
+def check(job: Job, loaded: Loaded) -> None:
+    """Check that network, data, loss and quantities go together.
+
+    Raises:
+        UsageError: If they do not.
+    """
+    document = job.document
+    loss = loss_function(document.loss, beside=job.source.parent)
+    check_fits(loaded.model, loaded.dataset, loss, document.loss)
+    asked = "quantities" in document.model_fields_set and "accuracy" in document.quantities
+    if asked and loaded.dataset.classes is None:
+        raise UsageError(
+            "quantities: accuracy needs integer labels; these targets are real numbers; "
+            "leave it out"
+        )
+
+
+def quantities(job: Job, dataset: data.Dataset) -> list[str]:
+    """Return the names of the quantities' datasets, split by split."""
+    kinds = []
+    if "loss" in job.document.quantities:
+        kinds += ["loss", "loss_se"]
+    if "accuracy" in job.document.quantities and dataset.classes is not None:
+        kinds += ["accuracy"]
+    return [f"{split}_{kind}" for split in dataset.splits for kind in kinds]
+
+
+def grid(job: Job) -> Grid:
+    """Return the grid of a job for ``eval``."""
+    spec = job.document.grid
+    assert spec is not None
+    return plane_or_curve(spec.alpha, spec.beta, job.document.repeats)  # type: ignore[arg-type]
+
+
+def identity(job: Job, dataset: data.Dataset) -> dict[str, Any]:
+    """Return everything that decides the surface's values, file digests included."""
+    digests = {"checkpoint": checkpoint.sha256(job.checkpoint), "data": dataset.sha256}
+    for key, path in job.direction_files().items():
+        digests[key.rpartition(".")[0]] = checkpoint.sha256(path)
+    return job.identity(digests)
+
+
+def make_directions(job: Job, model: nn.Module) -> Arrays:
+    """Draw, difference or read the directions of a job; normalise them to the weights.
+
+    Returns:
+        By axis and parameter name; with repeats each array has a leading axis.
+
+    Raises:
+        UsageError: If a file or checkpoint does not fit the model, or nothing moves.
+    """
+    made: dict[str, list[dict[str, Tensor]]] = {}
+    for number, (axis, spec) in enumerate(job.directions.items()):
+        centre = _movable(job, model, spec)
+        made[axis] = []
+        for repeat in range(job.document.repeats):
+            raw = _raw(job, model, axis, spec, centre, (number, repeat))
+            if isinstance(spec, RandomDirection) and spec.orthogonal and axis == "beta":
+                raw = _orthogonal(raw, made["alpha"][0], centre, spec)
+            made[axis].append(directions.normalized(raw, centre, spec.normalize))
+        _refuse_rest(axis, made[axis][0])
+    if job.document.repeats == 1:
+        return {a: {n: t.numpy() for n, t in d[0].items()} for a, d in made.items()}
+    return {a: {n: np.stack([r[n].numpy() for r in d]) for n in d[0]} for a, d in made.items()}
+
+
+def cosine(arrays: Arrays) -> float | None:
+    """Return the cosine between the two directions of a plane, None for a curve."""
+    if "beta" not in arrays:
+        return None
+    both = [{n: torch.from_numpy(v) for n, v in arrays[a].items()} for a in ("alpha", "beta")]
+    return directions.cosine(*both)
+
+
+def _dataset(job: Job) -> data.Dataset:
+    spec = job.document.data
+    root = job.path(spec.root) if spec.root else None
+    return data.load(spec, root=root, beside=job.source.parent, seed=job.document.seed)
+
+
+def _movable(job: Job, model: nn.Module, spec: Direction) -> dict[str, Tensor]:
+    """Return the centre's tensors that a direction moves, by name."""
+    tensors = {n: p.detach() for n, p in model.named_parameters() if p.is_floating_point()}
+    norm = set(models.normalisation_parameters(model))
+    if job.document.batch_norm.policy == "interpolated":
+        buffers = models.batch_norm_buffers(model)
+        tensors |= {n: b for n, b in model.named_buffers() if n in buffers}
+        norm |= buffers
+    names = directions.moving(list(tensors), spec.ignore, norm)
+    return {n: tensors[n] for n in names}
+
+
+def _raw(
+    job: Job,
+    model: nn.Module,
+    axis: str,
+    spec: Direction,
+    centre: Mapping[str, Tensor],
+    seeds: tuple[int, int],
+) -> dict[str, Tensor]:
+    if isinstance(spec, RandomDirection):
+        # Drawn for every parameter, so that `ignore` does not change the others.
+        everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        floating = {n: t for n, t in everything.items() if t.is_floating_point()}
+        drawn = directions.draw(floating, seed=spec.seed, axis=seeds[0], repeat=seeds[1])
+        return {n: drawn[n] for n in centre}
+    if isinstance(spec, TowardDirection):
+        other = checkpoint.load(job.path(spec.checkpoint)).state
+        return directions.toward(centre, _fitting(other, centre, axis, spec.checkpoint))
+    stored = _stored(job, spec, axis)
+    return _fitting({n: torch.from_numpy(a) for n, a in stored.items()}, centre, axis, spec.path)
+
+
+def _stored(job: Job, spec: FileDirection, axis: str) -> dict[str, NDArray[np.float32]]:
+    found = read_directions(job.path(spec.path))
+    if spec.which not in found:
+        raise UsageError(
+            f"directions.{axis}.which: {spec.path} has no direction {spec.which}; it has "
+            f"{', '.join(found) or 'none'}"
+        )
+    return found[spec.which]
+
+
+def _fitting(
+    other: Mapping[str, Tensor], centre: Mapping[str, Tensor], axis: str, source: str
+) -> dict[str, Tensor]:
+    """Return the centre's parameters out of another source, or say what does not fit."""
+    missing = [n for n in centre if n not in other]
+    wrong = [
+        f"{n} is {[*other[n].shape]} there, {[*t.shape]} here"
+        for n, t in centre.items()
+        if n in other and other[n].shape != t.shape
+    ]
+    if missing or wrong:
+        odd = [f"{n} is missing" for n in missing] + wrong
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        raise UsageError(
+            f"directions.{axis}: {source} does not fit the model: {'; '.join(odd[:5])}{more}"
+        )
+    return {n: other[n] for n in centre}
+
+
+def _orthogonal(
+    raw: dict[str, Tensor],
+    alpha: Mapping[str, Tensor],
+    centre: Mapping[str, Tensor],
+    spec: RandomDirection,
+) -> dict[str, Tensor]:
+    """Make beta orthogonal to alpha in a way that its normalisation keeps."""
+    if spec.normalize == "weight":
+        raw = {n: d * centre[n].abs() for n, d in raw.items()}
+        return {
+            n: torch.where(centre[n] != 0, d / centre[n].abs(), 0.0)
+            for n, d in directions.orthogonalized(raw, alpha, "none").items()
+        }
+    return directions.orthogonalized(raw, alpha, spec.normalize)
+
+
+def _refuse_rest(axis: str, direction: Mapping[str, Tensor]) -> None:
+    if not direction or not any(bool(t.count_nonzero()) for t in direction.values()):
+        raise UsageError(
+            f"directions.{axis}: nothing moves; every parameter is ignored or the direction is "
+            "zero (the same checkpoint as the centre?)"
+        )

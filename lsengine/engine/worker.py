@@ -1,0 +1,233 @@
+"""The worker: asks for chunks, evaluates their cells, writes or reports them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from lsengine import objective as objectives
+from lsengine.engine import prepare
+from lsengine.engine.messages import Assignment, Facts, Hello, Plan, Report
+from lsengine.errors import LsengineError, Stopped
+from lsengine.grid import Cell
+from lsengine.ranks import StopRequest, Tag, World
+from lsengine.store import Results, Writer, read_directions
+
+log = logging.getLogger(__name__)
+_POLL_S = 0.05
+
+
+class Evaluator:
+    """Evaluates cells of one job on one device; the same with and without other ranks.
+
+    Args:
+        assignment: Job, place on the host, threads.
+        tick: Called before every mini-batch; raises `Stopped` to abandon the cell.
+        rank: Recorded with the cells.
+        loaded: Model and data, if they have been loaded already; taken over.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        *,
+        tick: Callable[[], None],
+        rank: int = 0,
+        loaded: prepare.Loaded | None = None,
+    ) -> None:
+        self._job, self._tick, self._rank = assignment.job, tick, rank
+        document = self._job.document
+        threads = assignment.threads if document.threads == "auto" else document.threads
+        torch.set_num_threads(threads)
+        self._device = objectives.device_of(document.device, assignment.slot)
+        self._loaded = loaded or prepare.load(self._job)
+        self.grid = prepare.grid(self._job)
+        self._quantities = prepare.quantities(self._job, self._loaded.dataset)
+        self._warned = False
+
+    def facts(self, host: str) -> Facts:
+        """Return where the values come from."""
+        kind, identity = self._device.type, ""
+        if kind == "cuda":
+            properties = torch.cuda.get_device_properties(self._device)
+            kind, identity = f"cuda {properties.name}", str(getattr(properties, "uuid", ""))
+        dataset = self._loaded.dataset
+        shape = next(iter(dataset.splits.values())).x.shape[1:]
+        return Facts(
+            host, kind, identity, torch.get_num_threads(), torch.__version__, tuple(shape)
+        )
+
+    def start(self, plan: Plan) -> None:
+        """Put everything on the device, with the directions that the file holds.
+
+        Raises:
+            RuntimeError: If the centre cell is not the checkpoint's own loss: a bug.
+        """
+        document, dataset = self._job.document, self._loaded.dataset
+        batch_norm = document.batch_norm
+        settings = objectives.Settings(
+            device=self._device,
+            precision=plan.precision,
+            batch_size=plan.batch_size,
+            batch_norm=batch_norm.policy,
+            recalibration=(batch_norm.samples, batch_norm.batch_size),
+            seed=document.seed,
+        )
+        loss = objectives.loss_function(document.loss, beside=self._job.source.parent)
+        directions = {
+            axis: {name: torch.from_numpy(values) for name, values in stored.items()}
+            for axis, stored in read_directions(plan.path).items()
+        }
+        with_reference = plan.check and batch_norm.policy != "recalibrated"
+        self._objective = objectives.Objective(
+            self._loaded.model,
+            dataset,
+            loss,
+            directions,
+            settings,
+            repeats="repeat" in self.grid.axes,
+            tick=self._tick,
+            with_reference=with_reference,
+        )
+        if with_reference:
+            self._check_centre(plan.precision)
+
+    def run(self, cells: Sequence[int]) -> Report:
+        """Evaluate cells; an exception in one marks that cell failed, a stop ends the chunk."""
+        results = Results(values={name: [] for name in self._quantities}, worker=self._rank)
+        begin = time.monotonic()
+        interrupted = None
+        for index in cells:
+            start = time.monotonic()
+            try:
+                metrics = self._objective.evaluate(self.grid.cell(index))
+            except Stopped as stop:
+                interrupted = str(stop)
+                break
+            except LsengineError:
+                raise
+            except Exception as error:  # noqa: BLE001  the user's network may raise anything
+                metrics = {}
+                results.failures[index] = " ".join(f"{type(error).__name__}: {error}".split())
+                log.warning("cell=%d failed: %s", index, results.failures[index])
+            results.cells.append(index)
+            for name, column in results.values.items():
+                column.append(metrics.get(name, math.nan))
+            results.wall_s.append(time.monotonic() - start)
+            results.finished.append(time.time())
+            self._warn_if_not_finite(index, metrics)
+        return Report(results, time.monotonic() - begin, interrupted)
+
+    def _check_centre(self, precision: str) -> None:
+        """Compare the centre cell with the checkpoint evaluated on its own."""
+        reference, cell = self._objective.reference, self._objective.evaluate(Cell(0.0))
+        tolerance = {"float64": 1e-12}.get(precision, 1e-5)
+        for name, expected in reference.items():
+            found = cell[name]
+            if name.endswith("_loss") and not math.isclose(found, expected, rel_tol=tolerance):
+                if not (math.isnan(found) and math.isnan(expected)):
+                    raise RuntimeError(
+                        f"centre check: {name} of the cell at 0 is {found!r}, the checkpoint's "
+                        f"own is {expected!r}"
+                    )
+        log.info("centre check passed: %s", _shown(reference))
+
+    def _warn_if_not_finite(self, index: int, metrics: objectives.Metrics) -> None:
+        bad = {n: v for n, v in metrics.items() if n.endswith("_loss") and not math.isfinite(v)}
+        if bad and not self._warned:
+            cell, (name, value) = self.grid.cell(index), next(iter(bad.items()))
+            log.warning(
+                "%s is %s at alpha=%g beta=%g; stored as it is, not retried, later ones are not "
+                "reported",
+                *(name, value, cell.alpha, cell.beta),
+            )
+            self._warned = True
+
+
+def work(world: World, stop: StopRequest) -> int:
+    """Serve the coordinator until it says stop; return the exit code all ranks agree on.
+
+    Independent: talks to rank 0 only.
+    """
+    worker = _Worker(world, stop)
+    try:
+        code, last = worker.serve()
+    except LsengineError as error:
+        world.send(error, to=0, tag=Tag.FAIL)
+        code, last = world.wait(Tag.STOP).payload, None
+    world.send(last, to=0, tag=Tag.BYE)
+    world.flush()
+    return code
+
+
+class _Worker:
+    """One worker's conversation with the coordinator."""
+
+    def __init__(self, world: World, stop: StopRequest) -> None:
+        self._world, self._stop = world, stop
+        self._code: int | None = None
+        self._polled = 0.0
+
+    def serve(self) -> tuple[int, Report | None]:
+        """Return the exit code and the report of a chunk that was given up, if any."""
+        world = self._world
+        cores = frozenset(os.sched_getaffinity(0))
+        hello = Hello(world.host, cores, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        world.send(hello, to=0, tag=Tag.HELLO)
+        message = world.wait(Tag.JOB, Tag.STOP)
+        if message.tag is Tag.STOP:
+            return message.payload, None
+        evaluator = Evaluator(message.payload, tick=self._tick, rank=world.rank)
+        world.send(evaluator.facts(world.host), to=0, tag=Tag.LOADED)
+        message = world.wait(Tag.PLAN, Tag.STOP)
+        if message.tag is Tag.STOP:
+            return message.payload, None
+        plan: Plan = message.payload
+        try:
+            evaluator.start(plan)
+        except Stopped as stopped:
+            return self._give_up(Report(Results(), 0.0, str(stopped)))
+        writer = Writer(plan.path, world.alone) if plan.parallel else None
+        try:
+            return self._chunks(evaluator, writer)
+        finally:
+            if writer is not None:
+                writer.close()
+
+    def _chunks(self, evaluator: Evaluator, writer: Writer | None) -> tuple[int, Report | None]:
+        world = self._world
+        world.send(None, to=0, tag=Tag.READY)
+        while (message := world.wait(Tag.WORK, Tag.STOP)).tag is Tag.WORK:
+            report = evaluator.run(message.payload)
+            if writer is not None:
+                writer.write(report.results)
+                report.results.values.clear()
+            if report.interrupted:
+                return self._give_up(report)
+            world.send(report, to=0, tag=Tag.READY)
+        return message.payload, None
+
+    def _give_up(self, report: Report) -> tuple[int, Report | None]:
+        """Leave after an interruption: by the coordinator's word, or after telling it."""
+        if self._code is not None:
+            return self._code, report
+        self._world.send(report, to=0, tag=Tag.READY)
+        return self._world.wait(Tag.STOP).payload, None
+
+    def _tick(self) -> None:
+        if self._stop:
+            raise Stopped(str(self._stop.signal))
+        if time.monotonic() - self._polled > _POLL_S:
+            self._polled = time.monotonic()
+            if (message := self._world.poll(Tag.STOP)) is not None:
+                self._code = message.payload
+                raise Stopped("the coordinator's word")
+
+
+def _shown(metrics: objectives.Metrics) -> str:
+    return " ".join(f"{n}={v:.6g}" for n, v in metrics.items() if not n.endswith("_se"))

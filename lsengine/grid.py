@@ -1,0 +1,148 @@
+"""The grid: axes, cells, the order in which cells are visited, and how many are handed out.
+
+Arithmetic on arrays; knows neither torch, MPI nor files.  A cell is named by its flat index
+in C order over the shape of the surface: (A,) for a curve, (R, A) with repeats, (B, A) for a
+plane.
+
+Shape suffixes: A alphas, B betas, R repeats, C cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Cells = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One point of the grid: where it lies, and which repeat of the directions it uses."""
+
+    alpha: float
+    beta: float = 0.0
+    repeat: int = 0
+
+    @property
+    def is_centre(self) -> bool:
+        """Whether the cell is the undisplaced model."""
+        return self.alpha == 0 and self.beta == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Coordinates by axis name, in the order of the axes of the surface's arrays."""
+
+    axes: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of every quantity: (A,), (R, A) or (B, A)."""
+        return tuple(len(coordinates) for coordinates in self.axes.values())
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return math.prod(self.shape)
+
+    def cell(self, index: int) -> Cell:
+        """Return the cell at a flat index."""
+        position = np.unravel_index(index, self.shape)
+        at = {
+            axis: c[i] for (axis, c), i in zip(self.axes.items(), position, strict=True)
+        }
+        return Cell(
+            alpha=float(at["alpha"]),
+            beta=float(at.get("beta", 0.0)),
+            repeat=int(at.get("repeat", 0)),
+        )
+
+    def visiting_order(self) -> Cells:
+        """Return all cells (C,), coarse sub-grids first, the centre of the grid first of all.
+
+        A cell's level is the largest power of two that divides its distance, in cells, from
+        the middle of every axis.  Any leading part of the order thus covers the whole
+        extent evenly.  Repeats are not refined: each level takes all of them.
+        """
+        levels = [
+            np.full(len(c), 62) if axis == "repeat" else _levels(len(c))
+            for axis, c in self.axes.items()
+        ]
+        level_C = np.min(np.meshgrid(*levels, indexing="ij"), axis=0).ravel()
+        return np.argsort(-level_C, kind="stable").astype(np.int64)
+
+
+def plane_or_curve(
+    alpha: Sequence[float], beta: Sequence[float] | None = None, repeats: int = 1
+) -> Grid:
+    """Return the grid of ``[start, stop, points]`` axes; see `coordinates`."""
+    axes: dict[str, NDArray[np.float64]] = {}
+    if beta is not None:
+        axes["beta"] = coordinates(*beta)
+    elif repeats > 1:
+        axes["repeat"] = np.arange(repeats, dtype=np.float64)
+    axes["alpha"] = coordinates(*alpha)
+    return Grid(axes)
+
+
+def coordinates(start: float, stop: float, points: float) -> NDArray[np.float64]:
+    """Return equally spaced coordinates (points,) with an exact zero where one is meant.
+
+    Rounding can leave 1e-17 where the centre should be; such a value becomes 0.0, so that the
+    centre cell is the checkpoint itself.
+
+    Example:
+        >>> coordinates(-1, 1, 5).tolist()
+        [-1.0, -0.5, 0.0, 0.5, 1.0]
+    """
+    values = np.linspace(start, stop, int(points), dtype=np.float64)
+    values[np.abs(values) < 1e-12 * max(abs(start), abs(stop))] = 0.0
+    return values
+
+
+def chunk_size(remaining: int, workers: int, cell_s: float, target_s: float = 0.25) -> int:
+    """Return how many cells to hand to a worker at once.
+
+    About ``target_s`` seconds of work, so that little is lost with a worker and messages stay
+    rare; and never more than half of a fair share of what remains, so that all workers end
+    together.
+
+    Args:
+        remaining: Cells not yet handed out.
+        workers: Workers that share them.
+        cell_s: Measured seconds per cell of this worker; 0 if not known yet.
+        target_s: Seconds of work to aim for.
+    """
+    if cell_s <= 0:
+        return min(1, remaining)
+    by_time = max(1, int(target_s / cell_s))
+    by_share = max(1, remaining // (2 * workers))
+    return min(by_time, by_share, remaining)
+
+
+def contiguous_runs(cells: Sequence[int], row: int) -> list[tuple[int, int]]:
+    """Split ascending cells into runs ``(start, stop)`` that stay within one row.
+
+    Example:
+        >>> contiguous_runs([0, 1, 2, 3, 7], row=3)
+        [(0, 3), (3, 4), (7, 8)]
+    """
+    runs: list[tuple[int, int]] = []
+    for cell in cells:
+        if runs and runs[-1][1] == cell and cell % row:
+            runs[-1] = (runs[-1][0], cell + 1)
+        else:
+            runs.append((cell, cell + 1))
+    return runs
+
+
+def _levels(points: int) -> NDArray[np.int64]:
+    """Return, per index of an axis, the exponent of two in its distance from the middle."""
+    distance = np.abs(np.arange(points) - points // 2)
+    lowest_bit = distance & -distance
+    lowest_bit[distance == 0] = 2**62
+    return np.log2(lowest_bit.astype(np.float64)).astype(np.int64)

@@ -1,0 +1,212 @@
+"""The lock beside a surface file: one run at a time, and none that outlives its owner.
+
+A file system lock would be lost or refused on network file systems; a sidecar with the
+owner's identity and a heartbeat works on all of them.  Clocks of different hosts are never
+compared: a foreign lock is judged by whether its heartbeat *changes* while it is watched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lsengine.errors import SurfaceError
+
+BEAT_S = 30.0
+WATCH_S = 90.0
+
+
+def lock_path(surface: Path) -> Path:
+    """Return the sidecar of a surface file."""
+    return surface.with_name(surface.name + ".lock")
+
+
+@contextlib.contextmanager
+def held(
+    surface: Path, *, lost: Callable[[], None], watch_s: float = WATCH_S, beat_s: float = BEAT_S
+) -> Iterator[None]:
+    """Hold the lock of a surface file, renewing its heartbeat from a thread.
+
+    Args:
+        surface: The surface file; it need not exist, its folder must.
+        lost: Called from the thread when another run has taken the lock.
+        watch_s: How long a foreign lock is watched before it counts as stale.
+        beat_s: Seconds between heartbeats.
+
+    Raises:
+        SurfaceError: If another run holds the lock.
+    """
+    path, mine = lock_path(surface), _identity()
+    _acquire(path, mine, watch_s)
+    ended = threading.Event()
+    thread = threading.Thread(
+        target=_beat, args=(path, mine, ended, lost, beat_s), name="lock", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if _read(path).get("token") == mine["token"]:
+            path.unlink(missing_ok=True)
+
+
+def owner(surface: Path) -> dict[str, Any] | None:
+    """Return the identity of the run that holds the lock, or None; stale ones count as none."""
+    found = _read(lock_path(surface))
+    return found if found and not _is_dead(found, _identity()) else None
+
+
+def _identity() -> dict[str, Any]:
+    return {
+        "token": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "boot_id": _boot_id(),
+        "pid_namespace": _pid_namespace(),
+        "pid": os.getpid(),
+        "process_start": _process_start(os.getpid()),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "slurm_restart_count": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        "heartbeat": 0,
+    }
+
+
+def _acquire(path: Path, mine: dict[str, Any], watch_s: float) -> None:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        _take_over(path, mine, watch_s)
+        return
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(mine, file)
+
+
+def _take_over(path: Path, mine: dict[str, Any], watch_s: float) -> None:
+    """Replace a stale lock, or raise.
+
+    flock makes two processes that judge the same lock stale take turns; the second then
+    finds an owner that is alive.
+    """
+    seen = _read(path)
+    if not _is_dead(seen, mine):
+        if _is_local(seen, mine) or not _is_silent(path, seen, watch_s):
+            raise _refusal(path, seen)
+    with path.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if _read(path).get("token") != seen.get("token"):
+            raise _refusal(path, _read(path))
+        file.truncate()
+        json.dump(mine, file)
+
+
+def _refusal(path: Path, seen: dict[str, Any]) -> SurfaceError:
+    surface = path.name.removesuffix(".lock")
+    owner = f"process {seen.get('pid', '?')} on {seen.get('host', '?')}"
+    if seen.get("slurm_job_id"):
+        owner += f" (SLURM job {seen['slurm_job_id']})"
+    return SurfaceError(
+        f"{path.parent / surface}: locked by {owner}; wait for that run, or if it is surely "
+        f"dead remove the lock: rm {path}"
+    )
+
+
+def _is_local(seen: dict[str, Any], mine: dict[str, Any]) -> bool:
+    """Whether the owner's process number means something here (containers have their own)."""
+    keys = ("boot_id", "pid_namespace")
+    return bool(seen) and all(seen.get(k) == mine[k] for k in keys)
+
+
+def _is_dead(seen: dict[str, Any], mine: dict[str, Any]) -> bool:
+    """Whether the owner is known to be gone without watching its heartbeat."""
+    if _is_local(seen, mine):
+        pid = int(seen.get("pid", 0))
+        return _process_start(pid) != seen.get("process_start")
+    return (
+        mine["slurm_job_id"] is not None
+        and seen.get("slurm_job_id") == mine["slurm_job_id"]
+        and int(seen.get("slurm_restart_count", 0)) < mine["slurm_restart_count"]
+    )
+
+
+def _is_silent(path: Path, seen: dict[str, Any], watch_s: float) -> bool:
+    end = time.monotonic() + watch_s
+    while time.monotonic() < end:
+        time.sleep(min(0.5, watch_s / 10))
+        if _read(path) != seen:
+            return False
+    return True
+
+
+def _beat(
+    path: Path,
+    mine: dict[str, Any],
+    ended: threading.Event,
+    lost: Callable[[], None],
+    beat_s: float,
+) -> None:
+    while not ended.wait(beat_s):
+        if _read(path).get("token") != mine["token"]:
+            lost()
+            return
+        mine["heartbeat"] += 1
+        fresh = path.with_name(f"{path.name}.{mine['token'][:8]}")
+        try:
+            fresh.write_text(json.dumps(mine))
+            fresh.replace(path)
+        except OSError:
+            continue  # a full disk must not end the run; the next beat may succeed
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}  # just being written or removed; an unreadable lock is watched like a foreign one
+    return found if isinstance(found, dict) else {}
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int) -> str | None:
+    """Return when a process of this machine started (clock ticks), or None if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+        return _answers(pid)
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _answers(pid: int) -> str | None:
+    """Stand in for the start time where there is no /proc: whether the process exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return "alive"
+    return "alive"

@@ -1,0 +1,27 @@
+"""Log lines: rank first, then host, then what happened with its values named."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+
+
+def configure(rank: int) -> None:
+    """Send log lines to standard error.  Rank 0 speaks; others on warning or worse."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(f"r{rank:03d} {socket.gethostname()}"))
+    root = logging.getLogger("lsengine")
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    root.propagate = False
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, head: str) -> None:
+        super().__init__()
+        self._head = head
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno == logging.INFO else f" {record.levelname}"
+        return f"{self._head}{level} {record.getMessage()}"

@@ -1,0 +1,216 @@
+"""Ranks: the only door to MPI.
+
+Waiting never blocks inside MPI, where it would keep a core busy: every wait probes and sleeps,
+a little longer each time.  Nothing here is collective after start-up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from types import FrameType
+from typing import Any
+
+from lsengine.errors import EnvironmentUnfit
+
+_SHORTEST_S, _LONGEST_S = 0.0005, 0.02
+
+
+class Tag(IntEnum):
+    """What a message is; its payload is described where it is sent."""
+
+    HELLO = 1  # worker: Hello
+    JOB = 2  # coordinator: Assignment
+    LOADED = 3  # worker: Facts
+    PLAN = 4  # coordinator: Plan
+    READY = 5  # worker: Report, or None before its first chunk
+    WORK = 6  # coordinator: cells
+    STOP = 7  # coordinator: exit code; the last message to a worker
+    BYE = 8  # worker: Report of a chunk given up, or None; its last message
+    FAIL = 9  # worker: the LsengineError that keeps it from working
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One received message."""
+
+    source: int
+    tag: Tag
+    payload: Any
+
+
+def launched_size() -> int:
+    """Return how many ranks the launcher says it started; 1 without a launcher.
+
+    Only variables that a launcher sets for each rank are asked, so that a plain process inside
+    a batch allocation counts as one.
+    """
+    for size in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "PALS_SIZE"):
+        if size in os.environ:
+            return int(os.environ[size])
+    if "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ:
+        if os.environ.get("SLURM_STEP_ID") not in ("4294967291", "4294967290"):
+            return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    return 1
+
+
+class World:
+    """The ranks of this launch, with messages that never block.
+
+    Attributes:
+        rank: This process; 0 is the coordinator.
+        size: Number of ranks.
+        host: Name of this host.
+        alone: A communicator of this process alone, for independent parallel files.
+        library: Name and version of the MPI library.
+    """
+
+    def __init__(self, comm: Any, alone: Any, library: str) -> None:
+        self._comm, self.alone, self.library = comm, alone, library
+        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self.host = socket.gethostname()
+        self._pending: list[Any] = []
+
+    def send(self, payload: Any, *, to: int, tag: Tag) -> None:
+        """Send without waiting for the receiver."""
+        self._pending = [r for r in self._pending if not r.test()[0]]
+        self._pending.append(self._comm.isend(payload, dest=to, tag=int(tag)))
+
+    def poll(self, *tags: Tag) -> Message | None:
+        """Return the next message, of the given tags if any are given; None if there is none."""
+        from mpi4py import MPI
+
+        status = MPI.Status()
+        for tag in tags or (MPI.ANY_TAG,):
+            found = self._comm.improbe(source=MPI.ANY_SOURCE, tag=int(tag), status=status)
+            if found is not None:
+                return Message(status.source, Tag(status.tag), found.recv())
+        return None
+
+    def receive(
+        self, *tags: Tag, idle: Callable[[], None] = lambda: None, limit_s: float | None = None
+    ) -> Message | None:
+        """Wait for a message without using the processor; None when the time is up.
+
+        Args:
+            tags: Wanted kinds; all if none are given.
+            idle: Called between probes; may raise to stop waiting.
+            limit_s: Longest wait.
+        """
+        end = None if limit_s is None else time.monotonic() + limit_s
+        pause = _SHORTEST_S
+        while (message := self.poll(*tags)) is None:
+            idle()
+            if end is not None and time.monotonic() > end:
+                return None
+            time.sleep(pause)
+            pause = min(_LONGEST_S, pause * 1.5)
+        return message
+
+    def wait(self, *tags: Tag) -> Message:
+        """Wait for a message without a time limit."""
+        message = self.receive(*tags)
+        assert message is not None
+        return message
+
+    def flush(self, limit_s: float = 10.0) -> None:
+        """Wait until everything sent has left, within a time limit."""
+        end = time.monotonic() + limit_s
+        while any(not r.test()[0] for r in self._pending) and time.monotonic() < end:
+            time.sleep(_SHORTEST_S)
+        self._pending = []
+
+    def abort(self, code: int) -> None:
+        """End all ranks now."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._comm.Abort(code)
+
+
+def connect() -> World | None:
+    """Join the other ranks; None when this process was started alone.
+
+    Raises:
+        EnvironmentUnfit: If the launcher started several ranks that do not find each other.
+    """
+    expected = launched_size()
+    if expected == 1 and not _under_launcher():
+        return None
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        if expected == 1:
+            return None
+        raise EnvironmentUnfit(
+            f"started as {expected} ranks, but mpi4py cannot be used: {error}; install it with "
+            "an MPI library (pip install mpi4py mpich), or run without a launcher"
+        ) from error
+    library = MPI.Get_library_version().split("\n")[0].split(",")[0].strip("\x00 ")
+    size = MPI.COMM_WORLD.Get_size()
+    if size != expected and size == 1:
+        if int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))):
+            raise SystemExit(EnvironmentUnfit.exit_code)  # once is enough
+        raise EnvironmentUnfit(
+            f"the launcher started {expected} ranks, but each finds itself alone: launcher and MPI "
+            f'library do not belong together (this process uses "{library}"); start with the '
+            "mpirun of that library, or choose the library with MPI4PY_MPIABI=mpich|openmpi"
+        )
+    return World(MPI.COMM_WORLD, MPI.COMM_SELF, library) if size > 1 else None
+
+
+def _under_launcher() -> bool:
+    return any(v in os.environ for v in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"))
+
+
+def abort_all(error: BaseException) -> None:
+    """Say what happened on this rank, with rank and host, and end all others.
+
+    Does nothing but print when there are no others.
+    """
+    rank, size = 0, 1
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        rank, size = mpi.COMM_WORLD.Get_rank(), mpi.COMM_WORLD.Get_size()
+    text = "".join(traceback.format_exception(error))
+    head = f"r{rank:03d} {socket.gethostname()}"
+    print("".join(f"{head} {line}\n" for line in text.splitlines()), end="", file=sys.stderr)
+    sys.stderr.flush()
+    if mpi is not None and size > 1:
+        time.sleep(0.2)  # let the launcher forward what was printed
+        mpi.COMM_WORLD.Abort(1)
+
+
+class StopRequest:
+    """Remembers a signal that asks for a clean stop.
+
+    SIGUSR1 (a time limit near), SIGTERM and SIGINT set it; a second SIGINT interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    def install(self) -> StopRequest:
+        """Start listening; call from the main thread."""
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._remember)
+        return self
+
+    def request(self, why: str) -> None:
+        """Ask for a stop without a signal."""
+        self.signal = self.signal or why
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal == "SIGINT" and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number).name

@@ -1,0 +1,411 @@
+"""The surface file: laid out whole, written cell by cell, read at any time.
+
+The only door to HDF5 for surfaces; `docs/FORMAT.md` is its specification.  Two ways of
+writing give the same bytes: with a communicator (the mpio driver; every worker for itself)
+or without one (the serial driver; one process for all).
+
+A cell's values reach the disk before its ``status`` does, so a killed process never leaves a
+cell marked done without its values.
+
+Shape suffixes: A alphas, B betas, C cells.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
+from lsengine.grid import Grid, contiguous_runs
+from lsengine.surface import DONE, FAILED, Surface, Trajectory
+
+FORMAT, FORMAT_VERSION = "lsengine-surface", 1
+FAILURE_BYTES = 160
+PROVENANCE: dict[str, tuple[Any, Any]] = {
+    "wall_s": (np.float64, np.nan),
+    "finished": (np.float64, np.nan),
+    "worker": (np.int32, -1),
+    "failure": (f"S{FAILURE_BYTES}", b""),
+}
+"""Datasets per cell that are no results: dtype and fill value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Everything a new surface file holds before the first cell.
+
+    Attributes:
+        grid: The coordinates.
+        quantities: Names of the float64 datasets of the grid's shape.
+        attributes: Root attributes: strings, integers or floats.
+        directions: By axis and parameter name, float32, with a leading repeat axis where the
+            grid has one.
+    """
+
+    grid: Grid
+    quantities: Sequence[str]
+    attributes: Mapping[str, str | int | float]
+    directions: Mapping[str, Mapping[str, NDArray[np.float32]]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Results:
+    """Finished cells on their way into the file.
+
+    Attributes:
+        cells: Flat indices.
+        values: One float per cell for each quantity; ignored where ``failures`` has the cell.
+        wall_s: Seconds each cell took.
+        finished: When each cell ended, seconds since the epoch.
+        worker: Rank that evaluated them.
+        failures: Reason by cell, for cells that raised.
+    """
+
+    cells: list[int] = field(default_factory=list)
+    values: dict[str, list[float]] = field(default_factory=dict)
+    wall_s: list[float] = field(default_factory=list)
+    finished: list[float] = field(default_factory=list)
+    worker: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+def has_mpi() -> bool:
+    """Whether this h5py can write in parallel."""
+    return bool(h5py.get_config().mpi)
+
+
+def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
+    """Lay a surface file out whole and put it in place in one step.
+
+    The file is made under another name by the serial driver, flushed, closed, fsynced and
+    renamed; a killed run leaves either no surface file or a complete empty one.
+
+    Args:
+        path: Where the file goes; folders are made, an existing file is replaced.
+        layout: What it holds.
+        comm: With a communicator of one process, also try an independent parallel write.
+
+    Returns:
+        None, or why this file system or MPI refuses independent parallel writes.
+
+    Raises:
+        EnvironmentUnfit: If the disk is full or the folder cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(part, "x") as file:
+            _lay_out(file, layout)
+            file.flush()
+        refusal = None if comm is None else refuses_parallel(part, comm)
+        if refusal:
+            with h5py.File(part, "r+") as file:
+                file.attrs["writing"] = "gather"
+        _fsync(part)
+        part.replace(path)
+        _fsync(path.parent)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        raise EnvironmentUnfit(f"{path}: the surface file cannot be made: {error}") from error
+    return refusal
+
+
+def refuses_parallel(path: Path, comm: Any) -> str | None:
+    """Try one independent parallel write, which changes nothing.
+
+    Some MPI-IO layers refuse independent writes on some file systems.
+
+    Args:
+        path: A surface file that nobody is writing.
+        comm: A communicator of this process alone.
+
+    Returns:
+        None if it works, else why not.
+    """
+    try:
+        with h5py.File(path, "r+", driver="mpio", comm=comm) as file:
+            first = (slice(0, 1),) * file["status"].ndim
+            file["status"][first] = file["status"][first]
+    except (OSError, RuntimeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+class Writer:
+    """Writes results into a file that `create` has laid out.  Independent, never collective.
+
+    Args:
+        path: The surface file.
+        comm: A communicator of this process alone for the mpio driver, or None for the
+            serial driver (then this must be the file's only writer).
+
+    Raises:
+        SurfaceError: If the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, comm: Any = None) -> None:
+        try:
+            if comm is None:
+                self._file = h5py.File(path, "r+", locking=False)
+            else:
+                self._file = h5py.File(path, "r+", driver="mpio", comm=comm)
+        except OSError as error:
+            raise SurfaceError(f"{path}: cannot be opened for writing: {error}") from error
+        self._is_serial = comm is None
+        # HDF5's flush is collective under mpio; a second descriptor syncs this process's data.
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def write(self, results: Results) -> None:
+        """Store the values of cells, then mark them done or failed.
+
+        Raises:
+            EnvironmentUnfit: If the disk refuses the data.
+        """
+        rank_of = {cell: i for i, cell in enumerate(results.cells)}
+        cells = sorted(rank_of)
+        failed = results.failures
+        done = [c for c in cells if c not in failed]
+        order = [rank_of[c] for c in cells]
+        columns = {
+            "wall_s": np.array(results.wall_s, np.float64)[order],
+            "finished": np.array(results.finished, np.float64)[order],
+            "worker": np.full(len(cells), results.worker, np.int32),
+            "failure": np.array(
+                [failed.get(c, "").encode()[:FAILURE_BYTES] for c in cells], f"S{FAILURE_BYTES}"
+            ),
+        }
+        status = np.array([FAILED if c in failed else DONE for c in cells], np.uint8)
+        try:
+            for name, values in results.values.items():
+                self._put(name, done, np.array([values[rank_of[c]] for c in done], np.float64))
+            for name, column in columns.items():
+                self._put(name, cells, column)
+            self._sync()
+            self._put("status", cells, status)
+            self._sync()
+        except (OSError, RuntimeError) as error:
+            raise EnvironmentUnfit(
+                f"{self._file.filename}: cannot be written: {error}; cells finished before are "
+                "safe; the same command goes on from them"
+            ) from error
+
+    def write_precision_error(self, rows: NDArray[np.float64]) -> None:
+        """Store the (3, 4) comparison of a fast precision with float32."""
+        self._file["precision_error"][...] = rows
+        self._sync()
+
+    def close(self) -> None:
+        """Close the file; not collective, because no other process shares the handle."""
+        os.close(self._descriptor)
+        self._file.close()
+
+    def _put(self, name: str, cells: Sequence[int], values: NDArray[Any]) -> None:
+        dataset = self._file[name]
+        row = dataset.shape[-1]
+        first = 0
+        for start, stop in contiguous_runs(cells, row):
+            run = values[first : first + stop - start]
+            if dataset.ndim == 1:
+                dataset[start:stop] = run
+            else:
+                dataset[start // row, start % row : (stop - 1) % row + 1] = run
+            first += stop - start
+
+    def _sync(self) -> None:
+        if self._is_serial:
+            self._file.flush()
+        os.fsync(self._descriptor)
+
+
+def read(path: str | Path) -> Surface:
+    """Read a surface, also one that is being written.
+
+    ``status`` is read before the values, so that every cell it calls done has its values.
+
+    Raises:
+        UsageError: If there is no such file.
+        SurfaceError: If it is damaged or no surface file.
+    """
+    with _opened(Path(path)) as file:
+        status = file["status"][...]
+        axes = {_axis_name(d): file[_axis_name(d)][...] for d in file["status"].dims}
+        quantities = {name: file[name][...] for name in _quantities(file)}
+        attributes = {k: _plain(v) for k, v in file.attrs.items()}
+        provenance = {n: file[n][...] for n in PROVENANCE if n in file}
+        return Surface(
+            name=str(attributes.get("name", Path(path).stem)),
+            source=str(path),
+            axes=axes,
+            quantities=quantities,
+            status=status,
+            provenance=provenance,
+            attributes=attributes,
+            trajectory=_trajectory(file),
+        )
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Return the root attributes; raises like `read`."""
+    with _opened(path) as file:
+        return {k: _plain(v) for k, v in file.attrs.items()}
+
+
+def read_status(path: Path) -> NDArray[np.uint8]:
+    """Return ``status``, flat (C,); raises like `read`."""
+    with _opened(path) as file:
+        return np.asarray(file["status"][...]).ravel()
+
+
+def read_cell(path: Path, cell: int) -> dict[str, float]:
+    """Return all quantities of one cell; raises like `read`."""
+    with _opened(path) as file:
+        at = np.unravel_index(cell, file["status"].shape)
+        return {name: float(file[name][at]) for name in _quantities(file)}
+
+
+def read_directions(path: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Return the stored directions by axis and parameter name; raises like `read`."""
+    with _opened(path) as file:
+        group = file.get("directions", {})
+        return {
+            axis: {name: d[...] for name, d in group[axis].items()}
+            for axis in ("alpha", "beta")
+            if axis in group
+        }
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory; expected a surface file")
+    if not path.exists():
+        raise UsageError(f'{path}: no such file; "lsengine eval JOB" writes one')
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise SurfaceError(
+            f"{path}: not a readable HDF5 file ({error}); it is damaged or of another kind; "
+            "move it away"
+        ) from None
+    with file:
+        if file.attrs.get("format") != FORMAT:
+            raise SurfaceError(f"{path}: an HDF5 file, but not a surface of lsengine's")
+        version = int(file.attrs.get("format_version", 0))
+        if version > FORMAT_VERSION:
+            raise SurfaceError(
+                f"{path}: format_version is {version}, this lsengine reads up to "
+                f"{FORMAT_VERSION}; install a newer lsengine"
+            )
+        try:
+            yield file
+        except (OSError, KeyError, RuntimeError) as error:
+            raise SurfaceError(f"{path}: damaged: {error}") from error
+
+
+def _lay_out(file: h5py.File, layout: Layout) -> None:
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    for name, value in layout.attributes.items():
+        file.attrs[name] = value
+    dims = tuple(layout.grid.axes)
+    for axis, values in layout.grid.axes.items():
+        file.create_dataset(axis, data=values).make_scale(axis)
+    for name in layout.quantities:
+        _allocated(file, name, dims, np.float64, np.nan)
+    for name, (dtype, fill) in PROVENANCE.items():
+        _allocated(file, name, dims, dtype, fill)
+    _allocated(file, "status", dims, np.uint8, 0)
+    for name, size in (("precision_cell", 3), ("precision_column", 4)):
+        file.create_dataset(name, data=np.arange(size)).make_scale(name)
+    dims = ("precision_cell", "precision_column")
+    _allocated(file, "precision_error", dims, np.float64, np.nan)
+    if layout.directions:
+        _lay_out_directions(file.create_group("directions"), layout.directions)
+
+
+def _allocated(
+    group: h5py.Group, name: str, dims: Sequence[str], dtype: Any, fill: Any
+) -> h5py.Dataset:
+    """Make a dataset whose space exists at once: contiguous, filled, with named axes."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_ALLOC)
+    shape = tuple(len(group[dim]) for dim in dims)
+    dataset = group.create_dataset(name, shape, dtype, fillvalue=fill, dcpl=plist)
+    for axis, dim in zip(dataset.dims, dims, strict=True):
+        axis.attach_scale(group[dim])
+    return dataset
+
+
+def _lay_out_directions(
+    group: h5py.Group, directions: Mapping[str, Mapping[str, NDArray[np.float32]]]
+) -> None:
+    """Store parameters under their state-dict names.
+
+    netCDF wants a name for every axis and no name twice in a shape: the k-th axis of length n
+    of a parameter is called ``n<n>_<k>``.
+    """
+    for axis, parameters in directions.items():
+        inner = group.create_group(axis)
+        for name, values in parameters.items():
+            dataset = inner.create_dataset(name, data=values)
+            seen: dict[int, int] = {}
+            for dim, length in zip(dataset.dims, values.shape, strict=True):
+                seen[length] = seen.get(length, -1) + 1
+                dim.attach_scale(_length_scale(group, f"n{length}_{seen[length]}", length))
+
+
+def _length_scale(group: h5py.Group, name: str, length: int) -> h5py.Dataset:
+    if name not in group:
+        scale = group.create_dataset(name, data=np.arange(length, dtype=np.int32))
+        scale.make_scale(name)
+    return group[name]
+
+
+def _quantities(file: h5py.File) -> list[str]:
+    shape = file["status"].shape
+    known = {*PROVENANCE, "status", "precision_error"}
+    return [
+        name
+        for name, item in file.items()
+        if isinstance(item, h5py.Dataset)
+        and name not in known
+        and item.shape == shape
+        and item.dtype == np.float64
+        and not item.is_scale
+    ]
+
+
+def _trajectory(file: h5py.File) -> Trajectory | None:
+    group = file.get("trajectory")
+    if group is None:
+        return None
+    columns = {name: item[...] for name, item in group.items()}
+    return Trajectory(columns, {k: _plain(v) for k, v in group.attrs.items()})
+
+
+def _axis_name(dim: Any) -> str:
+    return str(dim[0].name).lstrip("/")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
