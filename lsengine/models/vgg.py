@@ -1,0 +1,64 @@
+"""VGG networks for small images (Simonyan and Zisserman 2015), with batch normalisation.
+
+Shapes: N samples, C channels, H rows, W columns, K classes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+_POOL = 0
+_STAGES: dict[int, tuple[int, ...]] = {
+    9: (64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, _POOL),
+    16: (
+        *(64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, _POOL),
+        *(512, 512, 512, _POOL, 512, 512, 512, _POOL),
+    ),
+    19: (
+        *(64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, 256, _POOL),
+        *(512, 512, 512, 512, _POOL, 512, 512, 512, 512, _POOL),
+    ),
+}
+
+
+class VGG(nn.Module):
+    """Biased 3x3 convolutions with batch norm, a hidden linear layer, a classifier.
+
+    A pooling layer whose input is a single row or column is left out (its place in
+    ``features`` is kept, so the names of parameters do not depend on the input's size).
+
+    Args:
+        depth: 9, 16 or 19.
+        channels: Channels of the input.
+        classes: Number of outputs.
+        size: Height and width of the input.
+    """
+
+    def __init__(
+        self, depth: int, *, channels: int, classes: int, size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        height, width = size
+        self.features = nn.Sequential()
+        for planes in _STAGES[depth]:
+            if planes != _POOL:
+                self.features.append(nn.Conv2d(channels, planes, 3, padding=1))
+                self.features.append(nn.BatchNorm2d(planes))
+                self.features.append(nn.ReLU(inplace=True))
+                channels = planes
+            elif min(height, width) < 2:
+                self.features.append(nn.Identity())
+            else:
+                self.features.append(nn.MaxPool2d(2))
+                height, width = height // 2, width // 2
+        self.fc = nn.Sequential(
+            nn.Linear(channels * height * width, channels),
+            nn.BatchNorm1d(channels),
+            nn.ReLU(inplace=True),
+        )
+        self.classifier = nn.Linear(channels, classes)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return the logits, (N, K)."""
+        logits_NK: Tensor = self.classifier(self.fc(self.features(x_NCHW).flatten(1)))
+        return logits_NK
