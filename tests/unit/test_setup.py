@@ -24,7 +24,8 @@ def _pins() -> dict[str, str]:
 def _requirements() -> list[Requirement]:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    lists = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    extras = config["options.extras_require"].values()
+    lists = [config["options"]["install_requires"], *extras]
     return [Requirement(line) for text in lists for line in text.split("\n") if line]
 
 
