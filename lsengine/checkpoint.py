@@ -1,0 +1,263 @@
+"""Checkpoints: parameters read from files of many habits, and written in one."""
+
+from __future__ import annotations
+
+import _codecs
+import hashlib
+import io
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lsengine.errors import UsageError
+
+_NESTINGS = ("state_dict", "model_state_dict", "model", "net")
+_SHOWN = 5
+_RESAVE = 'write its parameters alone with torch.save(model.state_dict(), "new.pt")'
+# What pickles a NumPy number, which checkpoints carry as their accuracy: harmless, and
+# not among the things torch allows by itself.
+_HARMLESS: list[Any] = [
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+    _codecs.encode,
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        path: The file.
+        state: Parameters and buffers by name, on the CPU, without prefixes of wrappers.
+        epoch: The epoch, if the file says it.
+        numbers: The file's other numbers by name, such as ``test_error``.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    epoch: int | None = None
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file (hex)."""
+        return sha256(self.path)
+
+
+def load(path: Path, *, key: str = "model.checkpoint") -> Checkpoint:
+    """Read a checkpoint without running any code that it may contain.
+
+    Understands a bare state dict and one nested under ``state_dict``, ``model_state_dict``,
+    ``model`` or ``net``, the prefixes of data-parallel and compiled models, and torch's
+    formats before and after 1.6 whatever the file is called (.pt, .pth, .t7).
+
+    Args:
+        path: The file.
+        key: Key path of the file in the job, for messages.
+
+    Raises:
+        UsageError: If it cannot be read, is damaged, holds no parameters, or needs code.
+    """
+    content = _unpickled(path, key)
+    nested = _nested(content)
+    state = {k: v for k, v in nested.items() if isinstance(v, Tensor)}
+    if not state:
+        found = ", ".join(map(str, list(nested)[:_SHOWN])) or "nothing"
+        if not isinstance(content, Mapping):
+            found = f"one {type(content).__name__}"
+        raise UsageError(
+            f"{key}: {path} holds no parameters; found: {found}; expected a state dict, or "
+            f"one under {', '.join(_NESTINGS)}"
+        )
+    outer = content if nested is not content else {}
+    epoch = outer.get("epoch")
+    return Checkpoint(
+        path=path,
+        state={_plain(name, state): tensor for name, tensor in state.items()},
+        epoch=epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else None,
+        numbers={
+            str(k): float(v)
+            for k, v in outer.items()
+            if isinstance(v, int | float) and not isinstance(v, bool) and k != "epoch"
+        },
+    )
+
+
+def _unpickled(path: Path, key: str) -> Any:
+    try:
+        with path.open("rb"), torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UsageError(f"{key}: no such file: {path}") from None
+    except IsADirectoryError:
+        raise UsageError(f"{key}: {path} is a directory; expected a file") from None
+    except PermissionError:
+        raise UsageError(f"{key}: {path} cannot be read; check its permissions") from None
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error) or "global" in str(error):
+            raise UsageError(
+                f"{key}: {path} holds Python objects, and reading those may run code "
+                f"({_blamed(error)}); load it once where you trust it and {_RESAVE}"
+            ) from None
+        raise UsageError(
+            f"{key}: {path} is not a checkpoint of torch, or damaged"
+        ) from None
+    except Exception as error:  # torch raises whatever a damaged file provokes
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise UsageError(
+            f"{key}: {path} is not a checkpoint of torch, or damaged: "
+            f"{type(error).__name__}: {reason}"
+        ) from error
+
+
+def _blamed(error: Exception) -> str:
+    """Return the class or function that torch refuses to unpickle."""
+    words = str(error).replace("`", " ").split()
+    for before, word in pairwise(words):
+        if before == "GLOBAL":
+            return word
+    return "an unsupported type"
+
+
+def _nested(content: Any) -> Mapping[str, Any]:
+    for name in _NESTINGS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            return _nested(content[name])
+    return content if isinstance(content, Mapping) else {}
+
+
+def _plain(name: str, state: Mapping[str, Any]) -> str:
+    """Return a parameter's name without the prefixes that wrappers of models add."""
+    name = name.replace("_orig_mod.", "")
+    everywhere = all(k.replace("_orig_mod.", "").startswith("module.") for k in state)
+    return name.removeprefix("module.") if everywhere else name
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file (hex).
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def fit(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> None:
+    """Load a checkpoint's parameters into a model: all of them, and no others.
+
+    Counters of batches may be missing (files older than torch 0.4.1 have none); then the
+    model's own stay.
+
+    Args:
+        model: Changed in place, if everything fits.
+        checkpoint: From `load`.
+        key: Key path of the checkpoint in the job, for messages.
+
+    Raises:
+        UsageError: With the first names that are missing, unexpected or of another shape.
+    """
+    own = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    by_plain = {_plain(name, own): name for name in own}
+    state = {by_plain.get(name, name): tensor for name, tensor in checkpoint.state.items()}
+    for name, tensor in own.items():
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, tensor)
+    problems = [
+        *_listed("missing", [n for n in own if n not in state]),
+        *_listed("unexpected", [n for n in state if n not in own]),
+        *_listed(
+            "of another shape",
+            [
+                f"{n} ({_shape(state[n])} in the file, {_shape(own[n])} in the model)"
+                for n in own
+                if n in state and state[n].shape != own[n].shape
+            ],
+        ),
+    ]
+    if problems:
+        raise UsageError(
+            f"{key}: {checkpoint.path} does not fit the model: {'; '.join(problems)}; "
+            "check model.arch and model.args"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [f"{what}: {', '.join(names[:_SHOWN])}{more}"]
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def save(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    epoch: int | None = None,
+    **content: Any,
+) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Args:
+        path: The file; its folder must exist.  A file that is there is replaced.
+        model: Its parameters and buffers go under ``state_dict``.
+        optimizer: Its state goes under ``optimizer``.
+        epoch: The epoch after which this is.
+        content: More numbers, texts and tensors, each under its own name.
+
+    Raises:
+        UsageError: If the file cannot be written.
+    """
+    # The order of a tensor's memory is a matter of the device's, not of the checkpoint.
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    whole: dict[str, Any] = {"state_dict": state, **content}
+    if epoch is not None:
+        whole["epoch"] = epoch
+    if optimizer is not None:
+        whole["optimizer"] = optimizer.state_dict()
+    # In memory first: a file's name would become part of its content.
+    buffer = io.BytesIO()
+    torch.save(whole, buffer)
+    replace(path, buffer.getbuffer())
+
+
+def replace(path: Path, content: bytes | memoryview) -> None:
+    """Write a file whole or not at all, also when the machine stops.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
