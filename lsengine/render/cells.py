@@ -1,0 +1,231 @@
+"""The cells of one surface, sorted into what can be drawn and what cannot, and why.
+
+Shape suffixes: B betas, A alphas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsengine.errors import UsageError
+from lsengine.render.quantities import Quantity
+from lsengine.surface import DONE, FAILED, MISSING, Surface
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+PATCHY = 0.6  # a grid whose cells join up to less than this share of a coarser one is patchy
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many cells there are, and how many cannot be drawn for which reason."""
+
+    cells: int
+    missing: int
+    failed: int
+    nan: int
+    infinite: int
+
+    @property
+    def bad(self) -> int:
+        """Cells that were computed, or tried, and have no finite value."""
+        return self.failed + self.nan + self.infinite
+
+    def bad_text(self) -> str:
+        """Return ``3 NaN, 2 infinite, 1 failed``, naming only what there is."""
+        parts = ((self.nan, "NaN"), (self.infinite, "infinite"), (self.failed, "failed"))
+        return ", ".join(f"{count:,} {word}" for count, word in parts if count)
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """One quantity of one surface over two directions, in the unit drawn.
+
+    Attributes:
+        alpha: Increasing; (A,).
+        beta: Increasing; (B,).
+        values: NaN wherever there is no finite result; (B, A).
+        missing: Cells not computed yet; (B, A).
+        bad: Cells that failed or are not finite; (B, A).
+        tally: Of the whole grid, also in a coarser cut of it.
+        whole: Alpha and beta of the whole grid.
+        coarse: Empty, or which part of the grid this is a cut of.
+    """
+
+    alpha: Floats
+    beta: Floats
+    values: Floats
+    missing: Mask
+    bad: Mask
+    tally: Tally
+    whole: tuple[Floats, Floats]
+    coarse: str = ""
+
+    @property
+    def finite(self) -> Floats:
+        """All finite values; (N,)."""
+        return self.values[np.isfinite(self.values)]
+
+    def best(self, end: str) -> tuple[float, float, float] | None:
+        """Return alpha, beta and value of the lowest or highest cell, the first of equals."""
+        if not end or not self.finite.size:
+            return None
+        pick = np.nanargmin if end == "low" else np.nanargmax
+        row, column = np.unravel_index(int(pick(self.values)), self.values.shape)
+        return (
+            float(self.alpha[column]),
+            float(self.beta[row]),
+            float(self.values[row, column]),
+        )
+
+
+def tally(status: NDArray[np.uint8], arrays: Iterable[NDArray[Any]]) -> Tally:
+    """Count the cells of a grid by what keeps them from being drawn.
+
+    Args:
+        status: Any shape.
+        arrays: Values of the same shape; a cell counts as NaN or infinite if any array is.
+    """
+    done = status == DONE
+    nan = np.zeros(status.shape, dtype=bool)
+    infinite = np.zeros(status.shape, dtype=bool)
+    for values in arrays:
+        nan |= done & np.isnan(values)
+        infinite |= done & np.isinf(values)
+    return Tally(
+        cells=status.size,
+        missing=int((status == MISSING).sum()),
+        failed=int((status == FAILED).sum()),
+        nan=int((nan & ~infinite).sum()),
+        infinite=int(infinite.sum()),
+    )
+
+
+def plane(surface: Surface, quantity: Quantity) -> Plane:
+    """Sort the cells of a two-dimensional surface.
+
+    Raises:
+        UsageError: If two coordinates of an axis are equal or not finite.
+    """
+    order = {}
+    for name in ("beta", "alpha"):
+        axis = np.asarray(surface.axes[name], dtype=np.float64)
+        order[name] = np.argsort(axis)
+        if not np.isfinite(axis).all() or (np.diff(np.sort(axis)) <= 0).any():
+            raise UsageError(
+                f"{surface.source}: the {name} coordinates are not {axis.size} different "
+                "finite numbers, so there is no plane to draw; check the job's grid"
+            )
+    cut = np.ix_(order["beta"], order["alpha"])
+    values_BA = np.asarray(surface.quantities[quantity.name], dtype=np.float64)[cut]
+    status_BA = surface.status[cut]
+    missing_BA = status_BA == MISSING
+    good_BA = (status_BA == DONE) & np.isfinite(values_BA)
+    alpha = np.asarray(surface.axes["alpha"], dtype=np.float64)[order["alpha"]]
+    beta = np.asarray(surface.axes["beta"], dtype=np.float64)[order["beta"]]
+    return Plane(
+        alpha=alpha,
+        beta=beta,
+        values=np.where(good_BA, values_BA, np.nan) * quantity.factor,
+        missing=missing_BA,
+        bad=~good_BA & ~missing_BA,
+        tally=tally(status_BA, [values_BA]),
+        whole=(alpha, beta),
+    )
+
+
+def joined(whole: Plane) -> Plane:
+    """Return what contours should be drawn of: the plane, or a coarser complete cut of it.
+
+    A run goes from coarse to fine, so a partial grid holds every second or fourth row and
+    column completely.  Between scattered cells there is nothing to join, but those rows and
+    columns alone show the whole shape.
+    """
+    if not whole.missing.any():
+        return whole
+    rows, columns = _complete(whole.missing)
+    if len(rows) < 2 or len(columns) < 2:
+        return whole
+    cut = np.ix_(rows, columns)
+    if _area(whole) >= PATCHY * _area_of(whole.alpha[columns], whole.beta[rows]):
+        return whole
+    return replace(
+        whole,
+        alpha=whole.alpha[columns],
+        beta=whole.beta[rows],
+        values=whole.values[cut],
+        missing=whole.missing[cut],
+        bad=whole.bad[cut],
+        coarse=f"drawn from {len(rows)} \N{MULTIPLICATION SIGN} {len(columns)} complete cells",
+    )
+
+
+def _complete(missing_BA: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return rows and columns with no missing cell where they cross, dropping the worst."""
+    rows, columns = (np.arange(n) for n in missing_BA.shape)
+    left = missing_BA
+    while left.any():
+        by_row, by_column = left.mean(axis=1), left.mean(axis=0)
+        if by_row.max() >= by_column.max():
+            keep = np.arange(rows.size) != int(by_row.argmax())
+            rows, left = rows[keep], left[keep]
+        else:
+            keep = np.arange(columns.size) != int(by_column.argmax())
+            columns, left = columns[keep], left[:, keep]
+        if not left.size:
+            break
+    return rows, columns
+
+
+def _area(plane_: Plane) -> float:
+    """Return the area in which contours can be drawn: quads, and half quads at a hole."""
+    there = ~plane_.missing
+    corners = sum(
+        there[b : there.shape[0] - 1 + b, a : there.shape[1] - 1 + a].astype(int)
+        for b in (0, 1)
+        for a in (0, 1)
+    )
+    share = np.choose(corners, (0.0, 0.0, 0.0, 0.5, 1.0))
+    return float((share * np.outer(np.diff(plane_.beta), np.diff(plane_.alpha))).sum())
+
+
+def _area_of(alpha: Floats, beta: Floats) -> float:
+    return float((alpha[-1] - alpha[0]) * (beta[-1] - beta[0]))
+
+
+def edges(coordinates: Floats, other: Floats) -> Floats:
+    """Return the borders of cells around ``coordinates``; (N + 1,).
+
+    A single coordinate gets the width of a cell of the ``other`` axis, or 1.
+    """
+    if coordinates.size == 1:
+        half = float(np.diff(other).mean()) / 2 if other.size > 1 else 0.5
+        return np.array([coordinates[0] - half, coordinates[0] + half])
+    middle = (coordinates[1:] + coordinates[:-1]) / 2
+    first, last = 2 * coordinates[0] - middle[0], 2 * coordinates[-1] - middle[-1]
+    return np.concatenate(([first], middle, [last]))
+
+
+def centre_error(surface: Surface) -> float | None:
+    """Return the test error in percent at alpha = beta = 0, if that cell is done."""
+    if "test_accuracy" not in surface.quantities:
+        return None
+    at = np.ones(surface.status.shape, dtype=bool)
+    for position, (name, axis) in enumerate(surface.axes.items()):
+        if name in ("alpha", "beta"):
+            shape = [1] * at.ndim
+            shape[position] = -1
+            at &= (np.abs(np.asarray(axis)) < 1e-9).reshape(shape)
+    found = surface.quantities["test_accuracy"][at & surface.done]
+    found = found[np.isfinite(found)]
+    if not found.size:
+        return None
+    return float(100.0 * (1.0 - found[0]))
+
+

@@ -1,0 +1,233 @@
+"""The page: panels, captions, notes and one colour bar, at a fixed width.
+
+The width is the style's, since a column of a journal has one; the height follows from what
+is on the page.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.lines import Line2D
+
+from lsengine.render.cells import Tally, centre_error
+from lsengine.render.quantities import Quantity
+from lsengine.render.scales import Scale
+from lsengine.render.styles import Style
+from lsengine.surface import Surface
+
+LONGEST_NAME = 44  # characters; a longer name keeps its beginning and its end
+POINT = 1.0 / 72.0  # inch
+MARGIN = 6.0  # points around everything
+
+
+def columns_for(panels: int) -> int:
+    """Return how many panels go side by side: up to four, without a lonely last one."""
+    if panels <= 4:
+        return {1: 1, 2: 2, 3: 3, 4: 2}[panels]
+    return 4 if panels > 6 else 3
+
+
+def sheet(panels: int, style: Style, ratio: float, **axes: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure with ``panels`` axes, of which each is ``ratio`` as high as wide.
+
+    Args:
+        panels: At least 1.
+        style: Gives the width.
+        ratio: Of the drawing area; the height of the page is made to fit later.
+        axes: Passed to ``Figure.add_subplot``.
+    """
+    columns = columns_for(panels)
+    rows = -(-panels // columns)
+    width = style.width if panels == 1 else style.wide
+    figure = Figure(figsize=(width, rows * (ratio * width / columns + 0.9)), layout="compressed")
+    FigureCanvasAgg(figure)
+    gap = MARGIN * POINT
+    cast(Any, figure.get_layout_engine()).set(w_pad=gap, h_pad=gap, wspace=0.03, hspace=0.03)
+    grid = figure.add_gridspec(rows, columns)
+    made = [figure.add_subplot(grid[i // columns, i % columns], **axes) for i in range(panels)]
+    return figure, made
+
+
+def settle(figure: Figure) -> None:
+    """Lay the page out, trim its height to what is on it, and fix every position.
+
+    Nothing may move afterwards: contour labels cut gaps that are computed from positions.
+    """
+    engine = figure.get_layout_engine()
+    assert engine is not None  # `sheet` gave it one
+    for _ in range(2):
+        engine.execute(figure)
+        renderer = cast(FigureCanvasAgg, figure.canvas).get_renderer()
+        box = figure.get_tightbbox(cast(Any, renderer))
+        wanted = box.height + 2 * MARGIN * POINT
+        if abs(wanted - figure.get_figheight()) < 0.02:
+            break
+        figure.set_figheight(wanted)
+    else:
+        engine.execute(figure)
+    figure.set_layout_engine("none")
+
+
+def caption(axes: Axes, surface: Surface, *, top: float = 1.0) -> None:
+    """Put the surface's name over the axes, and the test error at its centre below that."""
+    size, pad = float(axes.xaxis.label.get_fontsize()), 4.0
+    error = centre_error(surface)
+    if error is not None:
+        below = _outside((0.5, top), (0, pad), "bottom")
+        axes.annotate(f"test error {error:.2f} %", **below, fontsize=size * 0.9)
+        pad += size * 1.25
+    name = axes.annotate(
+        printable(surface.name), **_outside((0.5, top), (0, pad), "bottom"), fontsize=size * 1.1
+    )
+    name.set_parse_math(False)
+
+
+def note(axes: Axes, lines: Sequence[str], drop: float, *, bottom: float = 0.0) -> None:
+    """Put small lines below the axes, wrapped to their width.
+
+    Args:
+        axes: Where.
+        lines: Sentences; each starts a line of its own.
+        drop: Points from there down to the text.
+        bottom: The lower edge of what is drawn, as a fraction of the axes.
+    """
+    if not lines:
+        return
+    size = float(axes.xaxis.label.get_fontsize()) * 0.8
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    spec = axes.get_subplotspec()
+    columns = spec.get_gridspec().ncols if spec else 1
+    room = figure.get_figwidth() / columns * 0.86 / (size * 0.52 * POINT)
+    wrapped = [part for line in lines for part in textwrap.wrap(line, max(int(room), 20))]
+    axes.annotate(
+        "\n".join(wrapped),
+        **_outside((0.5, bottom), (0, -drop), "top"),
+        fontsize=size,
+        alpha=0.85,
+        linespacing=1.35,
+    )
+
+
+def _outside(at: tuple[float, float], offset: tuple[float, float], va: str) -> dict[str, Any]:
+    return {
+        "xy": at,
+        "xycoords": "axes fraction",
+        "xytext": offset,
+        "textcoords": "offset points",
+        "ha": "center",
+        "va": va,
+        "annotation_clip": False,
+    }
+
+
+def about_cells(counts: Tally, *, hatched: str = "", bad: str = "") -> list[str]:
+    """Return the sentences that say what is not drawn, none if all is.
+
+    Args:
+        counts: Of the surface.
+        hatched: How missing cells show, in parentheses; may be empty.
+        bad: How failed and non-finite cells show; may be empty.
+    """
+    lines = []
+    if counts.missing:
+        shown = f" ({hatched})" if hatched else ""
+        lines.append(f"{counts.missing:,} of {counts.cells:,} cells missing{shown}")
+    if counts.bad:
+        shown = f" ({bad})" if bad else ""
+        lines.append(f"not drawn: {counts.bad_text()}{shown}")
+    return lines
+
+
+def about_clipping(values: Any, scale: Scale) -> list[str]:
+    """Return how many of a surface's values lie beyond the ends of the scale."""
+    above, below = int((values > scale.high).sum()), int((values < scale.low).sum())
+    parts = [
+        f"{count:,} {'cell' if count == 1 else 'cells'} {word} {scale.text(end)}"
+        for count, word, end in ((above, "above", scale.high), (below, "below", scale.low))
+        if count
+    ]
+    return [", ".join(parts) + ", beyond the scale"] if parts else []
+
+
+def bar(
+    figure: Figure,
+    mappable: ScalarMappable,
+    axes: list[Axes],
+    scale: Scale,
+    quantity: Quantity,
+    *,
+    shrink: float = 1.0,
+    pad: float = 0.02,
+) -> Colorbar:
+    """Add the one colour bar of a figure, ticked in values."""
+    ticks = scale.forward(scale.ticks)
+    made = figure.colorbar(
+        mappable, ax=axes, ticks=ticks, fraction=0.05, pad=pad, aspect=24 * shrink, shrink=shrink
+    )
+    made.ax.set_yticklabels([scale.text(float(tick)) for tick in scale.ticks])
+    made.ax.minorticks_off()
+    made.set_label(quantity.label)
+    made.outline.set_linewidth(0.5)  # type: ignore[operator]
+    return made
+
+
+def legend(figure: Figure, handles: list[Line2D], size: float) -> None:
+    """Put a legend below everything, in as many columns as the page has room for.
+
+    Args:
+        figure: The page.
+        handles: Labelled lines.
+        size: Points of the text.
+    """
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    entry = size * (0.55 * longest + 4.4) * POINT  # inches, the line and the gaps included
+    columns = max(1, min(len(handles), 4, int(figure.get_figwidth() / entry)))
+    columns = -(-len(handles) // -(-len(handles) // columns))  # no lonely last row
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.4)
+
+
+def outer_labels(axes: Sequence[Axes], columns: int) -> None:
+    """Keep axis labels at the left and bottom panels only, where ranges are equal."""
+    same = all(a.get_xlim() == axes[0].get_xlim() for a in axes)
+    same = same and all(a.get_ylim() == axes[0].get_ylim() for a in axes)
+    for index, panel in enumerate(axes):
+        if same and index % columns:
+            panel.set_ylabel("")
+            panel.tick_params(labelleft=False)
+
+
+def printable(name: str) -> str:
+    """Return a name on one line, of sensible length, in characters the font has."""
+    line = " ".join(name.split())
+    if len(line) > LONGEST_NAME:
+        line = f"{line[: LONGEST_NAME - 14]}\N{HORIZONTAL ELLIPSIS}{line[-13:]}"
+    has = _glyphs()
+    return "".join(c if c == " " or has(ord(c)) else "?" for c in line)
+
+
+def _glyphs() -> Any:
+    import matplotlib
+
+    return _glyphs_of(tuple(matplotlib.rcParams["font.family"]))
+
+
+@cache
+def _glyphs_of(family: tuple[str, ...]) -> Any:
+    return get_font(findfont(family[0])).get_char_index
+
+
+def is_tiny(values: np.ndarray[Any, Any]) -> bool:
+    """Whether an array has fewer than two rows or columns, and so no area."""
+    return min(values.shape) < 2

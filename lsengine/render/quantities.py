@@ -1,0 +1,60 @@
+"""What is known about a quantity from its name: words, unit, and which end is good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """How one dataset is drawn.
+
+    Attributes:
+        name: The dataset.
+        label: For an axis or a colour bar, with the unit.
+        factor: From the stored value to the drawn one (100 for fractions shown in percent).
+        best: ``low``, ``high`` or empty: the end whose cell is marked.
+    """
+
+    name: str
+    label: str
+    factor: float = 1.0
+    best: str = ""
+
+    @property
+    def is_percent(self) -> bool:
+        """Whether this is a fraction drawn in percent, and so always on a linear scale."""
+        return self.factor != 1.0
+
+
+_SPLITS = {"train": "training", "test": "test"}
+_KNOWN = {
+    "eigenvalue_min": "smallest Hessian eigenvalue",
+    "eigenvalue_max": "largest Hessian eigenvalue",
+}
+
+
+def describe(name: str) -> Quantity:
+    """Return what the name of a dataset tells, with a plain reading for unknown ones."""
+    split, _, rest = name.partition("_")
+    if split in _SPLITS and rest == "loss":
+        return Quantity(name, f"{_SPLITS[split]} loss", best="low")
+    if split in _SPLITS and rest == "accuracy":
+        return Quantity(name, f"{_SPLITS[split]} accuracy (%)", factor=100.0, best="high")
+    if split in _SPLITS and rest == "loss_se":
+        return Quantity(name, f"standard error of the {_SPLITS[split]} loss")
+    return Quantity(name, _KNOWN.get(name, name.replace("_", " ")))
+
+
+def preferred(names: Iterable[str]) -> str:
+    """Return the quantity drawn when none is asked for.
+
+    Raises:
+        ValueError: If there is no name at all.
+    """
+    known = list(names)
+    for name in ("train_loss", "test_loss", "train_accuracy", "test_accuracy"):
+        if name in known:
+            return name
+    return min(known)

@@ -1,0 +1,171 @@
+"""What was asked for, checked before anything is drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lsengine.errors import UsageError, did_you_mean
+from lsengine.render.quantities import describe, preferred
+from lsengine.render.styles import STYLES, Style
+from lsengine.surface import Surface
+
+KINDS = {
+    "contour": "plane",
+    "filled": "plane",
+    "heatmap": "plane",
+    "surface": "plane",
+    "curve": "curve",
+}
+"""Every kind of picture, and the surfaces it is made of: two directions or one."""
+
+SCALES = ("auto", "linear", "log")
+EXTENSIONS = (".png", ".pdf", ".svg")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A picture that can be drawn: every surface fits the kind and has the quantity.
+
+    Attributes:
+        surfaces: At least one.
+        kind: A key of `KINDS`.
+        quantity: The dataset; None only for curves, which then show losses and accuracies.
+        scale: A member of `SCALES`.
+        style: The look.
+        levels: About how many contour levels; None for a good number.
+        limits: Lowest and highest value of the colour or loss axis, in the unit drawn.
+    """
+
+    surfaces: tuple[Surface, ...]
+    kind: str
+    quantity: str | None
+    scale: str
+    style: Style
+    levels: int | None
+    limits: tuple[float, float] | None
+
+
+def validated(
+    surfaces: Sequence[Surface],
+    kind: str,
+    quantity: str | None,
+    look: tuple[str, str],
+    ranges: tuple[int | None, tuple[float, float] | None],
+) -> Request:
+    """Check everything that can be checked without drawing.
+
+    Args:
+        surfaces: What to draw.
+        kind: See `KINDS`.
+        quantity: A dataset name or None.
+        look: Scale and style, by name.
+        ranges: Number of levels and limits, either may be None.
+
+    Raises:
+        UsageError: With what was found, what is allowed, and what to do.
+    """
+    scale, style = look
+    levels, limits = ranges
+    _member("kind of picture", kind, KINDS)
+    _member("scale", scale, SCALES)
+    _member("style", style, STYLES)
+    if not surfaces:
+        raise UsageError("render: no surface given; name at least one surface file")
+    for surface in surfaces:
+        _fits(surface, kind)
+    chosen = _quantity(surfaces, kind, quantity)
+    if scale == "log" and chosen is not None and describe(chosen).is_percent:
+        raise UsageError(
+            f"render: scale log asked for {chosen}; accuracies are drawn in percent on a "
+            "linear scale; use --scale auto or another quantity"
+        )
+    _ranges(levels, limits, scale)
+    return Request(tuple(surfaces), kind, chosen, scale, STYLES[style], levels, limits)
+
+
+def check_output(path: str | Path) -> Path:
+    """Return ``path`` if a picture can be written there; call before the hard work.
+
+    Raises:
+        UsageError: If the extension is unknown, or the folder missing.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in EXTENSIONS:
+        raise UsageError(
+            f"{path}: cannot write a picture with the extension {path.suffix or '(none)'!r}; "
+            f"allowed: {', '.join(e[1:] for e in EXTENSIONS)}"
+            f"{did_you_mean(path.suffix.lower(), EXTENSIONS)}"
+        )
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file in it, such as {path / 'a.png'}")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
+    return path
+
+
+def _member(what: str, found: str, allowed: Collection[str]) -> None:
+    if found not in allowed:
+        hint = did_you_mean(found, allowed)
+        raise UsageError(f"render: unknown {what} {found!r}; allowed: {', '.join(allowed)}{hint}")
+
+
+def _fits(surface: Surface, kind: str) -> None:
+    planes = [name for name, axes in KINDS.items() if axes == "plane"]
+    if KINDS[kind] == "plane" and not surface.is_plane:
+        raise UsageError(
+            f"{surface.source}: has one direction ({', '.join(surface.axes)}), but a {kind} "
+            "needs two (alpha and beta); use --as curve"
+        )
+    if KINDS[kind] == "curve" and surface.is_plane:
+        raise UsageError(
+            f"{surface.source}: has two directions (alpha and beta), but a curve is drawn "
+            f"along one; use --as {', '.join(planes[:-1])} or {planes[-1]}"
+        )
+    if not surface.quantities:
+        raise UsageError(f"{surface.source}: holds no quantity to draw")
+    if not surface.done.any():
+        counts = surface.counts()
+        raise UsageError(
+            f"{surface.source}: none of {surface.status.size:,} cells is done "
+            f"({counts['missing']:,} missing, {counts['failed']:,} failed); "
+            "run lsengine eval on its job first"
+        )
+
+
+def _quantity(surfaces: Sequence[Surface], kind: str, quantity: str | None) -> str | None:
+    if quantity is None:
+        if KINDS[kind] == "curve":
+            return None
+        shared = set.intersection(*(set(s.quantities) for s in surfaces))
+        if not shared:
+            held = "; ".join(f"{s.source}: {', '.join(sorted(s.quantities))}" for s in surfaces)
+            raise UsageError(f"render: the surfaces have no quantity in common ({held})")
+        return preferred(shared)
+    for surface in surfaces:
+        if quantity not in surface.quantities:
+            names = sorted(surface.quantities)
+            raise UsageError(
+                f"{surface.source}: has no quantity {quantity!r}; it has: {', '.join(names)}"
+                f"{did_you_mean(quantity, names)}"
+            )
+    return quantity
+
+
+def _ranges(levels: int | None, limits: tuple[float, float] | None, scale: str) -> None:
+    if levels is not None and not 2 <= levels <= 100:
+        raise UsageError(f"render: levels is {levels}; allowed: 2 to 100")
+    if limits is None:
+        return
+    low, high = limits
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError(
+            f"render: limits are {low:g}, {high:g}; two finite numbers are needed, the lower first"
+        )
+    if scale == "log" and low <= 0:
+        raise UsageError(
+            f"render: limits start at {low:g}, which a log scale cannot show; give a "
+            "positive lower limit or use --scale linear"
+        )
