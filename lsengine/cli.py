@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; nobody is left to tell
         return 0
-    except Exception as error:  # noqa: BLE001  every rank must end, whatever it was
+    except Exception as error:
         from lsengine.ranks import abort_all
 
         abort_all(error)
@@ -72,9 +72,7 @@ def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "interruption, with any number of ranks: it goes on where the file ends.",
     )
     evaluate.add_argument("job", metavar="JOB", help="job file")
-    evaluate.add_argument(
-        "--retry-failed", action="store_true", help="evaluate failed cells again"
-    )
+    evaluate.add_argument("--retry-failed", action="store_true", help="evaluate failed cells again")
     evaluate.add_argument(
         "--chunk",
         type=_count,

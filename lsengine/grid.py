@@ -52,9 +52,7 @@ class Grid:
     def cell(self, index: int) -> Cell:
         """Return the cell at a flat index."""
         position = np.unravel_index(index, self.shape)
-        at = {
-            axis: c[i] for (axis, c), i in zip(self.axes.items(), position, strict=True)
-        }
+        at = {axis: c[i] for (axis, c), i in zip(self.axes.items(), position, strict=True)}
         return Cell(
             alpha=float(at["alpha"]),
             beta=float(at.get("beta", 0.0)),

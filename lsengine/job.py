@@ -104,10 +104,9 @@ _PATHS = (
     ("train", "output"),
 )
 _DIRECTION_PATHS = ("checkpoint", "path")
-_IDENTITY = ("loss", "batch_norm", "precision", "batch_size", "quantities") + (
-    "grid",
-    "repeats",
-    "seed",
+_IDENTITY = (
+    *("loss", "batch_norm", "precision", "batch_size"),
+    *("quantities", "grid", "repeats", "seed"),
 )
 
 
@@ -323,9 +322,8 @@ def _cross_checks(job: Document) -> Iterator[str]:
         hint = did_you_mean(job.loss, LOSSES)
         allowed = ", ".join(LOSSES)
         yield f"loss: got {_short(job.loss)}; allowed: {allowed} or module:function{hint}"
-    if job.data and job.data.dataset not in ("digits",) and ":" not in job.data.dataset:
-        if job.data.root is None:
-            yield f"data.root: required for dataset {job.data.dataset}"
+    if job.data and job.data.dataset in DATASETS[1:] and job.data.root is None:
+        yield f"data.root: required for dataset {job.data.dataset}"
     if job.grid and job.directions and (job.grid.beta is None) != (job.directions.beta is None):
         there, missing = ("grid", "directions") if job.grid.beta else ("directions", "grid")
         yield f"{missing}.beta: required, because {there}.beta is given"
@@ -347,9 +345,10 @@ def _cross_checks(job: Document) -> Iterator[str]:
 def _needs(job: Document, raw: Mapping[str, Any], command: str) -> Iterator[str]:
     for key in _NEEDS[command]:
         section, _, inner = key.partition(".")
-        if section not in raw or raw[section] is None:
-            yield f'{key}: required by "lsengine {command}", but missing'
-        elif inner and job.model is not None and getattr(job.model, inner) is None:
+        is_there = raw.get(section) is not None
+        if is_there and inner and job.model is not None:
+            is_there = getattr(job.model, inner) is not None
+        if not is_there:
             yield f'{key}: required by "lsengine {command}", but missing'
 
 
@@ -399,7 +398,8 @@ def _direction_files(job: Document) -> Iterator[tuple[str, str]]:
 
 
 def _absolute(source: Path, written: str) -> Path:
-    return Path(os.path.abspath(source.absolute().parent / Path(written).expanduser()))
+    # Not `resolve`: a link to a folder of checkpoints should stay what the user wrote.
+    return Path(os.path.normpath(source.absolute().parent / Path(written).expanduser()))
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

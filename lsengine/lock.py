@@ -98,9 +98,11 @@ def _take_over(path: Path, mine: dict[str, Any], watch_s: float) -> None:
     finds an owner that is alive.
     """
     seen = _read(path)
-    if not _is_dead(seen, mine):
-        if _is_local(seen, mine) or not _is_silent(path, seen, watch_s):
-            raise _refusal(path, seen)
+    is_stale = _is_dead(seen, mine) or (
+        not _is_local(seen, mine) and _is_silent(path, seen, watch_s)
+    )
+    if not is_stale:
+        raise _refusal(path, seen)
     with path.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if _read(path).get("token") != seen.get("token"):

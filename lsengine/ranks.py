@@ -21,6 +21,7 @@ from typing import Any
 from lsengine.errors import EnvironmentUnfit
 
 _SHORTEST_S, _LONGEST_S = 0.0005, 0.02
+_NO_STEPS = (None, "4294967291", "4294967290")  # SLURM's numbers of batch and interactive steps
 
 
 class Tag(IntEnum):
@@ -55,9 +56,8 @@ def launched_size() -> int:
     for size in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "PALS_SIZE"):
         if size in os.environ:
             return int(os.environ[size])
-    if "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ:
-        if os.environ.get("SLURM_STEP_ID") not in ("4294967291", "4294967290"):
-            return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if "SLURM_PROCID" in os.environ and os.environ.get("SLURM_STEP_ID") not in _NO_STEPS:
+        return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     return 1
 
 

@@ -226,6 +226,13 @@ class Train(Section):
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Seed = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_of_adam(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("optimizer") == "adam":
+            return {"lr": 0.001, **value}
+        return value
+
 
 class Launch(Section):
     """What a cluster is asked for; never affects values."""

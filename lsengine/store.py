@@ -103,6 +103,8 @@ def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in path.parent.glob(f".{path.name}.*.part"):
+            left_over.unlink()  # of a run that was killed here; the lock is ours now
         with h5py.File(part, "x") as file:
             _lay_out(file, layout)
             file.flush()
@@ -114,8 +116,9 @@ def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
         part.replace(path)
         _fsync(path.parent)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
         raise EnvironmentUnfit(f"{path}: the surface file cannot be made: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
     return refusal
 
 

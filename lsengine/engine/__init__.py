@@ -85,7 +85,7 @@ def _alone(path: str | Path, options: Options, stop: StopRequest) -> int:
                 writer.write(report.results)
                 run.count(report.results)
                 if report.interrupted:
-                    raise Stopped(report.interrupted)
+                    raise Stopped(report.interrupted)  # noqa: TRY301  the one way out of a stop
         except Stopped as stopped:
             raise run.stopped(stopped) from None
         finally:
@@ -104,7 +104,7 @@ def _coordinate(path: str | Path, options: Options, stop: StopRequest, world: Wo
             code = _lead(job, options, world, coordinator)
     except LsengineError as error:
         if not coordinator.dismiss(error.exit_code):
-            log.error("%s", error)
+            log.error("%s", error)  # noqa: TRY400  a user's error needs no traceback
             world.abort(error.exit_code)
         raise
     if not coordinator.dismiss(code):
@@ -129,9 +129,12 @@ def _lead(job: Job, options: Options, world: World, coordinator: Coordinator) ->
     try:
         coordinator.serve(plan, run.cells, sink)
         coordinator.dismiss(run.code)
+    except Stopped as stopped:
+        coordinator.dismiss(stopped.exit_code)
+        raise run.stopped(stopped) from None
     except LsengineError as error:
         coordinator.dismiss(error.exit_code)
-        raise run.stopped(error) if isinstance(error, Stopped) else error
+        raise
     finally:
         run.progress.close()
         if writer is not None:

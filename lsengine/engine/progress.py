@@ -42,9 +42,7 @@ class Progress:
             self._last = time.monotonic()
             rate = (self._done - self._before) / (self._last - self._start)
             remaining = (self._total - self._done) / rate if rate else float("inf")
-            log.info(
-                "cells=%d/%d rate=%.3g/s eta=%.0fs", self._done, self._total, rate, remaining
-            )
+            log.info("cells=%d/%d rate=%.3g/s eta=%.0fs", self._done, self._total, rate, remaining)
 
     def close(self) -> None:
         """Finish the bar."""

@@ -45,9 +45,9 @@ def test_the_lock_goes_away_with_its_run(tmp_path):
 def test_a_running_owner_is_respected(tmp_path, holder):
     """A second run is refused at once and told who holds it and how to remove the lock."""
     start = time.monotonic()
-    with pytest.raises(SurfaceError, match=f"process {holder.pid}.*rm .*s.h5.lock"):
-        with _hold(tmp_path / "s.h5"):
-            pass
+    refusal = pytest.raises(SurfaceError, match=f"process {holder.pid}.*rm .*s.h5.lock")
+    with refusal, _hold(tmp_path / "s.h5"):
+        pass
     assert time.monotonic() - start < 5
 
 

@@ -157,9 +157,7 @@ def test_xarray_opens_it_with_named_coordinates(layout, tmp_path, repeats):
     """`open_dataset` gives labelled quantities; the tree of directions opens by itself."""
     grid = layout.grid if repeats == 1 else plane_or_curve([-1, 1, 4], repeats=repeats)
     directions = {"alpha": {"w": np.ones((repeats, 2, 2), np.float32)}}
-    store.create(
-        tmp_path / "s.h5", Layout(grid, layout.quantities, layout.attributes, directions)
-    )
+    store.create(tmp_path / "s.h5", Layout(grid, layout.quantities, layout.attributes, directions))
     with xarray.open_dataset(tmp_path / "s.h5", engine="h5netcdf") as dataset:
         assert dataset["train_loss"].dims == tuple(grid.axes)
         np.testing.assert_array_equal(dataset["alpha"], grid.axes["alpha"])
@@ -196,7 +194,7 @@ def test_a_newer_format_is_refused_with_both_versions(layout, tmp_path):
     store.create(tmp_path / "s.h5", layout)
     with h5py.File(tmp_path / "s.h5", "r+") as file:
         file.attrs["format_version"] = 99
-    with pytest.raises(SurfaceError, match="99.*newer lsengine"):
+    with pytest.raises(SurfaceError, match=r"99.*newer lsengine"):
         store.read(tmp_path / "s.h5")
 
 

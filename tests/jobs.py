@@ -1,0 +1,130 @@
+"""Small jobs for the tests: a network, data and a checkpoint in a folder of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import yaml
+
+NETWORKS = '''
+"""Networks of the tests, as a user would put them beside a job."""
+
+import os
+import time
+
+import torch
+from torch import nn
+
+
+def mlp(width=16, batch_norm=True):
+    middle = [nn.BatchNorm1d(width)] if batch_norm else []
+    return nn.Sequential(nn.Linear(6, width), *middle, nn.ReLU(), nn.Linear(width, 3))
+
+
+def regression():
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+class Slow(nn.Module):
+    """Takes a while for every batch."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.net, self.seconds = mlp(), seconds
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        return self.net(x)
+
+
+class Fragile(nn.Module):
+    """Raises where its first weight has moved up."""
+
+    def __init__(self, repaired, message="too far"):
+        super().__init__()
+        self.net, self.repaired, self.message = mlp(), repaired, message
+        self.register_buffer("start", self.net[0].weight[0, 0].detach().clone())
+
+    def forward(self, x):
+        weight = float(self.net[0].weight[0, 0])
+        if weight > self.start + 1e-3 and not os.path.exists(self.repaired):
+            raise RuntimeError(self.message)
+        return self.net(x)
+
+
+class Explosive(nn.Module):
+    """Infinite or not a number away from the centre."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x):
+        return self.net(x) ** 3 * 1e200
+'''
+
+PROVENANCE = {"wall_s", "finished", "worker", "failure"}
+
+
+def write_job(folder: Path, name: str = "job", **changes: Any) -> Path:
+    """Write a complete small job and return its path; keyword arguments replace sections."""
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "testnets.py").write_text(NETWORKS)
+    if not (folder / "data.npz").exists():
+        rng = np.random.default_rng(0)
+        arrays: dict[str, Any] = {}
+        for split, count in (("train", 60), ("test", 31)):
+            y = rng.integers(0, 3, count)
+            arrays[f"x_{split}"] = (rng.normal(size=(count, 6)) + y[:, None]).astype(np.float32)
+            arrays[f"y_{split}"] = y
+        np.savez(folder / "data.npz", **arrays)
+    document: dict[str, Any] = {
+        "name": name,
+        "model": {"arch": "testnets:mlp", "checkpoint": "centre.pt"},
+        "data": {"dataset": "arrays", "root": "data.npz"},
+        "directions": {
+            "alpha": {"kind": "random", "seed": 1},
+            "beta": {"kind": "random", "seed": 2},
+        },
+        "grid": {"alpha": [-1, 1, 7], "beta": [-0.5, 1, 4]},
+        "batch_size": 16,
+        "threads": 1,
+        "device": "cpu",
+        "output": f"{name}.h5",
+    }
+    document |= changes
+    document = {k: v for k, v in document.items() if v is not None}
+    if document["model"].get("checkpoint") == "centre.pt" and "arch" in document["model"]:
+        _write_checkpoint(folder, document["model"], torch)
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def _write_checkpoint(folder: Path, model: dict[str, Any], torch: Any) -> None:
+    namespace: dict[str, Any] = {"__name__": "testnets"}
+    exec(compile(NETWORKS, "testnets.py", "exec"), namespace)  # the same text as on disk
+    torch.manual_seed(5)
+    network = namespace[model["arch"].partition(":")[2]](**model.get("args", {}))
+    for buffer_name, buffer in network.named_buffers():
+        if buffer_name.endswith(("running_mean", "running_var")):
+            buffer.uniform_(0.5, 1.5)
+    torch.save({"state_dict": network.state_dict(), "epoch": 3}, folder / "centre.pt")
+
+
+def values(path: Path) -> dict[str, bytes]:
+    """Return the bytes of every value dataset of a surface, directions included."""
+    found: dict[str, bytes] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and name not in PROVENANCE:
+            found[name] = np.asarray(item[...]).tobytes()
+
+    with h5py.File(path, "r", locking=False) as file:
+        file.visititems(visit)
+    return found
