@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def load(path: Path, *, key: str = "model.checkpoint") -> Checkpoint:
     Raises:
         UsageError: If it cannot be read, is damaged, holds no parameters, or needs code.
     """
-    content = _unpickled(path, key)
+    content = read(path, key=key)
     nested = _nested(content)
     state = {k: v for k, v in nested.items() if isinstance(v, Tensor)}
     if not state:
@@ -96,7 +97,16 @@ def load(path: Path, *, key: str = "model.checkpoint") -> Checkpoint:
     )
 
 
-def _unpickled(path: Path, key: str) -> Any:
+def read(path: Path, *, key: str) -> Any:
+    """Return the content of a file of torch's, on the CPU, without running any code.
+
+    Args:
+        path: The file.
+        key: Key path of the file in the job, for messages.
+
+    Raises:
+        UsageError: If it cannot be read, is damaged, or needs code.
+    """
     try:
         with path.open("rb"), torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -112,9 +122,7 @@ def _unpickled(path: Path, key: str) -> Any:
                 f"{key}: {path} holds Python objects, and reading those may run code "
                 f"({_blamed(error)}); load it once where you trust it and {_RESAVE}"
             ) from None
-        raise UsageError(
-            f"{key}: {path} is not a checkpoint of torch, or damaged"
-        ) from None
+        raise UsageError(f"{key}: {path} is not a checkpoint of torch, or damaged") from None
     except Exception as error:  # torch raises whatever a damaged file provokes
         reason = str(error).strip().partition("\n")[0][:200]
         raise UsageError(
@@ -218,7 +226,7 @@ def save(
     optimizer: torch.optim.Optimizer | None = None,
     *,
     epoch: int | None = None,
-    **content: Any,
+    content: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write a checkpoint whole or not at all.
 
@@ -227,14 +235,14 @@ def save(
         model: Its parameters and buffers go under ``state_dict``.
         optimizer: Its state goes under ``optimizer``.
         epoch: The epoch after which this is.
-        content: More numbers, texts and tensors, each under its own name.
+        content: More numbers, texts and tensors by name.
 
     Raises:
         UsageError: If the file cannot be written.
     """
     # The order of a tensor's memory is a matter of the device's, not of the checkpoint.
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    whole: dict[str, Any] = {"state_dict": state, **content}
+    whole: dict[str, Any] = {**content, "state_dict": state}
     if epoch is not None:
         whole["epoch"] = epoch
     if optimizer is not None:

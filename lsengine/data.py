@@ -137,8 +137,7 @@ def load(spec: schema.Data, *, root: Path | None, beside: Path, seed: int) -> Da
         if name not in raw.splits:
             have = ", ".join(raw.splits) or "none"
             raise UsageError(
-                f"data.splits: {name} is asked for, but {where} has: {have}; "
-                "ask for those only"
+                f"data.splits: {name} is asked for, but {where} has: {have}; ask for those only"
             )
     checked = {
         name: _checked(f"{where}: {name}", *raw.splits[name])
@@ -147,9 +146,7 @@ def load(spec: schema.Data, *, root: Path | None, beside: Path, seed: int) -> Da
     }
     _check_alike(checked, where)
     classes = _classes(checked, raw.classes, where)
-    splits: dict[str, Split] = {
-        name: checked[name] for name in SPLITS if name in spec.splits
-    }
+    splits: dict[str, Split] = {name: checked[name] for name in SPLITS if name in spec.splits}
     if spec.subset is not None:
         splits = {name: _subset(s, spec.subset, seed, name) for name, s in splits.items()}
     mean, std = raw.mean, raw.std
@@ -205,8 +202,7 @@ def _digits() -> images.Raw:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise EnvironmentUnfit(
-            "data.dataset: digits come with scikit-learn, which cannot be imported: "
-            f"{error}"
+            f"data.dataset: digits come with scikit-learn, which cannot be imported: {error}"
         ) from None
     bunch = load_digits()
     x = torch.from_numpy(bunch.images).to(torch.float32).div_(16).unsqueeze(1)
@@ -222,13 +218,9 @@ def _arrays(file: Path, classes: Any) -> images.Raw:
         with np.load(file, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
-        raise UsageError(
-            f"data.root: no such file: {file}; expected an .npz file"
-        ) from None
+        raise UsageError(f"data.root: no such file: {file}; expected an .npz file") from None
     except IsADirectoryError:
-        raise UsageError(
-            f"data.root: {file} is a directory; expected an .npz file"
-        ) from None
+        raise UsageError(f"data.root: {file} is a directory; expected an .npz file") from None
     except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
         raise UsageError(
             f"data.root: {file} is not a readable .npz file of plain arrays: {error}"
@@ -241,9 +233,7 @@ def _pairs(found: Mapping[str, Any], where: str, classes: Any) -> images.Raw:
     if classes is not None and (
         isinstance(classes, bool) or not isinstance(classes, int) or classes < 1
     ):
-        raise UsageError(
-            f"{where}: classes: expected an integer of at least 1, got {classes!r}"
-        )
+        raise UsageError(f"{where}: classes: expected an integer of at least 1, got {classes!r}")
     splits = {}
     for name in SPLITS:
         there = [key for key in (f"x_{name}", f"y_{name}") if key in found]
@@ -277,9 +267,7 @@ def _tensor(where: str, raw: Any) -> Tensor:
         if isinstance(raw, Tensor):
             return raw.detach().cpu()
         array = np.asarray(raw)
-        return torch.from_numpy(
-            np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
-        )
+        return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{where}: not an array of numbers: {error}") from None
 
@@ -354,9 +342,7 @@ def _classes(splits: Mapping[str, Split], declared: int | None, where: str) -> i
         smallest, largest = int(split.y.min()), int(split.y.max())
         if smallest < 0 or largest >= allowed:
             odd = smallest if smallest < 0 else largest
-            raise UsageError(
-                f"{where}: {name} has the label {odd}; expected 0 to {allowed - 1}"
-            )
+            raise UsageError(f"{where}: {name} has the label {odd}; expected 0 to {allowed - 1}")
     return declared or 1 + max(int(split.y.max()) for split in splits.values())
 
 

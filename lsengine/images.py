@@ -161,8 +161,7 @@ def _locked(root: Path) -> Iterator[None]:
         file = path.open("a")
     except OSError as error:
         raise UsageError(
-            f"data.root: the data set is not in {root}, and nothing can be written there: "
-            f"{error}"
+            f"data.root: the data set is not in {root}, and nothing can be written there: {error}"
         ) from None
     with file:
         waiting = False
@@ -193,9 +192,7 @@ def folder(root: Path) -> Raw:
         EnvironmentUnfit: If pillow is not installed.
     """
     if not root.is_dir():
-        raise UsageError(
-            f"data.root: no such folder: {root}; expected train/<class>/*.png in it"
-        )
+        raise UsageError(f"data.root: no such folder: {root}; expected train/<class>/*.png in it")
     found = {"train": root / "train", "test": root / "test"}
     if not found["test"].is_dir():
         found["test"] = root / "val"
@@ -210,11 +207,7 @@ def folder(root: Path) -> Raw:
                 f"a folder for each of the {len(classes)} classes"
             )
     files = {
-        split: [
-            (file, label)
-            for label, name in enumerate(classes)
-            for file in _files(inner[name])
-        ]
+        split: [(file, label) for label, name in enumerate(classes) for file in _files(inner[name])]
         for split, inner in folders.items()
     }
     if not classes or not all(files.values()):
@@ -279,14 +272,11 @@ class _Images:
             from PIL import Image
         except ImportError as error:
             raise EnvironmentUnfit(
-                "data.dataset: image_folder needs pillow, which cannot be imported: "
-                f"{error}"
+                f"data.dataset: image_folder needs pillow, which cannot be imported: {error}"
             ) from None
         try:
             with Image.open(file) as image:
                 grey = image.mode in ("1", "L")
                 return np.asarray(image.convert("L" if grey else "RGB"))
         except OSError as error:
-            raise UsageError(
-                f"data.root: {file} is not a readable image: {error}"
-            ) from None
+            raise UsageError(f"data.root: {file} is not a readable image: {error}") from None

@@ -207,9 +207,7 @@ def _check_args(arch: str, args: dict[str, Any], allowed: dict[str, Any]) -> Non
             raise UsageError(f"model.args.{name}: {arch} takes no such argument{near}")
         several = isinstance(allowed[name], list)
         if several and not isinstance(value, list | tuple):
-            raise UsageError(
-                f"model.args.{name}: expected a list of integers, got {value!r}"
-            )
+            raise UsageError(f"model.args.{name}: expected a list of integers, got {value!r}")
         if not all(_is_count(v) for v in (value if several else [value])):
             kind = "integers of at least 1" if several else "an integer of at least 1"
             raise UsageError(f"model.args.{name}: expected {kind}, got {value!r}")
@@ -230,8 +228,7 @@ def _from_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
         network = builder(**{"weights": None, **args})
     except Exception as error:
         raise UsageError(
-            f"model.args: torchvision:{name} refuses {args}: "
-            f"{type(error).__name__}: {error}"
+            f"model.args: torchvision:{name} refuses {args}: {type(error).__name__}: {error}"
         ) from error
     assert isinstance(network, nn.Module)
     return network

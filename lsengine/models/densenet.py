@@ -55,9 +55,7 @@ class DenseNet(nn.Module):
         planes = 2 * growth
         self.conv1 = nn.Conv2d(channels, planes, 3, padding=1, bias=False)
         for stage, count in enumerate(_BLOCKS, start=1):
-            dense = nn.Sequential(
-                *(Layer(planes + i * growth, growth) for i in range(count))
-            )
+            dense = nn.Sequential(*(Layer(planes + i * growth, growth) for i in range(count)))
             self.add_module(f"dense{stage}", dense)
             planes += count * growth
             if stage < len(_BLOCKS):

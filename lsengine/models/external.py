@@ -60,10 +60,8 @@ def _declare_operators() -> None:
     for name in _OPERATORS:
         if hasattr(torch.ops.torchvision, name):
             continue
-        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-        library.define(  # type: ignore[no-untyped-call]
-            f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _libraries.append(library)
 
 
@@ -103,9 +101,7 @@ def lookup(spec: str, *, key: str, beside: Path) -> Callable[..., Any]:
     """
     name, _, attribute = spec.partition(":")
     if not name or not attribute:
-        raise UsageError(
-            f'{key}: got "{spec}"; expected module:name or package.module:name'
-        )
+        raise UsageError(f'{key}: got "{spec}"; expected module:name or package.module:name')
     with _importable(beside):
         try:
             module = importlib.import_module(name)

@@ -34,9 +34,7 @@ class VGG(nn.Module):
         size: Height and width of the input.
     """
 
-    def __init__(
-        self, depth: int, *, channels: int, classes: int, size: tuple[int, int]
-    ) -> None:
+    def __init__(self, depth: int, *, channels: int, classes: int, size: tuple[int, int]) -> None:
         super().__init__()
         height, width = size
         self.features = nn.Sequential()
