@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lsengine.errors import UsageError
 from lsengine.render.request import EXTENSIONS, KINDS, SCALES, Request, check_output, validated
@@ -70,7 +70,7 @@ def figure(
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a user's own matplotlibrc must not change the picture
-        matplotlib.rcParams.update({**COMMON, **request.style.rc})
+        cast(Any, matplotlib.rcParams).update({**COMMON, **request.style.rc})
         return _drawn(request)
 
 
@@ -102,7 +102,7 @@ def save(picture: Figure, path: str | Path, *, dpi: int = 300) -> Path:
     import matplotlib
 
     suffix, buffer = path.suffix.lower(), io.BytesIO()
-    with matplotlib.rc_context(dict(_SAVING)):
+    with matplotlib.rc_context(cast(Any, dict(_SAVING))):
         picture.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=_METADATA[suffix])
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -73,16 +73,14 @@ class Plane:
         return self.values[np.isfinite(self.values)]
 
     def best(self, end: str) -> tuple[float, float, float] | None:
-        """Return alpha, beta and value of the lowest or highest cell, the first of equals."""
+        """Return alpha, beta and value of the lowest or highest cell, nearest the centre."""
         if not end or not self.finite.size:
             return None
-        pick = np.nanargmin if end == "low" else np.nanargmax
-        row, column = np.unravel_index(int(pick(self.values)), self.values.shape)
-        return (
-            float(self.alpha[column]),
-            float(self.beta[row]),
-            float(self.values[row, column]),
-        )
+        value = self.finite.min() if end == "low" else self.finite.max()
+        far = np.hypot(*np.meshgrid(self.alpha, self.beta))
+        far[self.values != value] = np.inf
+        row, column = np.unravel_index(int(far.argmin()), far.shape)
+        return float(self.alpha[column]), float(self.beta[row]), float(value)
 
 
 def tally(status: NDArray[np.uint8], arrays: Iterable[NDArray[Any]]) -> Tally:
@@ -162,7 +160,7 @@ def joined(whole: Plane) -> Plane:
         values=whole.values[cut],
         missing=whole.missing[cut],
         bad=whole.bad[cut],
-        coarse=f"drawn from {len(rows)} \N{MULTIPLICATION SIGN} {len(columns)} complete cells",
+        coarse=f"drawn from {len(columns)} \N{MULTIPLICATION SIGN} {len(rows)} complete cells",
     )
 
 
@@ -227,5 +225,3 @@ def centre_error(surface: Surface) -> float | None:
     if not found.size:
         return None
     return float(100.0 * (1.0 - found[0]))
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,14 +21,12 @@ from lsengine.errors import UsageError
 from lsengine.render import cells, page, scales
 from lsengine.render.quantities import Quantity, describe, preferred
 from lsengine.render.request import Request
-from lsengine.render.styles import Style
 from lsengine.surface import DONE, MISSING, Surface
 
 Floats = NDArray[np.float64]
 
 LOSSES = ("train_loss", "test_loss")
 ACCURACIES = ("train_accuracy", "test_accuracy")
-DASHES = {"train": "solid", "test": (0, (3.5, 1.6))}
 MARKED = 15  # a curve of fewer points shows them
 
 
@@ -158,7 +157,7 @@ def _label(axes: Axes, quantities: Sequence[Quantity]) -> None:
 
 def _one(axes: Axes, curve: Curve, color: str) -> None:
     """Draw one line, or repeats as thin lines, a quartile band and the median."""
-    dashes = DASHES["test" if curve.quantity.name.startswith("test") else "train"]
+    dashes = _dashes(curve.quantity.name)
     if curve.repeats == 1:
         _run(axes, curve, 0, color=color, linestyle=dashes, linewidth=1.5)
         return
@@ -173,14 +172,19 @@ def _one(axes: Axes, curve: Curve, color: str) -> None:
     axes.plot(x, median[there], color=color, linestyle=dashes, linewidth=1.9)
 
 
-def _run(axes: Axes, curve: Curve, repeat: int, **look: object) -> None:
+def _dashes(name: str) -> Any:
+    """Return the line of a split: training solid, test dashed."""
+    return (0, (3.5, 1.6)) if name.startswith("test") else "solid"
+
+
+def _run(axes: Axes, curve: Curve, repeat: int, **look: Any) -> None:
     """Draw one repeat: on over missing cells, broken at failed and non-finite ones."""
     there = ~curve.missing[repeat]
     x, y = curve.alpha[there], curve.values[repeat][there]
     lone = np.isfinite(y) & ~np.isfinite(np.r_[np.nan, y[:-1]]) & ~np.isfinite(np.r_[y[1:], np.nan])
     few = curve.repeats == 1 and (y.size < MARKED or bool(curve.missing.any()))
     marker = {"marker": "o", "markersize": 3.0} if few else {}
-    axes.plot(x, y, **{**look, **marker})  # type: ignore[arg-type]
+    axes.plot(x, y, **{**look, **marker})
     if lone.any() and not few:  # a value between two gaps has no line to be seen on
         axes.plot(x[lone], y[lone], ".", color=str(look["color"]), markersize=3.0)
 
@@ -243,9 +247,7 @@ def _words(
         page.note(panel, lines, size * 2.9 + 4.0)
 
 
-def _handles(
-    curves: dict[tuple[int, str], Curve], request: Request, twin: bool
-) -> list[Line2D]:
+def _handles(curves: dict[tuple[int, str], Curve], request: Request, twin: bool) -> list[Line2D]:
     """Return legend entries: surfaces by colour, then splits by dash."""
     style, several = request.style, len(request.surfaces) > 1
     made = []
@@ -257,14 +259,14 @@ def _handles(
     names = list(dict.fromkeys(name for _, name in curves))
     if twin or not several:
         for name in names:
-            split, percent = name.partition("_")[0], describe(name).is_percent
-            look = {"color": style.colors[int(percent)], "linestyle": DASHES.get(split, "solid")}
+            percent = describe(name).is_percent
+            look: dict[str, Any] = {"color": style.colors[int(percent)], "linestyle": _dashes(name)}
             label = describe(name).label.replace(" (%)", "").replace("training", "train")
-            made.append(Line2D([], [], label=label, **look))  # type: ignore[arg-type]
+            made.append(Line2D([], [], label=label, **look))
         return made
     for split in ("train", "test"):
         if any(name.startswith(split) for name in names):
-            made.append(Line2D([], [], color=style.ink, linestyle=DASHES[split], label=split))
+            made.append(Line2D([], [], color=style.ink, linestyle=_dashes(split), label=split))
     return made
 
 

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 
 from lsengine.render.cells import Tally, centre_error
@@ -68,8 +68,8 @@ def settle(figure: Figure) -> None:
     assert engine is not None  # `sheet` gave it one
     for _ in range(2):
         engine.execute(figure)
-        renderer = cast(FigureCanvasAgg, figure.canvas).get_renderer()
-        box = figure.get_tightbbox(cast(Any, renderer))
+        renderer = cast(Any, figure.canvas).get_renderer()
+        box = figure.get_tightbbox(renderer)
         wanted = box.height + 2 * MARGIN * POINT
         if abs(wanted - figure.get_figheight()) < 0.02:
             break
@@ -93,14 +93,13 @@ def caption(axes: Axes, surface: Surface, *, top: float = 1.0) -> None:
     name.set_parse_math(False)
 
 
-def note(axes: Axes, lines: Sequence[str], drop: float, *, bottom: float = 0.0) -> None:
+def note(axes: Axes, lines: Sequence[str], drop: float) -> None:
     """Put small lines below the axes, wrapped to their width.
 
     Args:
         axes: Where.
         lines: Sentences; each starts a line of its own.
-        drop: Points from there down to the text.
-        bottom: The lower edge of what is drawn, as a fraction of the axes.
+        drop: Points from the axes' lower edge to the text.
     """
     if not lines:
         return
@@ -113,7 +112,7 @@ def note(axes: Axes, lines: Sequence[str], drop: float, *, bottom: float = 0.0) 
     wrapped = [part for line in lines for part in textwrap.wrap(line, max(int(room), 20))]
     axes.annotate(
         "\n".join(wrapped),
-        **_outside((0.5, bottom), (0, -drop), "top"),
+        **_outside((0.5, 0.0), (0, -drop), "top"),
         fontsize=size,
         alpha=0.85,
         linespacing=1.35,
@@ -170,16 +169,18 @@ def bar(
     *,
     shrink: float = 1.0,
     pad: float = 0.02,
+    most: int = 11,
 ) -> Colorbar:
-    """Add the one colour bar of a figure, ticked in values."""
-    ticks = scale.forward(scale.ticks)
+    """Add the one colour bar of a figure, with ``most`` numbers in values at most."""
+    shown = scale.labelled(most)
+    ticks = scale.forward(shown)
     made = figure.colorbar(
         mappable, ax=axes, ticks=ticks, fraction=0.05, pad=pad, aspect=24 * shrink, shrink=shrink
     )
-    made.ax.set_yticklabels([scale.text(float(tick)) for tick in scale.ticks])
+    made.ax.set_yticklabels([scale.text(float(tick)) for tick in shown])
     made.ax.minorticks_off()
     made.set_label(quantity.label)
-    made.outline.set_linewidth(0.5)  # type: ignore[operator]
+    made.outline.set_linewidth(0.5)
     return made
 
 
@@ -225,9 +226,9 @@ def _glyphs() -> Any:
 
 @cache
 def _glyphs_of(family: tuple[str, ...]) -> Any:
-    return get_font(findfont(family[0])).get_char_index
+    return get_font(findfont(FontProperties(family=list(family)))).get_char_index
 
 
 def is_tiny(values: np.ndarray[Any, Any]) -> bool:
     """Whether an array has fewer than two rows or columns, and so no area."""
-    return min(values.shape) < 2
+    return bool(min(values.shape) < 2)

@@ -6,7 +6,7 @@ Shape suffixes: B betas, A alphas.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib import colormaps
@@ -43,7 +43,8 @@ def draw(request: Request) -> Figure:
         check(surface.source, plane, request)
     scale = common_scale(planes, quantity, request)
     paint: Painter = {"contour": _lines, "filled": _filled, "heatmap": _heatmap}[request.kind]
-    figure, axes = page.sheet(len(planes), request.style, _ratio(planes[0], request.kind))
+    ratio = _ratio(planes[0], request.kind)
+    figure, axes = page.sheet(len(planes), request.style, ratio)
     for panel, plane, surface in zip(axes, planes, request.surfaces, strict=True):
         _frame(panel, plane, request)
         if scale is not None:
@@ -53,7 +54,9 @@ def draw(request: Request) -> Figure:
         page.note(panel, _notes(plane, quantity, scale, request), _drop(panel))
     page.outer_labels(axes, page.columns_for(len(axes)))
     if scale is not None and request.kind != "contour":
-        page.bar(figure, _mappable(request.kind, scale, request.style), axes, scale, quantity)
+        most = round(3 + 8 * min(ratio, 1.0))  # numbers that have room beside the bar
+        colors = _mappable(request.kind, scale, request.style)
+        page.bar(figure, colors, axes, scale, quantity, most=most)
     page.settle(figure)
     if scale is not None and request.kind == "contour":
         for panel in axes:
@@ -89,7 +92,8 @@ def check(source: str, plane: Plane, request: Request) -> None:
     )
     if not (np.asarray(joins) >= 3).any():
         counts = plane.tally
-        reasons = ", ".join(x for x in (f"{counts.missing:,} missing", counts.bad_text()) if x)
+        missing = f"{counts.missing:,} missing" if counts.missing else ""
+        reasons = ", ".join(words for words in (missing, counts.bad_text()) if words)
         raise UsageError(
             f"{source}: {request.quantity} has no neighbouring finite cells to join "
             f"({reasons} of {counts.cells:,} cells); use --as heatmap, which shows each cell"
@@ -147,9 +151,7 @@ def _area(
 ) -> None:
     left, right, bottom, top = borders
     plain: dict[str, Any] = {"facecolor": "none", "linewidth": 0, "zorder": zorder}
-    axes.add_patch(
-        Rectangle((left, bottom), right - left, top - bottom, **{**plain, **look})
-    )
+    axes.add_patch(Rectangle((left, bottom), right - left, top - bottom, **{**plain, **look}))
 
 
 def _flat(axes: Axes, plane: Plane, where_BA: cells.Mask, color: str, zorder: float) -> None:
@@ -203,7 +205,7 @@ def _heatmap(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
         cells.edges(plane.beta, plane.alpha),
         _masked(plane, scale),
         cmap=made.get_cmap(),
-        norm=made.norm,
+        norm=Normalize(*scale.span),
         rasterized=True,
         zorder=0.5,
     )
@@ -213,12 +215,10 @@ def _mappable(kind: str, scale: Scale, style: Style) -> ScalarMappable:
     """Return the colours of a scale: bands for filled contours, a ramp for heat maps."""
     colors: Colormap = colormaps[style.colormap]
     if kind == "filled":
-        norm: Normalize = BoundaryNorm(
-            scale.forward(scale.levels), colors.N, extend=scale.extend
-        )
+        norm: Normalize = BoundaryNorm(scale.forward(scale.levels), colors.N, extend=scale.extend)
         return ScalarMappable(norm, colors)
     made = ScalarMappable(Normalize(*scale.span), colors.with_extremes(bad=(0, 0, 0, 0)))
-    made.cmap.colorbar_extend = scale.extend
+    cast(Any, made.cmap).colorbar_extend = scale.extend  # typed as a flag, is a word
     return made
 
 
@@ -232,9 +232,7 @@ def _marks(axes: Axes, plane: Plane, quantity: Quantity, style: Style) -> None:
         _mark(axes, best[:2], "o", 8.5, style)
 
 
-def _mark(
-    axes: Axes, at: tuple[float, float], marker: str, size: float, style: Style
-) -> None:
+def _mark(axes: Axes, at: tuple[float, float], marker: str, size: float, style: Style) -> None:
     """Draw a thin open mark over a wider one in the ground's colour, to be seen on any."""
     for width, color in ((2.4, style.ground), (1.1, style.ink)):
         look: dict[str, Any] = {"marker": marker, "markersize": size, "linestyle": "none"}
@@ -247,11 +245,9 @@ def _drop(axes: Axes) -> float:
     return float(axes.xaxis.label.get_fontsize()) * 2.9 + 4.0
 
 
-def _notes(
-    plane: Plane, quantity: Quantity, scale: Scale | None, request: Request
-) -> list[str]:
+def _notes(plane: Plane, quantity: Quantity, scale: Scale | None, request: Request) -> list[str]:
     """Return what a reader must know to take the picture for what it is."""
-    lines = []
+    lines = [f"lines of equal {quantity.label}"] if request.kind == "contour" else []
     best = plane.best(quantity.best)
     if best is not None and scale is not None:
         value = f"{best[2]:.4g}" if abs(best[2]) < 1e4 else scales.power_text(best[2])

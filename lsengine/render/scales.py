@@ -7,9 +7,8 @@ that contours between two cells are interpolated on the scale the reader sees.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +17,15 @@ from lsengine.errors import UsageError
 from lsengine.render.quantities import Quantity
 
 Floats = NDArray[np.float64]
+Extend = Literal["neither", "min", "max", "both"]
 
 LOG_DECADES = 1.5  # positive values spanning more are shown on a log scale
 MOST_DECADES = 5.0  # beyond, the basin would be one colour; the cliffs are clipped instead
 FENCE = 3.0  # Tukey's "far out": this many interquartile ranges beyond the quartiles
 LEAST_REACH = 2.0  # decades a log scale always follows the values beyond their quartiles
 LEVELS = 12  # contour levels, about
-TICKS = 11  # labelled values at most
-HUGE = 1e100  # squares of larger numbers overflow inside matplotlib
+HUGE = 1e150  # squares of larger numbers overflow inside matplotlib
+STRIDES = (1, 2, 4, 5, 10, 20, 50)  # multiples of round steps that are round again
 
 _MANTISSAS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
 
@@ -38,7 +38,6 @@ class Scale:
         kind: ``linear``, ``log`` or ``symlog`` (logarithmic in both signs).
         low, high: Ends of the scale, in values; the outermost levels.
         levels: Round values, increasing, from ``low`` to ``high``; (L,).
-        ticks: The few of them that are labelled; (T,).
         extend: ``neither``, ``min``, ``max`` or ``both``: which ends are clipped.
         threshold: Of symlog: below it the scale is linear.
         constant: Whether all values are one and the same.
@@ -48,16 +47,16 @@ class Scale:
     low: float
     high: float
     levels: Floats
-    ticks: Floats
-    extend: str
+    extend: Extend
     threshold: float = 1.0
     constant: bool = False
 
     def forward(self, values: NDArray[Any] | float) -> Floats:
         """Return scaled coordinates of any shape; NaN stays NaN, too low ones go below."""
-        v = np.clip(np.asarray(values, dtype=np.float64), -HUGE, HUGE)
+        v = np.asarray(values, dtype=np.float64)
         if self.kind == "log":
             return np.asarray(np.log10(np.where(v > self.low * 1e-3, v, self._under(v))))
+        v = np.clip(v, -HUGE, HUGE)
         if self.kind == "symlog":
             return _symlog(v, self.threshold)
         return v
@@ -70,11 +69,27 @@ class Scale:
         """The ends in scaled coordinates."""
         return float(self.forward(self.low)), float(self.forward(self.high))
 
+    def labelled(self, most: int) -> Floats:
+        """Return the levels that get a number: all, or the ``most`` round ones at most."""
+        if self.levels.size <= most:
+            return self.levels
+        if self.kind == "log":
+            digits = np.array([_digit(level) for level in self.levels])
+            for wanted in ("1235", "125", "13", "1"):
+                chosen = self.levels[np.isin(digits, list(wanted))]
+                if 3 <= chosen.size <= most:
+                    return np.asarray(chosen)
+        stride = next((n for n in STRIDES if self.levels.size / n <= most), self.levels.size)
+        zero = int(np.abs(self.levels).argmin())
+        if self.kind == "linear":  # the place of zero among the levels, were they to go on
+            zero = -round(self.levels[1] / (self.levels[2] - self.levels[1])) + 1
+        return self.levels[zero % stride :: stride]
+
     def text(self, value: float) -> str:
-        """Return a value of `levels` or `ticks` as it is printed."""
+        """Return a value of `levels` as it is printed."""
         if self.kind == "linear":
             gap = float(np.min(np.diff(self.levels))) if self.levels.size > 1 else 0.0
-            return linear_text(value, gap)
+            return linear_text(value, gap, float(np.abs(self.levels).max()))
         return power_text(value)
 
 
@@ -99,16 +114,17 @@ def choose(
     """
     if not values.size:
         raise UsageError("render: no finite value to draw a scale for")
-    v = np.clip(values, -HUGE, HUGE)
-    kind, threshold = _kind(v, quantity, scale, limits)
+    kind, threshold = _kind(np.clip(values, -HUGE, HUGE), quantity, scale, limits)
+    v = values if kind == "log" else np.clip(values, -HUGE, HUGE)
     low, high = limits if limits else _robust(v, kind, threshold)
     low, high, constant = _opened(low, high, kind)
     marks = _clean(_levels(low, high, kind, levels or LEVELS, threshold), limits, quantity)
-    ticks = _labelled(marks, kind)
     below, above = bool((v < marks[0]).any()), bool((v > marks[-1]).any())
-    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
+    extend: Extend = "both" if below and above else "min" if below else "neither"
+    if above and not below:
+        extend = "max"
     ends = float(marks[0]), float(marks[-1])
-    return Scale(kind, *ends, marks, ticks, extend, threshold, constant)
+    return Scale(kind, *ends, marks, extend, threshold, constant)
 
 
 def _kind(
@@ -139,7 +155,7 @@ def _robust(v: Floats, kind: str, threshold: float) -> tuple[float, float]:
     """Return ends that a few cliffs cannot push away: far-out values are clipped."""
     if kind == "log":
         v = v[v > 0]
-    t = {"log": np.log10, "linear": np.asarray}.get(kind, lambda x: _symlog(x, threshold))(v)
+    t = np.log10(v) if kind == "log" else _symlog(v, threshold) if kind == "symlog" else v
     q1, q3 = np.quantile(t, (0.25, 0.75))
     reach, low, high = FENCE * (q3 - q1), float(t.min()), float(t.max())
     if kind == "log":
@@ -172,8 +188,8 @@ def _levels(low: float, high: float, kind: str, wanted: int, threshold: float) -
     if kind == "symlog":
         return _symlog_levels(low, high, wanted, threshold)
     if kind == "log" and math.log10(high / low) > 0.7:
-        sizes: Callable[[Floats], int] = lambda x: abs(x.size - wanted)  # noqa: E731
-        return min((_log_levels(low, high, m) for m in _mantissas(low, high, wanted)), key=sizes)
+        tried = [_log_levels(low, high, m) for m in _mantissas(low, high, wanted)]
+        return min(tried, key=lambda levels: abs(levels.size - wanted))
     return linear_levels(low, high, wanted)
 
 
@@ -225,20 +241,10 @@ def _clean(marks: Floats, limits: tuple[float, float] | None, quantity: Quantity
     return marks
 
 
-def _labelled(marks: Floats, kind: str) -> Floats:
-    """Return those of the levels that get a number: all, or the roundest few."""
-    if marks.size <= TICKS:
-        return marks
-    if kind == "log":
-        first = np.array([f"{m:e}"[0] for m in marks])
-        exact = np.array([float(f"{m:.0e}") == m or abs(float(f"{m:.0e}") / m - 1) < 1e-9 for m in marks])
-        for digits in ("1235", "125", "13", "1"):
-            chosen = marks[exact & np.isin(first, list(digits))]
-            if 3 <= chosen.size <= TICKS:
-                return np.asarray(chosen)
-    stride = -(-marks.size // TICKS)
-    anchor = int(np.abs(marks).argmin()) % stride
-    return marks[anchor::stride]
+def _digit(value: float) -> str:
+    """Return the one significant digit of a value, or nothing if it has more."""
+    text = f"{value:.6e}"
+    return text[0] if text[1:8] == ".000000" else ""
 
 
 def _symlog(v: Floats, threshold: float) -> Floats:
@@ -250,16 +256,19 @@ def _unsymlog(low: float, high: float, threshold: float) -> tuple[float, float]:
     return next(ends), next(ends)
 
 
-def linear_text(value: float, gap: float) -> str:
-    """Print a value with the digits its neighbours at a distance of ``gap`` call for."""
+def linear_text(value: float, gap: float, largest: float) -> str:
+    """Print a value with the digits its neighbours at a distance of ``gap`` call for.
+
+    Powers of ten where all are large, or the ``largest`` is small.
+    """
     if value == 0:
         return "0"
-    if abs(value) >= 1e5 or 0 < abs(value) < 1e-3:
-        digits = 2 if not gap else max(0, math.ceil(math.log10(abs(value) / gap)))
+    if gap >= 1e4 or largest < 1e-2:
+        digits = max(0, math.ceil(math.log10(abs(value) / gap) - 1e-9)) if gap else 2
         mantissa, exponent = f"{value:.{min(digits, 9)}e}".split("e")
         return power_text(float(mantissa), int(exponent))
     for decimals in range(13):
-        if abs(round(value, decimals) - value) <= 1e-6 * (gap or abs(value)):
+        if abs(round(value, decimals) - value) <= 1e-3 * (gap or 1e-3 * abs(value)):
             return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
     return f"{value:g}".replace("-", "\N{MINUS SIGN}")
 

@@ -113,8 +113,7 @@ STYLES: Mapping[str, Style] = {
             width=6.4,
             wide=12.0,
             height=4.4,
-            rc=_fonts(13.0, "DejaVu Sans", "dejavusans")
-            | _inks("#e8e8e8", "#14171c", "#8a919c"),
+            rc=_fonts(13.0, "DejaVu Sans", "dejavusans") | _inks("#e8e8e8", "#14171c", "#8a919c"),
             colors=ORDER_DARK,
             line_range=(0.3, 1.0),
             ink="#e8e8e8",

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from mpl_toolkits.mplot3d.art3d import Poly3DCollection
-from mpl_toolkits.mplot3d.axes3d import Axes3D
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
+from mpl_toolkits.mplot3d.axes3d import Axes3D  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from lsengine.render import cells, page
@@ -29,8 +30,9 @@ Floats = NDArray[np.float64]
 
 HEIGHT = 0.62  # of the box, its base being 1 wide
 ELEVATION, AZIMUTH = 32.0, -56.0  # degrees
-TOP, BOTTOM = 0.93, 0.03  # of the axes: where the scene ends and words may begin
+TOP = 0.93  # of the axes: where the scene ends and words may begin
 LIGHT = np.array([-0.55, -0.35, 0.76])  # towards the lamp, over the viewer's left shoulder
+HEIGHTS = 6  # numbers on the vertical axis at most
 MESH = 110  # quads along an axis after which finer shading is not seen
 
 
@@ -52,11 +54,11 @@ def draw(request: Request) -> Figure:
         _landscape(cast(Axes3D, panel), plane, scale, request.style)
         _frame(cast(Axes3D, panel), plane, scale, quantity, request.style)
         page.caption(panel, surface, top=TOP)
-        page.note(panel, _notes(plane, scale), 0.0, bottom=BOTTOM)
+        page.note(panel, _notes(plane, scale), _drop(panel))
     colors = colormaps[request.style.colormap]
     mappable = ScalarMappable(Normalize(*scale.span), colors)
-    mappable.cmap.colorbar_extend = scale.extend
-    made = page.bar(figure, mappable, axes, scale, quantity, shrink=0.62, pad=0.06)
+    cast(Any, mappable.cmap).colorbar_extend = scale.extend  # typed as a flag, is a word
+    made = page.bar(figure, mappable, axes, scale, quantity, shrink=0.62, pad=0.06, most=8)
     made.ax.set_anchor((0.0, 0.5))
     page.settle(figure)
     return figure
@@ -84,9 +86,7 @@ def _landscape(axes: Axes3D, plane: Plane, scale: Scale, style: Style) -> None:
 
 def _corners(values: Floats) -> Floats:
     """Return the four corners of each quad in order around it; (rows - 1, columns - 1, 4)."""
-    return np.stack(
-        (values[:-1, :-1], values[:-1, 1:], values[1:, 1:], values[1:, :-1]), axis=-1
-    )
+    return np.stack((values[:-1, :-1], values[:-1, 1:], values[1:, 1:], values[1:, :-1]), axis=-1)
 
 
 def _finer(x: Floats, y: Floats, z_BA: Floats) -> tuple[Floats, Floats, Floats]:
@@ -117,9 +117,7 @@ def _lit(color: NDArray[Any], light: Floats) -> NDArray[Any]:
     return np.asarray(np.clip(shaded + 0.16 * light[:, None] ** 18, 0.0, 1.0))
 
 
-def _frame(
-    axes: Axes3D, plane: Plane, scale: Scale, quantity: Quantity, style: Style
-) -> None:
+def _frame(axes: Axes3D, plane: Plane, scale: Scale, quantity: Quantity, style: Style) -> None:
     alpha, beta = plane.whole
     width, depth = float(alpha[-1] - alpha[0]), float(beta[-1] - beta[0])
     share = float(np.clip(depth / width, 0.35, 1 / 0.35))
@@ -128,17 +126,23 @@ def _frame(
     axes.set(xlim=(alpha[0], alpha[-1]), ylim=(beta[0], beta[-1]), zlim=scale.span)
     axes.view_init(elev=ELEVATION, azim=AZIMUTH)
     axes.set_proj_type("persp", focal_length=1.6)
-    axes.set_xlabel(r"$\alpha$", labelpad=-2)
-    axes.set_ylabel(r"$\beta$", labelpad=-2)
+    pad = 0.5 * float(axes.xaxis.label.get_fontsize()) - 6.0
+    axes.set_xlabel(r"$\alpha$", labelpad=pad)
+    axes.set_ylabel(r"$\beta$", labelpad=pad)
     for axis in (axes.xaxis, axes.yaxis):  # numbers at the corners would meet each other
         axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2.5, 5, 10], prune="both"))
-    axes.set_zticks(scale.forward(scale.ticks))
-    axes.set_zticklabels([scale.text(float(tick)) for tick in scale.ticks])
+    ticks = scale.labelled(HEIGHTS)
+    axes.set_zticks(scale.forward(ticks))
+    axes.set_zticklabels([scale.text(float(tick)) for tick in ticks])
     axes.tick_params(pad=-1)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_pane_color(style.ground)
         axis.line.set_color(style.faint)
         axis._axinfo["grid"].update({"color": style.faint, "linewidth": 0.3})
+
+
+def _drop(axes: Axes) -> float:
+    return float(axes.xaxis.label.get_fontsize()) * 1.2
 
 
 def _notes(plane: Plane, scale: Scale) -> list[str]:
