@@ -23,6 +23,7 @@ from lsengine.errors import SurfaceError
 
 BEAT_S = 30.0
 WATCH_S = 90.0
+_DYING_S = 3.0  # a killed process takes a moment to give its memory back and go
 
 
 def lock_path(surface: Path) -> Path:
@@ -98,6 +99,9 @@ def _take_over(path: Path, mine: dict[str, Any], watch_s: float) -> None:
     finds an owner that is alive.
     """
     seen = _read(path)
+    end = time.monotonic() + _DYING_S
+    while _is_local(seen, mine) and not _is_dead(seen, mine) and time.monotonic() < end:
+        time.sleep(0.1)
     is_stale = _is_dead(seen, mine) or (
         not _is_local(seen, mine) and _is_silent(path, seen, watch_s)
     )
