@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -131,8 +133,9 @@ def _family(
     style = request.style
     percent = any(c.quantity.is_percent for c in curves.values())
     plain = len(request.surfaces) == 1
+    colors = _colors(request)
     for (index, _), curve in curves.items():
-        color = style.colors[int(percent) if plain else index % len(style.colors)]
+        color = style.colors[int(percent)] if plain else colors[index]
         _one(axes, curve, color)
     _label(axes, [c.quantity for c in curves.values()])
     if percent:
@@ -147,6 +150,15 @@ def _family(
     axes.set_axisbelow(True)
     if not (colored and percent):
         axes.grid(True, linewidth=0.4, color=style.faint, alpha=0.5)
+
+
+def _colors(request: Request) -> list[str]:
+    """Return a colour for each surface, all different: more than are named form a ramp."""
+    style, count = request.style, len(request.surfaces)
+    if count <= len(style.colors):
+        return list(style.colors[:count])
+    ramp = colormaps[style.colormap](np.linspace(*style.line_range, count))
+    return [to_hex(color) for color in ramp]
 
 
 def _label(axes: Axes, quantities: Sequence[Quantity]) -> None:
@@ -254,7 +266,7 @@ def _handles(curves: dict[tuple[int, str], Curve], request: Request, twin: bool)
     for index, surface in enumerate(request.surfaces if several else ()):
         error = cells.centre_error(surface)
         tail = "" if error is None else f" (test error {error:.2f} %)"
-        color = style.colors[index % len(style.colors)]
+        color = _colors(request)[index]
         made.append(Line2D([], [], color=color, label=page.printable(surface.name) + tail))
     names = list(dict.fromkeys(name for _, name in curves))
     if twin or not several:

@@ -142,7 +142,7 @@ def _frame(axes: Axes3D, plane: Plane, scale: Scale, quantity: Quantity, style: 
 
 
 def _drop(axes: Axes) -> float:
-    return float(axes.xaxis.label.get_fontsize()) * 1.2
+    return float(axes.xaxis.label.get_fontsize()) * 0.3
 
 
 def _notes(plane: Plane, scale: Scale) -> list[str]:

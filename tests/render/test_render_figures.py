@@ -290,6 +290,8 @@ def test_curves_and_their_legend_stay_on_the_page(style, count):
     width, height = figure.get_size_inches()
     assert min(box.x0, box.y0, width - box.x1, height - box.y1) > 0.02
     assert all(f"network {i}" in words(figure) for i in range(count))
+    if count > 1:
+        assert len({line.get_color() for line in figure.axes[0].lines}) == count
 
 
 @pytest.mark.parametrize(
