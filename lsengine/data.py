@@ -279,7 +279,7 @@ def _inputs(where: str, x: Tensor) -> Tensor:
                 f"{where}: bytes are images (N, C, H, W), but the inputs have shape "
                 f"{[*x.shape]}; reshape them, or store floats"
             )
-        if x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+        if x.shape[3] in (1, 3, 4) and x.shape[1] >= 8:  # more likely rows than channels
             raise UsageError(
                 f"{where}: the inputs have shape {[*x.shape]}, channels last; expected "
                 "(N, C, H, W): transpose them"

@@ -143,10 +143,10 @@ def _downloaded(cls: Any, known: _Known, dataset: str, root: Path, split: str) -
         try:
             return cls(str(root), train=split == "train", download=True)
         except Exception as error:  # no network, no space, wrong checksum, ...
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UsageError(
                 f"data.root: {dataset} is not (or not whole) in {root}, and downloading it "
-                f"failed: {type(error).__name__}: {error}; without a network put there "
-                f"{known.files}"
+                f"failed: {reason}; without a network put there {known.files}"
             ) from error
         finally:
             socket.setdefaulttimeout(before)

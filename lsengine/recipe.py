@@ -9,6 +9,7 @@ Shapes: N samples, C channels, H rows, W columns.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 
 import torch
@@ -31,11 +32,13 @@ def generator_of(seed: int, purpose: str) -> torch.Generator:
 def milestones(recipe: Train) -> list[int]:
     """Return the epochs after which the learning rate drops.
 
-    By default these are 1/2, 3/4 and 11/12 of all epochs: 150, 225 and 275 of 300.
+    By default these are 1/2, 3/4 and 11/12 of all epochs, rounded up: 150, 225 and 275
+    of 300.
     """
     if recipe.milestones is not None:
         return sorted(recipe.milestones)
-    return [recipe.epochs // 2, recipe.epochs * 3 // 4, recipe.epochs * 11 // 12]
+    twelfths = (6, 9, 11)
+    return [math.ceil(recipe.epochs * n / 12) for n in twelfths]
 
 
 def learning_rate(recipe: Train, epoch: int) -> float:

@@ -120,7 +120,7 @@ def _earlier(job: Job, folder: Path) -> history.History | None:
     difference = first_difference(_identity(job), json.loads(earlier.attributes["recipe"]))
     if difference:
         raise UsageError(
-            f"train.output: {folder} holds another training: {difference} there; name "
+            f"train.output: {folder} holds another training: {difference}; name "
             "another folder, or remove that one"
         )
     return earlier
