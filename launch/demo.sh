@@ -12,8 +12,8 @@ if [ "$(id -u)" = 0 ]; then
 fi
 
 surface=surfaces/demo.h5
-lsengine train jobs/demo.yaml
-mpirun -n 3 lsengine eval jobs/demo.yaml
+lsengine train jobs/demo.yaml --progress bar
+mpirun -n 3 lsengine eval jobs/demo.yaml --progress bar
 
 mkdir -p figures
 for format in png pdf; do

@@ -71,7 +71,8 @@ def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         description="Evaluate what is missing of a job's surface.  Run it again after any "
         "interruption, with any number of ranks: it goes on where the file ends.",
     )
-    evaluate.add_argument("job", metavar="JOB", help="job file")
+    evaluate.add_argument("jobs", metavar="JOB", nargs="+", help="job file")
+    _add_only(evaluate)
     evaluate.add_argument("--retry-failed", action="store_true", help="evaluate failed cells again")
     evaluate.add_argument(
         "--chunk",
@@ -123,6 +124,15 @@ def _add_small(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     schema.set_defaults(run=_schema)
 
 
+def _add_only(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--only",
+        metavar="NAME",
+        default="*",
+        help="of a file with a matrix, the jobs whose name matches (a pattern, quoted)",
+    )
+
+
 def _add_progress(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--progress",
@@ -158,7 +168,7 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     from lsengine.ranks import connect
 
     options = Options(parsed.retry_failed, parsed.chunk, parsed.progress)
-    return evaluate(parsed.job, options, world=connect())
+    return evaluate(parsed.jobs, options, world=connect(), only=parsed.only)
 
 
 def _status(parsed: argparse.Namespace) -> int:
@@ -215,7 +225,7 @@ def _init(parsed: argparse.Namespace) -> int:
 def _schema(parsed: argparse.Namespace) -> int:
     import json
 
-    from lsengine.schema import Document
+    from lsengine.job import json_schema
 
-    print(json.dumps(Document.model_json_schema(), indent=2))
+    print(json.dumps(json_schema(), indent=2))
     return 0

@@ -13,13 +13,16 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from lsengine import matrix
 from lsengine.errors import JobError, did_you_mean
+from lsengine.problems import drop, explain, short
 from lsengine.schema import ARCHITECTURES, DATASETS, LOSSES, Direction, Document
 
 _NEEDS = {"eval": ("model.checkpoint", "directions", "grid"), "train": ("train",), "any": ()}
@@ -127,12 +130,12 @@ def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str 
     for key in sorted(left.keys() | right.keys()):
         a, b = left.get(key, "absent"), right.get(key, "absent")
         if a != b:
-            return f"{key} is {_short(a)} in the job, {_short(b)} in the file"
+            return f"{key} is {short(a)} in the job, {short(b)} in the file"
     return None
 
 
 def load(path: str | Path, *, command: str = "any") -> Job:
-    """Read and check a job file.
+    """Read and check a file that is one job.
 
     Args:
         path: The YAML file.
@@ -140,18 +143,93 @@ def load(path: str | Path, *, command: str = "any") -> Job:
             and files must be there.
 
     Raises:
-        JobError: With every problem of the file, each starting with its key path.
+        JobError: With every problem of the file, each starting with its key path; also if a
+            matrix makes several jobs of it.
+    """
+    jobs = load_all(path, command=command)
+    if len(jobs) > 1:
+        names = ", ".join(job.document.name for job in jobs)
+        problem = f"matrix: makes {len(jobs)} jobs of this file, one is needed here: {names}"
+        raise JobError(str(path), [problem])
+    return jobs[0]
+
+
+def load_all(path: str | Path, *, command: str = "any", only: str = "*") -> list[Job]:
+    """Read and check a file that may be several jobs, by `lsengine.matrix`.
+
+    Args:
+        path: The YAML file.
+        command: See `load`.
+        only: Pattern that the names of the wanted jobs match.
+
+    Raises:
+        JobError: With every problem of every job.
     """
     source = Path(path)
-    raw = _read(source)
+    raw = _read_with_base(source, ())
     raw.setdefault("name", source.stem)
-    document, problems = _validate(raw)
-    problems += _cross_checks(document)
-    problems += _needs(document, raw, command)
-    problems += _file_checks(source, document, command)
+    try:
+        documents = matrix.expanded(raw)
+    except ValueError as error:
+        raise JobError(str(path), [str(error)]) from None
+    jobs, problems = [], []
+    for content in documents:
+        if not fnmatchcase(str(content["name"]), only):
+            continue
+        document, found = _validate(content)
+        found += _cross_checks(document)
+        found += _needs(document, content, command)
+        found += _file_checks(source, document, command)
+        prefix = f"{content['name']}: " if len(documents) > 1 else ""
+        problems += [prefix + problem for problem in found]
+        jobs.append(Job(source=source.absolute(), document=document))
+    if not jobs:
+        names = ", ".join(str(content["name"]) for content in documents)
+        problems.append(f"no job's name matches {only}; there are: {names}")
+    if not problems:
+        problems += _shared_outputs(jobs)
     if problems:
         raise JobError(str(path), problems)
-    return Job(source=source.absolute(), document=document)
+    return jobs
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of job files, for editors."""
+    schema = Document.model_json_schema()
+    schema["required"] = [k for k in schema.get("required", []) if k != "name"]
+    schema["properties"] |= {
+        "extends": {"type": "string", "description": "a job file whose keys this one overrides"},
+        "matrix": {"type": "object", "description": "key: [values], one job per combination"},
+    }
+    return schema
+
+
+def _shared_outputs(jobs: list[Job]) -> Iterator[str]:
+    """Yield what several jobs of one file would all write."""
+    for key, paths in (
+        ("output", [job.output for job in jobs]),
+        ("train.output", [j.path(j.document.train.output) for j in jobs if j.document.train]),
+    ):
+        if len(set(paths)) < len(paths):
+            yield f"{key}: several jobs of the matrix share one; put a key in braces into it"
+
+
+def _read_with_base(source: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    """Read a file laid on top of the one it extends, and so on."""
+    raw = _read(source)
+    base = raw.pop("extends", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str):
+        raise JobError(
+            str(source), [f"extends: expected the name of a job file, got {short(base)}"]
+        )
+    chain = (*chain, source.absolute())
+    if _absolute(source, base) in chain:
+        raise JobError(str(source), [f"extends: {base} extends itself"])
+    inherited = _read_with_base(_absolute(source, base), chain)
+    inherited.pop("name", None)  # two jobs of one name would share a surface
+    return matrix.merged(inherited, raw)
 
 
 def _read(source: Path) -> dict[str, Any]:
@@ -204,103 +282,16 @@ def _validate(raw: dict[str, Any]) -> tuple[Document, list[str]]:
     except ValidationError as error:
         pruned = copy.deepcopy(raw)
         for item in error.errors(include_url=False):
-            _drop(pruned, item["loc"])
+            drop(pruned, item["loc"])
         partial: dict[str, Any] = {}
+        annotated: Any = Annotated  # built from values here, which types cannot be
         for name, field in Document.model_fields.items():
             try:
-                hint = Annotated[field.annotation, field]
+                hint = annotated[field.annotation, field]
                 partial[name] = TypeAdapter(hint).validate_python(pruned[name])
             except (KeyError, ValidationError):
                 partial[name] = None
-        return Document.model_construct(**partial), _explain(error, raw)
-
-
-def _drop(raw: Any, loc: tuple[int | str, ...]) -> None:
-    """Remove the key at a location of pydantic's, so that its neighbours can be checked."""
-    owner, last = None, None
-    for element in loc:
-        try:
-            raw[element]
-        except (KeyError, IndexError, TypeError):
-            continue
-        owner, last, raw = raw, element, raw[element]
-    if isinstance(owner, dict):
-        owner.pop(last)
-
-
-def _explain(error: ValidationError, raw: Any) -> list[str]:
-    """Turn pydantic's errors into one line per key: what was found, what is allowed."""
-    by_key: dict[str, list[str]] = {}
-    for item in error.errors(include_url=False):
-        key, owner = _key_path(item["loc"], raw, item["type"])
-        by_key.setdefault(key, []).append(_message(item, owner))
-    return [f"{key}: {' or '.join(dict.fromkeys(m))}" for key, m in by_key.items()]
-
-
-def _key_path(loc: tuple[int | str, ...], raw: Any, kind: str) -> tuple[str, str]:
-    """Return the path as the user wrote it, and the model's path used to find its fields.
-
-    Pydantic adds the tags of unions to its locations; what is not in the input is such a tag,
-    except for the last element of a missing key.
-    """
-    keys: list[str] = []
-    for depth, element in enumerate(loc):
-        last = depth == len(loc) - 1
-        try:
-            raw = raw[element]
-        except (KeyError, IndexError, TypeError):
-            if not (last and kind == "missing"):
-                continue
-            raw = None
-        keys.append(f"[{element}]" if isinstance(element, int) else f".{element}")
-    if kind.startswith("union_tag"):
-        keys.append(".kind")
-    return "".join(keys).lstrip(".") or "job", ".".join(str(e) for e in loc[:-1])
-
-
-def _message(item: Mapping[str, Any], owner: str) -> str:
-    kind, found, context = item["type"], item.get("input"), item.get("ctx", {})
-    if kind == "extra_forbidden":
-        fields = _fields_at(owner)
-        hint = did_you_mean(item["loc"][-1], fields)
-        return "unknown key" + (hint or "; allowed: " + ", ".join(fields))
-    if kind == "missing":
-        return "required, but missing"
-    if kind in ("literal_error", "union_tag_invalid"):
-        allowed = context.get("expected") or context.get("expected_tags", "")
-        found = context.get("tag", found)
-        words = [w.strip("' ") for w in re.split(r",| or ", allowed)]
-        return f"got {_short(found)}; allowed: {', '.join(words)}{did_you_mean(found, words)}"
-    if kind == "union_tag_not_found":
-        return "required, but missing"
-    text = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    text = text.replace("a valid ", "").replace("greater than or equal to", "at least")
-    text = text if text.startswith("expected") or kind == "value_error" else f"expected {text}"
-    return f"{text}, got {_short(found)}"
-
-
-def _fields_at(owner: str) -> list[str]:
-    """Return the keys allowed at a model path, found in the JSON schema."""
-    schema = Document.model_json_schema()
-    node: dict[str, Any] = schema
-    for part in filter(None, owner.split(".")):
-        options = [node, *node.get("anyOf", []), *node.get("oneOf", [])]
-        options = [_dereference(o, schema) for o in options]
-        options += [_dereference(n, schema) for o in options for n in o.get("oneOf", [])]
-        for option in options:
-            if part in option.get("properties", {}):
-                node = _dereference(option["properties"][part], schema)
-                break
-            if option.get("properties", {}).get("kind", {}).get("const") == part:
-                node = option
-                break
-    options = [_dereference(o, schema) for o in [node, *node.get("anyOf", [])]]
-    return [name for option in options for name in option.get("properties", {})]
-
-
-def _dereference(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    reference = node.get("$ref", "").rpartition("/")[2]
-    return schema["$defs"][reference] if reference else node
+        return Document.model_construct(**partial), explain(error, raw)
 
 
 def _cross_checks(job: Document) -> Iterator[str]:
@@ -308,20 +299,20 @@ def _cross_checks(job: Document) -> Iterator[str]:
     if job.model and ":" not in job.model.arch and job.model.arch not in ARCHITECTURES:
         hint = did_you_mean(job.model.arch, ARCHITECTURES)
         yield (
-            f"model.arch: got {_short(job.model.arch)}; allowed: a zoo name (see "
+            f"model.arch: got {short(job.model.arch)}; allowed: a zoo name (see "
             f'"lsengine models"), torchvision:NAME or module:factory{hint}'
         )
     if job.data and ":" not in job.data.dataset and job.data.dataset not in DATASETS:
         allowed = ", ".join(DATASETS)
         hint = did_you_mean(job.data.dataset, DATASETS)
         yield (
-            f"data.dataset: got {_short(job.data.dataset)}; allowed: {allowed} "
+            f"data.dataset: got {short(job.data.dataset)}; allowed: {allowed} "
             f"or module:factory{hint}"
         )
     if job.loss and ":" not in job.loss and job.loss not in LOSSES:
         hint = did_you_mean(job.loss, LOSSES)
         allowed = ", ".join(LOSSES)
-        yield f"loss: got {_short(job.loss)}; allowed: {allowed} or module:function{hint}"
+        yield f"loss: got {short(job.loss)}; allowed: {allowed} or module:function{hint}"
     if job.data and job.data.dataset in DATASETS[1:] and job.data.root is None:
         yield f"data.root: required for dataset {job.data.dataset}"
     if job.grid and job.directions and (job.grid.beta is None) != (job.directions.beta is None):
@@ -408,8 +399,3 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str) if not isinstance(value, float) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -39,6 +39,8 @@ class Settings:
         batch_norm: ``frozen``, ``interpolated`` or ``recalibrated``.
         recalibration: Training samples and batch size of ``recalibrated``.
         seed: Of the draw of the recalibration's samples.
+        channels_last: Whether images and filters are laid out channels-last, which is faster; not
+            for a user's own network, whose ``view`` calls may count on the other layout.
     """
 
     device: torch.device
@@ -47,6 +49,7 @@ class Settings:
     batch_norm: str = "frozen"
     recalibration: tuple[int, int] = (5000, 128)
     seed: int = 0
+    channels_last: bool = True
 
     @property
     def dtype(self) -> torch.dtype:
@@ -147,7 +150,7 @@ class _FlatParameters:
         for name in names:
             tensor = tensors[name]
             view = self._moved_M[start : start + tensor.numel()]
-            tensor.data = _unflatten(view, tensor.shape)
+            tensor.data = _unflatten(view, tensor.shape, settings)
             start += tensor.numel()
         count = next(len(t) for t in directions["alpha"].values()) if repeats else 1
         self._directions: list[list[Tensor]] = []
@@ -176,14 +179,15 @@ def _component(
 
 
 def _flatten(tensors: Sequence[Tensor], settings: Settings) -> Tensor:
-    """Join tensors; images' filters in channels-last order, which convolutions prefer."""
-    pieces = [t.permute(0, 2, 3, 1) if t.ndim == 4 else t for t in tensors]
+    """Join tensors, in the order in memory that `_unflatten` expects."""
+    last = settings.channels_last
+    pieces = [t.permute(0, 2, 3, 1) if t.ndim == 4 and last else t for t in tensors]
     flat = [p.reshape(-1).to(settings.device, settings.dtype) for p in pieces]
     return torch.cat(flat) if flat else torch.zeros(0, device=settings.device)
 
 
-def _unflatten(view: Tensor, shape: torch.Size) -> Tensor:
-    if len(shape) != 4:
+def _unflatten(view: Tensor, shape: torch.Size, settings: Settings) -> Tensor:
+    if len(shape) != 4 or not settings.channels_last:
         return view.view(shape)
     filters, channels, height, width = shape
     return view.view(filters, height, width, channels).permute(0, 3, 1, 2)
@@ -194,7 +198,7 @@ class _Resident:
 
     def __init__(self, dataset: datasets.Dataset, name: str, settings: Settings) -> None:
         inputs = datasets.normalized(dataset, name, settings.dtype).to(settings.device)
-        if inputs.ndim == 4:
+        if inputs.ndim == 4 and settings.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         # MPS has no float64: there, losses are computed on the host.
         where = torch.device("cpu") if settings.device.type == "mps" else settings.device
@@ -294,7 +298,8 @@ def automatic_batch_size(sample_shape: Sequence[int], device: str) -> int:
     if len(sample_shape) < 3:
         positions = math.prod(sample_shape)
     budget, largest = (2**16, 512) if device == "cpu" else (2**20, 4096)
-    return max(16, min(largest, 2 ** int(math.log2(max(1, budget / positions)))))
+    power = int(math.log2(max(1, budget / positions)))
+    return max(16, min(largest, 1 << power))
 
 
 def check_fits(model: nn.Module, dataset: datasets.Dataset, loss: Loss, name: str) -> None:

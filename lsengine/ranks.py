@@ -33,8 +33,8 @@ class Tag(IntEnum):
     PLAN = 4  # coordinator: Plan
     READY = 5  # worker: Report, or None before its first chunk
     WORK = 6  # coordinator: cells
-    STOP = 7  # coordinator: exit code; the last message to a worker
-    BYE = 8  # worker: Report of a chunk given up, or None; its last message
+    STOP = 7  # coordinator: Farewell; the last message to a worker about a job
+    BYE = 8  # worker: Report of a chunk given up, or None; its last message about a job
     FAIL = 9  # worker: the LsengineError that keeps it from working
 
 

@@ -178,7 +178,7 @@ class Writer:
         failed = results.failures
         done = [c for c in cells if c not in failed]
         order = [rank_of[c] for c in cells]
-        columns = {
+        columns: dict[str, NDArray[Any]] = {
             "wall_s": np.array(results.wall_s, np.float64)[order],
             "finished": np.array(results.finished, np.float64)[order],
             "worker": np.full(len(cells), results.worker, np.int32),

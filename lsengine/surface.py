@@ -67,7 +67,8 @@ class Surface:
     @property
     def done(self) -> NDArray[np.bool_]:
         """Mask of the cells whose quantities are results."""
-        return self.status == DONE
+        done: NDArray[np.bool_] = np.equal(self.status, DONE)
+        return done
 
     def masked(self, quantity: str) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
         """Return a quantity with every cell that is not done masked.

@@ -8,17 +8,17 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsengine import job as jobs
 from lsengine import log as logs
 from lsengine import store
 from lsengine.engine.messages import Assignment
 from lsengine.engine.run import Options, Run
-from lsengine.errors import EnvironmentUnfit, LsengineError, Stopped
-from lsengine.job import Job
+from lsengine.errors import CellsFailed, EnvironmentUnfit, LsengineError, Stopped
+from lsengine.job import Job, load_all
 from lsengine.lock import held
 from lsengine.ranks import StopRequest, World
 from lsengine.store import Results
@@ -30,15 +30,18 @@ __all__ = ["Options", "evaluate"]
 log = logging.getLogger(__name__)
 
 
-def evaluate(path: str | Path, options: Options, *, world: World | None) -> int:
-    """Evaluate what is missing of a job's surface.
+def evaluate(
+    paths: Sequence[str | Path], options: Options, *, world: World | None, only: str = "*"
+) -> int:
+    """Evaluate what is missing of the surfaces of jobs, one after the other.
 
     Every rank calls it; workers return when the coordinator says so.  Not collective.
 
     Args:
-        path: The job file; only the coordinator reads it.
+        paths: Job files; only the coordinator reads them, all before any work.
         options: See `Options`.
         world: The ranks, from `lsengine.ranks.connect`; None alone.
+        only: Pattern of the names of the wanted jobs, where a file makes several.
 
     Returns:
         The exit code that all ranks agreed on.
@@ -48,78 +51,99 @@ def evaluate(path: str | Path, options: Options, *, world: World | None) -> int:
             with the error's exit code.
     """
     stop = StopRequest().install()
+    logs.configure(rank=world.rank if world else 0)
+    if world is not None and world.rank > 0:
+        # torch is imported only when the coordinator has found the job valid.
+        from lsengine.engine import worker
+
+        return worker.work(world, stop)
     if world is None:
-        logs.configure(rank=0)
-        return _alone(path, options, stop)
-    logs.configure(rank=world.rank)
-    if world.rank == 0:
-        return _coordinate(path, options, stop, world)
-    # torch is imported only when the coordinator has found the job valid.
-    from lsengine.engine import worker
-
-    return worker.work(world, stop)
+        return _alone(paths, options, stop, only)
+    return _lead(paths, options, stop, world, only)
 
 
-def _alone(path: str | Path, options: Options, stop: StopRequest) -> int:
-    job = jobs.load(path, command="eval")
+def _alone(paths: Sequence[str | Path], options: Options, stop: StopRequest, only: str) -> int:
+    failed: list[CellsFailed] = []
+    for job in _jobs(paths, only):
+        try:
+            with _locked(job, stop):
+                _evaluate_here(job, options, stop)
+        except CellsFailed as error:
+            failed.append(error)  # the other surfaces are not concerned
+    if failed:
+        raise CellsFailed("\n".join(str(error) for error in failed))
+    return 0
 
+
+def _evaluate_here(job: Job, options: Options, stop: StopRequest) -> None:
     def tick() -> None:
         if stop:
             raise Stopped(f"stopped by {stop.signal}")
 
-    with _locked(job, stop):
-        run = Run(job, options)
-        if not run.cells:
-            return run.conclude()
-        from lsengine.engine.worker import Evaluator
+    run = Run(job, options)
+    if not run.cells:
+        run.conclude()
+        return
+    from lsengine.engine.worker import Evaluator
 
-        here = Assignment(job, slot=0, threads=len(os.sched_getaffinity(0)))
-        evaluator = Evaluator(here, tick=tick, loaded=run.loaded)
-        plan = run.settle(evaluator.facts(socket.gethostname()), world=None)
-        writer = store.Writer(plan.path)
-        try:
-            evaluator.start(plan.for_(checks=True))
-            size = options.chunk or 1
-            for first in range(0, len(run.cells), size):
-                report = evaluator.run(run.cells[first : first + size])
-                writer.write(report.results)
-                run.count(report.results)
-                if report.interrupted:
-                    raise Stopped(report.interrupted)  # noqa: TRY301  the one way out of a stop
-        except Stopped as stopped:
-            raise run.stopped(stopped) from None
-        finally:
-            run.progress.close()
-            writer.close()
-        return run.conclude()
+    here = Assignment(job, slot=0, threads=len(os.sched_getaffinity(0)))
+    evaluator = Evaluator(here, tick=tick, loaded=run.loaded)
+    plan = run.settle(evaluator.facts(socket.gethostname()), world=None)
+    writer = store.Writer(plan.path)
+    try:
+        evaluator.start(plan.for_(checks=True))
+        size = options.chunk or 1
+        for first in range(0, len(run.cells), size):
+            report = evaluator.run(run.cells[first : first + size])
+            writer.write(report.results)
+            run.count(report.results)
+            if report.interrupted:
+                raise Stopped(report.interrupted)  # noqa: TRY301  the one way out of a stop
+    except Stopped as stopped:
+        raise run.stopped(stopped) from None
+    finally:
+        run.close()
+        writer.close()
+    run.conclude()
 
 
-def _coordinate(path: str | Path, options: Options, stop: StopRequest, world: World) -> int:
+def _lead(
+    paths: Sequence[str | Path], options: Options, stop: StopRequest, world: World, only: str
+) -> int:
+    """Lead all workers through all jobs; whatever happens, they leave with the same code."""
     from lsengine.engine.coordinator import Coordinator
 
     coordinator = Coordinator(world, stop, options.chunk)
+    failed: list[CellsFailed] = []
     try:
-        job = jobs.load(path, command="eval")
-        with _locked(job, stop):
-            code = _lead(job, options, world, coordinator)
+        jobs = _jobs(paths, only)
+        for number, job in enumerate(jobs, 1):
+            more = number < len(jobs)
+            try:
+                with _locked(job, stop):
+                    _evaluate_with(coordinator, job, options, world, more, bool(failed))
+            except CellsFailed as error:
+                failed.append(error)  # the other surfaces are not concerned
+            if more:
+                coordinator = Coordinator(world, stop, options.chunk)
+        if failed:
+            raise CellsFailed("\n".join(str(error) for error in failed))
     except LsengineError as error:
         if not coordinator.dismiss(error.exit_code):
             log.error("%s", error)  # noqa: TRY400  a user's error needs no traceback
             world.abort(error.exit_code)
         raise
-    if not coordinator.dismiss(code):
-        world.abort(code)
-    return code
+    return 0
 
 
-def _lead(job: Job, options: Options, world: World, coordinator: Coordinator) -> int:
+def _evaluate_with(
+    coordinator: Coordinator, job: Job, options: Options, world: World, more: bool, failed: bool
+) -> None:
+    """Have one job evaluated by the workers, and dismiss them; from all jobs if none is left."""
     if _has_work(job, options):
         coordinator.greet(job)  # workers load while the coordinator prepares
     run = Run(job, options)
-    if not run.cells:
-        return run.conclude()
-    plan = run.settle(coordinator.first_facts(), world)
-    writer = None if plan.parallel else store.Writer(plan.path)
+    writer: store.Writer | None = None
 
     def sink(results: Results) -> None:
         if writer is not None:
@@ -127,8 +151,13 @@ def _lead(job: Job, options: Options, world: World, coordinator: Coordinator) ->
         run.count(results)
 
     try:
-        coordinator.serve(plan, run.cells, sink)
-        coordinator.dismiss(run.code)
+        if run.cells:
+            plan = run.settle(coordinator.first_facts(), world)
+            writer = None if plan.parallel else store.Writer(plan.path)
+            coordinator.serve(plan, run.cells, sink)
+        code = CellsFailed.exit_code if failed and not more else run.code
+        if not coordinator.dismiss(code, more=more):
+            world.abort(code)
     except Stopped as stopped:
         coordinator.dismiss(stopped.exit_code)
         raise run.stopped(stopped) from None
@@ -136,10 +165,14 @@ def _lead(job: Job, options: Options, world: World, coordinator: Coordinator) ->
         coordinator.dismiss(error.exit_code)
         raise
     finally:
-        run.progress.close()
+        run.close()
         if writer is not None:
             writer.close()
-    return run.conclude()
+    run.conclude()
+
+
+def _jobs(paths: Sequence[str | Path], only: str) -> list[Job]:
+    return [job for path in paths for job in load_all(path, command="eval", only=only)]
 
 
 def _has_work(job: Job, options: Options) -> bool:

@@ -10,7 +10,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
-from lsengine.engine.messages import Assignment, Facts, Hello, Plan, Report
+from lsengine.engine.messages import Assignment, Facts, Farewell, Hello, Plan, Report
 from lsengine.errors import LsengineError, Stopped
 from lsengine.grid import chunk_size
 from lsengine.job import Job
@@ -94,17 +94,21 @@ class Coordinator:
         while self._queue or self._leases:
             self._handle(self._next())
 
-    def dismiss(self, code: int) -> bool:
+    def dismiss(self, code: int, *, more: bool = False) -> bool:
         """Tell every worker to leave with ``code`` and wait for the goodbyes.
 
         What a worker had finished of its chunk still reaches the sink.
+
+        Args:
+            code: The exit code all ranks agree on, unless there is more to do.
+            more: Whether another job follows, for which the workers stay.
 
         Returns:
             Whether all have answered within the time limit.
         """
         while self._present and not self._has_given_up:
             for rank in (self._present & self._hellos.keys()) - self._dismissed:
-                self._world.send(code, to=rank, tag=Tag.STOP)
+                self._world.send(Farewell(code, more), to=rank, tag=Tag.STOP)
                 self._dismissed.add(rank)
             message = self._world.receive(limit_s=_PARTING_S)
             if message is None:

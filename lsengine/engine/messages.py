@@ -84,6 +84,19 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Farewell:
+    """The end of a job for a worker.
+
+    Attributes:
+        code: The exit code all ranks agree on.
+        more: Whether another job follows.
+    """
+
+    code: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A chunk's end.
 

@@ -41,7 +41,7 @@ def load(job: Job) -> Loaded:
     model = models.build(
         document.model,
         channels=dataset.channels,
-        classes=dataset.classes or 1,
+        classes=dataset.outputs,
         size=dataset.size,
         beside=beside,
     )

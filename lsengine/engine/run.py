@@ -19,7 +19,7 @@ from lsengine.errors import CellsFailed, EnvironmentUnfit, Stopped, SurfaceError
 from lsengine.job import Job, cell_identity, fingerprint, first_difference
 from lsengine.ranks import World
 from lsengine.store import Layout, Results
-from lsengine.surface import FAILED, MISSING
+from lsengine.surface import DONE, FAILED, MISSING
 
 log = logging.getLogger(__name__)
 _SETTLED = ("device_kind", "torch_version", "threads")
@@ -41,7 +41,8 @@ class Options:
 
     def pending(self, status: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return the mask of the cells that a run has to evaluate."""
-        return (status == MISSING) | ((status == FAILED) & self.retry_failed)
+        wanted = (MISSING, FAILED) if self.retry_failed else (MISSING,)
+        return np.isin(status, wanted)
 
 
 class Run:
@@ -54,7 +55,6 @@ class Run:
     Attributes:
         loaded: Model and data.
         cells: Flat indices to evaluate, in the order of visiting.
-        progress: Made by `settle`.
 
     Raises:
         UsageError: If checkpoint, network, data and loss do not go together.
@@ -77,9 +77,9 @@ class Run:
         self._failed = set(np.flatnonzero(self._status == FAILED).tolist())
         order = self._grid.visiting_order()
         self.cells: list[int] = order[options.pending(self._status)[order]].tolist()
-        self._done = int((self._status == store.DONE).sum())
+        self._done = int(np.count_nonzero(self._status == DONE))
         self._start = time.monotonic()
-        self.progress: Progress
+        self._progress: Progress | None = None
 
     def settle(self, facts: Facts, world: World | None) -> Plan:
         """Fix what all cells share, and lay the file out if there is none.
@@ -110,7 +110,7 @@ class Run:
             log.warning("parallel writing is refused (%s); gathering instead", refusal)
         parallel = wants_parallel and not refusal
         self._announce(attributes, world, parallel)
-        self.progress = Progress(self._grid.size, self._done, self._options.progress)
+        self._progress = Progress(self._grid.size, self._done, self._options.progress)
         return Plan(
             path=self._job.output,
             parallel=parallel,
@@ -123,7 +123,13 @@ class Run:
         self._failed -= set(results.cells)
         self._failed |= results.failures.keys()
         self._done += len(results.cells) - len(results.failures)
-        self.progress.advance(len(results.cells))
+        if self._progress is not None:
+            self._progress.advance(len(results.cells))
+
+    def close(self) -> None:
+        """Finish the progress bar."""
+        if self._progress is not None:
+            self._progress.close()
 
     @property
     def code(self) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from lsengine import objective as objectives
 from lsengine.engine import prepare
-from lsengine.engine.messages import Assignment, Facts, Hello, Plan, Report
+from lsengine.engine.messages import Assignment, Facts, Farewell, Hello, Plan, Report
 from lsengine.errors import LsengineError, Stopped
 from lsengine.grid import Cell
 from lsengine.ranks import StopRequest, Tag, World
@@ -77,6 +77,8 @@ class Evaluator:
             batch_norm=batch_norm.policy,
             recalibration=(batch_norm.samples, batch_norm.batch_size),
             seed=document.seed,
+            channels_last=":" not in document.model.arch
+            or document.model.arch.startswith("torchvision:"),
         )
         loss = objectives.loss_function(document.loss, beside=self._job.source.parent)
         directions = {
@@ -150,19 +152,21 @@ class Evaluator:
 
 
 def work(world: World, stop: StopRequest) -> int:
-    """Serve the coordinator until it says stop; return the exit code all ranks agree on.
+    """Serve the coordinator, job after job, until it says that there are no more.
 
-    Independent: talks to rank 0 only.
+    Returns:
+        The exit code all ranks agree on.  Independent: talks to rank 0 only.
     """
-    worker = _Worker(world, stop)
-    try:
-        code, last = worker.serve()
-    except LsengineError as error:
-        world.send(error, to=0, tag=Tag.FAIL)
-        code, last = world.wait(Tag.STOP).payload, None
-    world.send(last, to=0, tag=Tag.BYE)
+    farewell = Farewell(0, more=True)
+    while farewell.more:
+        try:
+            farewell, last = _Worker(world, stop).serve()
+        except LsengineError as error:
+            world.send(error, to=0, tag=Tag.FAIL)
+            farewell, last = world.wait(Tag.STOP).payload, None
+        world.send(last, to=0, tag=Tag.BYE)
     world.flush()
-    return code
+    return farewell.code
 
 
 class _Worker:
@@ -170,11 +174,11 @@ class _Worker:
 
     def __init__(self, world: World, stop: StopRequest) -> None:
         self._world, self._stop = world, stop
-        self._code: int | None = None
+        self._farewell: Farewell | None = None
         self._polled = 0.0
 
-    def serve(self) -> tuple[int, Report | None]:
-        """Return the exit code and the report of a chunk that was given up, if any."""
+    def serve(self) -> tuple[Farewell, Report | None]:
+        """Return the coordinator's last word and the report of a chunk given up, if any."""
         world = self._world
         cores = frozenset(os.sched_getaffinity(0))
         hello = Hello(world.host, cores, os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -199,7 +203,9 @@ class _Worker:
             if writer is not None:
                 writer.close()
 
-    def _chunks(self, evaluator: Evaluator, writer: Writer | None) -> tuple[int, Report | None]:
+    def _chunks(
+        self, evaluator: Evaluator, writer: Writer | None
+    ) -> tuple[Farewell, Report | None]:
         world = self._world
         world.send(None, to=0, tag=Tag.READY)
         while (message := world.wait(Tag.WORK, Tag.STOP)).tag is Tag.WORK:
@@ -212,10 +218,10 @@ class _Worker:
             world.send(report, to=0, tag=Tag.READY)
         return message.payload, None
 
-    def _give_up(self, report: Report) -> tuple[int, Report | None]:
+    def _give_up(self, report: Report) -> tuple[Farewell, Report | None]:
         """Leave after an interruption: by the coordinator's word, or after telling it."""
-        if self._code is not None:
-            return self._code, report
+        if self._farewell is not None:
+            return self._farewell, report
         self._world.send(report, to=0, tag=Tag.READY)
         return self._world.wait(Tag.STOP).payload, None
 
@@ -225,7 +231,7 @@ class _Worker:
         if time.monotonic() - self._polled > _POLL_S:
             self._polled = time.monotonic()
             if (message := self._world.poll(Tag.STOP)) is not None:
-                self._code = message.payload
+                self._farewell = message.payload
                 raise Stopped("the coordinator's word")
 
 

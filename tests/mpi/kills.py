@@ -75,7 +75,7 @@ def trial(job: Path, who: str, moment: float, reference: dict[str, bytes]) -> in
         if done:
             poisoned = int(np.flatnonzero(is_done)[0])
             _write_loss(surface, poisoned, -123.0)
-    assert evaluate(job, Options(progress="none"), world=None) == 0
+    assert evaluate([job], Options(progress="none"), world=None) == 0
     if poisoned is not None:  # a resume recomputes no finished cell
         assert store.read(surface).quantities["train_loss"].ravel()[poisoned] == -123.0
         _write_loss(surface, poisoned, np.frombuffer(reference["train_loss"])[poisoned])
@@ -133,7 +133,7 @@ def random_trials(folder: Path, count: int, seed: int) -> list[int]:
     model = {"arch": "testnets:Slow", "args": {"seconds": 0.001}, "checkpoint": "centre.pt"}
     grid = {"alpha": [-1, 1, 13], "beta": [-1, 1, 9]}
     undisturbed = write_job(folder / "reference", model=model, grid=grid)
-    assert evaluate(undisturbed, Options(progress="none"), world=None) == 0
+    assert evaluate([undisturbed], Options(progress="none"), world=None) == 0
     reference = values(undisturbed.with_suffix(".h5"))
     done = []
     for number in range(count):

@@ -35,7 +35,7 @@ def main() -> None:
         code, message = 0, ""
         try:
             options = Options(progress="none", **request.get("options", {}))
-            code = evaluate(request["job"], options, world=world)
+            code = evaluate([request["job"]], options, world=world)
         except LsengineError as error:
             code, message = error.exit_code, str(error)
         if comm.rank == 0:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from conftest import BIN, launcher_environment, run_alone, run_ranks, serial_environment
@@ -195,8 +196,7 @@ def test_waiting_costs_next_to_nothing(make_job):
 
 
 def _cpu_s(process):
-    with open(f"/proc/{process}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -234,7 +234,7 @@ def test_the_pip_only_environment_gives_the_same_surface(tmp_path):
         pytest.skip("make setup-serial has not been run")
     here = write_job(tmp_path / "here")
     there = write_job(tmp_path / "there")
-    assert evaluate(here, Options(progress="none"), world=None) == 0
+    assert evaluate([here], Options(progress="none"), world=None) == 0
     ended = run_ranks(3, ["eval", str(there)], binaries=environment / "bin")
     assert ended.returncode == 0, ended.stderr
     assert "writing=gather" in ended.stderr
@@ -259,7 +259,7 @@ def test_the_pip_only_environment_stops_cleanly_and_resumes(tmp_path):
     process.send_signal(signal.SIGUSR1)
     text = process.communicate(timeout=30)[0]
     assert process.returncode == 75, text
-    assert evaluate(job, Options(progress="none"), world=None) == 0
+    assert evaluate([job], Options(progress="none"), world=None) == 0
 
 
 def test_a_parallel_run_needs_a_parallel_h5py(tmp_path):
@@ -276,10 +276,10 @@ def test_a_parallel_run_needs_a_parallel_h5py(tmp_path):
 def test_debians_launcher_works_too(tmp_path):
     """The same environment started by Debian's Open MPI: the same bytes."""
     launcher = "/usr/bin/mpirun.openmpi"
-    if not os.path.exists(launcher):
+    if not Path(launcher).exists():
         pytest.skip("Debian's Open MPI is not installed")
     here, there = write_job(tmp_path / "here"), write_job(tmp_path / "there")
-    assert evaluate(here, Options(progress="none"), world=None) == 0
+    assert evaluate([here], Options(progress="none"), world=None) == 0
     ended = run_ranks(3, ["eval", str(there)], launcher=[launcher, "--oversubscribe"])
     assert ended.returncode == 0, ended.stderr
     assert values(there.with_suffix(".h5")) == values(here.with_suffix(".h5"))
@@ -287,5 +287,5 @@ def test_debians_launcher_works_too(tmp_path):
 
 def test_watchdog_threads_are_not_left_behind(make_job):
     """The lock's heartbeat ends with the run."""
-    assert evaluate(make_job(), Options(progress="none"), world=None) == 0
+    assert evaluate([make_job()], Options(progress="none"), world=None) == 0
     assert all(thread.name != "lock" for thread in threading.enumerate())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
-from jobs import values
 
+from jobs import values
 from lsengine import store
 
 
@@ -16,7 +16,7 @@ def reference(make_job):
     from lsengine.engine import Options, evaluate
 
     job = make_job("reference")
-    assert evaluate(job, Options(progress="none"), world=None) == 0
+    assert evaluate([job], Options(progress="none"), world=None) == 0
     return values(job.with_suffix(".h5"))
 
 

@@ -242,3 +242,22 @@ def test_a_device_that_is_not_there_is_refused():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UsageError, match="device: cuda"):
         device_of("cuda", 0)
+
+
+def test_a_users_network_that_reshapes_after_a_convolution_works(digits):
+    """Own networks get the layout their ``view`` calls count on, and the same values."""
+
+    class Reshaping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(256, 10)
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.conv(x)).view(len(x), -1))
+
+    torch.manual_seed(3)
+    network = Reshaping()
+    directions = _directions(network)
+    objective = _objective(network, digits, directions, "float64", channels_last=False)
+    expected = _naive(network, digits, directions, CELLS[1])["train_loss"]
+    assert objective.evaluate(CELLS[1])["train_loss"] == pytest.approx(expected, rel=1e-12)

@@ -1,0 +1,98 @@
+"""Several jobs in one file: `extends` takes over another file, `matrix` multiplies.
+
+Works on plain mappings, before validation.
+
+    extends: base.yaml                  # sections are merged, this file wins
+    name: vgg9-{train.batch_size}       # {key} stands for the value or its label
+    matrix:
+      train.batch_size: [128, 8192]
+      train.weight_decay: {none: 0.0, some: 5.0e-4}     # label: value
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``over`` laid on top, mapping by mapping.
+
+    A section that names another ``kind``, ``dataset`` or ``arch`` replaces the base's whole:
+    its other keys would belong to something else.
+
+    Example:
+        >>> merged({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
+        {'a': {'x': 1, 'y': 3}}
+    """
+    result = dict(base)
+    for key, value in over.items():
+        there = result.get(key)
+        result[key] = value
+        if not isinstance(there, Mapping) or not isinstance(value, Mapping):
+            continue
+        if not _is_another(there, value):
+            result[key] = merged(there, value)
+    return result
+
+
+def expanded(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one document per combination of the matrix's values, in the order written.
+
+    Raises:
+        ValueError: If the matrix is no mapping of keys to values, or a key leads through
+            something that is no section; with a message that starts with the key path.
+    """
+    base = {key: value for key, value in raw.items() if key != "matrix"}
+    axes = list(_axes(raw.get("matrix") or {}))
+    documents = []
+    for choice in itertools.product(*(values for _, values in axes)):
+        document = copy.deepcopy(base)
+        labels = {}
+        for (key, _), (label, value) in zip(axes, choice, strict=True):
+            _put(document, key, value)
+            labels[f"{{{key}}}"] = label
+        if axes and not any(token in str(document["name"]) for token in labels):
+            document["name"] = "-".join([str(document["name"]), *labels.values()])
+        documents.append(_filled(document, labels))
+    return documents
+
+
+def _axes(matrix: Any) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    if not isinstance(matrix, Mapping):
+        # One exception for all that is wrong with a matrix, which `job` turns into a problem.
+        raise ValueError("matrix: expected a mapping from keys to values")  # noqa: TRY004
+    for key, values in matrix.items():
+        if isinstance(values, Mapping) and values:
+            yield str(key), [(str(label), value) for label, value in values.items()]
+        elif isinstance(values, list) and values:
+            yield str(key), [(str(value), value) for value in values]
+        else:
+            raise ValueError(f"matrix.{key}: expected a list of values or a mapping label: value")
+
+
+def _put(document: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        document = document.setdefault(section, {})
+        if not isinstance(document, dict):
+            raise ValueError(f"matrix.{key}: {section} is no section of the job")  # noqa: TRY004
+    document[last] = copy.deepcopy(value)
+
+
+def _filled(value: Any, labels: Mapping[str, str]) -> Any:
+    """Replace ``{key}`` in every string."""
+    if isinstance(value, str):
+        for token, label in labels.items():
+            value = value.replace(token, label)
+        return value
+    if isinstance(value, dict):
+        return {k: _filled(v, labels) for k, v in value.items()}
+    return [_filled(v, labels) for v in value] if isinstance(value, list) else value
+
+
+def _is_another(there: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    names = ("kind", "dataset", "arch")
+    return any(n in value and n in there and value[n] != there[n] for n in names)
