@@ -1,0 +1,196 @@
+"""Eigenvalues at the ends of a spectrum, with residuals that say how good they are.
+
+Shape suffixes: P numbers of a vector, K eigenpairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lsengine.curvature.lanczos import Array, Krylov, Lanczos, Operator, Positions, normalize_
+
+FLOOR = 1e-4  # no residual is asked below this share of the largest modulus
+_FEWEST = 6  # products before a residual is believed: an unlucky start looks converged
+_NOISE = 0.3  # weight of the random vector beside the given ones in a start
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extremes:
+    """Both ends of a spectrum.
+
+    Attributes:
+        eigenvalue_min: The smallest (most negative) Ritz value; NaN if a product was not
+            finite.
+        eigenvalue_max: The largest.
+        residual_min: Norm of ``H v - eigenvalue_min v``: an eigenvalue lies at most this far
+            away.
+        residual_max: The same of the other end.
+        products: Products with the operator spent.
+        converged: Whether both residuals are small enough.
+        vector_min: The Ritz vector (P,) of unit norm; NaN like its value.
+        vector_max: The same of the other end.
+    """
+
+    eigenvalue_min: float
+    eigenvalue_max: float
+    residual_min: float
+    residual_max: float
+    products: int
+    converged: bool
+    vector_min: Tensor
+    vector_max: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Eigenpairs:
+    """Eigenvalues of largest modulus.
+
+    Attributes:
+        values: Ritz values (K,), by falling modulus; NaN if a product was not finite.
+        residuals: Norms of ``H v - value v``, (K,).
+        vectors: Orthonormal Ritz vectors (K, P), on the operator's device.
+        products: Products with the operator spent.
+        converged: Whether all pairs asked for are there with small enough residuals.
+    """
+
+    values: Array
+    residuals: Array
+    vectors: Tensor
+    products: int
+    converged: bool
+
+
+def extreme_eigenvalues(
+    operator: Operator, options: Lanczos, start: Sequence[Tensor] = ()
+) -> Extremes:
+    """Return both ends of the spectrum from one Krylov run.
+
+    The run starts from a random vector, or from the sum of given vectors and a weaker random
+    one, so that an eigenvector they all miss still shows.  Residual norms are those of the
+    decomposition, ``|beta s|`` (Parlett 1998, section 13.2), and cost no product.  Each must
+    be at most ``tolerance`` times the modulus of its own eigenvalue, but never less than 1e-4
+    of the larger modulus.  An invariant subspace ends the run with the eigenvalues in it.
+
+    The result depends on the arguments alone.  With another ``start`` it differs within the
+    residuals.
+
+    Args:
+        operator: The matrix, as a product.
+        options: Tolerance, budget of products and vectors, seed.
+        start: Vectors (P,) near the wanted ones, such as both of a neighbouring cell; those
+            that are zero or not finite are left out.
+
+    Raises:
+        ValueError: If an option makes no sense, see `Krylov`.
+    """
+    run = _solve(operator, options, start, _both_ends, 2)
+    values_K, residuals_K, vectors_KP = _pairs(run, operator, _both_ends, 2)
+    return Extremes(
+        eigenvalue_min=float(values_K[0]),
+        eigenvalue_max=float(values_K[1]),
+        residual_min=float(residuals_K[0]),
+        residual_max=float(residuals_K[1]),
+        products=run.products,
+        converged=not run.failed and _met(values_K, residuals_K, options.tolerance),
+        vector_min=vectors_KP[0],
+        vector_max=vectors_KP[1],
+    )
+
+
+def leading_eigenvectors(
+    operator: Operator, count: int, options: Lanczos, start: Sequence[Tensor] = ()
+) -> Eigenpairs:
+    """Return the ``count`` eigenpairs of largest modulus, of either sign.
+
+    Tolerance and start are as for `extreme_eigenvalues`.  A single Krylov run sees an
+    eigenvalue once whatever its multiplicity, so fewer pairs may come back.
+
+    Args:
+        operator: The matrix, as a product.
+        count: How many pairs; at most half of the basis, less one.
+        options: Tolerance, budget of products and vectors, seed.
+        start: Vectors (P,) near the wanted ones.
+
+    Raises:
+        ValueError: If the basis has no room for ``count`` pairs, or an option makes no sense.
+    """
+    most = min(options.basis // 2 - 1, operator.size)
+    if not 1 <= count <= most:
+        raise ValueError(f"count: expected 1 to {most} with basis {options.basis}, got {count}")
+    run = _solve(operator, options, start, _largest, count)
+    values_K, residuals_K, vectors_KP = _pairs(run, operator, _largest, count)
+    enough = not run.failed and len(values_K) == count
+    converged = enough and _met(values_K, residuals_K, options.tolerance)
+    return Eigenpairs(values_K, residuals_K, vectors_KP, run.products, converged)
+
+
+def _solve(
+    operator: Operator,
+    options: Lanczos,
+    start: Sequence[Tensor],
+    choose: Callable[[Array, int], Positions],
+    count: int,
+) -> Krylov:
+    """Extend a run until the ``count`` chosen Ritz pairs are good enough, or it ends."""
+    run = Krylov(operator, _start(operator, start, options.seed), options)
+    while run.extend():
+        values_K, residuals_K = run.ritz()
+        which_K = choose(values_K, count)
+        enough = run.products >= _FEWEST and len(which_K) == count
+        if enough and _met(values_K[which_K], residuals_K[which_K], options.tolerance):
+            break
+        run.make_room(choose)
+    return run
+
+
+def _pairs(
+    run: Krylov, operator: Operator, choose: Callable[[Array, int], Positions], count: int
+) -> tuple[Array, Array, Tensor]:
+    if run.failed:
+        nothing_K = np.full(count, math.nan)
+        shape = (count, operator.size)
+        nan_KP = torch.full(shape, math.nan, dtype=operator.dtype, device=operator.device)
+        return nothing_K, nothing_K, nan_KP
+    values_K, residuals_K = run.ritz()
+    which_K = choose(values_K, count)
+    return values_K[which_K], residuals_K[which_K], run.vectors(which_K)
+
+
+def _both_ends(values_K: Array, count: int) -> Positions:
+    """Return half of the positions from either end; a single value is both its ends."""
+    low, high = count // 2, len(values_K) - (count - count // 2)
+    return np.array([*range(low), *range(high, len(values_K))], dtype=np.intp)
+
+
+def _largest(values_K: Array, count: int) -> Positions:
+    order_K: Positions = np.argsort(-np.abs(values_K), kind="stable")[:count]
+    return order_K
+
+
+def _met(values_K: Array, residuals_K: Array, tolerance: float) -> bool:
+    moduli_K = np.abs(values_K)
+    allowed_K = np.maximum(tolerance * moduli_K, FLOOR * moduli_K.max())
+    return bool(np.all(residuals_K <= allowed_K))
+
+
+def _start(operator: Operator, given: Sequence[Tensor], seed: int) -> Tensor:
+    """Return a random vector (P,), or the sum of given ones and a weaker random one.
+
+    Drawn on the CPU by NumPy, so that it is the same for every device and processor.
+    """
+    generator = np.random.Generator(np.random.PCG64(seed))
+    noise_P = torch.from_numpy(generator.standard_normal(operator.size, dtype=np.float32))
+    start_P = noise_P.to(operator.device, operator.dtype)
+    normalize_(start_P)
+    usable = [v for v in given if 0 < float(v.abs().max()) < math.inf]
+    for vector_P in usable:
+        unit_P = vector_P.to(start_P, copy=True)
+        normalize_(unit_P)
+        start_P.add_(unit_P, alpha=1 / _NOISE)
+    return start_P

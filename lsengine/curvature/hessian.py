@@ -1,0 +1,175 @@
+"""Products of the Hessian of a mean loss with vectors.
+
+Shape suffixes: N samples of a batch, P numbers of the chosen parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Batch = tuple[Tensor, Tensor]
+Tensors = dict[str, Tensor]
+_Product = Callable[[Batch, Tensors, Tensors], Tensors]
+
+
+class Hessian:
+    """The Hessian of the mean loss over all samples, as a product with a vector.
+
+    The parameters are read anew for every product and never written, so one operator serves
+    all cells of a surface: displace the model's weights, then multiply.  A vector holds the
+    parameters in the order of ``names``, each flattened in row-major order whatever its
+    strides.
+
+    A product differentiates backwards through the directional derivative of the loss
+    (reverse over forward; Griewank and Walther 2008, section 3.4, for its cost): about three
+    gradients, and on a CPU less than forward over reverse or two backward passes, see
+    ``benchmarks/curvature_products.py``.  If something in the model or the loss has no
+    forward mode, two backward passes are used.
+
+    Beside the activations of one mini-batch (about three times a gradient's), a product
+    holds two vectors, the result and one mini-batch's share of it.
+
+    Args:
+        model: The network, in evaluation mode; ``requires_grad`` does not matter.
+        batches: Resident inputs (N, ...) and targets (N, ...), of any sizes; the mean is
+            over samples, not over batches.
+        loss: Takes float64 outputs and targets to losses of any shape, whose mean counts.
+        names: The parameters to differentiate by; default all of the model.
+        tick: Called before every mini-batch; may raise to abandon the product.
+
+    Attributes:
+        names: The parameters, in the order of the model.
+        size: P, the length of a vector.
+        dtype: Of parameters and vectors.
+        device: Of parameters and vectors.
+        forward_mode: Whether model and loss have a forward mode.
+
+    Raises:
+        ValueError: If a name is unknown, none is given, there is no sample, the parameters
+            differ in dtype or device, or the model is in training mode (the loss of a batch
+            would then depend on its other samples).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        loss: Loss,
+        *,
+        names: Sequence[str] | None = None,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        parameters = dict(model.named_parameters())
+        chosen = set(parameters if names is None else names)
+        if unknown := sorted(chosen - parameters.keys()):
+            raise ValueError(f"the model has no parameter {', '.join(unknown)}")
+        self.names = [name for name in parameters if name in chosen]
+        self._samples = sum(len(inputs) for inputs, _ in batches)
+        kinds = {(parameters[n].dtype, parameters[n].device) for n in self.names}
+        if len(kinds) != 1 or not self._samples:
+            raise ValueError(
+                "expected samples, and parameters of one dtype on one device; got "
+                f"{self._samples} samples and {sorted(map(str, kinds))}"
+            )
+        if any(m.training for m in model.modules()):
+            raise ValueError("the model is in training mode; call eval() first")
+        self.dtype, self.device = kinds.pop()
+        self.size = sum(parameters[n].numel() for n in self.names)
+        self._model, self._batches, self._loss, self._tick = model, batches, loss, tick
+        self.forward_mode = self._has_forward_mode()
+
+    def __call__(self, vector_P: Tensor) -> Tensor:
+        """Return the Hessian at the model's present weights times ``vector_P``, (P,)."""
+        forward = self._reverse_over_forward
+        how = forward if self.forward_mode else self._reverse_over_reverse
+        return self._product(self._batches, vector_P, how)
+
+    def unflatten(self, vector_P: Tensor) -> Tensors:
+        """View a vector (P,) as tensors named and shaped like the parameters.
+
+        Raises:
+            ValueError: If the vector is not of shape (P,).
+        """
+        if vector_P.shape != (self.size,):
+            raise ValueError(f"expected shape [{self.size}], got {[*vector_P.shape]}")
+        every = dict(self._model.named_parameters())
+        shapes = [every[name].shape for name in self.names]
+        pieces = vector_P.split([shape.numel() for shape in shapes])
+        views = (p.view(shape) for p, shape in zip(pieces, shapes, strict=True))
+        return dict(zip(self.names, views, strict=True))
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Join tensors named and shaped like the parameters into one vector (P,).
+
+        What is absent is zero, as in a direction.
+        """
+        vector_P = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        for name, view in self.unflatten(vector_P).items():
+            if name in tensors:
+                view.copy_(tensors[name])
+        return vector_P
+
+    def _product(self, batches: Sequence[Batch], vector_P: Tensor, how: _Product) -> Tensor:
+        # only the math kernel of attention has second derivatives
+        with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            # a clone made outside of inference mode is a tensor that autograd accepts
+            vector_P = vector_P.clone() if vector_P.is_inference() else vector_P.detach()
+            result_P = torch.zeros_like(vector_P)
+            every = dict(self._model.named_parameters())
+            weights = {name: every[name].detach() for name in self.names}
+            tangents, totals = self.unflatten(vector_P), self.unflatten(result_P)
+            for batch in batches:
+                self._tick()
+                share = how(batch, weights, tangents)
+                for name, total in totals.items():
+                    total.add_(share[name], alpha=len(batch[0]) / self._samples)
+        return result_P
+
+    def _has_forward_mode(self) -> bool:
+        """Try a product with two samples, so that what is used depends on the model alone."""
+        inputs, targets = self._batches[0]
+        nothing_P = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        try:
+            self._product([(inputs[:2], targets[:2])], nothing_P, self._reverse_over_forward)
+        except RuntimeError:  # NotImplementedError is one; two backward passes may do better
+            return False
+        return True
+
+    def _mean_loss(self, batch: Batch, weights: Tensors) -> Tensor:
+        inputs, targets = batch
+        output = functional_call(self._model, weights, (inputs,))
+        # float64: at a minimum the softmax of float32 logits has lost the small losses
+        return self._loss(output.to(targets.device, torch.float64), targets).mean()
+
+    def _reverse_over_forward(self, batch: Batch, weights: Tensors, tangents: Tensors) -> Tensors:
+        def slope(at: Tensors) -> Tensor:
+            slope: Tensor = jvp(lambda w: self._mean_loss(batch, w), (at,), (tangents,))[1]
+            return slope
+
+        product: Tensors = grad(slope)(weights)
+        return product
+
+    def _reverse_over_reverse(self, batch: Batch, weights: Tensors, tangents: Tensors) -> Tensors:
+        """Differentiate the gradient's product with the vector, by plain autograd.
+
+        Without ``torch.func``, so that autograd functions written for plain autograd work.
+        """
+        leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
+        inputs = list(leaves.values())
+        loss = self._mean_loss(batch, leaves)
+        gradient = torch.autograd.grad(loss, inputs, create_graph=True, materialize_grads=True)
+        curved = [
+            (g, t) for g, t in zip(gradient, tangents.values(), strict=True) if g.requires_grad
+        ]
+        if not curved:  # a loss linear in the parameters
+            return {name: torch.zeros_like(w) for name, w in weights.items()}
+        rows = torch.autograd.grad(
+            [g for g, _ in curved], inputs, [t for _, t in curved], materialize_grads=True
+        )
+        return dict(zip(leaves, rows, strict=True))

@@ -1,0 +1,208 @@
+"""A Krylov run: the Lanczos decomposition of a large symmetric operator.
+
+Lanczos with full reorthogonalisation (Parlett 1998, The Symmetric Eigenvalue Problem, chapter
+13) and thick restart (Wu and Simon 2000, SIAM J. Matrix Anal. Appl. 22).  Long vectors stay on
+the operator's device and in its dtype; the projected problem is a small float64 matrix on the
+host.
+
+Shape suffixes: P numbers of a vector, M vectors of the basis, K Ritz pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+Positions = NDArray[np.intp]
+
+_COLUMNS = 1 << 20  # of the basis that a restart rotates at a time
+_ROUNDING = 32  # units in the last place of a product in float32; 14 at most were measured
+
+
+class Operator(Protocol):
+    """A symmetric linear map of vectors (P,), such as a `Hessian`."""
+
+    @property
+    def size(self) -> int:
+        """P, the length of a vector."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vectors: float32 or float64."""
+
+    @property
+    def device(self) -> torch.device:
+        """Of the vectors."""
+
+    def __call__(self, vector_P: Tensor, /) -> Tensor:
+        """Return the product, (P,); the argument is left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lanczos:
+    """How hard to look for eigenvalues.
+
+    Attributes:
+        tolerance: Largest residual norm over the modulus of its eigenvalue.
+        max_products: Products with the operator at most.
+        basis: Vectors kept at most; a run that needs more of them restarts.
+        seed: Of the random start.
+    """
+
+    tolerance: float = 1e-2
+    max_products: int = 200
+    basis: int = 32
+    seed: int = 0
+
+
+def krylov_bytes(size: int, dtype: torch.dtype, basis: int) -> int:
+    """Return the bytes of vectors that a run holds on the device at most.
+
+    ``basis + 6`` vectors (the basis, its residual, a `Hessian`'s product and the share of one
+    mini-batch in it, two to start from, one of scratch) and what a restart copies at a time.
+    Activations come on top.
+
+    Example:
+        >>> round(krylov_bytes(54_000_000, torch.float32, 32) / 2**30, 2)  # a WRN-56-8
+        7.71
+    """
+    width = torch.empty(0, dtype=dtype).element_size()
+    copied = basis // 2 * min(size, _COLUMNS)
+    return ((min(basis, size) + 6) * size + copied) * width
+
+
+class Krylov:
+    """A Lanczos decomposition ``H V = V T + v b'`` that grows by a product at a time.
+
+    Args:
+        operator: The matrix, as a product.
+        start_P: The first vector; not zero.
+        options: Of these ``basis`` and ``max_products`` count here.
+
+    Attributes:
+        products: Products with the operator spent.
+        failed: Whether a product was not finite.
+
+    Raises:
+        ValueError: If ``basis`` is below 4, ``max_products`` below 1 or ``tolerance`` not
+            positive.
+    """
+
+    def __init__(self, operator: Operator, start_P: Tensor, options: Lanczos) -> None:
+        if options.basis < 4 or options.max_products < 1 or not options.tolerance > 0:
+            raise ValueError(
+                "expected basis >= 4, max_products >= 1 and tolerance > 0, got "
+                f"{options.basis}, {options.max_products} and {options.tolerance}"
+            )
+        self._operator, self._limit = operator, options.max_products
+        self._room = min(options.basis, operator.size)
+        self._basis_MP = start_P.new_empty((self._room + 1, operator.size))
+        self._projected_MM = np.zeros((self._room + 1, self._room + 1))
+        self._basis_MP[0] = start_P
+        normalize_(self._basis_MP[0])
+        self._steps, self._exhausted = 0, False
+        self.products, self.failed = 0, False
+
+    def extend(self) -> bool:
+        """Multiply once more; False, without a product, if the run is at its end.
+
+        It is at its end after ``max_products``, when the basis spans an invariant subspace,
+        and with a product that is not finite (which sets ``failed``).
+        """
+        if self.products >= self._limit or self.failed or self._exhausted:
+            return False
+        last, self._steps = self._steps, self._steps + 1
+        basis_MP, next_P = self._basis_MP[: last + 1], self._basis_MP[last + 1]
+        next_P.copy_(self._operator(basis_MP[last]))
+        self.products += 1
+        length = float(torch.linalg.vector_norm(next_P, math.inf))
+        if not math.isfinite(length):
+            self.failed = True
+            return False
+        for _ in range(2):  # twice is enough (Parlett 1998, section 6.9)
+            overlap_M = basis_MP @ next_P
+            next_P.addmv_(basis_MP.T, overlap_M, alpha=-1)
+            self._projected_MM[last, last] += float(overlap_M[last])
+        beta = normalize_(next_P)
+        self._projected_MM[last, last + 1] = self._projected_MM[last + 1, last] = beta
+        self._exhausted = beta <= self._rounding() or self._steps == self._operator.size
+        return True
+
+    def ritz(self) -> tuple[Array, Array]:
+        """Return the Ritz values (K,), ascending, and their residual norms (K,).
+
+        The rounding of the products is estimated and included.
+        """
+        theta_K, s_MK = np.linalg.eigh(self._projected_MM[: self._steps, : self._steps])
+        coupling_K = self._projected_MM[self._steps, : self._steps] @ s_MK
+        return theta_K, np.hypot(coupling_K, self._rounding())
+
+    def quadrature(self) -> tuple[Array, Array]:
+        """Return nodes (K,) and weights (K,) of the Gauss quadrature of a run so far.
+
+        That is of the measure which the start vector puts on the eigenvalues; it makes sense
+        as long as nothing has restarted.
+        """
+        theta_K, s_MK = np.linalg.eigh(self._projected_MM[: self._steps, : self._steps])
+        return theta_K, s_MK[0] ** 2
+
+    def vectors(self, which_K: Positions) -> Tensor:
+        """Return the Ritz vectors (K, P) with these positions in the order of `ritz`.
+
+        Their sign is that of their component of largest modulus, made positive.
+        """
+        _, s_MK = np.linalg.eigh(self._projected_MM[: self._steps, : self._steps])
+        s_KM = torch.from_numpy(s_MK[:, which_K].T.copy()).to(self._basis_MP)
+        vectors_KP = s_KM @ self._basis_MP[: self._steps]
+        for vector_P in vectors_KP:
+            normalize_(vector_P)
+            if vector_P[vector_P.abs().argmax()] < 0:
+                vector_P.neg_()
+        return vectors_KP
+
+    def make_room(self, choose: Callable[[Array, int], Positions]) -> None:
+        """Restart with chosen Ritz vectors if the basis is full.
+
+        Args:
+            choose: Called with the Ritz values (K,) and how many of them to keep.
+        """
+        steps = self._steps
+        if steps < self._room or self._exhausted:
+            return
+        theta_K, s_MK = np.linalg.eigh(self._projected_MM[:steps, :steps])
+        keep = choose(theta_K, steps // 2)
+        count, coupling_K = len(keep), self._projected_MM[steps, :steps] @ s_MK[:, keep]
+        rotation_KM = torch.from_numpy(s_MK[:, keep].T.copy()).to(self._basis_MP)
+        for columns_MP in self._basis_MP.split(_COLUMNS, dim=1):
+            columns_MP[:count] = rotation_KM @ columns_MP[:steps]
+        self._basis_MP[count] = self._basis_MP[steps]
+        self._projected_MM[:] = 0
+        self._projected_MM[range(count), range(count)] = theta_K[keep]
+        self._projected_MM[count, :count] = self._projected_MM[:count, count] = coupling_K
+        self._steps = count
+
+    def _rounding(self) -> float:
+        largest = float(np.abs(self._projected_MM).max())
+        return _ROUNDING * torch.finfo(self._basis_MP.dtype).eps * largest
+
+
+def normalize_(vector_P: Tensor) -> float:
+    """Give a vector unit length in place and return its length; zero stays zero.
+
+    Through its largest component, so that float32 squares neither overflow nor vanish.
+    """
+    peak = float(torch.linalg.vector_norm(vector_P, math.inf))
+    if peak == 0:
+        return 0.0
+    vector_P.div_(peak)
+    length = float(torch.linalg.vector_norm(vector_P))
+    vector_P.div_(length)
+    return peak * length
