@@ -58,8 +58,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    train = commands.add_parser("train", help="train a job's network: checkpoints and history")
-    train.add_argument("job", metavar="JOB", help="job file with a train section")
+    train = commands.add_parser(
+        "train",
+        help="train a job's network: checkpoints and history; under mpirun one job per rank",
+    )
+    train.add_argument("jobs", metavar="JOB", nargs="+", help="job file with a train section")
+    _add_only(train)
     _add_progress(train)
     train.set_defaults(run=_train)
 
@@ -153,14 +157,10 @@ def _count(text: str) -> int:
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from lsengine import job, log
+    from lsengine.ranks import connect
+    from lsengine.trainings import run_all
 
-    log.configure(rank=0)
-    loaded = job.load(parsed.job, command="train")
-    from lsengine import train
-
-    train.run(loaded, progress=parsed.progress)
-    return 0
+    return run_all(parsed.jobs, world=connect(), only=parsed.only, progress=parsed.progress)
 
 
 def _evaluate(parsed: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ class Learner:
         dataset: Its data.
         beside: The job file's folder, where the user's modules are looked for.
         tick: Called before every mini-batch; may raise to stop.
+        slot: See `lsengine.objective.device_of`.
 
     Attributes:
         model: The network, on its device.
@@ -49,11 +50,12 @@ class Learner:
         *,
         beside: Path,
         tick: Callable[[], None] = lambda: None,
+        slot: int = 0,
     ) -> None:
         assert document.train is not None
         self._recipe, self._dataset, self._tick = document.train, dataset, tick
         self._check_data()
-        self.device = device_of(document.device, 0)
+        self.device = device_of(document.device, slot)
         # MPS has no float64: what needs it is computed on the host.
         self._host = torch.device("cpu") if self.device.type == "mps" else self.device
         self._loss: Loss = loss_function(document.loss, beside=beside)

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,20 @@ _RESUME_EVERY_S = 2.0
 _LINE_EVERY_S = 10.0
 
 
-def run(job: Job, *, progress: str = "auto") -> Path:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a training runs.
+
+    Attributes:
+        slot: Number of the process among those of its host, which chooses the device.
+        threads: CPU threads where the job leaves them open; None for torch's own choice.
+    """
+
+    slot: int = 0
+    threads: int | None = None
+
+
+def run(job: Job, *, progress: str = "auto", place: Place = Place()) -> Path:
     """Train the network of a job, or go on where an earlier run of it stopped.
 
     Writes ``epoch_NNN.pt`` before training, at the epochs the recipe names and at the end,
@@ -47,6 +61,7 @@ def run(job: Job, *, progress: str = "auto") -> Path:
     Args:
         job: Loaded for ``train``.
         progress: ``bar``, ``lines``, ``none``, or ``auto``: a bar on a terminal, else lines.
+        place: Device and threads, where several trainings share a host.
 
     Returns:
         The last epoch's checkpoint.
@@ -65,7 +80,7 @@ def run(job: Job, *, progress: str = "auto") -> Path:
     except OSError as error:
         raise UsageError(f"train.output: {folder} cannot be made: {error}") from None
     last = job.document.train.epochs
-    with _listening() as stop, _undisturbed(job):
+    with _listening() as stop, _undisturbed(job, place):
         file = folder / "history.h5"
         with lock.held(file, lost=lambda: stop.request("the loss of its lock")):
             earlier = _earlier(job, folder)
@@ -73,7 +88,7 @@ def run(job: Job, *, progress: str = "auto") -> Path:
                 (folder / "resume.pt").unlink(missing_ok=True)
                 log.info("%s: finished earlier, nothing to do", folder)
             else:
-                training = _Training(job, folder, stop)
+                training = _Training(job, folder, stop, place)
                 training.begin(earlier)
                 training.finish(progress)
     return folder / _name(last)
@@ -151,11 +166,12 @@ def _listening() -> Iterator[StopRequest]:
 
 
 @contextlib.contextmanager
-def _undisturbed(job: Job) -> Iterator[None]:
+def _undisturbed(job: Job, place: Place) -> Iterator[None]:
     """Choose threads and deterministic kernels, and leave torch as it was."""
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    if job.document.threads != "auto":
-        torch.set_num_threads(job.document.threads)
+    wanted = place.threads if job.document.threads == "auto" else job.document.threads
+    if wanted is not None:
+        torch.set_num_threads(wanted)
     torch.backends.cudnn.deterministic = True
     # cuBLAS repeats its sums in one order only with a workspace of fixed size.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -174,15 +190,18 @@ class _Training:
         job: Loaded for ``train``.
         folder: Where everything is written.
         stop: Asked between batches.
+        place: Chooses the device.
     """
 
-    def __init__(self, job: Job, folder: Path, stop: StopRequest) -> None:
+    def __init__(self, job: Job, folder: Path, stop: StopRequest, place: Place) -> None:
         document, beside = job.document, job.source.parent
         assert document.train is not None
         self._job, self._recipe, self._folder, self._stop = job, document.train, folder, stop
         root = None if document.data.root is None else job.path(document.data.root)
         dataset = data.load(document.data, root=root, beside=beside, seed=document.seed)
-        self._learner = Learner(document, dataset, beside=beside, tick=self._stop_if_asked)
+        self._learner = Learner(
+            document, dataset, beside=beside, tick=self._stop_if_asked, slot=place.slot
+        )
         self._rows = history.Rows(self._learner.columns, tuple(self._learner.parameters))
         self._attributes = {
             "name": document.name,

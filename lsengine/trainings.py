@@ -1,0 +1,80 @@
+"""Several trainings in one launch: every rank takes its share of the jobs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lsengine import log as logs
+from lsengine.errors import LsengineError, Stopped
+from lsengine.job import Job, load_all
+from lsengine.ranks import Tag, World
+
+log = logging.getLogger(__name__)
+
+
+def run_all(
+    paths: Sequence[str | Path], *, world: World | None, only: str = "*", progress: str = "auto"
+) -> int:
+    """Train the networks of all jobs; under a launcher rank r trains every size-th of them.
+
+    **Collective** at start; the ranks then meet only to agree on an exit code.
+
+    Args:
+        paths: Job files, each possibly several jobs.
+        world: The ranks, or None alone.
+        only: Pattern of the names of the wanted jobs.
+        progress: See `lsengine.train.run`; only rank 0 shows a bar.
+
+    Returns:
+        The exit code all ranks agree on: the largest of any.
+
+    Raises:
+        LsengineError: Alone, or if the jobs themselves are wrong (then on every rank).
+    """
+    logs.configure(rank=world.rank if world else 0)
+    jobs = [job for path in paths for job in load_all(path, command="train", only=only)]
+    if world is None:
+        return _train(jobs, progress, slot=0, threads=None)
+    slot, neighbours = world.neighbours()
+    threads = max(1, len(os.sched_getaffinity(0)) // neighbours)
+    try:
+        style = progress if world.rank == 0 else "none"
+        code = _train(jobs[world.rank :: world.size], style, slot=slot, threads=threads)
+    except LsengineError as error:
+        log.error("%s", error)  # noqa: TRY400  a user's error needs no traceback
+        code = error.exit_code
+    return _agreed(code, world)
+
+
+def _train(jobs: Sequence[Job], progress: str, *, slot: int, threads: int | None) -> int:
+    """Train one after the other; a job that cannot be trained does not keep the next from it."""
+    from lsengine import train
+
+    failed: list[LsengineError] = []
+    for job in jobs:
+        try:
+            train.run(job, progress=progress, place=train.Place(slot, threads))
+        except Stopped:
+            raise
+        except LsengineError as error:
+            if len(jobs) == 1:
+                raise
+            log.error("%s: %s", job.document.name, error)  # noqa: TRY400  as above
+            failed.append(error)
+    return max((error.exit_code for error in failed), default=0)
+
+
+def _agreed(code: int, world: World) -> int:
+    """Tell rank 0 this rank's code and return the largest of all."""
+    if world.rank > 0:
+        world.send(code, to=0, tag=Tag.BYE)
+        agreed: int = world.wait(Tag.STOP).payload
+    else:
+        agreed = max([code, *(world.wait(Tag.BYE).payload for _ in range(1, world.size))])
+        for rank in range(1, world.size):
+            world.send(agreed, to=rank, tag=Tag.STOP)
+    world.flush()
+    return agreed
