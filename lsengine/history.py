@@ -1,15 +1,17 @@
-"""The history of a training: an HDF5 file of curves over the epochs, named like netCDF.
+"""HDF5 files beside the surface: histories of trainings, and histograms of weights.
 
-Every dataset has the dimension scale ``epoch``; ``xarray.open_dataset`` reads it.  Imports no
-torch, so that drawing a history does not either.
+Named like netCDF: every dataset has a dimension scale on each axis, and xarray reads them.
+Imports no torch, so that drawing does not either.  `docs/FORMAT.md` specifies both.
 
-Shapes: E epochs so far (the first is 0, before training), P parameters.
+Shapes: E epochs so far (the first is 0, before training), P parameters, K checkpoints,
+N bins.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import UsageError
+from lsengine.records import Bins, Weights
+from lsengine.records import History as History
 
 FORMAT, FORMAT_VERSION = "lsengine-history", 1
+WEIGHTS_FORMAT = "lsengine-weights"
+_KINDS = {
+    FORMAT: ("training history", "lsengine train"),
+    WEIGHTS_FORMAT: ("histogram of weights", "lsengine histogram"),
+}
 _LONG_NAMES = {
     "epoch": "epochs finished; 0 is before training",
     "train_loss": "mean loss over the training split, without augmentation",
@@ -32,32 +41,6 @@ _LONG_NAMES = {
     "layer_norm": "Euclidean norm of each trainable parameter tensor",
 }
 _NOT_COLUMNS = ("parameter", "layer_norm")
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """What a training has done so far.
-
-    Attributes:
-        columns: ``epoch`` (int64), and float64 (E,) curves by name: ``train_loss``,
-            ``train_error``, ``test_loss``, ``test_error``, ``learning_rate`` (NaN at epoch
-            0), ``weight_norm``.  No errors if the data are no classification.
-        parameters: Names of the trainable parameters.
-        layer_norms: Their norms, (E, P).
-        attributes: Texts and numbers, among them ``name`` and ``job`` (YAML), ``recipe``
-            (JSON), ``epochs`` (planned).
-    """
-
-    columns: Mapping[str, NDArray[Any]]
-    parameters: tuple[str, ...]
-    layer_norms: NDArray[np.float64]
-    attributes: Mapping[str, Any]
-
-    @property
-    def finished(self) -> bool:
-        """Whether all planned epochs are there."""
-        epochs = self.columns["epoch"]
-        return len(epochs) > 0 and bool(epochs[-1] == self.attributes["epochs"])
 
 
 @dataclass(slots=True)
@@ -99,10 +82,18 @@ def write(path: Path, history: History) -> None:
     Raises:
         UsageError: If it cannot be written.
     """
+    with _made(path, FORMAT) as file:
+        _fill(file, history)
+
+
+@contextmanager
+def _made(path: Path, kind: str) -> Iterator[h5py.File]:
+    """Open a new file under another name, and put it in place when it is complete."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with h5py.File(partial, "w") as file:
-            _fill(file, history)
+            file.attrs["format"], file.attrs["format_version"] = kind, FORMAT_VERSION
+            yield file
         with partial.open("rb") as written:
             os.fsync(written.fileno())
         partial.replace(path)
@@ -113,15 +104,11 @@ def write(path: Path, history: History) -> None:
 
 
 def _fill(file: h5py.File, history: History) -> None:
-    file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
     for name, value in history.attributes.items():
         file.attrs[name] = value
     epoch = file.create_dataset("epoch", data=history.columns["epoch"])
     epoch.make_scale("epoch")
-    parameter = file.create_dataset(
-        "parameter", data=list(history.parameters), dtype=h5py.string_dtype()
-    )
-    parameter.make_scale("parameter")
+    parameter = _names(file, "parameter", history.parameters)
     for name, values in history.columns.items():
         if name != "epoch":
             file.create_dataset(name, data=values).dims[0].attach_scale(epoch)
@@ -139,24 +126,114 @@ def read(path: Path) -> History:
     Raises:
         UsageError: If there is none, or the file is damaged or something else.
     """
+    with _opened(path, FORMAT) as file:
+        return History(
+            columns={name: file[name][()] for name in file if name not in _NOT_COLUMNS},
+            parameters=tuple(file["parameter"].asstr()[()]),
+            layer_norms=file["layer_norm"][()],
+            attributes=dict(file.attrs),
+            source=str(path),
+        )
+
+
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[h5py.File]:
+    word, command = _KINDS[kind]
     if not path.is_file():
-        raise UsageError(f'{path}: no such file; "lsengine train" writes a history')
+        raise UsageError(f'{path}: no such file; "{command}" writes a {word}')
     try:
         with h5py.File(path, "r", locking=False) as file:
-            kind = file.attrs.get("format")
-            if kind != FORMAT:
-                raise UsageError(f"{path}: is no training history, its format is {kind!r}")
+            found = file.attrs.get("format")
+            if found != kind:
+                raise UsageError(f"{path}: is no {word}, its format is {found!r}")
             version = int(file.attrs["format_version"])
             if version > FORMAT_VERSION:
                 raise UsageError(
                     f"{path}: format version {version} is newer than this lsengine's "
                     f"{FORMAT_VERSION}; update lsengine"
                 )
-            return History(
-                columns={name: file[name][()] for name in file if name not in _NOT_COLUMNS},
-                parameters=tuple(file["parameter"].asstr()[()]),
-                layer_norms=file["layer_norm"][()],
-                attributes=dict(file.attrs),
-            )
+            yield file
     except (OSError, KeyError) as error:
         raise UsageError(f"{path}: is not HDF5, or damaged: {error}") from error
+
+
+def format_of(path: Path) -> str | None:
+    """Return the ``format`` of an HDF5 file, None if it has none or is something else."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            found = file.attrs.get("format")
+    except OSError:
+        return None
+    return found.decode() if isinstance(found, bytes) else found
+
+
+def write_weights(path: Path, weights: Weights) -> None:
+    """Write histograms whole or not at all; a file that is there is replaced.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
+    with _made(path, WEIGHTS_FORMAT) as file:
+        checkpoint = _names(file, "checkpoint", weights.checkpoints)
+        _attached(file, "epoch", np.array(weights.epochs, np.int64), [checkpoint])
+        digests = np.array(weights.sha256, "S64")
+        _attached(file, "sha256", digests, [checkpoint])
+        for name, bins in weights.groups.items():
+            _fill_bins(file.create_group(name), bins, checkpoint)
+
+
+def _fill_bins(group: h5py.Group, bins: Bins, checkpoint: h5py.Dataset) -> None:
+    edge = group.create_dataset("edge", data=bins.edges)
+    edge.make_scale("edge")
+    middle = group.create_dataset("bin", data=(bins.edges[1:] + bins.edges[:-1]) / 2)
+    middle.make_scale("bin")
+    parameter = _names(group, "parameter", bins.parameters)
+    _attached(group, "count", bins.counts.sum(axis=1), [checkpoint, middle])
+    _attached(group, "norm", bins.total_norms, [checkpoint])
+    _attached(group, "parameter_count", bins.counts, [checkpoint, parameter, middle])
+    for name, values in (
+        ("parameter_size", bins.sizes),
+        ("parameter_norm", bins.norms),
+        ("parameter_not_finite", bins.not_finite),
+    ):
+        _attached(group, name, values, [checkpoint, parameter])
+
+
+def _names(group: h5py.Group, name: str, texts: Sequence[str]) -> h5py.Dataset:
+    scale = group.create_dataset(name, data=list(texts), dtype=h5py.string_dtype())
+    scale.make_scale(name)
+    return scale
+
+
+def _attached(
+    group: h5py.Group, name: str, values: NDArray[Any], scales: Sequence[h5py.Dataset]
+) -> None:
+    dataset = group.create_dataset(name, data=values)
+    for axis, scale in zip(dataset.dims, scales, strict=True):
+        axis.attach_scale(scale)
+
+
+def read_weights(path: Path) -> Weights:
+    """Read histograms of weights; raises like `read`."""
+    with _opened(path, WEIGHTS_FORMAT) as file:
+        return Weights(
+            checkpoints=tuple(file["checkpoint"].asstr()[()]),
+            groups={name: _bins(item) for name, item in file.items() if name in _GROUPS},
+            epochs=tuple(int(e) for e in file["epoch"][()]),
+            sha256=tuple(d.decode() for d in file["sha256"][()]),
+            source=str(path),
+        )
+
+
+_GROUPS = ("weights", "others")
+
+
+def _bins(group: h5py.Group) -> Bins:
+    return Bins(
+        edges=group["edge"][()],
+        parameters=tuple(group["parameter"].asstr()[()]),
+        counts=group["parameter_count"][()],
+        sizes=group["parameter_size"][()],
+        norms=group["parameter_norm"][()],
+        not_finite=group["parameter_not_finite"][()],
+    )

@@ -212,16 +212,20 @@ def edges(coordinates: Floats, other: Floats) -> Floats:
 
 def centre_error(surface: Surface) -> float | None:
     """Return the test error in percent at alpha = beta = 0, if that cell is done."""
-    if "test_accuracy" not in surface.quantities:
+    accuracy = at_centre(surface, "test_accuracy")
+    return None if accuracy is None else 100.0 * (1.0 - accuracy)
+
+
+def at_centre(surface: Surface, name: str) -> float | None:
+    """Return a quantity at alpha = beta = 0, if it is there, done and finite."""
+    if name not in surface.quantities:
         return None
     at = np.ones(surface.status.shape, dtype=bool)
-    for position, (name, axis) in enumerate(surface.axes.items()):
-        if name in ("alpha", "beta"):
+    for position, (axis, values) in enumerate(surface.axes.items()):
+        if axis in ("alpha", "beta"):
             shape = [1] * at.ndim
             shape[position] = -1
-            at &= (np.abs(np.asarray(axis)) < 1e-9).reshape(shape)
-    found = surface.quantities["test_accuracy"][at & surface.done]
+            at &= (np.abs(np.asarray(values)) < 1e-9).reshape(shape)
+    found = surface.quantities[name][at & surface.done]
     found = found[np.isfinite(found)]
-    if not found.size:
-        return None
-    return float(100.0 * (1.0 - found[0]))
+    return float(found[0]) if found.size else None
