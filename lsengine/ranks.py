@@ -79,7 +79,7 @@ class World:
         self._pending: list[Any] = []
 
     def neighbours(self) -> tuple[int, int]:
-        """Return this rank's number on its host and how many ranks are there.  **Collective.**"""
+        """Return this rank's number on its host and how many ranks are there; **collective**."""
         from mpi4py import MPI
 
         local = self._comm.Split_type(MPI.COMM_TYPE_SHARED)

@@ -29,6 +29,7 @@ from lsengine.grid import Grid, contiguous_runs
 from lsengine.surface import DONE, FAILED, Surface, Trajectory
 
 FORMAT, FORMAT_VERSION = "lsengine-surface", 1
+_ANCESTOR = "loss-landscape"
 FAILURE_BYTES = 160
 PROVENANCE: dict[str, tuple[Any, Any]] = {
     "wall_s": (np.float64, np.nan),
@@ -276,8 +277,19 @@ def read_cell(path: Path, cell: int) -> dict[str, float]:
 
 
 def read_directions(path: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
-    """Return the stored directions by axis and parameter name; raises like `read`."""
-    with _opened(path) as file:
+    """Return the stored directions by axis and parameter name; raises like `read`.
+
+    Of a direction file of github.com/tomgoldstein/loss-landscape the names are numbers, in the
+    order of the network's parameters, or of its state dict.
+    """
+    with _opened(path, formats=(FORMAT, _ANCESTOR)) as file:
+        if "xdirection" in file:
+            groups = {"alpha": "xdirection", "beta": "ydirection"}
+            return {
+                axis: {name: d[...].astype(np.float32) for name, d in file[group].items()}
+                for axis, group in groups.items()
+                if group in file
+            }
         group = file.get("directions", {})
         return {
             axis: {name: d[...] for name, d in group[axis].items()}
@@ -287,7 +299,7 @@ def read_directions(path: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
+def _opened(path: Path, formats: tuple[str, ...] = (FORMAT,)) -> Iterator[h5py.File]:
     if path.is_dir():
         raise UsageError(f"{path}: is a directory; expected a surface file")
     if not path.exists():
@@ -300,7 +312,8 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             "move it away"
         ) from None
     with file:
-        if file.attrs.get("format") != FORMAT:
+        found = _ANCESTOR if "xdirection" in file else file.attrs.get("format")
+        if found not in formats:
             raise SurfaceError(f"{path}: an HDF5 file, but not a surface of lsengine's")
         version = int(file.attrs.get("format_version", 0))
         if version > FORMAT_VERSION:

@@ -108,11 +108,45 @@ def make_directions(job: Job, model: nn.Module) -> Arrays:
             raw = _raw(job, model, axis, spec, centre, (number, repeat))
             if isinstance(spec, RandomDirection) and spec.orthogonal and axis == "beta":
                 raw = _orthogonal(raw, made["alpha"][0], centre, spec)
-            made[axis].append(directions.normalized(raw, centre, spec.normalize))
+            weights = {name: centre[name] for name in raw}
+            made[axis].append(directions.normalized(raw, weights, spec.normalize))
         _refuse_rest(axis, made[axis][0])
     if job.document.repeats == 1:
         return {a: {n: t.numpy() for n, t in d[0].items()} for a, d in made.items()}
     return {a: {n: np.stack([r[n].numpy() for r in d]) for n in d[0]} for a, d in made.items()}
+
+
+def statistics_warning(job: Job, model: nn.Module) -> str | None:
+    """Return why frozen running statistics are wrong for this job, or None.
+
+    Toward another checkpoint the weights change into that checkpoint's, and its activations
+    with them; statistics that stay the centre's then normalise by the wrong numbers.  That
+    matters when the two sets of statistics differ clearly: means by more than a tenth of a
+    standard deviation, or variances by more than a fifth, on average over all channels.
+    """
+    if job.document.batch_norm.policy != "frozen":
+        return None
+    here = {n: t for n, t in model.named_buffers() if n in models.batch_norm_buffers(model)}
+    for axis, spec in job.directions.items():
+        if not isinstance(spec, TowardDirection) or not here:
+            continue
+        there = checkpoint.load(job.path(spec.checkpoint)).state
+        shifts, ratios = [], []
+        for name in (n for n in here if n.endswith("running_mean") and n in there):
+            variance = name.replace("running_mean", "running_var")
+            shifts.append((there[name] - here[name]).abs() / here[variance].clamp_min(1e-12).sqrt())
+            ratios.append((there[variance] / here[variance].clamp_min(1e-12)).log().abs())
+        if not shifts:
+            continue
+        shift, ratio = float(torch.cat(shifts).mean()), float(torch.cat(ratios).mean())
+        if shift > 0.1 or ratio > 0.2:
+            return (
+                f"batch_norm: frozen keeps the centre's running statistics, but those of "
+                f"directions.{axis} differ (means by {shift:.2g} standard deviations, variances "
+                f"by a factor of {np.exp(ratio):.2g} on average): the cell at 1 is not that "
+                "checkpoint; use interpolated or recalibrated"
+            )
+    return None
 
 
 def cosine(arrays: Arrays) -> float | None:
@@ -158,18 +192,37 @@ def _raw(
     if isinstance(spec, TowardDirection):
         other = checkpoint.load(job.path(spec.checkpoint)).state
         return directions.toward(centre, _fitting(other, centre, axis, spec.checkpoint))
-    stored = _stored(job, spec, axis)
-    return _fitting({n: torch.from_numpy(a) for n, a in stored.items()}, centre, axis, spec.path)
+    stored = _stored(job, spec, axis, model)
+    # What a stored direction does not have does not move; what it has must be there.
+    moved = {n: t for n, t in centre.items() if n in stored}
+    foreign = [n for n in stored if n not in model.state_dict()]
+    if foreign:
+        raise UsageError(
+            f"directions.{axis}: {spec.path} does not fit the model, which has no {foreign[0]}"
+        )
+    return _fitting({n: torch.from_numpy(a) for n, a in stored.items()}, moved, axis, spec.path)
 
 
-def _stored(job: Job, spec: FileDirection, axis: str) -> dict[str, NDArray[np.float32]]:
+def _stored(
+    job: Job, spec: FileDirection, axis: str, model: nn.Module
+) -> dict[str, NDArray[np.float32]]:
     found = read_directions(job.path(spec.path))
     if spec.which not in found:
         raise UsageError(
             f"directions.{axis}.which: {spec.path} has no direction {spec.which}; it has "
             f"{', '.join(found) or 'none'}"
         )
-    return found[spec.which]
+    stored = found[spec.which]
+    if not all(name.isdigit() for name in stored):
+        return stored
+    orders = [[n for n, _ in model.named_parameters()], list(model.state_dict())]
+    for names in orders:
+        if len(names) == len(stored):
+            return {name: stored[str(i)] for i, name in enumerate(names)}
+    raise UsageError(
+        f"directions.{axis}.path: {spec.path} holds {len(stored)} numbered tensors; the model has "
+        f"{len(orders[0])} parameters and {len(orders[1])} entries in its state dict"
+    )
 
 
 def _fitting(

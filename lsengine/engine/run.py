@@ -202,6 +202,9 @@ class Run:
 
     def _layout(self, attributes: dict[str, str | int | float]) -> Layout:
         directions = self._prepare.make_directions(self._job, self.loaded.model)
+        warning = self._prepare.statistics_warning(self._job, self.loaded.model)
+        if warning:
+            log.warning(warning)
         cosine = self._prepare.cosine(directions)
         if cosine is not None:
             attributes["direction_cosine"] = cosine
