@@ -335,8 +335,9 @@ def plane(controls: Sequence[Parameters], bend: int = 1) -> Plane:
         coordinates.append([x, y])
         rest = {n: r - x * along[n] - y * aside[n] for n, r in rest.items()}
         distances.append(math.sqrt(_dot(rest, rest)))
+    alpha, beta = ({n: v.float() for n, v in d.items()} for d in (along, aside))
     return Plane(
-        directions=(_single(along), _single(aside)),
+        directions=(alpha, beta),
         coordinates=np.array(coordinates),
         distance=np.array(distances),
     )
@@ -370,7 +371,7 @@ def _training(model: nn.Module, seed: int) -> Iterator[None]:
 
 
 def _fitted(model: nn.Module, end: Parameters, number: int) -> dict[str, Tensor]:
-    """Return a copy of an end's parameters, on the model's device and in its dtype."""
+    """Return an end's parameters in the model's order, on its device and in its dtype."""
     fitted = {}
     for name, own in model.named_parameters():
         if name not in end:
@@ -378,7 +379,7 @@ def _fitted(model: nn.Module, end: Parameters, number: int) -> dict[str, Tensor]
         if end[name].shape != own.shape:
             shapes = f"{[*end[name].shape]}, in the model {[*own.shape]}"
             raise ValueError(f"end {number} of the curve: {name} has shape {shapes}")
-        fitted[name] = end[name].detach().to(own.device, own.dtype, copy=True)
+        fitted[name] = end[name].detach().to(own.device, own.dtype)
     return fitted
 
 
@@ -402,7 +403,3 @@ def _rounding(controls: Sequence[Parameters]) -> float:
     squares = [sum(float(t.double().square().sum()) for t in c.values()) for c in controls]
     eps = max(torch.finfo(t.dtype).eps for c in controls for t in c.values())
     return eps * math.sqrt(max(squares))
-
-
-def _single(vector: Parameters) -> dict[str, Tensor]:
-    return {name: tensor.float() for name, tensor in vector.items()}

@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 
 BLOCK = 32
 _GROUP = 8  # checkpoints that go by the held ones at once, so that held ones convert less often
-_CHUNK = 2**15  # numbers taken to float64 at once: a block of them stays in the cache
+_CHUNK = 2**13  # numbers taken to float64 at once: a block of them stays in the cache
 _SHOWN = 5
 
 
@@ -93,7 +93,7 @@ def gram(load: Load, count: int, names: Sequence[str], *, block: int = BLOCK) ->
     ``block`` checkpoints are held while the later ones go by, eight at a time; of each only
     the numbers asked for are kept, in their own dtype.  So at most ``block + 9`` checkpoints
     are in memory (the final one stays), besides the one that ``load`` is reading and scratch
-    of 0.4 MiB each.  A checkpoint is read ``count / (2 * block) + 1/2`` times on average, and
+    of 0.1 MiB each.  A checkpoint is read ``count / (2 * block) + 1/2`` times on average, and
     once if ``block >= count - 1``.
 
     Args:
@@ -287,9 +287,10 @@ class _Reader:
         flat_P = torch.cat([parameters[n].detach().cpu().reshape(-1) for n in self._names])
         if not flat_P.is_floating_point():
             flat_P = flat_P.double()
-        if not all(bool(flat_P[c].isfinite().all()) for c in _chunks(flat_P.numel())):
-            bad = next(n for n in self._names if not bool(parameters[n].isfinite().all()))
-            raise ValueError(f"{what}: {bad} holds numbers that are not finite")
+        if not bool(flat_P.sum().isfinite()):  # quick to tell; may also be an overflow
+            for name in self._names:
+                if not bool(parameters[name].isfinite().all()):
+                    raise ValueError(f"{what}: {name} holds numbers that are not finite")
         return flat_P
 
     def sparse(self, direction: Parameters, what: str) -> Tensor:
