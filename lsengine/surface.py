@@ -8,6 +8,7 @@ Shape suffixes: B betas, A alphas, R repeats; a curve is (A,) or (R, A), a plane
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,27 @@ class Surface:
     def is_plane(self) -> bool:
         """Whether there are two directions."""
         return "beta" in self.axes
+
+    @property
+    def other_minima(self) -> tuple[tuple[float, float], ...]:
+        """Alpha and beta of the other checkpoints that whole directions lead to.
+
+        A direction toward a checkpoint, neither normalised nor partly ignored, ends there at 1.
+        """
+        try:
+            directions = json.loads(self.attributes.get("identity", "{}")).get("directions", {})
+        except (TypeError, ValueError, AttributeError):
+            return ()  # another program's file; what it means is not known
+        ends = {"alpha": (1.0, 0.0), "beta": (0.0, 1.0)}
+        return tuple(
+            ends[axis]
+            for axis, spec in sorted(directions.items())
+            if axis in ends
+            and axis in self.axes
+            and spec.get("kind") == "toward"
+            and spec.get("normalize", "none") == "none"
+            and not spec.get("ignore")
+        )
 
     @property
     def done(self) -> NDArray[np.bool_]:

@@ -1,8 +1,8 @@
-"""Pictures of surfaces: ``figure`` draws, ``save`` writes.
+"""Pictures of surfaces and trainings: ``figure`` draws, ``save`` writes.
 
-Only values of `lsengine.surface.Surface` come in: no file is read here, and neither torch
-nor MPI is needed.  matplotlib is imported when the first picture is drawn, not before, and
-always through its object interface: no window, no global figure.
+Only values of `lsengine.surface` and `lsengine.records` come in: no file is read here, and
+neither torch nor MPI is needed.  matplotlib is imported when the first picture is drawn, not
+before, and always through its object interface: no window, no global figure.
 """
 
 from __future__ import annotations
@@ -14,12 +14,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lsengine.errors import UsageError
-from lsengine.render.request import EXTENSIONS, KINDS, SCALES, Request, check_output, validated
+from lsengine.render.request import (
+    EXTENSIONS,
+    KINDS,
+    RECORDS,
+    SCALES,
+    RecordsRequest,
+    Request,
+    check_output,
+    validated,
+    validated_records,
+)
 from lsengine.render.styles import COMMON, STYLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from lsengine.records import History, Weights
     from lsengine.surface import Surface
 
 __all__ = ["EXTENSIONS", "KINDS", "SCALES", "STYLES", "check_output", "figure", "save"]
@@ -38,7 +49,7 @@ _METADATA: Mapping[str, dict[str, Any]] = {
 
 
 def figure(
-    surfaces: Sequence[Surface],
+    surfaces: Sequence[Surface | History | Weights],
     *,
     kind: str,
     quantity: str | None = None,
@@ -50,8 +61,10 @@ def figure(
     """Draw one or several surfaces as one figure on one scale.
 
     Args:
-        surfaces: Planes for every kind but ``curve``, which wants one direction.
-        kind: A key of `KINDS`: ``contour``, ``filled``, ``heatmap``, ``surface``, ``curve``.
+        surfaces: Planes for every kind but ``curve``, which wants one direction,
+            ``history``, made of histories, and ``histogram``, made of weights.
+        kind: A key of `KINDS`: ``contour``, ``filled``, ``heatmap``, ``surface``, ``curve``,
+            ``histogram``, ``history``.
         quantity: A dataset of every surface.  Default: the training loss; for curves losses
             and accuracies together.
         scale: ``auto`` takes the logarithm when positive values span over 1.5 decades.
@@ -65,7 +78,8 @@ def figure(
     Raises:
         UsageError: If the request cannot be met; the message says what can.
     """
-    request = validated(surfaces, kind, quantity, (scale, style), (levels, limits))
+    check = validated_records if KINDS.get(kind) in RECORDS else validated
+    request = check(cast(Any, surfaces), kind, quantity, (scale, style), (levels, limits))
     import matplotlib
 
     with matplotlib.rc_context():
@@ -74,8 +88,16 @@ def figure(
         return _drawn(request)
 
 
-def _drawn(request: Request) -> Figure:
+def _drawn(request: Request | RecordsRequest) -> Figure:
     """Import and call the one module that draws this kind."""
+    if isinstance(request, RecordsRequest):
+        if request.kind == "history":
+            from lsengine.render.histories import draw as draw_histories
+
+            return draw_histories(request)
+        from lsengine.render.histograms import draw as draw_histograms
+
+        return draw_histograms(request)
     if KINDS[request.kind] == "curve":
         from lsengine.render.curves import draw as draw_curves
 

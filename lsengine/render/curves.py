@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -29,6 +27,7 @@ Floats = NDArray[np.float64]
 
 LOSSES = ("train_loss", "test_loss")
 ACCURACIES = ("train_accuracy", "test_accuracy")
+NAME = 0.85  # size of a minimum's name above the axes, in that of the labels
 MARKED = 15  # a curve of fewer points shows them
 
 
@@ -86,9 +85,31 @@ def draw(request: Request) -> Figure:
         ends = np.concatenate([curve.alpha for curve in curves.values()])
         if np.ptp(ends) > 0:
             panel.set_xlim(ends.min(), ends.max())
+        _minima(panel, request)
     _words(figure, axes, curves, request, twin)
     page.settle(figure)
     return figure
+
+
+def _minima(axes: Axes, request: Request) -> None:
+    """Draw an upright line where other minima lie, and then one at the centre, too."""
+    ends = {alpha for s in request.surfaces for alpha, _ in s.other_minima}
+    left, right = axes.get_xlim()
+    edge = 0.06 * (right - left)
+    for x, name in [(0.0, "centre"), *((end, "other minimum") for end in sorted(ends))]:
+        if not ends or not left <= x <= right:
+            continue
+        axes.axvline(x, color=request.style.faint, linewidth=1.0, zorder=1)
+        axes.annotate(
+            name,
+            (x, 1.0),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0.0, 3.0),
+            textcoords="offset points",
+            ha="right" if x > right - edge else "left" if x < left + edge else "center",
+            va="bottom",
+            fontsize=float(axes.xaxis.label.get_fontsize()) * NAME,
+        )
 
 
 def _chosen(request: Request) -> list[str]:
@@ -133,7 +154,7 @@ def _family(
     style = request.style
     percent = any(c.quantity.is_percent for c in curves.values())
     plain = len(request.surfaces) == 1
-    colors = _colors(request)
+    colors = page.colors(request.style, len(request.surfaces))
     for (index, _), curve in curves.items():
         color = style.colors[int(percent)] if plain else colors[index]
         _one(axes, curve, color)
@@ -150,15 +171,6 @@ def _family(
     axes.set_axisbelow(True)
     if not (colored and percent):
         axes.grid(True, linewidth=0.4, color=style.faint, alpha=0.5)
-
-
-def _colors(request: Request) -> list[str]:
-    """Return a colour for each surface, all different: more than are named form a ramp."""
-    style, count = request.style, len(request.surfaces)
-    if count <= len(style.colors):
-        return list(style.colors[:count])
-    ramp = colormaps[style.colormap](np.linspace(*style.line_range, count))
-    return [to_hex(color) for color in ramp]
 
 
 def _label(axes: Axes, quantities: Sequence[Quantity]) -> None:
@@ -246,7 +258,8 @@ def _words(
     """Write the caption, the legend below, and what is not drawn."""
     surfaces = request.surfaces
     if len(surfaces) == 1 and len(axes) == 1:
-        page.caption(axes[0], surfaces[0])
+        named = NAME * float(axes[0].xaxis.label.get_fontsize())
+        page.caption(axes[0], surfaces[0], above=1.3 * named if surfaces[0].other_minima else 0.0)
     elif len(surfaces) == 1:
         error = cells.centre_error(surfaces[0])
         tail = "" if error is None else f", test error {error:.2f} %"
@@ -266,7 +279,7 @@ def _handles(curves: dict[tuple[int, str], Curve], request: Request, twin: bool)
     for index, surface in enumerate(request.surfaces if several else ()):
         error = cells.centre_error(surface)
         tail = "" if error is None else f" (test error {error:.2f} %)"
-        color = _colors(request)[index]
+        color = page.colors(request.style, len(request.surfaces))[index]
         made.append(Line2D([], [], color=color, label=page.printable(surface.name) + tail))
     names = list(dict.fromkeys(name for _, name in curves))
     if twin or not several:

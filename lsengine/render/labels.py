@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
@@ -15,24 +17,24 @@ Points = NDArray[np.float64]
 CANDIDATES = 60  # places tried along a line
 
 
-def place(axes: Axes, scale: Scale) -> None:
-    """Label the contour lines of an axes; call when the page is settled.
+def place(axes: Axes, scale: Scale, marks: Sequence[tuple[float, float]] = ()) -> None:
+    """Label the contour lines of an axes, apart from marks; call when the page is settled.
 
     Lines too short for their number stay without: a crowd of small islands would otherwise
     be a crowd of numbers.
     """
     for drawn in list(axes.collections):
         if isinstance(drawn, QuadContourSet) and not drawn.filled:
-            _label(axes, drawn, scale)
+            _label(axes, drawn, scale, [np.array(mark) for mark in marks])
 
 
-def _label(axes: Axes, drawn: QuadContourSet, scale: Scale) -> None:
+def _label(axes: Axes, drawn: QuadContourSet, scale: Scale, marks: list[Points]) -> None:
     size = float(axes.xaxis.label.get_fontsize()) * 0.78
     figure = axes.get_figure(root=True)
     assert figure is not None
     pixel = figure.dpi / 72.0  # pixels in a point
     names = {level: scale.text(float(v)) for level, v in _named(drawn, scale)}
-    taken: list[Points] = []
+    taken: list[Points] = [axes.transData.transform(mark) for mark in marks]
     spots: list[tuple[float, float]] = []
     levels: list[float] = []
     for level, lines in zip(drawn.levels, drawn.allsegs, strict=True):

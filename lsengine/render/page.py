@@ -12,10 +12,12 @@ from functools import cache
 from typing import Any, cast
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
@@ -79,9 +81,16 @@ def settle(figure: Figure) -> None:
     figure.set_layout_engine("none")
 
 
-def caption(axes: Axes, surface: Surface, *, top: float = 1.0) -> None:
-    """Put the surface's name over the axes, and the test error at its centre below that."""
-    size, pad = float(axes.xaxis.label.get_fontsize()), 4.0
+def caption(axes: Axes, surface: Surface, *, top: float = 1.0, above: float = 0.0) -> None:
+    """Put the surface's name over the axes, and the test error at its centre below that.
+
+    Args:
+        axes: Where.
+        surface: Whose.
+        top: Height of the upper edge, in that of the axes.
+        above: Points to keep free for what else stands there.
+    """
+    size, pad = float(axes.xaxis.label.get_fontsize()), 4.0 + above
     error = centre_error(surface)
     if error is not None:
         below = _outside((0.5, top), (0, pad), "bottom")
@@ -129,6 +138,11 @@ def _outside(at: tuple[float, float], offset: tuple[float, float], va: str) -> d
         "va": va,
         "annotation_clip": False,
     }
+
+
+def ordinal_minima(count: int) -> list[str]:
+    """Return what the minima that a surface leads to are called; the first is the centre."""
+    return ["other minimum"] if count == 1 else [f"minimum {i + 2}" for i in range(count)]
 
 
 def about_cells(counts: Tally, *, hatched: str = "", bad: str = "") -> list[str]:
@@ -184,18 +198,33 @@ def bar(
     return made
 
 
-def legend(figure: Figure, handles: list[Line2D], size: float) -> None:
+def colors(style: Style, count: int) -> list[str]:
+    """Return ``count`` different colours for lines: more than are named form a ramp."""
+    if count <= len(style.colors):
+        return list(style.colors[:count])
+    ramp = colormaps[style.colormap](np.linspace(*style.line_range, count))
+    return [to_hex(color) for color in ramp]
+
+
+def legend(figure: Figure, handles: list[Line2D], size: float, *, keys: int = 0) -> None:
     """Put a legend below everything, in as many columns as the page has room for.
 
     Args:
         figure: The page.
         handles: Labelled lines.
         size: Points of the text.
+        keys: How many of the last handles explain looks, not things; they start a column.
     """
     longest = max(len(str(handle.get_label())) for handle in handles)
     entry = size * (0.55 * longest + 4.4) * POINT  # inches, the line and the gaps included
-    columns = max(1, min(len(handles), 4, int(figure.get_figwidth() / entry)))
-    columns = -(-len(handles) // -(-len(handles) // columns))  # no lonely last row
+    most = max(1, min(len(handles), 4, int(figure.get_figwidth() / entry)))
+    things, rows = len(handles) - keys, 1
+    while rows < len(handles) and -(-things // rows) + -(-keys // rows) > most:
+        rows += 1
+    if things and keys and most > 1:
+        blanks = [Line2D([], [], linestyle="none", label=" ") for _ in range(-things % rows)]
+        handles = [*handles[:things], *blanks, *handles[things:]]
+    columns = -(-len(handles) // rows)  # no lonely last row
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.4)
 
 

@@ -5,11 +5,11 @@ Shape suffixes: B betas, A alphas.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
@@ -50,6 +50,7 @@ def draw(request: Request) -> Figure:
         if scale is not None:
             paint(panel, plane, scale, request.style)
         _marks(panel, plane, quantity, request.style)
+        _minima(panel, surface.other_minima, request.style)
         page.caption(panel, surface)
         page.note(panel, _notes(plane, quantity, scale, request), _drop(panel))
     page.outer_labels(axes, page.columns_for(len(axes)))
@@ -59,8 +60,9 @@ def draw(request: Request) -> Figure:
         page.bar(figure, colors, axes, scale, quantity, most=most)
     page.settle(figure)
     if scale is not None and request.kind == "contour":
-        for panel in axes:
-            labels.place(panel, scale)
+        for panel, surface in zip(axes, request.surfaces, strict=True):
+            minima = surface.other_minima
+            labels.place(panel, scale, ((0.0, 0.0), *minima) if minima else ())
     return figure
 
 
@@ -224,12 +226,43 @@ def _mappable(kind: str, scale: Scale, style: Style) -> ScalarMappable:
 
 def _marks(axes: Axes, plane: Plane, quantity: Quantity, style: Style) -> None:
     """Mark the centre with a cross and the best cell with a ring."""
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    if left <= 0 <= right and bottom <= 0 <= top:
+    if _is_inside(axes, (0.0, 0.0)):
         _mark(axes, (0.0, 0.0), "+", 5.0, style)
     best = plane.best(quantity.best)
     if best is not None and plane.finite.max() > plane.finite.min():
         _mark(axes, best[:2], "o", 8.5, style)
+
+
+def _minima(axes: Axes, minima: Sequence[tuple[float, float]], style: Style) -> None:
+    """Mark the other minima that the directions lead to, and name them and the centre."""
+    named = zip(minima, page.ordinal_minima(len(minima)), strict=True)
+    shown = [(at, name) for at, name in named if _is_inside(axes, at)]
+    for at, _ in shown:
+        _mark(axes, at, "D", 5.0, style)
+    if not minima:
+        return
+    size = float(axes.xaxis.label.get_fontsize()) * 0.82
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for (x, y), name in [((0.0, 0.0), "centre"), *shown] if _is_inside(axes, (0, 0)) else shown:
+        rightwards = (x - left) < 0.62 * (right - left)
+        upwards = (y - bottom) < 0.85 * (top - bottom)
+        text = axes.annotate(
+            name,
+            (x, y),
+            xytext=(5.0 if rightwards else -5.0, 5.0 if upwards else -5.0),
+            textcoords="offset points",
+            ha="left" if rightwards else "right",
+            va="bottom" if upwards else "top",
+            fontsize=size,
+            color=style.ink,
+            zorder=6,
+        )
+        text.set_path_effects([patheffects.withStroke(linewidth=2.0, foreground=style.ground)])
+
+
+def _is_inside(axes: Axes, at: tuple[float, float]) -> bool:
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    return bool(left <= at[0] <= right and bottom <= at[1] <= top)
 
 
 def _mark(axes: Axes, at: tuple[float, float], marker: str, size: float, style: Style) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lsengine.errors import UsageError, did_you_mean
+from lsengine.records import History, Weights
 from lsengine.render.quantities import describe, preferred
 from lsengine.render.styles import STYLES, Style
 from lsengine.surface import Surface
@@ -18,8 +19,12 @@ KINDS = {
     "heatmap": "plane",
     "surface": "plane",
     "curve": "curve",
+    "histogram": "weights",
+    "history": "history",
 }
-"""Every kind of picture, and the surfaces it is made of: two directions or one."""
+"""Every kind of picture, and what it is made of: surfaces of two directions or one, or records."""
+
+RECORDS: Mapping[str, type[History] | type[Weights]] = {"weights": Weights, "history": History}
 
 SCALES = ("auto", "linear", "log")
 EXTENSIONS = (".png", ".pdf", ".svg")
@@ -46,6 +51,49 @@ class Request:
     style: Style
     levels: int | None
     limits: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsRequest:
+    """A picture of histories or of weights that can be drawn.
+
+    Attributes:
+        records: At least one; all of the class that the kind is made of.
+        kind: A key of `KINDS`.
+        quantity: A curve of a history, or a parameter of weights; None for the usual ones.
+        scale: A member of `SCALES`, of losses and of counts.
+        style: The look.
+    """
+
+    records: tuple[History | Weights, ...]
+    kind: str
+    quantity: str | None
+    scale: str
+    style: Style
+
+
+def validated_records(
+    records: Sequence[object],
+    kind: str,
+    quantity: str | None,
+    look: tuple[str, str],
+    ranges: tuple[int | None, tuple[float, float] | None],
+) -> RecordsRequest:
+    """Check a request for a picture of records, as `validated` does for surfaces.
+
+    Raises:
+        UsageError: With what was found, what is allowed, and what to do.
+    """
+    scale, style = look
+    _member("scale", scale, SCALES)
+    _member("style", style, STYLES)
+    for name, value in zip(("levels", "limits"), ranges, strict=True):
+        if value is not None:
+            raise UsageError(f"render: a {kind} has no {name}; leave --{name} out")
+    kept = tuple(r for r in records if isinstance(r, RECORDS[KINDS[kind]]))
+    if not records or len(kept) < len(records):
+        raise UsageError(f"render: a {kind} is made of {KINDS[kind]} files only; name some")
+    return RecordsRequest(kept, kind, quantity, scale, STYLES[style])
 
 
 def validated(
