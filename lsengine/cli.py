@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_status(commands)
     _add_render(commands)
+    _add_compare(commands)
+    _add_histogram(commands)
     _add_small(commands)
     return parser
 
@@ -97,13 +99,18 @@ def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _add_render(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     render = commands.add_parser("render", help="draw surfaces; needs neither torch nor MPI")
-    render.add_argument("surfaces", metavar="SURFACE", nargs="+", help="surface file")
+    render.add_argument(
+        "surfaces",
+        metavar="SURFACE",
+        nargs="+",
+        help="surface file; for history and histogram, a file of train's or histogram's",
+    )
     render.add_argument(
         "--as",
         dest="kind",
         default="filled",
         metavar="STYLE",
-        help="contour, filled, heatmap, surface or curve (default: filled)",
+        help="contour, filled, heatmap, surface, curve, history or histogram (default: filled)",
     )
     render.add_argument(
         "--output", "-o", type=Path, metavar="FILE", help="picture: .png, .pdf or .svg"
@@ -116,6 +123,45 @@ def _add_render(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--limits", type=float, nargs=2, metavar=("LOW", "HIGH"), help="limits of the colours"
     )
     render.set_defaults(run=_render)
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="a table of flatness figures beside training loss and test error",
+        description="Measure how flat surfaces are around their centres.  Partial surfaces give "
+        "lower bounds, or n/a with the reason.",
+    )
+    compare.add_argument("surfaces", metavar="SURFACE", nargs="+", help="surface file")
+    compare.add_argument(
+        "--level",
+        default="+0.1",
+        help="what counts as flat: +0.1 (above the centre's loss; default), x2 (times it) or 0.5",
+    )
+    compare.add_argument("--quantity", metavar="NAME", help="a loss (default: train_loss)")
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV, too")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.set_defaults(run=_compare)
+
+
+def _add_histogram(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    histogram = commands.add_parser(
+        "histogram", help="count the weights of checkpoints, for render --as histogram"
+    )
+    histogram.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", type=Path)
+    histogram.add_argument(
+        "--output", "-o", type=Path, required=True, metavar="FILE", help="HDF5 file (.h5)"
+    )
+    histogram.add_argument(
+        "--name",
+        dest="names",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what to call a checkpoint; once for each, in order (default: from their paths)",
+    )
+    histogram.add_argument("--bins", type=_count, default=101, metavar="N", help="default: 101")
+    histogram.set_defaults(run=_histogram)
 
 
 def _add_small(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -182,11 +228,10 @@ def _status(parsed: argparse.Namespace) -> int:
 
 
 def _render(parsed: argparse.Namespace) -> int:
-    from lsengine import render, store
+    from lsengine import inputs, render
 
-    surfaces = [store.read(path) for path in parsed.surfaces]
     figure = render.figure(
-        surfaces,
+        inputs.read(parsed.surfaces, parsed.kind),
         kind=parsed.kind,
         quantity=parsed.quantity,
         scale=parsed.scale,
@@ -198,6 +243,39 @@ def _render(parsed: argparse.Namespace) -> int:
     output = parsed.output or first.with_name(f"{first.stem}-{parsed.kind}.png")
     render.save(figure, output)
     print(output)
+    return 0
+
+
+def _compare(parsed: argparse.Namespace) -> int:
+    import json
+
+    from lsengine import compare, inputs
+    from lsengine.flatness import Level
+
+    level = Level.parse(parsed.level)
+    surfaces = inputs.read_surfaces(parsed.surfaces)
+    found = compare.compare(surfaces, level=level, quantity=parsed.quantity)
+    if parsed.csv:
+        try:
+            parsed.csv.write_text(compare.csv_text(found))
+        except OSError as error:
+            raise UsageError(f"{parsed.csv}: cannot be written: {error.strerror}") from None
+    print(json.dumps(compare.as_dict(found), indent=2) if parsed.json else compare.text(found))
+    return 0
+
+
+def _histogram(parsed: argparse.Namespace) -> int:
+    from lsengine import weights
+
+    made = weights.histograms(
+        parsed.checkpoints, parsed.output, names=parsed.names, bins=parsed.bins
+    )
+    for group, bins in made.groups.items():
+        for name, norm, size in zip(
+            made.checkpoints, bins.total_norms, bins.sizes.sum(axis=1), strict=True
+        ):
+            print(f"{name}: {size:,} {group}, norm {norm:.6g}")
+    print(parsed.output)
     return 0
 
 

@@ -40,11 +40,18 @@ def read(paths: Sequence[str], kind: str) -> list[Drawable]:
         "weights": history.read_weights,
     }
     for path in paths:
-        _check(Path(path), kind, wanted)
+        _check(Path(path), f"--as {kind}", wanted)
     return [readers[wanted](Path(path)) for path in paths]
 
 
-def _check(path: Path, kind: str, wanted: str) -> None:
+def read_surfaces(paths: Sequence[str]) -> list[Surface]:
+    """Read surfaces for a command that takes nothing else; raises like `read`."""
+    for path in paths:
+        _check(Path(path), "this command", "surface")
+    return [store.read(path) for path in paths]
+
+
+def _check(path: Path, asked: str, wanted: str) -> None:
     """Refuse a readable file of another kind, and say what can be drawn of it."""
     form = history.format_of(path) if path.is_file() else None
     if form is None:
@@ -56,7 +63,7 @@ def _check(path: Path, kind: str, wanted: str) -> None:
     what, source = _WORDS[wanted]
     raise UsageError(
         f"{path}: is {_WORDS[found][0]}, which --as {' or '.join(allowed)} draws; "
-        f'--as {kind} needs {what} ("{source})'
+        f'{asked} needs {what} ("{source})'
     )
 
 
