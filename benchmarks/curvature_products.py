@@ -119,13 +119,13 @@ def time_products(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Non
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """Return the shortest of a few times, after one that does not count."""
+    """Return the shortest processor time of a few runs, after one that does not count."""
     work()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 
