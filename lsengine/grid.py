@@ -73,6 +73,33 @@ class Grid:
         level_C = np.min(np.meshgrid(*levels, indexing="ij"), axis=0).ravel()
         return np.argsort(-level_C, kind="stable").astype(np.int64)
 
+    def coarse_cells(self) -> Cells:
+        """Return, for every cell (C,), the cell of the coarse sub-grid nearest to it.
+
+        The sub-grid takes every fourth point of each axis, counted from the middle; repeats are
+        not coarsened.  A cell of the sub-grid is its own.
+        """
+        nearest = [
+            np.arange(len(c)) if axis == "repeat" else _nearest_coarse(len(c))
+            for axis, c in self.axes.items()
+        ]
+        positions = np.meshgrid(*nearest, indexing="ij")
+        return np.ravel_multi_index(positions, self.shape).ravel().astype(np.int64)
+
+    def visiting_order_by_blocks(self) -> Cells:
+        """Return all cells (C,): the coarse sub-grid first, then block by block around it.
+
+        For quantities whose evaluation starts from the coarse cell's: whoever works on a
+        block needs that cell's vectors once.
+        """
+        order, coarse_C = self.visiting_order(), self.coarse_cells()
+        is_fine = coarse_C[order] != order
+        fine = order[is_fine]
+        rank_of = np.empty(self.size, np.int64)
+        rank_of[order] = np.arange(self.size)
+        by_block = np.argsort(rank_of[coarse_C[fine]], kind="stable")
+        return np.concatenate([order[~is_fine], fine[by_block]])
+
 
 def plane_or_curve(
     alpha: Sequence[float], beta: Sequence[float] | None = None, repeats: int = 1
@@ -136,6 +163,16 @@ def contiguous_runs(cells: Sequence[int], row: int) -> list[tuple[int, int]]:
         else:
             runs.append((cell, cell + 1))
     return runs
+
+
+def _nearest_coarse(points: int, stride: int = 4) -> NDArray[np.int64]:
+    """Return, per index of an axis, the nearest index a multiple of ``stride`` from the middle."""
+    middle = points // 2
+    offset = np.arange(points) - middle
+    # ties go toward the middle, so that no index leaves the axis for the sake of a tie
+    steps = np.sign(offset) * ((np.abs(offset) + stride // 2 - 1) // stride)
+    limits = -(middle // stride), (points - 1 - middle) // stride
+    return np.asarray(middle + stride * np.clip(steps, *limits), np.int64)
 
 
 def _levels(points: int) -> NDArray[np.int64]:

@@ -6,9 +6,11 @@ refused before torch, MPI or HDF5 are loaded.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -25,6 +27,7 @@ from lsengine.errors import JobError, did_you_mean
 from lsengine.problems import drop, explain, short
 from lsengine.schema import ARCHITECTURES, DATASETS, LOSSES, Direction, Document
 
+_MOST_CELLS = 100_000_000  # more is a slip of the keyboard, and would fill memory and disk
 _NEEDS = {"eval": ("model.checkpoint", "directions", "grid"), "train": ("train",), "any": ()}
 
 
@@ -108,7 +111,7 @@ _PATHS = (
 )
 _DIRECTION_PATHS = ("checkpoint", "path")
 _IDENTITY = (
-    *("loss", "batch_norm", "precision", "batch_size"),
+    *("loss", "batch_norm", "curvature", "precision", "batch_size"),
     *("quantities", "grid", "repeats", "seed"),
 )
 
@@ -247,8 +250,11 @@ def _read(source: Path) -> dict[str, Any]:
     try:
         # _Loader is a SafeLoader: tags that build objects are refused.
         raw = yaml.load(text, Loader=_Loader)
+        json.dumps(raw, default=str, skipkeys=True)  # as deep as anything after it goes
     except yaml.YAMLError as error:
         raise refuse(f"not valid YAML: {' '.join(str(error).split())}") from None
+    except (RecursionError, ValueError):
+        raise refuse("nested too deeply, or an alias stands for what it is part of") from None
     if not isinstance(raw, dict):
         found = "an empty file" if raw is None else type(raw).__name__
         raise refuse(f'expected a mapping of keys such as "model:", got {found}')
@@ -259,7 +265,8 @@ class _Loader(yaml.SafeLoader):
     """A safe loader that refuses repeated keys and reads ``1e-2`` as a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in written]
         repeated = {str(k) for k in keys if keys.count(k) > 1}
         if repeated:
             raise yaml.constructor.ConstructorError(
@@ -318,7 +325,19 @@ def _cross_checks(job: Document) -> Iterator[str]:
     if job.grid and job.directions and (job.grid.beta is None) != (job.directions.beta is None):
         there, missing = ("grid", "directions") if job.grid.beta else ("directions", "grid")
         yield f"{missing}.beta: required, because {there}.beta is given"
+    if job.quantities and "curvature" in job.quantities:
+        if job.data and "train" not in job.data.splits:
+            yield "quantities: curvature is of the training loss; data.splits needs train"
+        if job.curvature and job.curvature.basis > job.curvature.max_products:
+            yield (
+                f"curvature.basis: got {job.curvature.basis}; at most curvature.max_products, "
+                f"which is {job.curvature.max_products}"
+            )
     if job.grid:
+        axes = [axis for axis in (job.grid.alpha, job.grid.beta) if axis]
+        cells = math.prod(int(axis[-1]) for axis in axes) * (job.repeats or 1)
+        if cells > _MOST_CELLS:
+            yield f"grid: makes {cells:,} cells; allowed: at most {_MOST_CELLS:,}"
         for axis in ("alpha", "beta"):
             spec = getattr(job.grid, axis)
             if spec and spec[0] == "auto":
@@ -368,6 +387,9 @@ def _missing(source: Path, key: str, written: str, hint: str) -> Iterator[str]:
 
 
 def _unwritable(path: Path, key: str) -> Iterator[str]:
+    if "\0" in str(path):
+        yield f"{key}: no file can have the name {short(path.name)}"
+        return
     if path.is_dir():
         yield f"{key}: {path} is a directory; expected the name of a file"
         return
@@ -390,7 +412,10 @@ def _direction_files(job: Document) -> Iterator[tuple[str, str]]:
 
 def _absolute(source: Path, written: str) -> Path:
     # Not `resolve`: a link to a folder of checkpoints should stay what the user wrote.
-    return Path(os.path.normpath(source.absolute().parent / Path(written).expanduser()))
+    path = Path(written)
+    with contextlib.suppress(RuntimeError):  # no such user: then "~" is part of a name
+        path = path.expanduser()
+    return Path(os.path.normpath(source.absolute().parent / path))
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

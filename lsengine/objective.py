@@ -19,7 +19,9 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lsengine import data as datasets
+from lsengine.curvature import Hessian, Lanczos
 from lsengine.errors import UsageError
+from lsengine.extremes import CellCurvature
 from lsengine.grid import Cell
 from lsengine.models import check_fit, external
 
@@ -41,6 +43,8 @@ class Settings:
         seed: Of the draw of the recalibration's samples.
         channels_last: Whether images and filters are laid out channels-last, which is faster; not
             for a user's own network, whose ``view`` calls may count on the other layout.
+        curvature: How to look for extreme eigenvalues; None not to.
+        curvature_of_moved: Whether only the parameters that move count, or all.
     """
 
     device: torch.device
@@ -50,6 +54,8 @@ class Settings:
     recalibration: tuple[int, int] = (5000, 128)
     seed: int = 0
     channels_last: bool = True
+    curvature: Lanczos | None = None
+    curvature_of_moved: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -88,25 +94,47 @@ class Objective:
         tick: Callable[[], None] = lambda: None,
         with_reference: bool = False,
     ) -> None:
-        self._loss, self._tick = loss, tick
+        self._settings, self._loss, self._tick = settings, loss, tick
         self.model = model.to(settings.device, settings.dtype).eval().requires_grad_(False)
         self._splits = {name: _Resident(dataset, name, settings) for name in dataset.splits}
         with torch.inference_mode():
             self.reference = self._metrics() if with_reference else {}
         self._flat = _FlatParameters(self.model, directions, settings, repeats)
         self._recalibration = _recalibration(dataset, settings)
+        self._curvature = self._make_curvature() if settings.curvature else None
 
-    def evaluate(self, cell: Cell) -> Metrics:
+    def evaluate(self, cell: Cell, coarse: Cell | None = None) -> Metrics:
         """Return the metrics of a cell: ``<split>_loss``, ``_accuracy`` and ``_loss_se``.
 
         Means over all samples of each split; losses are computed from float64 logits and
-        accumulated in float64.  The result depends on the cell alone.
+        accumulated in float64.  With curvature, also `lsengine.extremes.NAMES`.  The result
+        depends on the arguments alone.
+
+        Args:
+            cell: Where.
+            coarse: Its coarse cell; without it curvature starts cold.
         """
+        with torch.inference_mode():
+            self._place(cell)
+            metrics = self._metrics()
+        if self._curvature is not None:
+            metrics |= self._curvature.measure(cell, coarse or cell)
+        return metrics
+
+    def _place(self, cell: Cell) -> None:
         with torch.inference_mode():
             self._flat.displace(cell)
             if self._recalibration:
                 self._recalibrate()
-            return self._metrics()
+
+    def _make_curvature(self) -> CellCurvature:
+        assert self._settings.curvature is not None
+        trainable = dict(self.model.named_parameters())
+        moved = [name for name in self._flat.names if name in trainable]
+        names = moved if self._settings.curvature_of_moved else None
+        batches = [(inputs, targets) for inputs, targets, *_ in self._splits["train"].batches]
+        hessian = Hessian(self.model, batches, self._loss, names=names, tick=self._tick)
+        return CellCurvature(hessian, self._settings.curvature, self._place)
 
     def _metrics(self) -> Metrics:
         for split in self._splits.values():
@@ -143,7 +171,7 @@ class _FlatParameters:
     ) -> None:
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         moved = {name for d in directions.values() for name in d}
-        names = [name for name in tensors if name in moved]
+        self.names = names = [name for name in tensors if name in moved]
         self.centre_M = _flatten([tensors[n] for n in names], settings)
         self._moved_M = self.centre_M.clone()
         start = 0

@@ -35,6 +35,7 @@ class Tag(IntEnum):
     WORK = 6  # coordinator: cells
     STOP = 7  # coordinator: Farewell; the last message to a worker about a job
     BYE = 8  # worker: Report of a chunk given up, or None; its last message about a job
+    PART = 10  # worker: Report on a chunk it goes on with
     FAIL = 9  # worker: the LsengineError that keeps it from working
 
 

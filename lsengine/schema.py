@@ -102,6 +102,9 @@ def _distinct(values: Sequence[str]) -> Sequence[str]:
     return values
 
 
+Quantity = Literal["loss", "accuracy", "curvature"]
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys and silent conversions are refused."""
 
@@ -201,6 +204,15 @@ class BatchNorm(Section):
     batch_size: Count = 128
 
 
+class Curvature(Section):
+    """How hard to look for the extreme eigenvalues of a cell's Hessian."""
+
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-2
+    max_products: Annotated[int, Field(ge=2)] = 200
+    parameters: Literal["all", "moved"] = "all"
+    basis: Annotated[int, Field(ge=8)] = 32
+
+
 def _batch_norm(value: Any, handler: Callable[[Any], Any]) -> Any:
     return handler({"policy": value} if isinstance(value, str) else value)
 
@@ -256,8 +268,11 @@ class Document(Section):
     repeats: Count = 1
     seed: Seed = 0
     quantities: Annotated[
-        list[Literal["loss", "accuracy"]], Field(min_length=1), AfterValidator(_distinct)
+        list[Literal["loss", "accuracy", "curvature"]],
+        Field(min_length=1),
+        AfterValidator(_distinct),
     ] = ["loss", "accuracy"]
+    curvature: Curvature = Curvature()
     batch_norm: Annotated[BatchNorm, WrapValidator(_batch_norm)] = BatchNorm(policy="frozen")
     precision: Literal["float32", "float64"] = "float32"
     batch_size: AutoOrCount = "auto"

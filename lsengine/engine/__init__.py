@@ -92,9 +92,10 @@ def _evaluate_here(job: Job, options: Options, stop: StopRequest) -> None:
     writer = store.Writer(plan.path)
     try:
         evaluator.start(plan.for_(checks=True))
-        size = options.chunk or 1
-        for first in range(0, len(run.cells), size):
-            report = evaluator.run(run.cells[first : first + size])
+        rest = run.cells
+        while rest:
+            report = evaluator.run(rest[: options.chunk])
+            rest = rest[len(report.results.cells) :]
             writer.write(report.results)
             run.count(report.results)
             if report.interrupted:
@@ -154,7 +155,7 @@ def _evaluate_with(
         if run.cells:
             plan = run.settle(coordinator.first_facts(), world)
             writer = None if plan.parallel else store.Writer(plan.path)
-            coordinator.serve(plan, run.cells, sink)
+            coordinator.serve(plan, run.cells, sink, run.blocks)
         code = CellsFailed.exit_code if failed and not more else run.code
         if not coordinator.dismiss(code, more=more):
             world.abort(code)

@@ -6,9 +6,10 @@ finished goes back.  There is no static split and no collective call.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from lsengine.engine.messages import Assignment, Facts, Farewell, Hello, Plan, Report
 from lsengine.errors import LsengineError, Stopped
@@ -45,6 +46,7 @@ class Coordinator:
         self._dismissed: set[int] = set()
         self._has_given_up = False
         self._sink: Callable[[Results], None] = lambda results: None
+        self._blocks: Sequence[int] | None = None
 
     def greet(self, job: Job) -> None:
         """Tell every worker the job and its place; late ones are told when they come.
@@ -75,6 +77,7 @@ class Coordinator:
         plan: Plan,
         cells: Iterable[int],
         sink: Callable[[Results], None],
+        blocks: Sequence[int] | None = None,
     ) -> None:
         """Have cells evaluated until none is left.
 
@@ -82,12 +85,14 @@ class Coordinator:
             plan: Told to every worker; the first one also checks the centre.
             cells: Flat indices in the order of visiting.
             sink: Called with every chunk's results.
+            blocks: For every cell of the grid the block it belongs to, where it is better that
+                one worker does a whole block.
 
         Raises:
             Stopped: If a signal asked for it.
             LsengineError: If a worker cannot work.
         """
-        self._plan, self._sink = plan, sink
+        self._plan, self._sink, self._blocks = plan, sink, blocks
         self._queue.extend(cells)
         for rank in list(self._facts):
             self._send_plan(rank)
@@ -117,7 +122,7 @@ class Coordinator:
                 break
             if message.tag is Tag.HELLO:
                 self._hellos[message.source] = message.payload
-            elif message.tag is Tag.READY and message.payload is not None:
+            elif message.tag in (Tag.READY, Tag.PART) and message.payload is not None:
                 self._absorb(message.source, message.payload)
             elif message.tag is Tag.BYE:
                 self._present.discard(message.source)
@@ -146,6 +151,8 @@ class Coordinator:
             self._facts[rank] = payload
             if self._plan is not None:
                 self._send_plan(rank)
+        elif message.tag is Tag.PART:
+            self._absorb(rank, payload, goes_on=True)
         elif message.tag is Tag.READY:
             if payload is not None:
                 self._absorb(rank, payload)
@@ -170,10 +177,14 @@ class Coordinator:
         first = rank == next(iter(self._facts))
         self._world.send(self._plan.for_(checks=first), to=rank, tag=Tag.PLAN)
 
-    def _absorb(self, rank: int, report: Report) -> None:
+    def _absorb(self, rank: int, report: Report, *, goes_on: bool = False) -> None:
+        """Take note of finished cells; what a worker does not go on with goes back."""
         finished = set(report.results.cells)
-        given_up = [c for c in self._leases.pop(rank, []) if c not in finished]
-        self._queue.extendleft(reversed(given_up))
+        rest = [c for c in self._leases.pop(rank, []) if c not in finished]
+        if goes_on:
+            self._leases[rank] = rest
+        else:
+            self._queue.extendleft(reversed(rest))
         if finished:
             self._cell_s[rank] = report.seconds / len(finished)
             self._sink(report.results)
@@ -186,9 +197,22 @@ class Coordinator:
             size = self._chunk or chunk_size(
                 len(self._queue), self._world.size - 1, self._cell_s.get(rank, 0.0)
             )
+            if self._blocks is not None and self._chunk is None:
+                size = max(size, self._rest_of_block())
             chunk = [self._queue.popleft() for _ in range(min(size, len(self._queue)))]
             self._leases[rank] = chunk
             self._world.send(chunk, to=rank, tag=Tag.WORK)
+
+    def _rest_of_block(self) -> int:
+        """Return how many cells at the head of the queue share a block, or a fair share of all.
+
+        Whoever begins a block should end it: every worker in it needs its coarse cell's vectors.
+        """
+        blocks = self._blocks
+        assert blocks is not None
+        share = max(1, len(self._queue) // (2 * (self._world.size - 1)))
+        head = list(itertools.islice(self._queue, share))
+        return len(list(itertools.takewhile(lambda c: blocks[c] == blocks[head[0]], head)))
 
     def _warn_if_shared(self, rank: int, facts: Facts) -> None:
         for other, theirs in self._facts.items():

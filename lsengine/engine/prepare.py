@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lsengine import checkpoint, data, directions, models
+from lsengine import checkpoint, data, directions, extremes, models
 from lsengine.errors import UsageError
 from lsengine.grid import Grid, plane_or_curve
 from lsengine.job import Job
@@ -73,7 +73,8 @@ def quantities(job: Job, dataset: data.Dataset) -> list[str]:
         kinds += ["loss", "loss_se"]
     if "accuracy" in job.document.quantities and dataset.classes is not None:
         kinds += ["accuracy"]
-    return [f"{split}_{kind}" for split in dataset.splits for kind in kinds]
+    names = [f"{split}_{kind}" for split in dataset.splits for kind in kinds]
+    return names + list(extremes.NAMES if "curvature" in job.document.quantities else ())
 
 
 def grid(job: Job) -> Grid:

@@ -55,6 +55,7 @@ class Run:
     Attributes:
         loaded: Model and data.
         cells: Flat indices to evaluate, in the order of visiting.
+        blocks: The block of every cell of the grid, where blocks matter.
 
     Raises:
         UsageError: If checkpoint, network, data and loss do not go together.
@@ -75,7 +76,11 @@ class Run:
             _refuse_other_job(job, self._identity)
             self._status = store.read_status(job.output)
         self._failed = set(np.flatnonzero(self._status == FAILED).tolist())
+        self.blocks: list[int] | None = None
         order = self._grid.visiting_order()
+        if "curvature" in job.document.quantities:
+            self.blocks = self._grid.coarse_cells().tolist()
+            order = self._grid.visiting_order_by_blocks()
         self.cells: list[int] = order[options.pending(self._status)[order]].tolist()
         self._done = int(np.count_nonzero(self._status == DONE))
         self._start = time.monotonic()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from lsengine import objective as objectives
+from lsengine.curvature import Lanczos
 from lsengine.engine import prepare
 from lsengine.engine.messages import Assignment, Facts, Farewell, Hello, Plan, Report
 from lsengine.errors import LsengineError, Stopped
@@ -20,6 +21,7 @@ from lsengine.store import Results, Writer, read_directions
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.05
+_REPORT_S = 0.25  # finished cells wait no longer than this, and the cell in hand, to be written
 
 
 class Evaluator:
@@ -47,6 +49,7 @@ class Evaluator:
         self._device = objectives.device_of(document.device, assignment.slot)
         self._loaded = loaded or prepare.load(self._job)
         self.grid = prepare.grid(self._job)
+        self._coarse = self.grid.coarse_cells()
         self._quantities = prepare.quantities(self._job, self._loaded.dataset)
         self._warned = False
 
@@ -79,6 +82,8 @@ class Evaluator:
             seed=document.seed,
             channels_last=":" not in document.model.arch
             or document.model.arch.startswith("torchvision:"),
+            curvature=self._lanczos(),
+            curvature_of_moved=document.curvature.parameters == "moved",
         )
         loss = objectives.loss_function(document.loss, beside=self._job.source.parent)
         directions = {
@@ -99,15 +104,23 @@ class Evaluator:
         if with_reference:
             self._check_centre(plan.precision)
 
-    def run(self, cells: Sequence[int]) -> Report:
-        """Evaluate cells; an exception in one marks that cell failed, a stop ends the chunk."""
+    def run(self, cells: Sequence[int], limit_s: float = _REPORT_S) -> Report:
+        """Evaluate cells until the time is up, at least one.
+
+        An exception in a cell marks that cell failed; a stop ends the run.
+
+        Args:
+            cells: Flat indices.
+            limit_s: Seconds after which no further cell is begun.
+        """
         results = Results(values={name: [] for name in self._quantities}, worker=self._rank)
         begin = time.monotonic()
         interrupted = None
         for index in cells:
             start = time.monotonic()
             try:
-                metrics = self._objective.evaluate(self.grid.cell(index))
+                coarse = self.grid.cell(self._coarse[index])
+                metrics = self._objective.evaluate(self.grid.cell(index), coarse)
             except Stopped as stop:
                 interrupted = str(stop)
                 break
@@ -123,7 +136,16 @@ class Evaluator:
             results.wall_s.append(time.monotonic() - start)
             results.finished.append(time.time())
             self._warn_if_not_finite(index, metrics)
+            if time.monotonic() - begin > limit_s:
+                break
         return Report(results, time.monotonic() - begin, interrupted)
+
+    def _lanczos(self) -> Lanczos | None:
+        document = self._job.document
+        if "curvature" not in document.quantities:
+            return None
+        asked = document.curvature
+        return Lanczos(asked.tolerance, asked.max_products, asked.basis, document.seed)
 
     def _check_centre(self, precision: str) -> None:
         """Compare the centre cell with the checkpoint evaluated on its own."""
@@ -209,13 +231,16 @@ class _Worker:
         world = self._world
         world.send(None, to=0, tag=Tag.READY)
         while (message := world.wait(Tag.WORK, Tag.STOP)).tag is Tag.WORK:
-            report = evaluator.run(message.payload)
-            if writer is not None:
-                writer.write(report.results)
-                report.results.values.clear()
-            if report.interrupted:
-                return self._give_up(report)
-            world.send(report, to=0, tag=Tag.READY)
+            rest = message.payload
+            while rest:
+                report = evaluator.run(rest)
+                rest = rest[len(report.results.cells) :]
+                if writer is not None:
+                    writer.write(report.results)
+                    report.results.values.clear()
+                if report.interrupted:
+                    return self._give_up(report)
+                world.send(report, to=0, tag=Tag.PART if rest else Tag.READY)
         return message.payload, None
 
     def _give_up(self, report: Report) -> tuple[Farewell, Report | None]:

@@ -86,3 +86,29 @@ def test_runs_cover_the_cells_and_stay_within_rows(cells, row):
     covered = [c for start, stop in runs for c in range(start, stop)]
     assert covered == sorted(cells)
     assert all(start // row == (stop - 1) // row for start, stop in runs)
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_every_cell_has_a_coarse_cell_nearby(alphas, betas):
+    """Coarse cells are their own, lie every fourth point from the middle, and are near."""
+    grid = plane_or_curve([-1, 1, alphas], [-1, 1, betas])
+    coarse = grid.coarse_cells()
+    assert (coarse[coarse] == coarse).all()
+    rows, columns = np.unravel_index(coarse, grid.shape)
+    assert ((rows - betas // 2) % 4 == 0).all()
+    assert ((columns - alphas // 2) % 4 == 0).all()
+    own_rows, own_columns = np.unravel_index(np.arange(grid.size), grid.shape)
+    assert np.abs(rows - own_rows).max() <= 3
+    assert np.abs(columns - own_columns).max() <= 3
+
+
+def test_blocks_come_together_after_the_coarse_cells():
+    """Every coarse cell first, then each block without a break; nothing twice."""
+    grid = plane_or_curve([-1, 1, 13], [-1, 1, 9])
+    order, coarse = grid.visiting_order_by_blocks(), grid.coarse_cells()
+    assert sorted(order) == list(range(grid.size))
+    count = len(set(coarse))
+    assert set(order[:count]) == set(coarse)
+    blocks = coarse[order[count:]]
+    changes = np.count_nonzero(np.diff(blocks))
+    assert changes == len(set(blocks)) - 1

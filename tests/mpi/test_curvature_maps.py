@@ -1,0 +1,114 @@
+"""Maps of the Hessian's extreme eigenvalues through the whole engine."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call, hessian
+
+from jobs import values
+from lsengine import job as jobs
+from lsengine import store
+from lsengine.engine import prepare
+from lsengine.grid import plane_or_curve
+
+MAP = {
+    "quantities": ["loss", "curvature"],
+    "curvature": {"tolerance": 1e-3, "max_products": 100},
+    "precision": "float64",
+    "model": {"arch": "testnets:mlp", "args": {"width": 6}, "checkpoint": "centre.pt"},
+    "grid": {"alpha": [-1, 1, 9], "beta": [-1, 1, 5]},
+}
+
+
+def _dense_spectra(job, names=None):
+    """Return eigenvalues (C, P) of every cell, from dense Hessians by torch.func."""
+    loaded = prepare.load(jobs.load(job, command="eval"))
+    model, split = loaded.model.double(), loaded.dataset.splits["train"]
+    directions = store.read_directions(job.with_suffix(".h5"))
+    centre = {n: p.detach().clone() for n, p in model.named_parameters()}
+    names = names or list(centre)
+    spectra = []
+    grid = plane_or_curve([-1, 1, 9], [-1, 1, 5])
+    for index in range(grid.size):
+        cell = grid.cell(index)
+        at = {n: t.clone() for n, t in centre.items()}
+        for step, axis in ((cell.alpha, "alpha"), (cell.beta, "beta")):
+            for n, d in directions[axis].items():
+                at[n] += step * torch.from_numpy(d).double()
+        sizes = [at[n].numel() for n in names]
+
+        def loss(flat, at=at, sizes=sizes):
+            pieces = flat.split(sizes)
+            own = {n: p.view(at[n].shape) for n, p in zip(names, pieces, strict=True)}
+            output = functional_call(model, {**at, **own}, (split.x.double(),))
+            return torch.nn.functional.cross_entropy(output, split.y)
+
+        flat = torch.cat([at[n].flatten() for n in names])
+        spectra.append(torch.linalg.eigvalsh(hessian(loss)(flat)).numpy())
+    return np.array(spectra)
+
+
+def test_eigenvalues_of_a_map_are_those_of_the_dense_hessians(pool, make_job):
+    """Every cell, both ends, within its own residual; negative smallest ones included."""
+    job = make_job(**MAP)
+    assert pool.evaluate(job, 3)["code"] == 0
+    found = store.read(job.with_suffix(".h5")).quantities
+    dense = _dense_spectra(job)
+    for end, column in (("min", 0), ("max", -1)):
+        error = np.abs(found[f"eigenvalue_{end}"].ravel() - dense[:, column])
+        scale = np.maximum(np.abs(dense[:, column]), 1e-4 * np.abs(dense).max(1))
+        assert (error <= 2e-3 * scale + 1e-12).all(), (end, (error / scale).max())
+    assert (found["converged"] == 1).all()
+    assert (found["eigenvalue_min"] < 0).any()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 5])
+def test_a_map_has_the_same_bytes_for_any_ranks(pool, make_job, ranks):
+    """Starting from the fixed coarse cell keeps cells pure."""
+    job = make_job("reference", **MAP)
+    assert pool.evaluate(job, 3)["code"] == 0
+    other = make_job(f"with{ranks}", **MAP)
+    assert pool.evaluate(other, ranks)["code"] == 0
+    assert values(other.with_suffix(".h5")) == values(job.with_suffix(".h5"))
+
+
+def test_a_map_resumed_in_the_middle_has_the_same_bytes(pool, make_job):
+    """Fine cells whose coarse cell was finished by an earlier run start from it all the same."""
+    job = make_job(**MAP)
+    assert pool.evaluate(job, 3)["code"] == 0
+    before = values(job.with_suffix(".h5"))
+    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+        rng = np.random.default_rng(1)
+        forgotten = rng.random(file["status"].shape) < 0.4
+        for name in ("train_loss", "eigenvalue_min", "eigenvalue_max", "products"):
+            content = file[name][...]
+            content[forgotten] = np.nan
+            file[name][...] = content
+        file["status"][...] = np.where(forgotten, 0, 1).astype(np.uint8)
+    assert pool.evaluate(job, 2)["code"] == 0
+    assert values(job.with_suffix(".h5")) == before
+
+
+def test_only_moved_parameters_count_where_asked(pool, make_job):
+    """With `parameters: moved` the Hessian is that of the weights the directions move."""
+    curvature = {**MAP["curvature"], "parameters": "moved"}
+    job = make_job(**{**MAP, "curvature": curvature})
+    assert pool.evaluate(job, 2)["code"] == 0
+    found = store.read(job.with_suffix(".h5")).quantities["eigenvalue_max"]
+    dense = _dense_spectra(job, ["0.weight", "3.weight"])
+    np.testing.assert_allclose(found.ravel(), dense[:, -1], rtol=2e-3)
+
+
+def test_a_cell_that_does_not_converge_says_so(pool, make_job):
+    """Too few products: the values are there, with honest residuals, and not converged."""
+    curvature = {"tolerance": 1e-6, "max_products": 8, "basis": 8}
+    job = make_job(**{**MAP, "curvature": curvature})
+    assert pool.evaluate(job, 2)["code"] == 0
+    found = store.read(job.with_suffix(".h5")).quantities
+    assert (found["converged"] == 0).any()
+    odd = found["converged"] == 0
+    residual = np.maximum(found["eigenvalue_min_residual"], found["eigenvalue_max_residual"])
+    assert (residual[odd] > 0).all()
