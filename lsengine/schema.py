@@ -268,7 +268,7 @@ class Document(Section):
     repeats: Count = 1
     seed: Seed = 0
     quantities: Annotated[
-        list[Literal["loss", "accuracy", "curvature"]],
+        list[Quantity],
         Field(min_length=1),
         AfterValidator(_distinct),
     ] = ["loss", "accuracy"]
