@@ -98,7 +98,9 @@ class World:
         from mpi4py import MPI
 
         status = MPI.Status()
-        for tag in tags or (MPI.ANY_TAG,):
+        # Twice: the first probe may only fetch a message from the transport (Open MPI), and
+        # without a second one it would be found a whole nap later.
+        for tag in 2 * (tags or (MPI.ANY_TAG,)):
             found = self._comm.improbe(source=MPI.ANY_SOURCE, tag=int(tag), status=status)
             if found is not None:
                 return Message(status.source, Tag(status.tag), found.recv())
