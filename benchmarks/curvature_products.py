@@ -4,7 +4,7 @@ Trains a ResNet-20 on the digits for a few epochs, takes a filter-normalised pla
 and finds both ends of the Hessian's spectrum at cells of the plane: from the seeded random
 start, and from the two vectors of a coarse cell beside it.  Run from the repository's root:
 
-    OMP_NUM_THREADS=1 python benchmarks/curvature_products.py --samples 720
+    OMP_NUM_THREADS=1 python benchmarks/curvature_products.py --samples 240 --batch-size 240
 """
 
 from __future__ import annotations

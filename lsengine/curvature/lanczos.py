@@ -66,17 +66,17 @@ class Lanczos:
 def krylov_bytes(size: int, dtype: torch.dtype, basis: int) -> int:
     """Return the bytes of vectors that a run holds on the device at most.
 
-    ``basis + 6`` vectors (the basis, its residual, a `Hessian`'s product and the share of one
-    mini-batch in it, two to start from, one of scratch) and what a restart copies at a time.
-    Activations come on top.
+    ``basis + 8`` vectors (the basis and its residual, two to start from, and what a product
+    of a `Hessian` or the results take meanwhile) and what a restart copies at a time.  The
+    number of products does not matter.  Activations come on top.
 
     Example:
         >>> round(krylov_bytes(54_000_000, torch.float32, 32) / 2**30, 2)  # a WRN-56-8
-        7.71
+        8.11
     """
     width = torch.empty(0, dtype=dtype).element_size()
     copied = basis // 2 * min(size, _COLUMNS)
-    return ((min(basis, size) + 6) * size + copied) * width
+    return ((min(basis, size) + 8) * size + copied) * width
 
 
 class Krylov:

@@ -613,7 +613,7 @@ def test_memory_is_that_of_the_basis():
     run = Krylov(product, torch.ones(size, dtype=torch.float64), Lanczos(basis=8))
     held = sum(t.nbytes for t in vars(run).values() if isinstance(t, torch.Tensor))
     assert held == 9 * size * 8
-    assert held < krylov_bytes(size, torch.float64, 8) < 2.1 * held
+    assert held < krylov_bytes(size, torch.float64, 8) < 2.3 * held
 
 
 # The largest moduli
