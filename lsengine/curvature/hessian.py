@@ -32,7 +32,7 @@ class Hessian:
     ``benchmarks/curvature_products.py``.  If something in the model or the loss has no
     forward mode, two backward passes are used.
 
-    Beside the activations of one mini-batch (about three times a gradient's), a product
+    Beside the activations of one mini-batch and their tangents, a product
     holds two vectors, the result and one mini-batch's share of it.
 
     Args:
