@@ -24,7 +24,6 @@ from lsengine.render.request import RecordsRequest
 Floats = NDArray[np.float64]
 
 DROP = 0.7  # a learning rate that shrinks to less of itself at once has dropped
-MOST_DROPS = 8  # more in one history are a schedule, not drops
 DOTTED = (0, (1.2, 1.3))
 
 
@@ -142,14 +141,13 @@ def _frame(axes: Axes, panel: Panel, histories: list[History], request: RecordsR
 
 
 def _dropped(history: History) -> list[int]:
-    """Return the epochs after which the learning rate drops; none if it glides."""
+    """Return the epochs after which the learning rate drops, having been constant before."""
     rate_E = history.columns.get("learning_rate")
     if rate_E is None or len(rate_E) < 3:
         return []
-    with np.errstate(invalid="ignore", divide="ignore"):
-        fell_E = rate_E[1:] < DROP * rate_E[:-1]
-    epochs = [int(e) for e in history.columns["epoch"][:-1][fell_E]]
-    return epochs if len(epochs) <= MOST_DROPS else []
+    with np.errstate(invalid="ignore"):  # the rate of epoch 0 is NaN, which is never equal
+        fell_E = (rate_E[2:] < DROP * rate_E[1:-1]) & (rate_E[1:-1] == rate_E[:-2])
+    return [int(e) for e in history.columns["epoch"][1:-1][fell_E]]
 
 
 def _drops(
