@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lsengine import data, models, recipe
 from lsengine.errors import UsageError
-from lsengine.objective import Loss, device_of, loss_function
+from lsengine.objective import Loss, device_of, keep_freed_memory, loss_function
 from lsengine.schema import Document
 
 _EVALUATION_BATCH = 512
@@ -56,6 +56,8 @@ class Learner:
         self._recipe, self._dataset, self._tick = document.train, dataset, tick
         self._check_data()
         self.device = device_of(document.device, slot)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         # MPS has no float64: what needs it is computed on the host.
         self._host = torch.device("cpu") if self.device.type == "mps" else self.device
         self._loss: Loss = loss_function(document.loss, beside=beside)

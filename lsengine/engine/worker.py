@@ -47,6 +47,8 @@ class Evaluator:
         threads = assignment.threads if document.threads == "auto" else document.threads
         torch.set_num_threads(threads)
         self._device = objectives.device_of(document.device, assignment.slot)
+        if self._device.type == "cpu":
+            objectives.keep_freed_memory()
         self._loaded = loaded or prepare.load(self._job)
         self.grid = prepare.grid(self._job)
         self._coarse = self.grid.coarse_cells()
