@@ -216,14 +216,15 @@ def legend(figure: Figure, handles: list[Line2D], size: float, *, keys: int = 0)
         keys: How many of the last handles explain looks, not things; they start a column.
     """
     longest = max(len(str(handle.get_label())) for handle in handles)
-    entry = size * (0.55 * longest + 4.4) * POINT  # inches, the line and the gaps included
+    entry = size * (0.5 * longest + 4.4) * POINT  # inches, the line and the gaps included
     most = max(1, min(len(handles), 4, int(figure.get_figwidth() / entry)))
     things, rows = len(handles) - keys, 1
     while rows < len(handles) and -(-things // rows) + -(-keys // rows) > most:
         rows += 1
-    if things and keys and most > 1:
-        blanks = [Line2D([], [], linestyle="none", label=" ") for _ in range(-things % rows)]
-        handles = [*handles[:things], *blanks, *handles[things:]]
+    if things and keys and most > 1:  # matplotlib makes columns equally long
+        blank = Line2D([], [], linestyle="none", label=" ")
+        tail = [blank] * (-keys % rows)
+        handles = [*handles[:things], *[blank] * (-things % rows), *handles[things:], *tail]
     columns = -(-len(handles) // rows)  # no lonely last row
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.4)
 
