@@ -103,6 +103,8 @@ def _not_started(job: jobs.Job) -> dict[str, Any]:
 
 def _rate(surface: Surface) -> float | None:
     """Return cells per second over the most recently finished cells; None if unknown."""
+    if "finished" not in surface.provenance:
+        return None  # other writers need not know
     finished = np.sort(surface.provenance["finished"][surface.status != 0])[-_RECENT:]
     if len(finished) < 2 or finished[-1] <= finished[0]:
         return None
@@ -110,7 +112,8 @@ def _rate(surface: Surface) -> float | None:
 
 
 def _failures(surface: Surface) -> list[dict[str, Any]]:
-    reasons = surface.provenance["failure"].ravel()
+    unknown = np.full(surface.status.shape, b"unknown reason")
+    reasons = surface.provenance.get("failure", unknown).ravel()
     found = []
     for index in np.flatnonzero(surface.status == FAILED):
         position = np.unravel_index(index, surface.status.shape)
