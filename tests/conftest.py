@@ -88,13 +88,14 @@ class Pool:
         )
 
     def evaluate(
-        self, job: Path, ranks: int, *, timeout: float = 60, **options: Any
+        self, jobs: Path | list[Path], ranks: int, *, timeout: float = 60, **options: Any
     ) -> dict[str, Any]:
-        """Evaluate a job on the first ``ranks`` ranks; return exit code and message."""
+        """Evaluate jobs on the first ``ranks`` ranks; return exit code and message."""
         assert 1 <= ranks <= POOL_RANKS
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        request = {"job": str(job), "ranks": ranks, "options": options}
+        paths = [str(job) for job in (jobs if isinstance(jobs, list) else [jobs])]
+        request = {"jobs": paths, "ranks": ranks, "options": options}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         watchdog = threading.Timer(timeout, self._process.kill)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lsengine.engine.messages import Assignment, Facts, Farewell, Hello, Plan, Report
 from lsengine.errors import LsengineError, Stopped
@@ -162,15 +162,9 @@ class Coordinator:
             raise _named(payload, rank, self._hellos[rank].host)
 
     def _assign(self, rank: int) -> None:
-        """Tell a worker the job, its number among equals, and its fair share of cores."""
         assert self._job is not None
-        mine = self._hellos[rank]
-        peers = {r: h for r, h in self._hellos.items() if h.host == mine.host}
-        users = Counter(core for hello in peers.values() for core in hello.cores)
-        share = sum(1 / users[core] for core in mine.cores)
-        slot = sum(r < rank and h.visible == mine.visible for r, h in peers.items())
-        assignment = Assignment(self._job, slot, max(1, int(share + 1e-9)))
-        self._world.send(assignment, to=rank, tag=Tag.JOB)
+        slot, threads = place(rank, self._hellos)
+        self._world.send(Assignment(self._job, slot, threads), to=rank, tag=Tag.JOB)
 
     def _send_plan(self, rank: int) -> None:
         assert self._plan is not None
@@ -222,6 +216,25 @@ class Coordinator:
                     "and one rank more for the coordinator",
                     *(other, rank, facts.device_kind, facts.host),
                 )
+
+
+def place(rank: int, hellos: Mapping[int, Hello]) -> tuple[int, int]:
+    """Return a worker's number among its equals, which chooses its device, and its threads.
+
+    Workers are equals if they are on one host and see the same devices: a launcher that gives
+    each its own device makes each number 0.  Every core of a host is shared among those that may
+    use it, bound or not; the coordinator does not count, as it does not compute.
+
+    Args:
+        rank: The worker.
+        hellos: Of all workers heard of so far, it among them.
+    """
+    mine = hellos[rank]
+    peers = {r: h for r, h in hellos.items() if h.host == mine.host}
+    users = Counter(core for hello in peers.values() for core in hello.cores)
+    share = sum(1 / users[core] for core in mine.cores)
+    slot = sum(r < rank and h.visible == mine.visible for r, h in peers.items())
+    return slot, max(1, int(share + 1e-9))
 
 
 def _named(error: LsengineError, rank: int, host: str) -> LsengineError:

@@ -114,7 +114,7 @@ class Run:
         if refusal:
             log.warning("parallel writing is refused (%s); gathering instead", refusal)
         parallel = wants_parallel and not refusal
-        self._announce(attributes, world, parallel)
+        self._announce(attributes, facts, world, parallel)
         self._progress = Progress(self._grid.size, self._done, self._options.progress)
         return Plan(
             path=self._job.output,
@@ -216,13 +216,15 @@ class Run:
         names = self._prepare.quantities(self._job, self.loaded.dataset)
         return Layout(self._grid, names, attributes, directions)
 
-    def _announce(self, attributes: dict[str, Any], world: World | None, parallel: bool) -> None:
+    def _announce(
+        self, attributes: dict[str, Any], facts: Facts, world: World | None, parallel: bool
+    ) -> None:
         log.info(
             "%s: cells=%d/%d done workers=%d writing=%s device=%s precision=%s batch_size=%s "
             "threads=%s",
             *(self._job.output, self._done, self._grid.size, world.size - 1 if world else 1),
-            *("parallel" if parallel else "gather", attributes["device_kind"]),
-            *(attributes["precision"], attributes["batch_size"], attributes["threads"]),
+            *("parallel" if parallel else "gather", facts.device_kind),
+            *(attributes["precision"], attributes["batch_size"], facts.threads),
         )
         if "direction_cosine" in attributes:
             log.info("cosine of the two directions: %.4f", attributes["direction_cosine"])

@@ -1,7 +1,7 @@
 """A warm pool of ranks: evaluates jobs again and again without starting Python anew.
 
-Started under mpiexec.  Rank 0 reads one JSON line per request from standard input, ``{"job":
-path, "ranks": n, "options": {...}}`` or ``null`` to end, the first n ranks evaluate it, and
+Started under mpiexec.  Rank 0 reads one JSON line per request from standard input, ``{"jobs":
+paths, "ranks": n, "options": {...}}`` or ``null`` to end, the first n ranks evaluate it, and
 rank 0 answers with one JSON line.  Waiting ranks probe and sleep, as lsengine's own do.
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
         code, message = 0, ""
         try:
             options = Options(progress="none", **request.get("options", {}))
-            code = evaluate([request["job"]], options, world=world)
+            code = evaluate(request["jobs"], options, world=world)
         except LsengineError as error:
             code, message = error.exit_code, str(error)
         if comm.rank == 0:
