@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from jobs import write_job
 from lsengine import objective, store
 from lsengine.engine import Options, evaluate
 from lsengine.engine.coordinator import place
@@ -113,7 +114,7 @@ def test_the_file_says_where_it_comes_from(make_job):
     assert all(attributes.get(name) not in (None, "") for name in expected)
 
 
-def test_several_jobs_in_one_launch(make_job, pool):
+def test_several_jobs_in_one_launch(make_job, pool, tmp_path):
     """One launch evaluates all; a job with failed cells does not keep the next from it."""
     fragile = {"arch": "testnets:Fragile", "args": {"repaired": "no"}, "checkpoint": "centre.pt"}
     curve = {
@@ -121,7 +122,7 @@ def test_several_jobs_in_one_launch(make_job, pool):
         "grid": {"alpha": [-1, 1, 3]},
     }
     first = make_job("first", model=fragile, **curve)
-    second = make_job("../second/second", **curve)
+    second = write_job(tmp_path / "elsewhere", "second", **curve)
     answer = pool.evaluate([first, second], 3)
     assert answer["code"] == 5
     assert "first.h5" in answer["message"]
