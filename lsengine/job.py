@@ -118,7 +118,7 @@ _IDENTITY = (
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the canonical JSON of an identity (hex)."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
