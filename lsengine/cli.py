@@ -252,6 +252,8 @@ def _compare(parsed: argparse.Namespace) -> int:
     from lsengine import compare, inputs
     from lsengine.flatness import Level
 
+    if parsed.csv and parsed.csv.suffix != ".csv":  # a slip must not cost a surface
+        raise UsageError(f"{parsed.csv}: expected a name that ends in .csv")
     level = Level.parse(parsed.level)
     surfaces = inputs.read_surfaces(parsed.surfaces)
     found = compare.compare(surfaces, level=level, quantity=parsed.quantity)

@@ -12,6 +12,7 @@ from lsengine import lock, store
 from lsengine.surface import FAILED, Surface
 
 _RECENT = 200
+_OF_THE_FILE = ("fingerprint", "created", "writing", "device_kind", "precision", "batch_size")
 
 
 def summary(path: str | Path) -> dict[str, Any]:
@@ -41,7 +42,6 @@ def summary(path: str | Path) -> dict[str, Any]:
     counts = surface.counts()
     rate = _rate(surface)
     state = "partial" if counts["missing"] else "finished"
-    keys = ("fingerprint", "created", "writing", "device_kind", "precision", "batch_size")
     return {
         "surface": str(path),
         "name": surface.name,
@@ -55,7 +55,7 @@ def summary(path: str | Path) -> dict[str, Any]:
         "running_on": f"{owner.get('host')} (process {owner.get('pid')})" if owner else None,
         "quantities": list(surface.quantities),
         "failures": _failures(surface),
-        **{k: surface.attributes.get(k) for k in keys},
+        **{name: surface.attributes.get(name) for name in _OF_THE_FILE},
     }
 
 
@@ -97,7 +97,9 @@ def _not_started(job: jobs.Job) -> dict[str, Any]:
         "shape": shape,
         "axes": ["repeat", *names] if job.document.repeats > 1 else names,
         **{"cells": cells, "done": 0, "missing": cells, "failed": 0},
-        **{"rate_per_s": None, "remaining_s": None, "running_on": None, "failures": []},
+        **{"rate_per_s": None, "remaining_s": None, "running_on": None},
+        **{"quantities": [], "failures": []},
+        **dict.fromkeys(_OF_THE_FILE),  # settled when the file is laid out
     }
 
 
