@@ -93,7 +93,8 @@ def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     status = commands.add_parser("status", help="how far a surface is; also while it is written")
     status.add_argument("surface", metavar="SURFACE|JOB", help="surface file or job file")
-    status.add_argument("--json", action="store_true", help="print JSON")
+    _add_only(status)
+    status.add_argument("--json", action="store_true", help="print JSON; a list for several jobs")
     status.set_defaults(run=_status)
 
 
@@ -222,8 +223,11 @@ def _status(parsed: argparse.Namespace) -> int:
 
     from lsengine import status
 
-    found = status.summary(parsed.surface)
-    print(json.dumps(found, indent=2) if parsed.json else status.text(found))
+    found = status.summaries(parsed.surface, parsed.only)
+    if parsed.json:
+        print(json.dumps(found if len(found) > 1 else found[0], indent=2))
+    else:
+        print("\n".join(status.text(surface) for surface in found))
     return 0
 
 

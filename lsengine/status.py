@@ -15,11 +15,26 @@ _RECENT = 200
 _OF_THE_FILE = ("fingerprint", "created", "writing", "device_kind", "precision", "batch_size")
 
 
+def summaries(path: str | Path, only: str = "*") -> list[dict[str, Any]]:
+    """Return how far the surfaces of a file are; see `summary`.
+
+    Args:
+        path: A surface file, or a job file (``.yaml``, ``.yml``), possibly of several jobs.
+        only: Pattern of the names of the wanted jobs.
+    """
+    if Path(path).suffix not in (".yaml", ".yml"):
+        return [summary(path)]
+    return [
+        summary(job.output) if job.output.exists() else _not_started(job)
+        for job in jobs.load_all(path, only=only)
+    ]
+
+
 def summary(path: str | Path) -> dict[str, Any]:
     """Return how far a surface is.
 
     Args:
-        path: A surface file, or a job file (``.yaml``, ``.yml``) whose output is meant.
+        path: A surface file.
 
     Returns:
         Plain values: ``surface``, ``name``, ``state`` (``not started``, ``running``,
@@ -28,15 +43,10 @@ def summary(path: str | Path) -> dict[str, Any]:
         ``failures`` (cell index, coordinates and reason), and what the file says of itself.
 
     Raises:
-        UsageError: If there is no such file, or the job is wrong.
+        UsageError: If there is no such file.
         SurfaceError: If the file is damaged or no surface.
     """
     path = Path(path)
-    if path.suffix in (".yaml", ".yml"):
-        job = jobs.load(path)
-        if not job.output.exists():
-            return _not_started(job)
-        path = job.output
     surface = store.read(path)
     owner = lock.owner(path)
     counts = surface.counts()
