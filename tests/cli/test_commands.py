@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BIN
 
 from lsengine import cli, lock, store
 from lsengine import job as jobs
 from lsengine.cli import main
 from lsengine.schema import ARCHITECTURES, Document
 
+LSENGINE = Path(sys.prefix, "bin", "lsengine")
 PARAMETERS = {  # at 3x32x32 and 10 classes; sums over the layers of the papers' tables
     "resnet20": 272_474,
     "resnet56": 855_770,
@@ -92,7 +92,7 @@ def test_help_comes_at_once():
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
-        subprocess.run([BIN / "lsengine", "--help"], stdout=subprocess.DEVNULL, check=True)
+        subprocess.run([LSENGINE, "--help"], stdout=subprocess.DEVNULL, check=True)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.3
 
@@ -340,7 +340,7 @@ def test_an_interrupted_command_can_be_given_again(monkeypatch, capsys):
 
 def test_a_reader_that_goes_away_is_no_error():
     """`lsengine models | head -1` ends quietly."""
-    command = f"'{BIN / 'lsengine'}' schema | head -1"
+    command = f"'{LSENGINE}' schema | head -1"
     ended = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert ended.stdout == "{\n"
     assert ended.stderr == ""
