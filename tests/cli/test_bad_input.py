@@ -326,7 +326,7 @@ def _other_network(path):
         (_truncated, "is not a checkpoint of torch, or damaged"),
         (_foreign_zip, "is not a checkpoint of torch, or damaged"),
         (_code, "reading those may run code (posix.mkdir)"),
-        (_bare_code, "is not a checkpoint of torch, or damaged"),
+        (_bare_code, "reading those may run code (posix.mkdir)"),
         (_module, "reading those may run code (torch.nn.modules.linear.Linear)"),
         (_list, "holds no parameters"),
         (_other_network, "does not fit the model: missing: 0.weight"),
