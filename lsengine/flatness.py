@@ -264,12 +264,11 @@ class Relief:
         """Return how far each ray gets (K,) and whether it ends by passing the level (K,)."""
         angle = 2 * np.pi * np.arange(RAYS) / RAYS
         step = np.stack([np.sin(angle), np.cos(angle)], -1)  # beta, alpha
-        with np.errstate(divide="ignore"):
-            ends = [
-                np.where(step[:, i] > 0, axis[-1] / step[:, i], axis[0] / step[:, i])
-                for i, axis in enumerate((self.beta, self.alpha))
-            ]
-        end_K = np.minimum(np.abs(ends[0]), np.abs(ends[1]))
+        end_K = np.full(RAYS, np.inf)
+        for i, axis in enumerate((self.beta, self.alpha)):
+            moves = step[:, i] != 0  # a ray along the other axis never meets this one's ends
+            end = np.where(step[moves, i] > 0, axis[-1], axis[0])
+            end_K[moves] = np.minimum(end_K[moves], np.abs(end / step[moves, i]))
         finest = min(float(np.diff(axis).min()) for axis in (self.beta, self.alpha))
         count = int(np.clip(4 * end_K.max() / finest, 16, 4096))
         share = np.linspace(0.0, 1.0 - 1e-12, count + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -277,3 +278,16 @@ def test_the_command_prints_a_table_and_writes_csv(tmp_path, capsys):
     assert (tmp_path / "t.csv").read_text().startswith("name,source,quantity,level")
     assert main(["compare", str(path), "--json", "--level", "+1"]) == 0
     assert json.loads(capsys.readouterr().out)["surfaces"][0]["level"] == pytest.approx(1.3)
+
+
+def test_a_centre_on_the_grids_edge_is_measured_without_a_complaint():
+    """A grid that begins at zero has rays of no length; the radius stays a number."""
+    axis = np.linspace(0, 1, 21)
+    x, y = np.meshgrid(axis, axis)
+    status = np.full(x.shape, DONE, np.uint8)
+    corner = Surface(
+        "c", "c.h5", {"beta": axis, "alpha": axis}, {"train_loss": x**2 + y**2}, status
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isfinite(figures(corner, level="+0.25")["radius"].value)
