@@ -15,16 +15,17 @@ LARGEST = 450
 LAYERS = """
     __main__
     cli
-    trainings inputs compare
-    engine train trajectory connect render status weights export spectrum submit merge doctor
+    trainings inputs compare spectrum
+    engine train trajectory connect render status weights export submit merge doctor
     learner
     objective store ranks slurm lock history
     data extremes
     images checkpoint
     models directions curvature principal curve recipe flatness
     job
+    checks
     matrix problems surface records
-    schema grid log
+    schema grid log disk
     errors __version__
 """
 LEVEL = {name: -row for row, names in enumerate(LAYERS.splitlines()) for name in names.split()}
@@ -32,7 +33,18 @@ MATHEMATICS = {"data", "extremes", "models", "directions", "curvature", "princip
     *("recipe", "flatness", "grid")
 }
 LIGHT = {"cli", "inputs", "compare", "render", "status", "export", "store", "lock", "history"} | {
-    *("flatness", "job", "matrix", "problems", "surface", "records", "schema", "grid", "errors")
+    *(
+        "flatness",
+        "job",
+        "checks",
+        "matrix",
+        "problems",
+        "surface",
+        "records",
+        "schema",
+        "grid",
+        "errors",
+    )
 }
 ONLY = {  # foreign library: the modules that may import it
     "mpi4py": {"ranks"},
