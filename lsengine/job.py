@@ -10,7 +10,6 @@ import contextlib
 import copy
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -22,13 +21,17 @@ from typing import Annotated, Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from lsengine import matrix
-from lsengine.errors import JobError, did_you_mean
+from lsengine import checks, matrix
+from lsengine.errors import JobError
 from lsengine.problems import drop, explain, short
-from lsengine.schema import ARCHITECTURES, DATASETS, LOSSES, Direction, Document
+from lsengine.schema import Direction, Document
 
-_MOST_CELLS = 100_000_000  # more is a slip of the keyboard, and would fill memory and disk
-_NEEDS = {"eval": ("model.checkpoint", "directions", "grid"), "train": ("train",), "any": ()}
+_NEEDS = {
+    "eval": ("model.checkpoint", "directions", "grid"),
+    "spectrum": ("model.checkpoint",),
+    "train": ("train",),
+    "any": (),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +183,7 @@ def load_all(path: str | Path, *, command: str = "any", only: str = "*") -> list
         if not fnmatchcase(str(content["name"]), only):
             continue
         document, found = _validate(content)
-        found += _cross_checks(document)
+        found += checks.between_keys(document)
         found += _needs(document, content, command)
         found += _file_checks(source, document, command)
         prefix = f"{content['name']}: " if len(documents) > 1 else ""
@@ -301,57 +304,6 @@ def _validate(raw: dict[str, Any]) -> tuple[Document, list[str]]:
         return Document.model_construct(**partial), explain(error, raw)
 
 
-def _cross_checks(job: Document) -> Iterator[str]:
-    """Yield what is wrong between keys that are right one by one."""
-    if job.model and ":" not in job.model.arch and job.model.arch not in ARCHITECTURES:
-        hint = did_you_mean(job.model.arch, ARCHITECTURES)
-        yield (
-            f"model.arch: got {short(job.model.arch)}; allowed: a zoo name (see "
-            f'"lsengine models"), torchvision:NAME or module:factory{hint}'
-        )
-    if job.data and ":" not in job.data.dataset and job.data.dataset not in DATASETS:
-        allowed = ", ".join(DATASETS)
-        hint = did_you_mean(job.data.dataset, DATASETS)
-        yield (
-            f"data.dataset: got {short(job.data.dataset)}; allowed: {allowed} "
-            f"or module:factory{hint}"
-        )
-    if job.loss and ":" not in job.loss and job.loss not in LOSSES:
-        hint = did_you_mean(job.loss, LOSSES)
-        allowed = ", ".join(LOSSES)
-        yield f"loss: got {short(job.loss)}; allowed: {allowed} or module:function{hint}"
-    if job.data and job.data.dataset in DATASETS[1:] and job.data.root is None:
-        yield f"data.root: required for dataset {job.data.dataset}"
-    if job.grid and job.directions and (job.grid.beta is None) != (job.directions.beta is None):
-        there, missing = ("grid", "directions") if job.grid.beta else ("directions", "grid")
-        yield f"{missing}.beta: required, because {there}.beta is given"
-    if job.quantities and "curvature" in job.quantities:
-        if job.data and "train" not in job.data.splits:
-            yield "quantities: curvature is of the training loss; data.splits needs train"
-        if job.curvature and job.curvature.basis > job.curvature.max_products:
-            yield (
-                f"curvature.basis: got {job.curvature.basis}; at most curvature.max_products, "
-                f"which is {job.curvature.max_products}"
-            )
-    if job.grid:
-        axes = [axis for axis in (job.grid.alpha, job.grid.beta) if axis]
-        cells = math.prod(int(axis[-1]) for axis in axes) * (job.repeats or 1)
-        if cells > _MOST_CELLS:
-            yield f"grid: makes {cells:,} cells; allowed: at most {_MOST_CELLS:,}"
-        for axis in ("alpha", "beta"):
-            spec = getattr(job.grid, axis)
-            if spec and spec[0] == "auto":
-                yield f"grid.{axis}: auto needs a trajectory; give [start, stop, points]"
-    if (job.repeats or 1) > 1 and job.directions:
-        if job.directions.beta is not None:
-            yield f"repeats: got {job.repeats}; two directions allow 1 only"
-        elif job.directions.alpha.kind != "random":
-            yield (
-                f"repeats: got {job.repeats}; only directions of kind random differ "
-                f"between repeats, got kind {job.directions.alpha.kind}"
-            )
-
-
 def _needs(job: Document, raw: Mapping[str, Any], command: str) -> Iterator[str]:
     for key in _NEEDS[command]:
         section, _, inner = key.partition(".")
@@ -363,10 +315,10 @@ def _needs(job: Document, raw: Mapping[str, Any], command: str) -> Iterator[str]
 
 
 def _file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
+    if command in ("eval", "spectrum") and job.model and job.model.checkpoint:
+        hint = '; "lsengine train" of this job writes one' if job.train else ""
+        yield from _missing(source, "model.checkpoint", job.model.checkpoint, hint)
     if command == "eval":
-        if job.model and job.model.checkpoint:
-            hint = '; "lsengine train" of this job writes one' if job.train else ""
-            yield from _missing(source, "model.checkpoint", job.model.checkpoint, hint)
         for key, written in _direction_files(job):
             yield from _missing(source, key, written, "")
         yield from _unwritable(_absolute(source, job.output or "surfaces/x.h5"), "output")

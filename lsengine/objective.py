@@ -124,6 +124,17 @@ class Objective:
             metrics |= self._curvature.measure(cell, coarse or cell)
         return metrics
 
+    def hessian(self, cell: Cell, names: Sequence[str] | None = None) -> Hessian:
+        """Return the Hessian of the mean training loss at a cell, where the weights are left.
+
+        Args:
+            cell: Where.
+            names: The parameters to differentiate by; default all.
+        """
+        self._place(cell)
+        batches = [(inputs, targets) for inputs, targets, *_ in self._splits["train"].batches]
+        return Hessian(self.model, batches, self._loss, names=names, tick=self._tick)
+
     def _place(self, cell: Cell) -> None:
         with torch.inference_mode():
             self._flat.displace(cell)
@@ -135,9 +146,7 @@ class Objective:
         trainable = dict(self.model.named_parameters())
         moved = [name for name in self._flat.names if name in trainable]
         names = moved if self._settings.curvature_of_moved else None
-        batches = [(inputs, targets) for inputs, targets, *_ in self._splits["train"].batches]
-        hessian = Hessian(self.model, batches, self._loss, names=names, tick=self._tick)
-        return CellCurvature(hessian, self._settings.curvature, self._place)
+        return CellCurvature(self.hessian(Cell(0.0), names), self._settings.curvature, self._place)
 
     def _metrics(self) -> Metrics:
         for split in self._splits.values():

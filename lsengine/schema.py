@@ -177,8 +177,21 @@ class FileDirection(Section):
     ignore: Ignore = []
 
 
+class HessianDirection(Section):
+    """An eigenvector of the Hessian of the mean training loss at the centre, of unit length.
+
+    The rank counts by falling modulus; the section `curvature` says how hard to look.
+    """
+
+    kind: Literal["hessian"]
+    rank: Count = 1
+    normalize: Literal["filter", "layer", "weight", "none"] = "none"
+    ignore: Ignore = []
+
+
 Direction = Annotated[
-    RandomDirection | TowardDirection | FileDirection, Field(discriminator="kind")
+    RandomDirection | TowardDirection | FileDirection | HessianDirection,
+    Field(discriminator="kind"),
 ]
 
 

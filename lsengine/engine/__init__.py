@@ -88,7 +88,7 @@ def _evaluate_here(job: Job, options: Options, stop: StopRequest) -> None:
 
     here = Assignment(job, slot=0, threads=len(os.sched_getaffinity(0)))
     evaluator = Evaluator(here, tick=tick, loaded=run.loaded)
-    plan = run.settle(evaluator.facts(socket.gethostname()), world=None)
+    plan = run.settle(evaluator.facts(socket.gethostname()), world=None, tick=tick)
     writer = store.Writer(plan.path)
     try:
         evaluator.start(plan.for_(checks=True))
@@ -153,7 +153,7 @@ def _evaluate_with(
 
     try:
         if run.cells:
-            plan = run.settle(coordinator.first_facts(), world)
+            plan = run.settle(coordinator.first_facts(), world, tick=coordinator.check_stop)
             writer = None if plan.parallel else store.Writer(plan.path)
             coordinator.serve(plan, run.cells, sink, run.blocks)
         code = CellsFailed.exit_code if failed and not more else run.code

@@ -56,7 +56,7 @@ class Coordinator:
         """
         end = _GREETING_S
         while len(self._hellos) < self._world.size - 1:
-            message = self._world.receive(Tag.HELLO, idle=self._check_stop, limit_s=end)
+            message = self._world.receive(Tag.HELLO, idle=self.check_stop, limit_s=end)
             if message is None:
                 late = self._present - self._hellos.keys()
                 log.warning("no word yet from ranks %s; starting without them", _ranks(late))
@@ -132,11 +132,12 @@ class Coordinator:
         return not self._has_given_up
 
     def _next(self) -> Message:
-        message = self._world.receive(idle=self._check_stop)
+        message = self._world.receive(idle=self.check_stop)
         assert message is not None
         return message
 
-    def _check_stop(self) -> None:
+    def check_stop(self) -> None:
+        """Raise `Stopped` if a signal asked for it."""
         if self._stop:
             raise Stopped(f"stopped by {self._stop.signal}")
 

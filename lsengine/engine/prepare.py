@@ -15,8 +15,14 @@ from lsengine import checkpoint, data, directions, extremes, models
 from lsengine.errors import UsageError
 from lsengine.grid import Grid, plane_or_curve
 from lsengine.job import Job
-from lsengine.objective import check_fits, loss_function
-from lsengine.schema import Direction, FileDirection, RandomDirection, TowardDirection
+from lsengine.objective import Directions, check_fits, loss_function
+from lsengine.schema import (
+    Direction,
+    FileDirection,
+    HessianDirection,
+    RandomDirection,
+    TowardDirection,
+)
 from lsengine.store import read_directions
 
 Arrays = dict[str, dict[str, NDArray[np.float32]]]
@@ -92,8 +98,13 @@ def identity(job: Job, dataset: data.Dataset) -> dict[str, Any]:
     return job.identity(digests)
 
 
-def make_directions(job: Job, model: nn.Module) -> Arrays:
+def make_directions(job: Job, model: nn.Module, eigenvectors: Directions | None = None) -> Arrays:
     """Draw, difference or read the directions of a job; normalise them to the weights.
+
+    Args:
+        job: Valid for ``eval``.
+        model: The network at the centre, on the CPU.
+        eigenvectors: The directions of kind hessian by axis, from `lsengine.engine.eigenvectors`.
 
     Returns:
         By axis and parameter name; with repeats each array has a leading axis.
@@ -103,10 +114,14 @@ def make_directions(job: Job, model: nn.Module) -> Arrays:
     """
     made: dict[str, list[dict[str, Tensor]]] = {}
     for number, (axis, spec) in enumerate(job.directions.items()):
-        centre = _movable(job, model, spec)
+        centre = movable(job, model, spec)
         made[axis] = []
         for repeat in range(job.document.repeats):
-            raw = _raw(job, model, axis, spec, centre, (number, repeat))
+            if isinstance(spec, HessianDirection):
+                assert eigenvectors is not None
+                raw = dict(eigenvectors[axis])
+            else:
+                raw = _raw(job, model, axis, spec, centre, (number, repeat))
             if isinstance(spec, RandomDirection) and spec.orthogonal and axis == "beta":
                 raw = _orthogonal(raw, made["alpha"][0], centre, spec)
             weights = {name: centre[name] for name in raw}
@@ -164,7 +179,7 @@ def _dataset(job: Job) -> data.Dataset:
     return data.load(spec, root=root, beside=job.source.parent, seed=job.document.seed)
 
 
-def _movable(job: Job, model: nn.Module, spec: Direction) -> dict[str, Tensor]:
+def movable(job: Job, model: nn.Module, spec: Direction) -> dict[str, Tensor]:
     """Return the centre's tensors that a direction moves, by name."""
     tensors = {n: p.detach() for n, p in model.named_parameters() if p.is_floating_point()}
     norm = set(models.normalisation_parameters(model))
@@ -180,7 +195,7 @@ def _raw(
     job: Job,
     model: nn.Module,
     axis: str,
-    spec: Direction,
+    spec: RandomDirection | TowardDirection | FileDirection,
     centre: Mapping[str, Tensor],
     seeds: tuple[int, int],
 ) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -86,12 +87,13 @@ class Run:
         self._start = time.monotonic()
         self._progress: Progress | None = None
 
-    def settle(self, facts: Facts, world: World | None) -> Plan:
+    def settle(self, facts: Facts, world: World | None, *, tick: Callable[[], None]) -> Plan:
         """Fix what all cells share, and lay the file out if there is none.
 
         Args:
             facts: Of the worker that settles what the job leaves open.
             world: The ranks, or None alone.
+            tick: Called now and then while directions are computed; may raise to stop.
 
         Raises:
             EnvironmentUnfit: If the file cannot be made, or parallel writing is asked for and
@@ -106,7 +108,9 @@ class Run:
             refusal = store.refuses_parallel(self._job.output, alone) if alone else None
         else:
             attributes = self._attributes(facts, world, wants_parallel)
-            refusal = store.create(self._job.output, self._layout(attributes), comm=alone)
+            refusal = store.create(
+                self._job.output, self._layout(attributes, facts, tick), comm=alone
+            )
         if refusal and self._job.document.writing == "parallel":
             raise EnvironmentUnfit(
                 f"writing: parallel is refused by this file system or MPI: {refusal}; use gather"
@@ -205,8 +209,19 @@ class Run:
             "device_kind": facts.device_kind,
         }
 
-    def _layout(self, attributes: dict[str, str | int | float]) -> Layout:
-        directions = self._prepare.make_directions(self._job, self.loaded.model)
+    def _layout(
+        self, attributes: dict[str, str | int | float], facts: Facts, tick: Callable[[], None]
+    ) -> Layout:
+        from lsengine.engine import eigenvectors  # imports torch
+
+        found = eigenvectors.of_directions(
+            self._job, self.loaded, facts, batch_size=int(attributes["batch_size"]), tick=tick
+        )
+        for axis, pair in found.items():
+            attributes[f"{axis}_eigenvalue"] = pair.value
+            attributes[f"{axis}_eigenvalue_residual"] = pair.residual
+        vectors = {axis: pair.vector for axis, pair in found.items()}
+        directions = self._prepare.make_directions(self._job, self.loaded.model, vectors)
         warning = self._prepare.statistics_warning(self._job, self.loaded.model)
         if warning:
             log.warning(warning)

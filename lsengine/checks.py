@@ -1,0 +1,76 @@
+"""What is wrong between the keys of a job that are right one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from lsengine.errors import did_you_mean
+from lsengine.problems import short
+from lsengine.schema import ARCHITECTURES, DATASETS, LOSSES, Document, HessianDirection
+
+_MOST_CELLS = 100_000_000  # more is a slip of the keyboard, and would fill memory and disk
+
+
+def between_keys(job: Document) -> Iterator[str]:
+    """Yield what is wrong between keys that are right one by one."""
+    if job.model and ":" not in job.model.arch and job.model.arch not in ARCHITECTURES:
+        hint = did_you_mean(job.model.arch, ARCHITECTURES)
+        yield (
+            f"model.arch: got {short(job.model.arch)}; allowed: a zoo name (see "
+            f'"lsengine models"), torchvision:NAME or module:factory{hint}'
+        )
+    if job.data and ":" not in job.data.dataset and job.data.dataset not in DATASETS:
+        allowed = ", ".join(DATASETS)
+        hint = did_you_mean(job.data.dataset, DATASETS)
+        yield (
+            f"data.dataset: got {short(job.data.dataset)}; allowed: {allowed} "
+            f"or module:factory{hint}"
+        )
+    if job.loss and ":" not in job.loss and job.loss not in LOSSES:
+        hint = did_you_mean(job.loss, LOSSES)
+        allowed = ", ".join(LOSSES)
+        yield f"loss: got {short(job.loss)}; allowed: {allowed} or module:function{hint}"
+    if job.data and job.data.dataset in DATASETS[1:] and job.data.root is None:
+        yield f"data.root: required for dataset {job.data.dataset}"
+    if job.grid and job.directions and (job.grid.beta is None) != (job.directions.beta is None):
+        there, missing = ("grid", "directions") if job.grid.beta else ("directions", "grid")
+        yield f"{missing}.beta: required, because {there}.beta is given"
+    yield from _curvature_checks(job)
+    if job.grid:
+        axes = [axis for axis in (job.grid.alpha, job.grid.beta) if axis]
+        cells = math.prod(int(axis[-1]) for axis in axes) * (job.repeats or 1)
+        if cells > _MOST_CELLS:
+            yield f"grid: makes {cells:,} cells; allowed: at most {_MOST_CELLS:,}"
+        for axis in ("alpha", "beta"):
+            spec = getattr(job.grid, axis)
+            if spec and spec[0] == "auto":
+                yield f"grid.{axis}: auto needs a trajectory; give [start, stop, points]"
+    if (job.repeats or 1) > 1 and job.directions:
+        if job.directions.beta is not None:
+            yield f"repeats: got {job.repeats}; two directions allow 1 only"
+        elif job.directions.alpha.kind != "random":
+            yield (
+                f"repeats: got {job.repeats}; only directions of kind random differ "
+                f"between repeats, got kind {job.directions.alpha.kind}"
+            )
+
+
+def _curvature_checks(job: Document) -> Iterator[str]:
+    given = ((axis, getattr(job.directions, axis, None)) for axis in ("alpha", "beta"))
+    sharp = [(axis, spec) for axis, spec in given if isinstance(spec, HessianDirection)]
+    users = ["quantities: curvature"] if "curvature" in (job.quantities or ()) else []
+    users += [f"directions.{axis}: kind hessian" for axis, _ in sharp]
+    if job.data and "train" not in job.data.splits:
+        yield from (f"{user} is of the training loss; data.splits needs train" for user in users)
+    if not users or not job.curvature:
+        return
+    basis, products = job.curvature.basis, job.curvature.max_products
+    if basis > products:
+        yield f"curvature.basis: got {basis}; at most curvature.max_products, which is {products}"
+    for axis, spec in sharp:
+        if spec.rank > basis // 2 - 1:
+            room = f"curvature.basis {basis} has room for ranks up to {basis // 2 - 1}"
+            yield f"directions.{axis}.rank: got {spec.rank}; {room}"
+    if len(sharp) == 2 and sharp[0][1] == sharp[1][1]:
+        yield "directions.beta: the same eigenvector as alpha; give it another rank"
