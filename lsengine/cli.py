@@ -28,9 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        from lsengine.ranks import end_others
+
         print("interrupted; the same command goes on", file=sys.stderr)
+        end_others(Stopped.exit_code)
         return Stopped.exit_code
-    except BrokenPipeError:
+    except BrokenPipeError as error:
+        if parsed.run in (_train, _evaluate):  # what was asked for has not been done
+            from lsengine.ranks import abort_all
+
+            abort_all(error)
+            return 1
         sys.stderr.close()  # the reader of our output has gone; nobody is left to tell
         return 0
     except Exception as error:
@@ -51,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_train(commands)
     _add_eval(commands)
+    _add_spectrum(commands)
     _add_status(commands)
     _add_render(commands)
     _add_compare(commands)
@@ -88,6 +97,38 @@ def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     _add_progress(evaluate)
     evaluate.set_defaults(run=_evaluate)
+
+
+def _add_spectrum(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    spectrum = commands.add_parser(
+        "spectrum",
+        help="trace, density and leading eigenvectors of the Hessian at the centre",
+        description="Of the mean training loss, at the job's checkpoint.  Needs neither directions "
+        "nor a grid.  One process does it; under mpirun the others wait.",
+    )
+    spectrum.add_argument("job", metavar="JOB", help="job file")
+    spectrum.add_argument(
+        "--vectors", type=_number, default=5, metavar="K", help="leading eigenvectors (default: 5)"
+    )
+    spectrum.add_argument(
+        "--trace", type=_number, default=32, metavar="N", help="probes of the trace (default: 32)"
+    )
+    spectrum.add_argument(
+        "--density",
+        type=_number,
+        default=8,
+        metavar="N",
+        help="probes of the density (default: 8), of curvature.basis products each; 0 of any of "
+        "the three leaves it out",
+    )
+    spectrum.add_argument(
+        "--output",
+        "-o",
+        type=Path,
+        metavar="FILE",
+        help="HDF5 file (default: beside the surface, NAME-spectrum.h5)",
+    )
+    spectrum.set_defaults(run=_spectrum)
 
 
 def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -193,14 +234,18 @@ def _add_progress(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _count(text: str) -> int:
+def _count(text: str, least: int = 1) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected an integer of at least 1")
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected an integer of at least {least}")
     return value
+
+
+def _number(text: str) -> int:
+    return _count(text, least=0)
 
 
 def _train(parsed: argparse.Namespace) -> int:
@@ -216,6 +261,17 @@ def _evaluate(parsed: argparse.Namespace) -> int:
 
     options = Options(parsed.retry_failed, parsed.chunk, parsed.progress)
     return evaluate(parsed.jobs, options, world=connect(), only=parsed.only)
+
+
+def _spectrum(parsed: argparse.Namespace) -> int:
+    from lsengine import spectrum
+    from lsengine.ranks import connect
+
+    sizes = spectrum.Sizes(parsed.vectors, parsed.trace, parsed.density)
+    code, text = spectrum.run(parsed.job, sizes, world=connect(), output=parsed.output)
+    if text:
+        print(text)
+    return code
 
 
 def _status(parsed: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
-"""HDF5 files beside the surface: histories of trainings, and histograms of weights.
+"""HDF5 files beside the surface: histories of trainings, histograms of weights, spectra.
 
 Named like netCDF: every dataset has a dimension scale on each axis, and xarray reads them.
-Imports no torch, so that drawing does not either.  `docs/FORMAT.md` specifies both.
+Imports no torch, so that drawing does not either.  `docs/FORMAT.md` specifies all.
 
 Shapes: E epochs so far (the first is 0, before training), P parameters, K checkpoints,
 N bins.
@@ -21,14 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import UsageError
-from lsengine.records import Bins, Weights
+from lsengine.records import Bins, Spectrum, Weights
 from lsengine.records import History as History
 
 FORMAT, FORMAT_VERSION = "lsengine-history", 1
 WEIGHTS_FORMAT = "lsengine-weights"
+SPECTRUM_FORMAT = "lsengine-spectrum"
 _KINDS = {
     FORMAT: ("training history", "lsengine train"),
     WEIGHTS_FORMAT: ("histogram of weights", "lsengine histogram"),
+    SPECTRUM_FORMAT: ("spectrum", "lsengine spectrum"),
 }
 _LONG_NAMES = {
     "epoch": "epochs finished; 0 is before training",
@@ -237,3 +239,62 @@ def _bins(group: h5py.Group) -> Bins:
         norms=group["parameter_norm"][()],
         not_finite=group["parameter_not_finite"][()],
     )
+
+
+def write_spectrum(path: Path, spectrum: Spectrum) -> None:
+    """Write a spectrum whole or not at all; one that is there is replaced.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
+    with _made(path, SPECTRUM_FORMAT) as file:
+        for name, value in spectrum.attributes.items():
+            file.attrs[name] = value
+        rank = _scale(file, "rank", np.arange(1, len(spectrum.eigenvalues) + 1))
+        _attached(file, "eigenvalue", spectrum.eigenvalues, [rank])
+        _attached(file, "residual", spectrum.residuals, [rank])
+        if spectrum.trace is not None:
+            file["trace"], file["trace_se"] = spectrum.trace
+        if len(spectrum.grid):
+            at = _scale(file, "at", spectrum.grid)
+            _attached(file, "density", spectrum.density, [at])
+            node = _scale(file, "node", np.arange(len(spectrum.nodes)))
+            _attached(file, "node_value", spectrum.nodes, [node])
+            _attached(file, "node_weight", spectrum.weights, [node])
+        if spectrum.vectors:
+            group = file.create_group("vectors")
+            for name, values in spectrum.vectors.items():
+                _attached(group, name, values, [rank, *_lengths(group, values.shape[1:])])
+
+
+def read_spectrum(path: Path) -> Spectrum:
+    """Read a spectrum; raises like `read`."""
+    with _opened(path, SPECTRUM_FORMAT) as file:
+        columns = {
+            name: file[name][()] if name in file else np.empty(0)
+            for name in ("eigenvalue", "residual", "node_value", "node_weight", "at", "density")
+        }
+        vectors = {n: d[()] for n, d in file.get("vectors", {}).items() if not d.is_scale}
+        trace = (float(file["trace"][()]), float(file["trace_se"][()])) if "trace" in file else None
+        return Spectrum(
+            *(columns["eigenvalue"], columns["residual"], vectors, trace),
+            *(columns["node_value"], columns["node_weight"], columns["at"], columns["density"]),
+            attributes=dict(file.attrs),
+            source=str(path),
+        )
+
+
+def _scale(group: h5py.Group, name: str, values: NDArray[Any]) -> h5py.Dataset:
+    scale = group.create_dataset(name, data=values)
+    scale.make_scale(name)
+    return scale
+
+
+def _lengths(group: h5py.Group, shape: Sequence[int]) -> list[h5py.Dataset]:
+    """Return scales for the axes of a parameter, called as in a surface file's directions."""
+    scales = []
+    for axis, length in enumerate(shape):
+        name = f"n{length}_{list(shape[:axis]).count(length)}"
+        made = name in group
+        scales.append(group[name] if made else _scale(group, name, np.arange(length)))
+    return scales

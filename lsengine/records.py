@@ -3,7 +3,7 @@
 Knows no file, no torch: `lsengine.history` reads and writes these, ``render`` draws them.
 
 Shapes: E epochs so far (the first is 0, before training), P parameters, K checkpoints,
-N bins.
+N bins; of a spectrum K eigenpairs, Q quadrature nodes, G points of a grid.
 """
 
 from __future__ import annotations
@@ -92,4 +92,31 @@ class Weights:
     groups: Mapping[str, Bins]
     epochs: tuple[int, ...]
     sha256: tuple[str, ...] = field(default=())
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """The Hessian of the mean training loss at the centre: what is known of its eigenvalues.
+
+    Attributes:
+        eigenvalues: By falling modulus; (K,).
+        residuals: Norms of ``H v - value v``; (K,).
+        vectors: Unit eigenvectors by parameter name, float32; (K, ...).
+        trace: Estimate and its standard error; None if not asked for.
+        nodes, weights: Quadrature of the density of eigenvalues; (Q,), none if not asked for.
+        grid, density: The same, smoothed: abscissae, and density per unit of eigenvalue; (G,).
+        attributes: Texts and numbers, among them ``parameters`` (how many).
+        source: Where it was read from, for messages.
+    """
+
+    eigenvalues: NDArray[np.float64]
+    residuals: NDArray[np.float64]
+    vectors: Mapping[str, NDArray[np.float32]]
+    trace: tuple[float, float] | None
+    nodes: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    grid: NDArray[np.float64]
+    density: NDArray[np.float64]
+    attributes: Mapping[str, Any]
     source: str = ""
