@@ -135,7 +135,7 @@ def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str 
     left, right = dict(_flat(ours)), dict(_flat(theirs))
     for key in sorted(left.keys() | right.keys()):
         a, b = left.get(key, "absent"), right.get(key, "absent")
-        if a != b:
+        if json.dumps(a) != json.dumps(b):  # as in the fingerprint, where 1 is not 1.0
             return f"{key} is {short(a)} in the job, {short(b)} in the file"
     return None
 
@@ -193,7 +193,7 @@ def load_all(path: str | Path, *, command: str = "any", only: str = "*") -> list
         names = ", ".join(str(content["name"]) for content in documents)
         problems.append(f"no job's name matches {only}; there are: {names}")
     if not problems:
-        problems += _shared_outputs(jobs)
+        problems += _shared_outputs(jobs, command)
     if problems:
         raise JobError(str(path), problems)
     return jobs
@@ -210,14 +210,18 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def _shared_outputs(jobs: list[Job]) -> Iterator[str]:
+def _shared_outputs(jobs: list[Job], command: str) -> Iterator[str]:
     """Yield what several jobs of one file would all write."""
-    for key, paths in (
-        ("output", [job.output for job in jobs]),
-        ("train.output", [j.path(j.document.train.output) for j in jobs if j.document.train]),
-    ):
-        if len(set(paths)) < len(paths):
-            yield f"{key}: several jobs of the matrix share one; put a key in braces into it"
+    outputs = {
+        "eval": ("output", [job.output for job in jobs]),
+        "train": (
+            "train.output",
+            [j.path(j.document.train.output) for j in jobs if j.document.train],
+        ),
+    }
+    key, paths = outputs.get(command, ("", []))
+    if len(set(paths)) < len(paths):
+        yield f"{key}: several jobs of the matrix share one; put a key in braces into it"
 
 
 def _read_with_base(source: Path, chain: tuple[Path, ...]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lsengine.errors import SurfaceError
+from lsengine.errors import EnvironmentUnfit, SurfaceError
 
 BEAT_S = 30.0
 WATCH_S = 90.0
@@ -83,17 +83,36 @@ def _identity() -> dict[str, Any]:
 
 
 def _acquire(path: Path, mine: dict[str, Any], watch_s: float) -> None:
+    """Make the lock, or take over a stale one; go round again when its owner leaves meanwhile."""
+    while True:
+        try:
+            if _made(path, mine) or _taken_over(path, mine, watch_s):
+                return
+        except FileNotFoundError:
+            if not path.parent.is_dir():
+                raise EnvironmentUnfit(f"{path.parent}: no such folder any more") from None
+        except OSError as error:
+            raise EnvironmentUnfit(
+                f"{path}: the lock cannot be written: {error.strerror or error}"
+            ) from error
+
+
+def _made(path: Path, mine: dict[str, Any]) -> bool:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
-        _take_over(path, mine, watch_s)
-        return
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(mine, file)
+        return False
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(mine, file)
+    except OSError:
+        path.unlink(missing_ok=True)  # a full disk: an empty lock would keep everybody out
+        raise
+    return True
 
 
-def _take_over(path: Path, mine: dict[str, Any], watch_s: float) -> None:
-    """Replace a stale lock, or raise.
+def _taken_over(path: Path, mine: dict[str, Any], watch_s: float) -> bool:
+    """Replace a stale lock; False if it changed meanwhile and has to be looked at anew.
 
     flock makes two processes that judge the same lock stale take turns; the second then
     finds an owner that is alive.
@@ -105,14 +124,22 @@ def _take_over(path: Path, mine: dict[str, Any], watch_s: float) -> None:
     is_stale = _is_dead(seen, mine) or (
         not _is_local(seen, mine) and _is_silent(path, seen, watch_s)
     )
+    if not path.exists():
+        return False
     if not is_stale:
         raise _refusal(path, seen)
     with path.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        if _read(path).get("token") != seen.get("token"):
-            raise _refusal(path, _read(path))
+        if not _is_same(path, file.fileno()) or _read(path) != seen:
+            return False
         file.truncate()
         json.dump(mine, file)
+    return True
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    """Whether a path still names an open file; a heartbeat or a new owner replaces it."""
+    return os.path.samestat(path.stat(), os.fstat(descriptor))
 
 
 def _refusal(path: Path, seen: dict[str, Any]) -> SurfaceError:
@@ -161,7 +188,8 @@ def _beat(
     beat_s: float,
 ) -> None:
     while not ended.wait(beat_s):
-        if _read(path).get("token") != mine["token"]:
+        found = _read(path)
+        if found.get("token", mine["token"]) != mine["token"] or not path.exists():
             lost()
             return
         mine["heartbeat"] += 1
@@ -170,7 +198,9 @@ def _beat(
             fresh.write_text(json.dumps(mine))
             fresh.replace(path)
         except OSError:
-            continue  # a full disk must not end the run; the next beat may succeed
+            # A full disk must not end the run; the next beat may succeed.
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lsengine import data as datasets
 from lsengine.curvature import Hessian, Lanczos
-from lsengine.errors import UsageError
+from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.extremes import CellCurvature
 from lsengine.grid import Cell
 from lsengine.models import check_fit, external
@@ -391,7 +391,7 @@ def device_of(kind: str, slot: int) -> torch.device:
         slot: Number of the worker on its host, among those that see the same devices.
 
     Raises:
-        UsageError: If a kind is asked for that this machine does not have.
+        EnvironmentUnfit: If a kind is asked for that this machine does not have.
     """
     if kind in ("auto", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", slot % torch.cuda.device_count())
@@ -399,4 +399,6 @@ def device_of(kind: str, slot: int) -> torch.device:
         return torch.device("mps")
     if kind in ("auto", "cpu"):
         return torch.device("cpu")
-    raise UsageError(f"device: {kind} is asked for, but torch {torch.__version__} sees none here")
+    raise EnvironmentUnfit(
+        f"device: {kind} is asked for, but torch {torch.__version__} sees none here; use auto or cpu"
+    )

@@ -12,7 +12,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from types import FrameType
@@ -78,6 +79,7 @@ class World:
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.host = socket.gethostname()
         self._pending: list[Any] = []
+        self._inbox: deque[Message] = deque()
 
     def neighbours(self) -> tuple[int, int]:
         """Return this rank's number on its host and how many ranks are there; **collective**."""
@@ -94,17 +96,39 @@ class World:
         self._pending.append(self._comm.isend(payload, dest=to, tag=int(tag)))
 
     def poll(self, *tags: Tag) -> Message | None:
-        """Return the next message, of the given tags if any are given; None if there is none."""
+        """Return the oldest message, of the given tags if any are given; None if there is none.
+
+        Messages are taken from MPI in the order of their arrival, whatever their tags: a probe
+        for one tag may miss what a probe for the next one finds.
+        """
+        self._fetch()
+        for message in self._inbox:
+            if not tags or message.tag in tags:
+                self._inbox.remove(message)
+                return message
+        return None
+
+    def put_back(self, messages: Iterable[Message]) -> None:
+        """Let messages be received again, before all others."""
+        self._inbox.extendleft(reversed(list(messages)))
+
+    def forget(self) -> None:
+        """Drop everything that has arrived and was not asked for."""
+        self._fetch()
+        self._inbox.clear()
+
+    def _fetch(self) -> None:
         from mpi4py import MPI
 
-        status = MPI.Status()
-        # Twice: the first probe may only fetch a message from the transport (Open MPI), and
-        # without a second one it would be found a whole nap later.
-        for tag in 2 * (tags or (MPI.ANY_TAG,)):
-            found = self._comm.improbe(source=MPI.ANY_SOURCE, tag=int(tag), status=status)
-            if found is not None:
-                return Message(status.source, Tag(status.tag), found.recv())
-        return None
+        status, misses = MPI.Status(), 0
+        # Two misses end it: the first probe may only fetch a message from the transport (Open
+        # MPI), and it would be found a whole nap later.
+        while misses < 2:
+            found = self._comm.improbe(source=MPI.ANY_SOURCE, tag=MPI.ANY_TAG, status=status)
+            if found is None:
+                misses += 1
+            else:
+                self._inbox.append(Message(status.source, Tag(status.tag), found.recv()))
 
     def receive(
         self, *tags: Tag, idle: Callable[[], None] = lambda: None, limit_s: float | None = None
@@ -181,22 +205,36 @@ def _under_launcher() -> bool:
     return any(v in os.environ for v in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"))
 
 
-def abort_all(error: BaseException) -> None:
-    """Say what happened on this rank, with rank and host, and end all others.
+def usable_cores() -> frozenset[int]:
+    """Return the processor cores this process may use, by number."""
+    try:
+        return frozenset(os.sched_getaffinity(0))
+    except AttributeError:  # not every system has affinities
+        return frozenset(range(os.cpu_count() or 1))
 
-    Does nothing but print when there are no others.
-    """
-    rank, size = 0, 1
+
+def end_others(code: int) -> None:
+    """End all other ranks now, if there are any."""
+    mpi = _running_mpi()
+    if mpi is not None and mpi.COMM_WORLD.Get_size() > 1:
+        sys.stderr.flush()
+        time.sleep(0.2)  # let the launcher forward what was printed
+        mpi.COMM_WORLD.Abort(code)
+
+
+def _running_mpi() -> Any:
     mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
-        rank, size = mpi.COMM_WORLD.Get_rank(), mpi.COMM_WORLD.Get_size()
+    return mpi if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() else None
+
+
+def abort_all(error: BaseException) -> None:
+    """Say what happened on this rank, with rank and host, and end all others."""
+    mpi = _running_mpi()
+    rank = mpi.COMM_WORLD.Get_rank() if mpi is not None else 0
     text = "".join(traceback.format_exception(error))
     head = f"r{rank:03d} {socket.gethostname()}"
     print("".join(f"{head} {line}\n" for line in text.splitlines()), end="", file=sys.stderr)
-    sys.stderr.flush()
-    if mpi is not None and size > 1:
-        time.sleep(0.2)  # let the launcher forward what was printed
-        mpi.COMM_WORLD.Abort(1)
+    end_others(1)
 
 
 class StopRequest:

@@ -77,6 +77,8 @@ def _axis(value: Any, handler: Callable[[Any], Any]) -> Any:
         raise ValueError(f"{shape}; start and stop are finite")
     if start > stop:
         raise ValueError(f"{shape}; start must not be greater than stop")
+    if points == 1 and start != stop:
+        raise ValueError(f"{shape}; with one point start and stop must be equal")
     return (start, stop, points)
 
 

@@ -165,6 +165,7 @@ class Writer:
         except OSError as error:
             raise SurfaceError(f"{path}: cannot be opened for writing: {error}") from error
         self._is_serial = comm is None
+        self._names = set(_quantities(self._file))
         # HDF5's flush is collective under mpio; a second descriptor syncs this process's data.
         self._descriptor = os.open(path, os.O_RDONLY)
 
@@ -178,13 +179,16 @@ class Writer:
         cells = sorted(rank_of)
         failed = results.failures
         done = [c for c in cells if c not in failed]
+        if done and results.values.keys() != self._names:
+            raise ValueError(f"results have {sorted(results.values)}, not {sorted(self._names)}")
         order = [rank_of[c] for c in cells]
         columns: dict[str, NDArray[Any]] = {
             "wall_s": np.array(results.wall_s, np.float64)[order],
             "finished": np.array(results.finished, np.float64)[order],
             "worker": np.full(len(cells), results.worker, np.int32),
             "failure": np.array(
-                [failed.get(c, "").encode()[:FAILURE_BYTES] for c in cells], f"S{FAILURE_BYTES}"
+                [failed.get(c, "").encode(errors="replace")[:FAILURE_BYTES] for c in cells],
+                f"S{FAILURE_BYTES}",
             ),
         }
         status = np.array([FAILED if c in failed else DONE for c in cells], np.uint8)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from lsengine import log as logs
-from lsengine.errors import LsengineError, Stopped
+from lsengine.errors import JobError, LsengineError, Stopped
 from lsengine.job import Job, load_all
-from lsengine.ranks import Tag, World
+from lsengine.ranks import StopRequest, Tag, World, usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +31,23 @@ def run_all(
         The exit code all ranks agree on: the largest of any.
 
     Raises:
-        LsengineError: Alone, or if the jobs themselves are wrong (then on every rank).
+        LsengineError: Alone; under a launcher errors are logged and become the code.
     """
     logs.configure(rank=world.rank if world else 0)
-    jobs = [job for path in paths for job in load_all(path, command="train", only=only)]
     if world is None:
+        jobs = [job for path in paths for job in load_all(path, command="train", only=only)]
         return _train(jobs, progress, slot=0, threads=None)
+    # Also for ranks that have nothing to train, or nothing more: a signal must not end them.
+    StopRequest().install()
     slot, neighbours = world.neighbours()
-    threads = max(1, len(os.sched_getaffinity(0)) // neighbours)
+    threads = max(1, len(usable_cores()) // neighbours)
     try:
+        jobs = [job for path in paths for job in load_all(path, command="train", only=only)]
         style = progress if world.rank == 0 else "none"
         code = _train(jobs[world.rank :: world.size], style, slot=slot, threads=threads)
     except LsengineError as error:
-        log.error("%s", error)  # noqa: TRY400  a user's error needs no traceback
+        if world.rank == 0 or not isinstance(error, JobError):  # a bad job is bad for all
+            log.error("%s", error)  # noqa: TRY400  a user's error needs no traceback
         code = error.exit_code
     return _agreed(code, world)
 

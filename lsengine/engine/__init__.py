@@ -6,7 +6,6 @@ The file is the checkpoint: what is left to do are the cells it does not mark do
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -17,10 +16,11 @@ from lsengine import log as logs
 from lsengine import store
 from lsengine.engine.messages import Assignment
 from lsengine.engine.run import Options, Run
+from lsengine.engine.worker import work
 from lsengine.errors import CellsFailed, EnvironmentUnfit, LsengineError, Stopped
 from lsengine.job import Job, load_all
 from lsengine.lock import held
-from lsengine.ranks import StopRequest, World
+from lsengine.ranks import StopRequest, World, usable_cores
 from lsengine.store import Results
 
 if TYPE_CHECKING:
@@ -53,10 +53,7 @@ def evaluate(
     stop = StopRequest().install()
     logs.configure(rank=world.rank if world else 0)
     if world is not None and world.rank > 0:
-        # torch is imported only when the coordinator has found the job valid.
-        from lsengine.engine import worker
-
-        return worker.work(world, stop)
+        return work(world, stop)
     if world is None:
         return _alone(paths, options, stop, only)
     return _lead(paths, options, stop, world, only)
@@ -84,9 +81,9 @@ def _evaluate_here(job: Job, options: Options, stop: StopRequest) -> None:
     if not run.cells:
         run.conclude()
         return
-    from lsengine.engine.worker import Evaluator
+    from lsengine.engine.evaluator import Evaluator
 
-    here = Assignment(job, slot=0, threads=len(os.sched_getaffinity(0)))
+    here = Assignment(job, slot=0, threads=len(usable_cores()))
     evaluator = Evaluator(here, tick=tick, loaded=run.loaded)
     plan = run.settle(evaluator.facts(socket.gethostname()), world=None, tick=tick)
     writer = store.Writer(plan.path)
@@ -158,7 +155,7 @@ def _evaluate_with(
             coordinator.serve(plan, run.cells, sink, run.blocks)
         code = CellsFailed.exit_code if failed and not more else run.code
         if not coordinator.dismiss(code, more=more):
-            world.abort(code)
+            raise Stopped("some ranks did not answer any more")  # noqa: TRY301  one way out
     except Stopped as stopped:
         coordinator.dismiss(stopped.exit_code)
         raise run.stopped(stopped) from None

@@ -37,6 +37,7 @@ class Coordinator:
         self._job: Job | None = None
         self._plan: Plan | None = None
         self._hellos: dict[int, Hello] = {}
+        self._slots: dict[int, int] = {}
         self._facts: dict[int, Facts] = {}
         self._cell_s: dict[int, float] = {}
         self._leases: dict[int, list[int]] = {}
@@ -111,6 +112,7 @@ class Coordinator:
         Returns:
             Whether all have answered within the time limit.
         """
+        early: list[Message] = []
         while self._present and not self._has_given_up:
             for rank in (self._present & self._hellos.keys()) - self._dismissed:
                 self._world.send(Farewell(code, more), to=rank, tag=Tag.STOP)
@@ -120,16 +122,27 @@ class Coordinator:
                 log.error("no answer from ranks %s; ending them", _ranks(self._present))
                 self._has_given_up = True
                 break
-            if message.tag is Tag.HELLO:
+            if message.tag is Tag.HELLO and message.source not in self._present:
+                early.append(message)  # about the next job
+            elif message.tag is Tag.HELLO:
                 self._hellos[message.source] = message.payload
             elif message.tag in (Tag.READY, Tag.PART) and message.payload is not None:
-                self._absorb(message.source, message.payload)
+                self._absorb_last(message)
             elif message.tag is Tag.BYE:
                 self._present.discard(message.source)
                 if message.payload is not None:
-                    self._absorb(message.source, message.payload)
+                    self._absorb_last(message)
+        self._world.put_back(early)
         self._world.flush()
         return not self._has_given_up
+
+    def _absorb_last(self, message: Message) -> None:
+        """Absorb a report while parting, when an error can only be told, not acted on."""
+        try:
+            self._absorb(message.source, message.payload)
+        except LsengineError as error:
+            log.error("%s", error)  # noqa: TRY400  a user's error needs no traceback
+            self._sink = lambda results: None
 
     def _next(self) -> Message:
         message = self._world.receive(idle=self.check_stop)
@@ -149,6 +162,7 @@ class Coordinator:
                 self._assign(rank)
         elif message.tag is Tag.LOADED:
             self._warn_if_shared(rank, payload)
+            self._warn_if_different(rank, payload)
             self._facts[rank] = payload
             if self._plan is not None:
                 self._send_plan(rank)
@@ -164,7 +178,8 @@ class Coordinator:
 
     def _assign(self, rank: int) -> None:
         assert self._job is not None
-        slot, threads = place(rank, self._hellos)
+        slot, threads = place(rank, self._hellos, self._slots)
+        self._slots[rank] = slot
         self._world.send(Assignment(self._job, slot, threads), to=rank, tag=Tag.JOB)
 
     def _send_plan(self, rank: int) -> None:
@@ -198,6 +213,15 @@ class Coordinator:
             self._leases[rank] = chunk
             self._world.send(chunk, to=rank, tag=Tag.WORK)
 
+    def _warn_if_different(self, rank: int, facts: Facts) -> None:
+        for other, theirs in itertools.islice(self._facts.items(), 1):
+            if different := _differences(facts, theirs):
+                log.warning(
+                    "ranks %d and %d differ in %s; their cells agree to the precision's "
+                    "tolerance, not bit by bit",
+                    *(rank, other, ", ".join(different)),
+                )
+
     def _rest_of_block(self) -> int:
         """Return how many cells at the head of the queue share a block, or a fair share of all.
 
@@ -219,7 +243,13 @@ class Coordinator:
                 )
 
 
-def place(rank: int, hellos: Mapping[int, Hello]) -> tuple[int, int]:
+def _differences(facts: Facts, others: Facts) -> list[str]:
+    names = ("device_kind", "torch_version", "threads")
+    pairs = [(n, getattr(facts, n), getattr(others, n)) for n in names]
+    return [f"{name} {mine!r} and {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
+
+
+def place(rank: int, hellos: Mapping[int, Hello], slots: Mapping[int, int]) -> tuple[int, int]:
     """Return a worker's number among its equals, which chooses its device, and its threads.
 
     Workers are equals if they are on one host and see the same devices: a launcher that gives
@@ -229,12 +259,14 @@ def place(rank: int, hellos: Mapping[int, Hello]) -> tuple[int, int]:
     Args:
         rank: The worker.
         hellos: Of all workers heard of so far, it among them.
+        slots: Numbers given to workers already; the smallest free one is given next.
     """
     mine = hellos[rank]
     peers = {r: h for r, h in hellos.items() if h.host == mine.host}
     users = Counter(core for hello in peers.values() for core in hello.cores)
     share = sum(1 / users[core] for core in mine.cores)
-    slot = sum(r < rank and h.visible == mine.visible for r, h in peers.items())
+    taken = {slots[r] for r, h in peers.items() if r in slots and h.visible == mine.visible}
+    slot = next(number for number in itertools.count() if number not in taken)
     return slot, max(1, int(share + 1e-9))
 
 

@@ -207,6 +207,12 @@ def _raw(
         return {n: drawn[n] for n in centre}
     if isinstance(spec, TowardDirection):
         other = checkpoint.load(job.path(spec.checkpoint)).state
+        own = model.state_dict()
+        if foreign := [n for n in other if n not in own]:
+            raise UsageError(
+                f"directions.{axis}: {spec.checkpoint} does not fit the model: it has "
+                f"{', '.join(foreign[:5])}, which the model has not"
+            )
         return directions.toward(centre, _fitting(other, centre, axis, spec.checkpoint))
     stored = _stored(job, spec, axis, model)
     # What a stored direction does not have does not move; what it has must be there.

@@ -36,6 +36,12 @@ class Progress:
     def advance(self, cells: int) -> None:
         """Count cells that have just been finished."""
         self._done += cells
+        try:
+            self._show(cells)
+        except OSError:
+            self._bar, self._lines = None, False  # nobody reads it any more; the run goes on
+
+    def _show(self, cells: int) -> None:
         if self._bar is not None:
             self._bar.update(cells)
         if self._lines and time.monotonic() - self._last > _INTERVAL_S:

@@ -1,178 +1,20 @@
-"""The worker: asks for chunks, evaluates their cells, writes or reports them."""
+"""The worker's conversation with the coordinator; torch is imported when there is work."""
 
 from __future__ import annotations
 
-import logging
-import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-
-from lsengine import objective as objectives
-from lsengine.curvature import Lanczos
-from lsengine.engine import prepare
-from lsengine.engine.messages import Assignment, Facts, Farewell, Hello, Plan, Report
+from lsengine.engine.messages import Farewell, Hello, Plan, Report
 from lsengine.errors import LsengineError, Stopped
-from lsengine.grid import Cell
-from lsengine.ranks import StopRequest, Tag, World
-from lsengine.store import Results, Writer, read_directions
+from lsengine.ranks import StopRequest, Tag, World, usable_cores
+from lsengine.store import Results, Writer
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from lsengine.engine.evaluator import Evaluator
+
 _POLL_S = 0.05
-_REPORT_S = 0.25  # finished cells wait no longer than this, and the cell in hand, to be written
-
-
-class Evaluator:
-    """Evaluates cells of one job on one device; the same with and without other ranks.
-
-    Args:
-        assignment: Job, place on the host, threads.
-        tick: Called before every mini-batch; raises `Stopped` to abandon the cell.
-        rank: Recorded with the cells.
-        loaded: Model and data, if they have been loaded already; taken over.
-    """
-
-    def __init__(
-        self,
-        assignment: Assignment,
-        *,
-        tick: Callable[[], None],
-        rank: int = 0,
-        loaded: prepare.Loaded | None = None,
-    ) -> None:
-        self._job, self._tick, self._rank = assignment.job, tick, rank
-        document = self._job.document
-        threads = assignment.threads if document.threads == "auto" else document.threads
-        torch.set_num_threads(threads)
-        self._device = objectives.device_of(document.device, assignment.slot)
-        if self._device.type == "cpu":
-            objectives.keep_freed_memory()
-        self._loaded = loaded or prepare.load(self._job)
-        self.grid = prepare.grid(self._job)
-        self._coarse = self.grid.coarse_cells()
-        self._quantities = prepare.quantities(self._job, self._loaded.dataset)
-        self._warned = False
-
-    def facts(self, host: str) -> Facts:
-        """Return where the values come from."""
-        kind, identity = self._device.type, ""
-        if kind == "cuda":
-            properties = torch.cuda.get_device_properties(self._device)
-            kind, identity = f"cuda {properties.name}", str(getattr(properties, "uuid", ""))
-        dataset = self._loaded.dataset
-        shape = next(iter(dataset.splits.values())).x.shape[1:]
-        return Facts(
-            host, kind, identity, torch.get_num_threads(), str(torch.__version__), tuple(shape)
-        )
-
-    def start(self, plan: Plan) -> None:
-        """Put everything on the device, with the directions that the file holds.
-
-        Raises:
-            RuntimeError: If the centre cell is not the checkpoint's own loss: a bug.
-        """
-        document, dataset = self._job.document, self._loaded.dataset
-        batch_norm = document.batch_norm
-        settings = objectives.Settings(
-            device=self._device,
-            precision=plan.precision,
-            batch_size=plan.batch_size,
-            batch_norm=batch_norm.policy,
-            recalibration=(batch_norm.samples, batch_norm.batch_size),
-            seed=document.seed,
-            channels_last=":" not in document.model.arch
-            or document.model.arch.startswith("torchvision:"),
-            curvature=self._lanczos(),
-            curvature_of_moved=document.curvature.parameters == "moved",
-        )
-        loss = objectives.loss_function(document.loss, beside=self._job.source.parent)
-        directions = {
-            axis: {name: torch.from_numpy(values) for name, values in stored.items()}
-            for axis, stored in read_directions(plan.path).items()
-        }
-        with_reference = plan.check and batch_norm.policy != "recalibrated"
-        self._objective = objectives.Objective(
-            self._loaded.model,
-            dataset,
-            loss,
-            directions,
-            settings,
-            repeats="repeat" in self.grid.axes,
-            tick=self._tick,
-            with_reference=with_reference,
-        )
-        if with_reference:
-            self._check_centre(plan.precision)
-
-    def run(self, cells: Sequence[int], limit_s: float = _REPORT_S) -> Report:
-        """Evaluate cells until the time is up, at least one.
-
-        An exception in a cell marks that cell failed; a stop ends the run.
-
-        Args:
-            cells: Flat indices.
-            limit_s: Seconds after which no further cell is begun.
-        """
-        results = Results(values={name: [] for name in self._quantities}, worker=self._rank)
-        begin = time.monotonic()
-        interrupted = None
-        for index in cells:
-            start = time.monotonic()
-            try:
-                coarse = self.grid.cell(self._coarse[index])
-                metrics = self._objective.evaluate(self.grid.cell(index), coarse)
-            except Stopped as stop:
-                interrupted = str(stop)
-                break
-            except LsengineError:
-                raise
-            except Exception as error:
-                metrics = {}
-                results.failures[index] = " ".join(f"{type(error).__name__}: {error}".split())
-                log.warning("cell=%d failed: %s", index, results.failures[index])
-            results.cells.append(index)
-            for name, column in results.values.items():
-                column.append(metrics.get(name, math.nan))
-            results.wall_s.append(time.monotonic() - start)
-            results.finished.append(time.time())
-            self._warn_if_not_finite(index, metrics)
-            if time.monotonic() - begin > limit_s:
-                break
-        return Report(results, time.monotonic() - begin, interrupted)
-
-    def _lanczos(self) -> Lanczos | None:
-        document = self._job.document
-        if "curvature" not in document.quantities:
-            return None
-        asked = document.curvature
-        return Lanczos(asked.tolerance, asked.max_products, asked.basis, document.seed)
-
-    def _check_centre(self, precision: str) -> None:
-        """Compare the centre cell with the checkpoint evaluated on its own."""
-        reference, cell = self._objective.reference, self._objective.evaluate(Cell(0.0))
-        tolerance = {"float64": 1e-12}.get(precision, 1e-5)
-        for name in (n for n in reference if n.endswith("_loss")):
-            found, expected = cell[name], reference[name]
-            both_nan = math.isnan(found) and math.isnan(expected)
-            if not both_nan and not math.isclose(found, expected, rel_tol=tolerance):
-                raise RuntimeError(
-                    f"centre check: {name} of the cell at 0 is {found!r}, the checkpoint's own "
-                    f"is {expected!r}"
-                )
-        log.info("centre check passed: %s", _shown(reference))
-
-    def _warn_if_not_finite(self, index: int, metrics: objectives.Metrics) -> None:
-        bad = {n: v for n, v in metrics.items() if n.endswith("_loss") and not math.isfinite(v)}
-        if bad and not self._warned:
-            cell, (name, value) = self.grid.cell(index), next(iter(bad.items()))
-            log.warning(
-                "%s is %s at alpha=%g beta=%g; stored as it is, not retried, later ones are not "
-                "reported",
-                *(name, value, cell.alpha, cell.beta),
-            )
-            self._warned = True
 
 
 def work(world: World, stop: StopRequest) -> int:
@@ -183,6 +25,7 @@ def work(world: World, stop: StopRequest) -> int:
     """
     farewell = Farewell(0, more=True)
     while farewell.more:
+        world.forget()  # what is left was about a job that has ended
         try:
             farewell, last = _Worker(world, stop).serve()
         except LsengineError as error:
@@ -204,12 +47,13 @@ class _Worker:
     def serve(self) -> tuple[Farewell, Report | None]:
         """Return the coordinator's last word and the report of a chunk given up, if any."""
         world = self._world
-        cores = frozenset(os.sched_getaffinity(0))
-        hello = Hello(world.host, cores, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        hello = Hello(world.host, usable_cores(), os.environ.get("CUDA_VISIBLE_DEVICES"))
         world.send(hello, to=0, tag=Tag.HELLO)
         message = world.wait(Tag.JOB, Tag.STOP)
         if message.tag is Tag.STOP:
             return message.payload, None
+        from lsengine.engine.evaluator import Evaluator  # the job is valid: now torch is needed
+
         evaluator = Evaluator(message.payload, tick=self._tick, rank=world.rank)
         world.send(evaluator.facts(world.host), to=0, tag=Tag.LOADED)
         message = world.wait(Tag.PLAN, Tag.STOP)
@@ -260,7 +104,3 @@ class _Worker:
             if (message := self._world.poll(Tag.STOP)) is not None:
                 self._farewell = message.payload
                 raise Stopped("the coordinator's word")
-
-
-def _shown(metrics: objectives.Metrics) -> str:
-    return " ".join(f"{n}={v:.6g}" for n, v in metrics.items() if not n.endswith("_se"))

@@ -197,8 +197,8 @@ def _one(axes: Axes, curve: Curve, color: str) -> None:
 
 
 def _dashes(name: str) -> Any:
-    """Return the line of a split: training solid, test dashed."""
-    return (0, (3.5, 1.6)) if name.startswith("test") else "solid"
+    """Return the line of a split: training solid, test dotted."""
+    return (0, (1.0, 1.5)) if name.startswith("test") else "solid"
 
 
 def _run(axes: Axes, curve: Curve, repeat: int, **look: Any) -> None:

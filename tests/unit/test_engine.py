@@ -20,16 +20,23 @@ def _hellos(*workers):
     }
 
 
+def _slots(hellos):
+    slots = {}
+    for rank in hellos:
+        slots[rank] = place(rank, hellos, slots)[0]
+    return list(slots.values())
+
+
 def test_workers_of_a_host_take_its_devices_in_turn():
     """Four workers that see the same four devices get numbers 0 to 3, on every host anew."""
     hellos = _hellos(*[(host, range(8), "0,1,2,3") for host in ("a", "a", "b", "a", "b")])
-    assert [place(rank, hellos)[0] for rank in hellos] == [0, 1, 0, 2, 1]
+    assert _slots(hellos) == [0, 1, 0, 2, 1]
 
 
 def test_a_worker_given_a_device_of_its_own_takes_that_one():
     """With one visible device each, as by --gpus-per-task, every worker is number 0."""
     hellos = _hellos(*[("a", range(8), str(device)) for device in range(4)])
-    assert [place(rank, hellos)[0] for rank in hellos] == [0, 0, 0, 0]
+    assert _slots(hellos) == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -44,14 +51,16 @@ def test_a_worker_given_a_device_of_its_own_takes_that_one():
 def test_threads_are_a_fair_share_of_the_cores_a_worker_may_use(cores, expected):
     """Bound, unbound and oversubscribed workers each get their share, at least one."""
     hellos = _hellos(*[("a", c, None) for c in cores])
-    assert [place(rank, hellos)[1] for rank in hellos] == expected
+    assert [place(rank, hellos, {})[1] for rank in hellos] == expected
 
 
 def test_a_late_worker_finds_a_free_device():
-    """Numbers follow from the ranks heard of so far; a late higher rank gets the next one."""
-    hellos = _hellos(("a", range(4), None), ("a", range(4), None))
-    early = place(1, {1: hellos[1]})
-    assert (early[0], place(2, hellos)[0]) == (0, 1)
+    """Whoever comes late, with a lower rank or a higher one, gets a number nobody has."""
+    hellos = _hellos(*[("a", range(4), None)] * 3)
+    second = place(2, {2: hellos[2]}, {})[0]
+    first = place(1, hellos, {2: second})[0]
+    third = place(3, hellos, {2: second, 1: first})[0]
+    assert sorted((first, second, third)) == [0, 1, 2]
 
 
 def test_a_centre_that_is_not_the_checkpoint_stops_the_run(make_job, monkeypatch):

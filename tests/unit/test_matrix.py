@@ -59,7 +59,7 @@ def test_a_command_for_one_job_says_which_there_are(tmp_path):
 def test_jobs_that_would_share_an_output_are_refused(tmp_path):
     """Two jobs of a matrix may not write the same file."""
     with pytest.raises(JobError, match=r"train\.output: several jobs of the matrix share one"):
-        jobs.load_all(_write(tmp_path, train={"output": "out", "epochs": 3}))
+        jobs.load_all(_write(tmp_path, train={"output": "out", "epochs": 3}), command="train")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from lsengine import data, models
 from lsengine.directions import draw, normalized
-from lsengine.errors import UsageError
+from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.grid import Cell
 from lsengine.objective import (
     Objective,
@@ -243,7 +243,7 @@ def test_a_device_that_is_not_there_is_refused():
     """Asking for a GPU on a machine without one names the key and the device."""
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(UsageError, match="device: cuda"):
+    with pytest.raises(EnvironmentUnfit, match="device: cuda"):
         device_of("cuda", 0)
 
 
