@@ -4,7 +4,7 @@ SERIAL := .venv-serial
 BIN := $(VENV)/bin
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
 
-.PHONY: help setup setup-serial demo test test-slow check bench clean
+.PHONY: help setup setup-serial demo studies test test-slow check bench clean
 .NOTPARALLEL:
 
 help: ## list what can be made
@@ -18,6 +18,9 @@ setup-serial: ## .venv-serial: the environment made from pip alone
 
 demo: setup ## train a small network, evaluate its surface, draw it
 	@launch/demo.sh $(VENV)
+
+studies: setup ## the paper's studies at digits size; STUDIES="skip seeds" makes some
+	@ENVIRONMENT=$(VENV) launch/studies.sh $(STUDIES)
 
 test: setup setup-serial check ## all checks, and all tests but the slow ones
 	$(BIN)/pytest
