@@ -152,12 +152,18 @@ def _add_render(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         dest="kind",
         default="filled",
         metavar="STYLE",
-        help="contour, filled, heatmap, surface, curve, history or histogram (default: filled)",
+        help="contour, filled, heatmap, surface, curve, curvature, history or histogram "
+        "(default: filled)",
     )
     render.add_argument(
         "--output", "-o", type=Path, metavar="FILE", help="picture: .png, .pdf or .svg"
     )
-    render.add_argument("--quantity", metavar="NAME", help="what to draw (default: train_loss)")
+    render.add_argument(
+        "--quantity",
+        metavar="NAME",
+        help="what to draw (default: train_loss; of curvature ratio, sign, eigenvalue_min and "
+        "eigenvalue_max)",
+    )
     render.add_argument("--scale", default="auto", help="auto, linear or log (default: auto)")
     render.add_argument("--style", default="default", help="default, paper or dark")
     render.add_argument("--levels", type=_count, metavar="N", help="number of contour levels")

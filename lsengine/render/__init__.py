@@ -61,12 +61,13 @@ def figure(
     """Draw one or several surfaces as one figure on one scale.
 
     Args:
-        surfaces: Planes for every kind but ``curve``, which wants one direction,
-            ``history``, made of histories, and ``histogram``, made of weights.
+        surfaces: Planes for every kind but ``curve``, which wants one direction, ``curvature``,
+            which takes either, ``history``, made of histories, and ``histogram``, of weights.
         kind: A key of `KINDS`: ``contour``, ``filled``, ``heatmap``, ``surface``, ``curve``,
-            ``histogram``, ``history``.
+            ``curvature``, ``histogram``, ``history``.
         quantity: A dataset of every surface.  Default: the training loss; for curves losses
-            and accuracies together.
+            and accuracies together.  Of ``curvature`` one of its panels: ``ratio``, ``sign``,
+            ``eigenvalue_min``, ``eigenvalue_max``; default all, of several surfaces the first.
         scale: ``auto`` takes the logarithm when positive values span over 1.5 decades.
         style: A key of `STYLES`: ``default``, ``paper`` (one column), ``dark`` (slides).
         levels: About how many contour levels; they are round numbers.
@@ -98,6 +99,14 @@ def _drawn(request: Request | RecordsRequest) -> Figure:
         from lsengine.render.histograms import draw as draw_histograms
 
         return draw_histograms(request)
+    if request.kind == "curvature" and not request.surfaces[0].is_plane:
+        from lsengine.render.curvature_lines import draw as draw_curvature_lines
+
+        return draw_curvature_lines(request)
+    if request.kind == "curvature":
+        from lsengine.render.curvature import draw as draw_curvature
+
+        return draw_curvature(request)
     if KINDS[request.kind] == "curve":
         from lsengine.render.curves import draw as draw_curves
 

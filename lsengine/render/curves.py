@@ -65,7 +65,7 @@ def draw(request: Request) -> Figure:
     families = [family for family in (losses, accuracies) if family]
     single = len(request.surfaces) == 1
     curves = {
-        (i, name): _curve(surface, name)
+        (i, name): curve_of(surface, name)
         for i, surface in enumerate(request.surfaces)
         for name in names
         if name in surface.quantities
@@ -85,13 +85,13 @@ def draw(request: Request) -> Figure:
         ends = np.concatenate([curve.alpha for curve in curves.values()])
         if np.ptp(ends) > 0:
             panel.set_xlim(ends.min(), ends.max())
-        _minima(panel, request)
+        minima(panel, request)
     _words(figure, axes, curves, request, twin)
     page.settle(figure)
     return figure
 
 
-def _minima(axes: Axes, request: Request) -> None:
+def minima(axes: Axes, request: Request) -> None:
     """Draw an upright line where other minima lie, and then one at the centre, too."""
     ends = {alpha for s in request.surfaces for alpha, _ in s.other_minima}
     left, right = axes.get_xlim()
@@ -120,7 +120,8 @@ def _chosen(request: Request) -> list[str]:
     return [n for n in (*LOSSES, *ACCURACIES) if n in held] or [preferred(held)]
 
 
-def _curve(surface: Surface, name: str) -> Curve:
+def curve_of(surface: Surface, name: str) -> Curve:
+    """Sort the cells of one quantity of a surface along alpha."""
     quantity = describe(name)
     order = np.argsort(surface.axes["alpha"])
     alpha = np.asarray(surface.axes["alpha"], dtype=np.float64)[order]
@@ -157,13 +158,13 @@ def _family(
     colors = page.colors(request.style, len(request.surfaces))
     for (index, _), curve in curves.items():
         color = style.colors[int(percent)] if plain else colors[index]
-        _one(axes, curve, color)
+        line(axes, curve, color)
     _label(axes, [c.quantity for c in curves.values()])
     if percent:
         axes.set_ylim(*_percent_limits(curves))
         axes.locator_params(axis="y", nbins=6)
     else:
-        _scale(axes, curves, request)
+        fit_scale(axes, curves, request)
     if colored:
         color = style.colors[int(percent)]
         axes.yaxis.label.set_color(color)
@@ -179,9 +180,16 @@ def _label(axes: Axes, quantities: Sequence[Quantity]) -> None:
     axes.set_ylabel(short.get(labels[0], labels[0]) if len(labels) > 1 else labels[0])
 
 
-def _one(axes: Axes, curve: Curve, color: str) -> None:
-    """Draw one line, or repeats as thin lines, a quartile band and the median."""
-    dashes = _dashes(curve.quantity.name)
+def line(axes: Axes, curve: Curve, color: str, dashes: Any = None) -> None:
+    """Draw one line, or repeats as thin lines, a quartile band and the median.
+
+    Args:
+        axes: Where.
+        curve: What.
+        color: Of all of it.
+        dashes: A line style; by default that of the quantity's split.
+    """
+    dashes = dashes or _dashes(curve.quantity.name)
     if curve.repeats == 1:
         _run(axes, curve, 0, color=color, linestyle=dashes, linewidth=1.5)
         return
@@ -213,7 +221,7 @@ def _run(axes: Axes, curve: Curve, repeat: int, **look: Any) -> None:
         axes.plot(x[lone], y[lone], ".", color=str(look["color"]), markersize=3.0)
 
 
-def _scale(axes: Axes, curves: dict[tuple[int, str], Curve], request: Request) -> None:
+def fit_scale(axes: Axes, curves: dict[tuple[int, str], Curve], request: Request) -> None:
     """Take the vertical scale from all finite values, cliffs clipped as in planes."""
     values = np.concatenate([c.values[np.isfinite(c.values)] for c in curves.values()])
     quantity = next(iter(curves.values())).quantity

@@ -42,21 +42,21 @@ def draw(request: Request) -> Figure:
     for surface, plane in zip(request.surfaces, planes, strict=True):
         check(surface.source, plane, request)
     scale = common_scale(planes, quantity, request)
-    paint: Painter = {"contour": _lines, "filled": _filled, "heatmap": _heatmap}[request.kind]
-    ratio = _ratio(planes[0], request.kind)
+    paint: Painter = {"contour": _lines, "filled": _filled, "heatmap": heatmap}[request.kind]
+    ratio = height_by_width(planes[0], request.kind)
     figure, axes = page.sheet(len(planes), request.style, ratio)
     for panel, plane, surface in zip(axes, planes, request.surfaces, strict=True):
-        _frame(panel, plane, request)
+        frame(panel, plane, request)
         if scale is not None:
             paint(panel, plane, scale, request.style)
-        _marks(panel, plane, quantity, request.style)
-        _minima(panel, surface.other_minima, request.style)
+        mark_cells(panel, plane, quantity, request.style)
+        mark_minima(panel, surface.other_minima, request.style)
         page.caption(panel, surface)
-        page.note(panel, _notes(plane, quantity, scale, request), _drop(panel))
+        page.note(panel, _notes(plane, quantity, scale, request), drop(panel))
     page.outer_labels(axes, page.columns_for(len(axes)))
     if scale is not None and request.kind != "contour":
         most = round(3 + 8 * min(ratio, 1.0))  # numbers that have room beside the bar
-        colors = _mappable(request.kind, scale, request.style)
+        colors = mappable(request.kind, scale, request.style)
         page.bar(figure, colors, axes, scale, quantity, most=most)
     page.settle(figure)
     if scale is not None and request.kind == "contour":
@@ -102,7 +102,7 @@ def check(source: str, plane: Plane, request: Request) -> None:
         )
 
 
-def _ratio(plane: Plane, kind: str) -> float:
+def height_by_width(plane: Plane, kind: str) -> float:
     """Return height by width of a panel."""
     width, height = _extent(plane, kind)
     if min(plane.values.shape) == 1 < max(plane.values.shape):
@@ -127,7 +127,7 @@ def _to_scale(plane: Plane, kind: str) -> bool:
     return 1 / WIDEST <= height / width <= WIDEST
 
 
-def _frame(axes: Axes, plane: Plane, request: Request) -> None:
+def frame(axes: Axes, plane: Plane, request: Request) -> None:
     """Set limits, aspect and labels, and hatch what has not been computed."""
     left, right, bottom, top = _borders(plane, request.kind)
     axes.set(xlim=(left, right), ylim=(bottom, top), xlabel=r"$\alpha$", ylabel=r"$\beta$")
@@ -182,7 +182,7 @@ def _lines(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
 
 def _filled(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
     z_BA, levels = _masked(plane, scale), scale.forward(scale.levels)
-    made = _mappable("filled", scale, style)
+    made = mappable("filled", scale, style)
     axes.contourf(
         plane.alpha,
         plane.beta,
@@ -200,8 +200,9 @@ def _filled(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
         )
 
 
-def _heatmap(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
-    made = _mappable("heatmap", scale, style)
+def heatmap(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
+    """Colour every cell that has a value."""
+    made = mappable("heatmap", scale, style)
     axes.pcolormesh(
         cells.edges(plane.alpha, plane.beta),
         cells.edges(plane.beta, plane.alpha),
@@ -213,7 +214,7 @@ def _heatmap(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
     )
 
 
-def _mappable(kind: str, scale: Scale, style: Style) -> ScalarMappable:
+def mappable(kind: str, scale: Scale, style: Style) -> ScalarMappable:
     """Return the colours of a scale: bands for filled contours, a ramp for heat maps."""
     colors: Colormap = colormaps[style.colormap]
     if kind == "filled":
@@ -224,7 +225,7 @@ def _mappable(kind: str, scale: Scale, style: Style) -> ScalarMappable:
     return made
 
 
-def _marks(axes: Axes, plane: Plane, quantity: Quantity, style: Style) -> None:
+def mark_cells(axes: Axes, plane: Plane, quantity: Quantity, style: Style) -> None:
     """Mark the centre with a cross and the best cell with a ring."""
     if _is_inside(axes, (0.0, 0.0)):
         _mark(axes, (0.0, 0.0), "+", 5.0, style)
@@ -233,7 +234,7 @@ def _marks(axes: Axes, plane: Plane, quantity: Quantity, style: Style) -> None:
         _mark(axes, best[:2], "o", 8.5, style)
 
 
-def _minima(axes: Axes, minima: Sequence[tuple[float, float]], style: Style) -> None:
+def mark_minima(axes: Axes, minima: Sequence[tuple[float, float]], style: Style) -> None:
     """Mark the other minima that the directions lead to, and name them and the centre."""
     named = zip(minima, page.ordinal_minima(len(minima)), strict=True)
     shown = [(at, name) for at, name in named if _is_inside(axes, at)]
@@ -273,7 +274,7 @@ def _mark(axes: Axes, at: tuple[float, float], marker: str, size: float, style: 
         axes.plot(*at, markeredgewidth=width, zorder=5, **look)
 
 
-def _drop(axes: Axes) -> float:
+def drop(axes: Axes) -> float:
     """Return points from the axes to below the tick labels and the axis label."""
     return float(axes.xaxis.label.get_fontsize()) * 2.9 + 4.0
 

@@ -19,10 +19,14 @@ KINDS = {
     "heatmap": "plane",
     "surface": "plane",
     "curve": "curve",
+    "curvature": "either",
     "histogram": "weights",
     "history": "history",
 }
 """Every kind of picture, and what it is made of: surfaces of two directions or one, or records."""
+
+CURVATURE = ("ratio", "sign", "eigenvalue_min", "eigenvalue_max")
+"""The panels of ``curvature``; the first is what several surfaces are compared by."""
 
 RECORDS: Mapping[str, type[History] | type[Weights]] = {"weights": Weights, "history": History}
 
@@ -37,7 +41,8 @@ class Request:
     Attributes:
         surfaces: At least one.
         kind: A key of `KINDS`.
-        quantity: The dataset; None only for curves, which then show losses and accuracies.
+        quantity: The dataset; None only for curves, which then show losses and accuracies, and
+            for ``curvature``, of which it is one of `CURVATURE` or all.
         scale: A member of `SCALES`.
         style: The look.
         levels: About how many contour levels; None for a good number.
@@ -124,13 +129,16 @@ def validated(
         raise UsageError("render: no surface given; name at least one surface file")
     for surface in surfaces:
         _fits(surface, kind)
+    _ranges(levels, limits, scale)
+    if KINDS[kind] == "either":
+        _curvature(surfaces, quantity, limits)
+        return Request(tuple(surfaces), kind, quantity, scale, STYLES[style], levels, limits)
     chosen = _quantity(surfaces, kind, quantity)
     if scale == "log" and chosen is not None and describe(chosen).is_percent:
         raise UsageError(
             f"render: scale log asked for {chosen}; accuracies are drawn in percent on a "
             "linear scale; use --scale auto or another quantity"
         )
-    _ranges(levels, limits, scale)
     return Request(tuple(surfaces), kind, chosen, scale, STYLES[style], levels, limits)
 
 
@@ -181,6 +189,30 @@ def _fits(surface: Surface, kind: str) -> None:
             f"({counts['missing']:,} missing, {counts['failed']:,} failed); "
             "run lsengine eval on its job first"
         )
+
+
+def _curvature(
+    surfaces: Sequence[Surface], quantity: str | None, limits: tuple[float, float] | None
+) -> None:
+    """Refuse what has no eigenvalues, and panels that do not go together."""
+    if quantity is not None:
+        _member("quantity of curvature", quantity, CURVATURE)
+    if limits is not None and quantity is None and len(surfaces) == 1:
+        raise UsageError(
+            "render: limits are of one scale, and a page of curvature has several; choose a panel "
+            f"with --quantity {', '.join(CURVATURE)}"
+        )
+    for surface in surfaces:
+        if not {"eigenvalue_min", "eigenvalue_max"} <= surface.quantities.keys():
+            raise UsageError(
+                f"{surface.source}: holds no eigenvalues; run lsengine eval on a job with "
+                "quantities: [loss, curvature]"
+            )
+        if surface.is_plane != surfaces[0].is_plane:
+            raise UsageError(
+                f"{surfaces[0].source}, {surface.source}: one has two directions, the other one; "
+                "draw planes and curves apart"
+            )
 
 
 def _quantity(surfaces: Sequence[Surface], kind: str, quantity: str | None) -> str | None:
