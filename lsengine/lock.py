@@ -84,17 +84,13 @@ def _identity() -> dict[str, Any]:
 
 def _acquire(path: Path, mine: dict[str, Any], watch_s: float) -> None:
     """Make the lock, or take over a stale one; go round again when its owner leaves meanwhile."""
-    while True:
-        try:
-            if _made(path, mine) or _taken_over(path, mine, watch_s):
-                return
-        except FileNotFoundError:
-            if not path.parent.is_dir():
-                raise EnvironmentUnfit(f"{path.parent}: no such folder any more") from None
-        except OSError as error:
-            raise EnvironmentUnfit(
-                f"{path}: the lock cannot be written: {error.strerror or error}"
-            ) from error
+    try:
+        while not _made(path, mine) and not _taken_over(path, mine, watch_s):
+            time.sleep(0.01)
+    except OSError as error:
+        raise EnvironmentUnfit(
+            f"{path}: the lock cannot be written: {error.strerror or error}"
+        ) from error
 
 
 def _made(path: Path, mine: dict[str, Any]) -> bool:
@@ -128,12 +124,15 @@ def _taken_over(path: Path, mine: dict[str, Any], watch_s: float) -> bool:
         return False
     if not is_stale:
         raise _refusal(path, seen)
-    with path.open("r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if not _is_same(path, file.fileno()) or _read(path) != seen:
-            return False
-        file.truncate()
-        json.dump(mine, file)
+    try:
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_same(path, file.fileno()) or _read(path) != seen:
+                return False
+            file.truncate()
+            json.dump(mine, file)
+    except FileNotFoundError:
+        return False
     return True
 
 

@@ -245,12 +245,18 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: str | None = None
+        self._before: dict[int, Any] = {}
 
     def install(self) -> StopRequest:
         """Start listening; call from the main thread."""
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._remember)
+            self._before[number] = signal.signal(number, self._remember)
         return self
+
+    def uninstall(self) -> None:
+        """Give the signals back to whoever had them before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def request(self, why: str) -> None:
         """Ask for a stop without a signal."""

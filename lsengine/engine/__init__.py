@@ -52,11 +52,14 @@ def evaluate(
     """
     stop = StopRequest().install()
     logs.configure(rank=world.rank if world else 0)
-    if world is not None and world.rank > 0:
-        return work(world, stop)
-    if world is None:
-        return _alone(paths, options, stop, only)
-    return _lead(paths, options, stop, world, only)
+    try:
+        if world is None:
+            return _alone(paths, options, stop, only)
+        if world.rank > 0:
+            return work(world, stop)
+        return _lead(paths, options, stop, world, only)
+    finally:
+        stop.uninstall()
 
 
 def _alone(paths: Sequence[str | Path], options: Options, stop: StopRequest, only: str) -> int:
