@@ -29,7 +29,7 @@ class Hessian:
     A product differentiates backwards through the directional derivative of the loss
     (reverse over forward; Griewank and Walther 2008, section 3.4, for its cost): about three
     gradients, and on a CPU less than forward over reverse or two backward passes, see
-    ``benchmarks/curvature_products.py``.  If something in the model or the loss has no
+    ``benchmarks/bench_curvature.py``.  If something in the model or the loss has no
     forward mode, two backward passes are used.
 
     Beside the activations of one mini-batch and their tangents, a product
