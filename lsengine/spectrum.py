@@ -91,9 +91,10 @@ def text(spectrum: Spectrum) -> str:
         value, error = spectrum.trace
         lines.append(f"trace {value:.6g} +- {error:.2g}")
     if len(spectrum.nodes):
-        negative = float(spectrum.weights[spectrum.nodes < 0].sum())
         ends = f"from {spectrum.nodes.min():.4g} to {spectrum.nodes.max():.4g}"
-        lines.append(f"density {ends}, {negative:.2%} of it below 0")
+        bulk = np.abs(spectrum.nodes) <= 0.01 * np.abs(spectrum.nodes).max()
+        share = float(spectrum.weights[bulk].sum())
+        lines.append(f"density {ends}; {share:.2%} of it within 1 % of the larger end around 0")
     if len(spectrum.eigenvalues):
         lines.append("rank    eigenvalue    residual")
     for rank, (value, residual) in enumerate(
