@@ -234,7 +234,12 @@ def _loss_lines(axes: Axes, loss: Plane, scale: Scale, style: Style) -> None:
     if scale.constant or not levels.size:
         return
     drawn = axes.contour(
-        loss.alpha, loss.beta, z_BA, levels=levels, colors=style.ink, linewidths=0.6, zorder=2
+        *(loss.alpha, loss.beta, z_BA),
+        levels=levels,
+        colors=style.ink,
+        linestyles="solid",  # else levels whose logarithm is negative are dashed
+        linewidths=0.6,
+        zorder=2,
     )
     drawn.set_path_effects(
         [patheffects.withStroke(linewidth=1.4, foreground=(*to_rgb(style.ground), 0.45))]

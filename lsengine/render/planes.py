@@ -196,7 +196,12 @@ def _filled(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
     inside = levels[(levels > z_BA.min()) & (levels < z_BA.max())]
     if inside.size and not scale.constant:
         axes.contour(
-            plane.alpha, plane.beta, z_BA, levels=inside, colors="k", linewidths=0.3, alpha=0.55
+            *(plane.alpha, plane.beta, z_BA),
+            levels=inside,
+            colors="k",
+            linestyles="solid",  # else levels whose logarithm is negative are dashed
+            linewidths=0.3,
+            alpha=0.55,
         )
 
 

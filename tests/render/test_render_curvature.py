@@ -105,6 +105,17 @@ def test_the_loss_lies_over_every_map(quantity):
         np.testing.assert_allclose(np.hypot(*path.vertices.T), np.sqrt((level - 1) / 4), atol=5e-3)
 
 
+@pytest.mark.parametrize("kind", ["curvature", "filled"])
+def test_lines_of_losses_below_1_are_solid_too(kind):
+    """Their logarithms are negative, which matplotlib would dash."""
+    surface = curved(make_plane(lambda a, b: 1e-3 * 10 ** (4 * np.hypot(a, b))))
+    quantity = "ratio" if kind == "curvature" else None
+    axes = render.figure([surface], kind=kind, quantity=quantity).axes[0]
+    drawn = next(c for c in axes.collections if isinstance(c, QuadContourSet) and not c.filled)
+    assert min(drawn.levels) < 0
+    assert all(dashes is None for _, dashes in drawn.get_linestyle())
+
+
 def test_a_map_without_a_loss_has_no_lines():
     """Curvature alone can be drawn."""
     whole = curved(make_plane())
