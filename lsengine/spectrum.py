@@ -133,7 +133,7 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> 
         "data_sha256": loaded.dataset.sha256,
         "torch_version": str(torch.__version__),
         "device_kind": device.type,
-        "precision": document.precision,
+        "precision": eigenvectors.precision(job),
         "batch_size": batch_size,
         "threads": threads,
         "parameters": hessian.size,

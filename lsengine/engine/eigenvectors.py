@@ -108,7 +108,7 @@ def at_centre(
     batch_norm = document.batch_norm
     settings = objectives.Settings(
         device=device,
-        precision=document.precision,
+        precision=precision(job),
         batch_size=batch_size,
         batch_norm=batch_norm.policy,
         recalibration=(batch_norm.samples, batch_norm.batch_size),
@@ -120,6 +120,11 @@ def at_centre(
     model = copy.deepcopy(loaded.model)
     centre = objectives.Objective(model, loaded.dataset, loss, {}, settings, tick=tick)
     return centre.hessian(Cell(0.0), names)
+
+
+def precision(job: Job) -> str:
+    """Return the precision of products with the Hessian: the job's, but never below float32."""
+    return "float64" if job.document.precision == "float64" else "float32"
 
 
 def leading(job: Job, hessian: Hessian, count: int) -> Eigenpairs:
