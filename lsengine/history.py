@@ -10,6 +10,7 @@ N bins.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine.errors import UsageError
+from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.records import Bins, Spectrum, Weights
 from lsengine.records import History as History
 
@@ -88,10 +89,16 @@ def write(path: Path, history: History) -> None:
         _fill(file, history)
 
 
+_ROOM_BYTES = 2**19
+
+
 @contextmanager
 def _made(path: Path, kind: str) -> Iterator[h5py.File]:
     """Open a new file under another name, and put it in place when it is complete."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if path.parent.is_dir() and (free := shutil.disk_usage(path.parent).free) < _ROOM_BYTES:
+        # HDF5 fails loudly, and more than once, on a full disk.
+        raise EnvironmentUnfit(f"{path}: No space left on device: {free:,} bytes are free")
     try:
         with h5py.File(partial, "w") as file:
             file.attrs["format"], file.attrs["format_version"] = kind, FORMAT_VERSION

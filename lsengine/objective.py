@@ -400,5 +400,6 @@ def device_of(kind: str, slot: int) -> torch.device:
     if kind in ("auto", "cpu"):
         return torch.device("cpu")
     raise EnvironmentUnfit(
-        f"device: {kind} is asked for, but torch {torch.__version__} sees none here; use auto or cpu"
+        f"device: {kind} is asked for, but torch {torch.__version__} sees none here; use auto "
+        "or cpu"
     )

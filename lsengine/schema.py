@@ -124,7 +124,7 @@ class Model(Section):
 class Normalize(Section):
     """Per-channel mean and standard deviation, on the scale of the data in [0, 1]."""
 
-    mean: Annotated[list[float], Field(min_length=1)]
+    mean: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
     std: Annotated[list[Positive], Field(min_length=1)]
 
     @model_validator(mode="after")

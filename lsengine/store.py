@@ -12,11 +12,13 @@ Shape suffixes: A alphas, B betas, C cells.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
-from lsengine.grid import Grid, contiguous_runs
+from lsengine.grid import contiguous_runs
+from lsengine.layout import Layout as Layout
+from lsengine.layout import Results as Results
 from lsengine.surface import DONE, FAILED, Surface, Trajectory
 
 FORMAT, FORMAT_VERSION = "lsengine-surface", 1
 _ANCESTOR = "loss-landscape"
 FAILURE_BYTES = 160
+_OVERHEAD_BYTES = 2**17  # attributes, scales and object headers
+# What HDF5 and NumPy raise over rotten bytes, depending on where they are.
+_DAMAGE = (
+    *(OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError),
+    *(AttributeError, MemoryError),
+)
 PROVENANCE: dict[str, tuple[Any, Any]] = {
     "wall_s": (np.float64, np.nan),
     "finished": (np.float64, np.nan),
@@ -38,45 +48,6 @@ PROVENANCE: dict[str, tuple[Any, Any]] = {
     "failure": (f"S{FAILURE_BYTES}", b""),
 }
 """Datasets per cell that are no results: dtype and fill value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Everything a new surface file holds before the first cell.
-
-    Attributes:
-        grid: The coordinates.
-        quantities: Names of the float64 datasets of the grid's shape.
-        attributes: Root attributes: strings, integers or floats.
-        directions: By axis and parameter name, float32, with a leading repeat axis where the
-            grid has one.
-    """
-
-    grid: Grid
-    quantities: Sequence[str]
-    attributes: Mapping[str, str | int | float]
-    directions: Mapping[str, Mapping[str, NDArray[np.float32]]] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Results:
-    """Finished cells on their way into the file.
-
-    Attributes:
-        cells: Flat indices.
-        values: One float per cell for each quantity; ignored where ``failures`` has the cell.
-        wall_s: Seconds each cell took.
-        finished: When each cell ended, seconds since the epoch.
-        worker: Rank that evaluated them.
-        failures: Reason by cell, for cells that raised.
-    """
-
-    cells: list[int] = field(default_factory=list)
-    values: dict[str, list[float]] = field(default_factory=dict)
-    wall_s: list[float] = field(default_factory=list)
-    finished: list[float] = field(default_factory=list)
-    worker: int = 0
-    failures: dict[int, str] = field(default_factory=dict)
 
 
 def has_mpi() -> bool:
@@ -106,6 +77,7 @@ def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left_over in path.parent.glob(f".{path.name}.*.part"):
             left_over.unlink()  # of a run that was killed here; the lock is ours now
+        _check_room(path, layout)
         with h5py.File(part, "x") as file:
             _lay_out(file, layout)
             file.flush()
@@ -144,6 +116,18 @@ def refuses_parallel(path: Path, comm: Any) -> str | None:
     return None
 
 
+def _check_room(path: Path, layout: Layout) -> None:
+    """Refuse a disk that is too full, before HDF5 fails in the middle of the file."""
+    per_cell = 8 * len(layout.quantities) + 8 + 8 + 4 + FAILURE_BYTES + 1
+    directions = sum(a.nbytes for d in layout.directions.values() for a in d.values())
+    needed = per_cell * layout.grid.size + directions + _OVERHEAD_BYTES
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC, f"No space left on device: {free:,} bytes are free, {needed:,} needed"
+        )
+
+
 class Writer:
     """Writes results into a file that `create` has laid out.  Independent, never collective.
 
@@ -164,8 +148,10 @@ class Writer:
                 self._file = h5py.File(path, "r+", driver="mpio", comm=comm)
         except OSError as error:
             raise SurfaceError(f"{path}: cannot be opened for writing: {error}") from error
-        self._is_serial = comm is None
+        self._is_serial, self._is_abandoned = comm is None, False
         self._names = set(_quantities(self._file))
+        names = [*self._names, *PROVENANCE, "status"]
+        self._datasets = {name: self._file[name] for name in names}
         # HDF5's flush is collective under mpio; a second descriptor syncs this process's data.
         self._descriptor = os.open(path, os.O_RDONLY)
 
@@ -201,8 +187,10 @@ class Writer:
             self._put("status", cells, status)
             self._sync()
         except (OSError, RuntimeError) as error:
+            self._abandon()
+            reason = " ".join(str(error).split())  # HDF5's own words go over several lines
             raise EnvironmentUnfit(
-                f"{self._file.filename}: cannot be written: {error}; cells finished before are "
+                f"{self._file.filename}: cannot be written: {reason}; cells finished before are "
                 "safe; the same command goes on from them"
             ) from error
 
@@ -214,10 +202,16 @@ class Writer:
     def close(self) -> None:
         """Close the file; not collective, because no other process shares the handle."""
         os.close(self._descriptor)
-        self._file.close()
+        if not self._is_abandoned:
+            self._file.close()
+
+    def _abandon(self) -> None:
+        """Never let go of a file whose disk refused: closing it fails again, and loudly."""
+        self._is_abandoned = True
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
     def _put(self, name: str, cells: Sequence[int], values: NDArray[Any]) -> None:
-        dataset = self._file[name]
+        dataset = self._datasets[name]
         row = dataset.shape[-1]
         first = 0
         for start, stop in contiguous_runs(cells, row):
@@ -316,19 +310,31 @@ def _opened(path: Path, formats: tuple[str, ...] = (FORMAT,)) -> Iterator[h5py.F
             "move it away"
         ) from None
     with file:
-        found = _ANCESTOR if "xdirection" in file else file.attrs.get("format")
-        if found not in formats:
-            raise SurfaceError(f"{path}: an HDF5 file, but not a surface of lsengine's")
-        version = int(file.attrs.get("format_version", 0))
-        if version > FORMAT_VERSION:
-            raise SurfaceError(
-                f"{path}: format_version is {version}, this lsengine reads up to "
-                f"{FORMAT_VERSION}; install a newer lsengine"
-            )
         try:
+            _check_format(path, file, formats)
             yield file
-        except (OSError, KeyError, RuntimeError) as error:
-            raise SurfaceError(f"{path}: damaged: {error}") from error
+        except _DAMAGE as error:
+            raise SurfaceError(f"{path}: damaged: {type(error).__name__}: {error}") from error
+
+
+def _check_format(path: Path, file: h5py.File, formats: tuple[str, ...]) -> None:
+    found = _ANCESTOR if "xdirection" in file else file.attrs.get("format")
+    if found not in formats:
+        raise SurfaceError(f"{path}: an HDF5 file, but not a surface of lsengine's")
+    version = _version(path, file)
+    if version > FORMAT_VERSION:
+        raise SurfaceError(
+            f"{path}: format_version is {version}, this lsengine reads up to "
+            f"{FORMAT_VERSION}; install a newer lsengine"
+        )
+
+
+def _version(path: Path, file: h5py.File) -> int:
+    found = file.attrs.get("format_version", 0)
+    try:
+        return int(found)
+    except (TypeError, ValueError):
+        raise SurfaceError(f"{path}: damaged: format_version is {found!r}, not a number") from None
 
 
 def _lay_out(file: h5py.File, layout: Layout) -> None:

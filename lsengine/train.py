@@ -229,12 +229,19 @@ class _Training:
         resume, state = self._folder / "resume.pt", None
         if earlier is not None and resume.exists():
             state = checkpoint.read(resume, key="train.output")
-            if not _complete(self._job, self._folder, state["epoch"]):
+        try:
+            if state is not None and not _complete(self._job, self._folder, state["epoch"]):
                 state = None  # someone removed a checkpoint; only a new start brings it back
+            if state is not None:
+                self._learner.model.load_state_dict(state["state_dict"])
+                self._learner.optimizer.load_state_dict(state["optimizer"])
+                self._rows.rows = state["rows"].tolist()
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"train.output: {resume} is damaged ({type(error).__name__}: "
+                f"{str(error).splitlines()[0]}); remove it to start this training anew"
+            ) from None
         if state is not None:
-            self._learner.model.load_state_dict(state["state_dict"])
-            self._learner.optimizer.load_state_dict(state["optimizer"])
-            self._rows.rows = state["rows"].tolist()
             log.info("going on after epoch %d of %d", self._rows.epoch, self._recipe.epochs)
         else:
             self._write_history()

@@ -43,6 +43,8 @@ def histograms(
         raise UsageError(f"{output}: expected a name that ends in .h5")
     if not output.parent.is_dir():
         raise UsageError(f"{output}: there is no folder {output.parent}; make it first")
+    if output.exists() and history.format_of(output) != history.WEIGHTS_FORMAT:
+        raise UsageError(f"{output}: exists and is no file of weights; give another name")
     labels = _labels(paths, names)
     loaded = [checkpoint.load(path, key="histogram") for path in paths]
     arrays = [_parameters(c) for c in loaded]

@@ -24,7 +24,7 @@ LAYERS = """
     models directions curvature principal curve recipe flatness
     job
     checks
-    matrix problems surface records
+    matrix problems surface records layout
     schema grid log disk
     errors __version__
 """

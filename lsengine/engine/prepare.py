@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lsengine import checkpoint, data, directions, extremes, models
-from lsengine.errors import UsageError
+from lsengine.errors import SurfaceError, UsageError
 from lsengine.grid import Grid, plane_or_curve
 from lsengine.job import Job
 from lsengine.objective import Directions, check_fits, loss_function
@@ -206,14 +206,16 @@ def _raw(
         drawn = directions.draw(floating, seed=spec.seed, axis=seeds[0], repeat=seeds[1])
         return {n: drawn[n] for n in centre}
     if isinstance(spec, TowardDirection):
-        other = checkpoint.load(job.path(spec.checkpoint)).state
+        key = f"directions.{axis}.checkpoint"
+        other = checkpoint.load(job.path(spec.checkpoint), key=key).state
+        fitting = _fitting(other, centre, axis, spec.checkpoint)
         own = model.state_dict()
         if foreign := [n for n in other if n not in own]:
             raise UsageError(
                 f"directions.{axis}: {spec.checkpoint} does not fit the model: it has "
                 f"{', '.join(foreign[:5])}, which the model has not"
             )
-        return directions.toward(centre, _fitting(other, centre, axis, spec.checkpoint))
+        return directions.toward(centre, fitting)
     stored = _stored(job, spec, axis, model)
     # What a stored direction does not have does not move; what it has must be there.
     moved = {n: t for n, t in centre.items() if n in stored}
@@ -228,7 +230,10 @@ def _raw(
 def _stored(
     job: Job, spec: FileDirection, axis: str, model: nn.Module
 ) -> dict[str, NDArray[np.float32]]:
-    found = read_directions(job.path(spec.path))
+    try:
+        found = read_directions(job.path(spec.path))
+    except SurfaceError as error:
+        raise UsageError(f"directions.{axis}.path: {error}") from None
     if spec.which not in found:
         raise UsageError(
             f"directions.{axis}.which: {spec.path} has no direction {spec.which}; it has "

@@ -84,7 +84,7 @@ def call(spec: str, args: dict[str, Any], *, key: str, beside: Path) -> Any:
     with _importable(beside):
         try:
             return factory(**args)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script may leave by sys.exit
             raise UsageError(
                 f"{key}: {spec} called with {args or 'no arguments'} failed: "
                 f"{type(error).__name__}: {error}"
@@ -105,7 +105,7 @@ def lookup(spec: str, *, key: str, beside: Path) -> Callable[..., Any]:
     with _importable(beside):
         try:
             module = importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(_import_failure(name, error, key, beside)) from error
     try:
         found = getattr(module, attribute)
@@ -119,7 +119,7 @@ def lookup(spec: str, *, key: str, beside: Path) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _import_failure(name: str, error: Exception, key: str, beside: Path) -> str:
+def _import_failure(name: str, error: BaseException, key: str, beside: Path) -> str:
     missing = getattr(error, "name", None)
     if isinstance(error, ModuleNotFoundError) and missing in _parents(name):
         return f'{key}: no module "{missing}", neither on PYTHONPATH nor in {beside}'

@@ -25,6 +25,7 @@ import yaml
 from jobs import write_job
 from lsengine import lock, store
 from lsengine.cli import main
+from lsengine.grid import Grid
 
 USER_CODE = '''
 """What a user may have beside a job."""
@@ -136,7 +137,7 @@ def surface(tmp_path):
 def _plane(folder):
     path = folder / "plane-template.h5"
     if not path.exists():
-        grid = store.Grid({"beta": np.arange(3.0), "alpha": np.arange(4.0)})
+        grid = Grid({"beta": np.arange(3.0), "alpha": np.arange(4.0)})
         store.create(path, store.Layout(grid, ["train_loss"], {"name": "plane"}))
         cells = list(range(12))
         columns = ([0.1] * 12, [float(c) for c in cells])
@@ -885,7 +886,7 @@ def test_tables_never_replace_what_they_are_made_of(job, surface, refused, argum
 
 def test_pictures_of_a_surface_without_results(refused, tmp_path):
     """A file that has just been laid out."""
-    grid = store.Grid({"beta": np.arange(3.0), "alpha": np.arange(4.0)})
+    grid = Grid({"beta": np.arange(3.0), "alpha": np.arange(4.0)})
     store.create(tmp_path / "new.h5", store.Layout(grid, ["train_loss"], {}))
     refused("render", tmp_path / "new.h5", says=["none of 12 cells is done", "run lsengine eval"])
 

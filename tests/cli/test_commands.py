@@ -16,6 +16,7 @@ import pytest
 from lsengine import cli, lock, store
 from lsengine import job as jobs
 from lsengine.cli import main
+from lsengine.grid import Grid
 from lsengine.schema import ARCHITECTURES, Document
 
 LSENGINE = Path(sys.prefix, "bin", "lsengine")
@@ -40,7 +41,7 @@ COMMANDS = sorted(_parsers()[1].choices)
 
 def _surface(path, failed=()):
     """Lay a plane of 3 x 4 cells out and finish the first ten, one each second."""
-    grid = store.Grid({"beta": np.arange(3.0), "alpha": np.linspace(-1, 2, 4)})
+    grid = Grid({"beta": np.arange(3.0), "alpha": np.linspace(-1, 2, 4)})
     attributes = {"name": "plane", "writing": "gather", "batch_size": 7, "fingerprint": "f"}
     store.create(path, store.Layout(grid, ["train_loss"], attributes))
     _finish(path, range(10), failed)
