@@ -1,129 +1,25 @@
-"""Fixtures: real launchers with time limits, and a warm pool of ranks."""
+"""Fixtures: small jobs, and a warm pool of ranks."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.prefix) / "bin"
-POOL_RANKS = 5
+sys.path.insert(0, str(Path(__file__).parent))
 
-sys.path.insert(0, str(ROOT / "tests"))
-
-
-def launcher_environment(**more: str) -> dict[str, str]:
-    """Return an environment in which Open MPI runs as root on few cores."""
-    quiet = {
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-        "OMPI_MCA_rmaps_base_oversubscribe": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    return {**os.environ, **quiet, **more}
-
-
-def serial_environment() -> Path | None:
-    """Return the folder of the environment made from pip alone, if it is there."""
-    folder = os.environ.get("LSENGINE_SERIAL_ENV", str(ROOT / ".venv-serial"))
-    return Path(folder) if (Path(folder) / "bin" / "lsengine").exists() else None
-
-
-def run_ranks(
-    ranks: int,
-    arguments: Sequence[str],
-    *,
-    binaries: Path = BIN,
-    timeout: float = 120,
-    launcher: Sequence[str] = (),
-    **environment: str,
-) -> subprocess.CompletedProcess[str]:
-    """Run ``lsengine ARGUMENTS`` under mpirun as a subprocess with a hard time limit."""
-    command = [*(launcher or [str(binaries / "mpirun")]), "-n", str(ranks)]
-    command += [str(binaries / "lsengine"), *arguments]
-    return subprocess.run(
-        command,
-        env=launcher_environment(**environment),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
-def run_alone(
-    arguments: Sequence[str], *, timeout: float = 120, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run ``lsengine ARGUMENTS`` as one process."""
-    return subprocess.run(
-        [str(BIN / "lsengine"), *arguments],
-        env=launcher_environment(**environment),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
-class Pool:
-    """Ranks that stay up between tests; for tests that kill nothing."""
-
-    def __init__(self) -> None:
-        script = ROOT / "tests" / "mpi" / "pool.py"
-        self._process = subprocess.Popen(
-            [str(BIN / "mpirun"), "-n", str(POOL_RANKS), sys.executable, str(script)],
-            env=launcher_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def evaluate(
-        self, jobs: Path | list[Path], ranks: int, *, timeout: float = 60, **options: Any
-    ) -> dict[str, Any]:
-        """Evaluate jobs on the first ``ranks`` ranks; return exit code and message."""
-        assert 1 <= ranks <= POOL_RANKS
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        paths = [str(job) for job in (jobs if isinstance(jobs, list) else [jobs])]
-        request = {"jobs": paths, "ranks": ranks, "options": options}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        watchdog = threading.Timer(timeout, self._process.kill)
-        watchdog.start()
-        try:
-            for line in self._process.stdout:
-                if line.startswith("ANSWER "):
-                    answer: dict[str, Any] = json.loads(line.removeprefix("ANSWER "))
-                    return answer
-        finally:
-            watchdog.cancel()
-        raise AssertionError(f"the pool gave no answer within {timeout} s")
-
-    def close(self) -> None:
-        """End the ranks; by a request, because launchers do not all pass on an end of file."""
-        assert self._process.stdin is not None
-        if self._process.poll() is None:
-            self._process.stdin.write("null\n")
-            self._process.stdin.flush()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+if TYPE_CHECKING:
+    from launchers import Pool
 
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
     """A warm pool of five ranks."""
+    from launchers import Pool
+
     pool = Pool()
     yield pool
     pool.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from launchers import ROOT
 
 from lsengine import recipe
 from lsengine.job import Job, load_all

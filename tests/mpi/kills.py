@@ -12,7 +12,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from conftest import BIN, launcher_environment
+from launchers import BIN, launcher_environment
 
 from jobs import values
 from lsengine import store

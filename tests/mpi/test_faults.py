@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import BIN, launcher_environment, run_alone, run_ranks, serial_environment
 from kills import random_trials, rank_processes
+from launchers import BIN, launcher_environment, run_alone, run_ranks, serial_environment
 
 from jobs import values, write_job
 from lsengine import store

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from conftest import BIN, launcher_environment, run_ranks
+from launchers import BIN, launcher_environment, run_ranks
 
 from jobs import values, write_job
 from lsengine import store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import yaml
-from conftest import run_alone, run_ranks
+from launchers import run_alone, run_ranks
 
 STUDY = {
     "name": "net-{train.batch_size}",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import xarray
-from conftest import run_ranks
+from launchers import run_ranks
 from torch.func import functional_call, hessian
 
 from jobs import write_job
