@@ -684,6 +684,15 @@ def test_a_disk_without_room_for_the_results(job, small_disk, command):
     assert {k: v for k, v in _content(path.parent).items() if k.name != "history.h5"} == before
 
 
+def test_a_quota_without_room_for_the_surface(job):
+    """A limit that the free space of the disk does not tell, as on a cluster's file systems."""
+    path = job(grid=WIDE)
+    before = _content(path.parent)
+    limit = ["sh", "-c", 'ulimit -f 64; exec "$0" "$@"']
+    _check_refusal(*_process("eval", path, prefix=limit), 3, "job.h5: ")
+    assert _content(path.parent) == before
+
+
 def test_a_disk_that_fills_up_after_the_layout(job, small_disk, capfd):
     """The space is the file's own from the start: the run ends as if nothing had happened."""
     path = job(output="disk/s.h5", **CURVE)
