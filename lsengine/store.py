@@ -13,9 +13,7 @@ Shape suffixes: A alphas, B betas, C cells.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,8 +75,8 @@ def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left_over in path.parent.glob(f".{path.name}.*.part"):
             left_over.unlink()  # of a run that was killed here; the lock is ours now
-        _check_room(path, layout)
-        with h5py.File(part, "x") as file:
+        _reserve(part, layout)
+        with h5py.File(part, "w") as file:
             _lay_out(file, layout)
             file.flush()
         refusal = None if comm is None else refuses_parallel(part, comm)
@@ -116,16 +114,19 @@ def refuses_parallel(path: Path, comm: Any) -> str | None:
     return None
 
 
-def _check_room(path: Path, layout: Layout) -> None:
-    """Refuse a disk that is too full, before HDF5 fails in the middle of the file."""
+def _reserve(part: Path, layout: Layout) -> None:
+    """Make an empty file where there is room for a whole one: HDF5 crashes where there is not.
+
+    Asking the file system for the space, and not how much is free, minds quotas, too.
+
+    Raises:
+        OSError: If there is no room.
+    """
     per_cell = 8 * len(layout.quantities) + 8 + 8 + 4 + FAILURE_BYTES + 1
-    directions = sum(a.nbytes for d in layout.directions.values() for a in d.values())
-    needed = per_cell * layout.grid.size + directions + _OVERHEAD_BYTES
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC, f"No space left on device: {free:,} bytes are free, {needed:,} needed"
-        )
+    arrays = [a for d in layout.directions.values() for a in d.values()]
+    needed = per_cell * layout.grid.size + sum(a.nbytes + 1024 for a in arrays) + _OVERHEAD_BYTES
+    with part.open("xb") as file:
+        os.posix_fallocate(file.fileno(), 0, needed)
 
 
 class Writer:
