@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -97,19 +98,20 @@ def load(path: Path, *, key: str = "model.checkpoint") -> Checkpoint:
     )
 
 
-def read(path: Path, *, key: str) -> Any:
+def read(path: Path, *, key: str, mapped: bool = False) -> Any:
     """Return the content of a file of torch's, on the CPU, without running any code.
 
     Args:
         path: The file.
         key: Key path of the file in the job, for messages.
+        mapped: Whether tensors are read from the file only when they are used.
 
     Raises:
         UsageError: If it cannot be read, is damaged, or needs code.
     """
     try:
         with path.open("rb"), torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise UsageError(f"{key}: no such file: {path}") from None
     except IsADirectoryError:
@@ -167,11 +169,19 @@ def sha256(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def epoch(path: Path, *, key: str) -> int | None:
+    """Return the epoch that a checkpoint says it is of, without reading its parameters.
+
+    Raises:
+        UsageError: As `read`.
+    """
+    found = read(path, key=key, mapped=zipfile.is_zipfile(path)) if path.is_file() else None
+    number = found.get("epoch") if isinstance(found, Mapping) else None
+    return number if isinstance(number, int) and not isinstance(number, bool) else None
+
+
 def fit(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> None:
     """Load a checkpoint's parameters into a model: all of them, and no others.
-
-    Counters of batches may be missing (files older than torch 0.4.1 have none); then the
-    model's own stay.
 
     Args:
         model: Changed in place, if everything fits.
@@ -179,9 +189,29 @@ def fit(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> None:
         key: Key path of the checkpoint in the job, for messages.
 
     Raises:
+        UsageError: As `fitted`.
+    """
+    state = fitted(model, checkpoint, key=key)
+    with torch.no_grad():
+        for name, tensor in _tensors(model).items():
+            tensor.copy_(state[name])
+
+
+def fitted(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> dict[str, Tensor]:
+    """Return a checkpoint's parameters by the model's names for them.
+
+    Counters of batches may be missing (files older than torch 0.4.1 have none); then the
+    model's own stay.
+
+    Args:
+        model: Not changed.
+        checkpoint: From `load`.
+        key: Key path of the checkpoint in the job, for messages.
+
+    Raises:
         UsageError: With the first names that are missing, unexpected or of another shape.
     """
-    own = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    own = _tensors(model)
     by_plain = {_plain(name, own): name for name in own}
     state = {by_plain.get(name, name): tensor for name, tensor in checkpoint.state.items()}
     for name, tensor in own.items():
@@ -204,9 +234,11 @@ def fit(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> None:
             f"{key}: {checkpoint.path} does not fit the model: {'; '.join(problems)}; "
             "check model.arch and model.args"
         )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
+    return {name: state[name] for name in own}
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

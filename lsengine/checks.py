@@ -7,7 +7,14 @@ from collections.abc import Iterator
 
 from lsengine.errors import did_you_mean
 from lsengine.problems import short
-from lsengine.schema import ARCHITECTURES, DATASETS, LOSSES, Document, HessianDirection
+from lsengine.schema import (
+    ARCHITECTURES,
+    DATASETS,
+    LOSSES,
+    Document,
+    HessianDirection,
+    PrincipalDirection,
+)
 
 _MOST_CELLS = 100_000_000  # more is a slip of the keyboard, and would fill memory and disk
 
@@ -42,10 +49,13 @@ def between_keys(job: Document) -> Iterator[str]:
         cells = math.prod(int(axis[-1]) for axis in axes) * (job.repeats or 1)
         if cells > _MOST_CELLS:
             yield f"grid: makes {cells:,} cells; allowed: at most {_MOST_CELLS:,}"
-        for axis in ("alpha", "beta"):
-            spec = getattr(job.grid, axis)
-            if spec and spec[0] == "auto":
-                yield f"grid.{axis}: auto needs a trajectory; give [start, stop, points]"
+        for axis in automatic_axes(job):
+            if trajectory_glob(job) is None:
+                yield (
+                    f"grid.{axis}: auto needs a trajectory; give trajectory.checkpoints, or "
+                    "[start, stop, points]"
+                )
+    yield from _trajectory_checks(job)
     if (job.repeats or 1) > 1 and job.directions:
         if job.directions.beta is not None:
             yield f"repeats: got {job.repeats}; two directions allow 1 only"
@@ -54,6 +64,44 @@ def between_keys(job: Document) -> Iterator[str]:
                 f"repeats: got {job.repeats}; only directions of kind random differ "
                 f"between repeats, got kind {job.directions.alpha.kind}"
             )
+
+
+def trajectory_glob(job: Document) -> tuple[str, str] | None:
+    """Return key path and glob of the trajectory's checkpoints as written, None without one."""
+    for axis in ("alpha", "beta"):
+        spec = getattr(job.directions, axis, None)
+        if isinstance(spec, PrincipalDirection):
+            return f"directions.{axis}.checkpoints", spec.checkpoints
+    if job.trajectory is not None and job.trajectory.checkpoints is not None:
+        return "trajectory.checkpoints", job.trajectory.checkpoints
+    return None
+
+
+def automatic_axes(job: Document) -> list[str]:
+    """Return the axes that take their range from the trajectory."""
+    specs = {axis: getattr(job.grid, axis, None) for axis in ("alpha", "beta")}
+    return [axis for axis, spec in specs.items() if spec and spec[0] == "auto"]
+
+
+def _trajectory_checks(job: Document) -> Iterator[str]:
+    both = [getattr(job.directions, axis, None) for axis in ("alpha", "beta")]
+    principal = [spec for spec in both if isinstance(spec, PrincipalDirection)]
+    if len({(spec.checkpoints, *sorted(spec.ignore)) for spec in principal}) > 1:
+        yield (
+            "directions.beta: principal axes are components of one run; give checkpoints and "
+            "ignore as in directions.alpha"
+        )
+    if job.trajectory is not None:
+        own = job.trajectory.checkpoints
+        if own is None and not principal:
+            yield "trajectory.checkpoints: required, because no direction is principal"
+        if own is not None and principal and own != principal[0].checkpoints:
+            yield (
+                "trajectory.checkpoints: the trajectory of principal directions is that of their "
+                "own checkpoints; leave it out"
+            )
+    if (job.repeats or 1) > 1 and trajectory_glob(job) is not None:
+        yield f"repeats: got {job.repeats}; a trajectory is projected on one set of directions"
 
 
 def _curvature_checks(job: Document) -> Iterator[str]:

@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_spectrum(commands)
+    _add_trajectory(commands)
     _add_status(commands)
     _add_render(commands)
     _add_compare(commands)
@@ -88,7 +89,7 @@ def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     evaluate.add_argument("jobs", metavar="JOB", nargs="+", help="job file")
     _add_only(evaluate)
-    evaluate.add_argument("--retry-failed", action="store_true", help="evaluate failed cells again")
+    _add_retry(evaluate)
     evaluate.add_argument(
         "--chunk",
         type=_count,
@@ -131,6 +132,20 @@ def _add_spectrum(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     spectrum.set_defaults(run=_spectrum)
 
 
+def _add_trajectory(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    trajectory = commands.add_parser(
+        "trajectory",
+        help="project a run's checkpoints on a job's directions, with their losses",
+        description="Evaluate the checkpoints of a job's trajectory, and not the grid; eval does "
+        "both.  The result is in the job's output file, and a table is printed.",
+    )
+    trajectory.add_argument("jobs", metavar="JOB", nargs="+", help="job file")
+    _add_only(trajectory)
+    _add_retry(trajectory)
+    _add_progress(trajectory)
+    trajectory.set_defaults(run=_trajectory)
+
+
 def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     status = commands.add_parser("status", help="how far a surface is; also while it is written")
     status.add_argument("surface", metavar="SURFACE|JOB", help="surface file or job file")
@@ -152,8 +167,8 @@ def _add_render(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         dest="kind",
         default="filled",
         metavar="STYLE",
-        help="contour, filled, heatmap, surface, curve, curvature, history or histogram "
-        "(default: filled)",
+        help="contour, filled, heatmap, surface, trajectory, curve, curvature, history or "
+        "histogram (default: filled)",
     )
     render.add_argument(
         "--output", "-o", type=Path, metavar="FILE", help="picture: .png, .pdf or .svg"
@@ -222,6 +237,10 @@ def _add_small(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     schema.set_defaults(run=_schema)
 
 
+def _add_retry(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--retry-failed", action="store_true", help="evaluate failed cells again")
+
+
 def _add_only(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--only",
@@ -277,6 +296,19 @@ def _spectrum(parsed: argparse.Namespace) -> int:
     code, text = spectrum.run(parsed.job, sizes, world=connect(), output=parsed.output)
     if text:
         print(text)
+    return code
+
+
+def _trajectory(parsed: argparse.Namespace) -> int:
+    from lsengine import trajectories
+    from lsengine.engine import Options, evaluate
+    from lsengine.ranks import connect
+
+    options = Options(parsed.retry_failed, None, parsed.progress, trajectory_only=True)
+    world = connect()
+    code = evaluate(parsed.jobs, options, world=world, only=parsed.only)
+    if world is None or world.rank == 0:
+        print(trajectories.text(parsed.jobs, parsed.only))
     return code
 
 

@@ -24,10 +24,12 @@ from pydantic import TypeAdapter, ValidationError
 from lsengine import checks, matrix
 from lsengine.errors import JobError
 from lsengine.problems import drop, explain, short
-from lsengine.schema import Direction, Document
+from lsengine.schema import Direction, Document, Trajectory
 
+_SURFACE = ("model.checkpoint", "directions", "grid")
 _NEEDS = {
-    "eval": ("model.checkpoint", "directions", "grid"),
+    "eval": _SURFACE,
+    "trajectory": _SURFACE,
     "spectrum": ("model.checkpoint",),
     "train": ("train",),
     "any": (),
@@ -72,6 +74,22 @@ class Job:
         """Return every file that a direction reads, by key path."""
         return {key: self.path(p) for key, p in _direction_files(self.document)}
 
+    @property
+    def trajectory(self) -> tuple[str, str] | None:
+        """Key path and absolute glob of the checkpoints that are projected, if any are."""
+        found = checks.trajectory_glob(self.document)
+        return found and (found[0], str(self.path(found[1])))
+
+    @property
+    def margin(self) -> float:
+        """Room around a trajectory on axes that fit it, as a fraction of its extent."""
+        return (self.document.trajectory or Trajectory()).margin
+
+    @property
+    def fits_trajectory(self) -> bool:
+        """Whether an axis takes its range from the trajectory."""
+        return self.document.grid is not None and any(checks.automatic_axes(self.document))
+
     def resolved(self) -> str:
         """Return the whole document as YAML text, defaults filled in and paths absolute."""
         content = self.document.model_dump(mode="json")
@@ -88,7 +106,8 @@ class Job:
         """Return everything that decides the values of the surface, as plain JSON values.
 
         Args:
-            digests: SHA-256 of the checkpoint, of the data and of each direction's file.
+            digests: SHA-256 of the checkpoint, of the data and of each direction's files; of
+                the trajectory's where an axis fits it.
         """
         content = self.document.model_dump(mode="json")
         kept = {k: content[k] for k in _IDENTITY}
@@ -99,6 +118,8 @@ class Job:
             for axis, spec in (content["directions"] or {}).items()
             if spec is not None
         }
+        if self.fits_trajectory:
+            kept["trajectory"] = {"margin": self.margin}
         kept["digests"] = dict(digests)
         return kept
 
@@ -110,9 +131,13 @@ _PATHS = (
     ("directions", "alpha", "path"),
     ("directions", "beta", "checkpoint"),
     ("directions", "beta", "path"),
+    ("directions", "alpha", "checkpoints"),
+    ("directions", "beta", "checkpoints"),
+    ("trajectory", "checkpoints"),
     ("train", "output"),
 )
-_DIRECTION_PATHS = ("checkpoint", "path")
+_DIRECTION_FILES = ("checkpoint", "path")
+_DIRECTION_PATHS = (*_DIRECTION_FILES, "checkpoints")
 _IDENTITY = (
     *("loss", "batch_norm", "curvature", "precision", "batch_size"),
     *("quantities", "grid", "repeats", "seed"),
@@ -145,8 +170,8 @@ def load(path: str | Path, *, command: str = "any") -> Job:
 
     Args:
         path: The YAML file.
-        command: What the job is for (``eval``, ``train`` or ``any``); decides which sections
-            and files must be there.
+        command: What the job is for (``eval``, ``trajectory``, ``train`` or ``any``); decides
+            which sections and files must be there.
 
     Raises:
         JobError: With every problem of the file, each starting with its key path; also if a
@@ -197,6 +222,13 @@ def load_all(path: str | Path, *, command: str = "any", only: str = "*") -> list
     if problems:
         raise JobError(str(path), problems)
     return jobs
+
+
+def matching(pattern: str) -> list[Path]:
+    """Return the files that match an absolute glob, hidden ones left out, sorted by name."""
+    path = Path(pattern)
+    found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    return sorted(p for p in found if not p.name.startswith(".") and p.is_file())
 
 
 def json_schema() -> dict[str, Any]:
@@ -316,15 +348,23 @@ def _needs(job: Document, raw: Mapping[str, Any], command: str) -> Iterator[str]
             is_there = getattr(job.model, inner) is not None
         if not is_there:
             yield f'{key}: required by "lsengine {command}", but missing'
+    if command == "trajectory" and job.directions and checks.trajectory_glob(job) is None:
+        yield (
+            'trajectory.checkpoints: required by "lsengine trajectory", because no direction is '
+            "principal"
+        )
 
 
 def _file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
-    if command in ("eval", "spectrum") and job.model and job.model.checkpoint:
+    surface = command in ("eval", "trajectory")
+    if (surface or command == "spectrum") and job.model and job.model.checkpoint:
         hint = '; "lsengine train" of this job writes one' if job.train else ""
         yield from _missing(source, "model.checkpoint", job.model.checkpoint, hint)
-    if command == "eval":
+    if surface:
         for key, written in _direction_files(job):
             yield from _missing(source, key, written, "")
+        if (found := checks.trajectory_glob(job)) is not None:
+            yield from _no_match(source, *found)
         yield from _unwritable(_absolute(source, job.output or "surfaces/x.h5"), "output")
     if command == "train" and job.train:
         yield from _unwritable(_absolute(source, job.train.output) / "history.h5", "train.output")
@@ -340,6 +380,14 @@ def _missing(source: Path, key: str, written: str, hint: str) -> Iterator[str]:
         yield f"{key}: no such file: {path}{hint}"
     elif not os.access(path, os.R_OK):
         yield f"{key}: {path} cannot be read; check its permissions"
+
+
+def _no_match(source: Path, key: str, written: str) -> Iterator[str]:
+    pattern = _absolute(source, written)
+    if pattern.is_dir():
+        yield f"{key}: {pattern} is a folder; expected a pattern such as {pattern / 'epoch_*.pt'}"
+    elif not matching(str(pattern)):
+        yield f"{key}: no file matches {pattern}"
 
 
 def _unwritable(path: Path, key: str) -> Iterator[str]:
@@ -361,7 +409,7 @@ def _unwritable(path: Path, key: str) -> Iterator[str]:
 def _direction_files(job: Document) -> Iterator[tuple[str, str]]:
     for axis in ("alpha", "beta"):
         spec = getattr(job.directions, axis, None)
-        for key in _DIRECTION_PATHS:
+        for key in _DIRECTION_FILES:
             if getattr(spec, key, None) is not None:
                 yield f"directions.{axis}.{key}", getattr(spec, key)
 

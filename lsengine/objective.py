@@ -117,9 +117,7 @@ class Objective:
             cell: Where.
             coarse: Its coarse cell; without it curvature starts cold.
         """
-        with torch.inference_mode():
-            self._place(cell)
-            metrics = self._metrics()
+        metrics = self.losses(cell)
         if self._curvature is not None:
             metrics |= self._curvature.measure(cell, coarse or cell)
         return metrics
@@ -134,6 +132,30 @@ class Objective:
         self._place(cell)
         batches = [(inputs, targets) for inputs, targets, *_ in self._splits["train"].batches]
         return Hessian(self.model, batches, self._loss, names=names, tick=self._tick)
+
+    def losses(self, cell: Cell) -> Metrics:
+        """Return the metrics of a cell without curvature."""
+        with torch.inference_mode():
+            self._place(cell)
+            return self._metrics()
+
+    def losses_of(self, fill: Callable[[nn.Module], None]) -> Metrics:
+        """Return the metrics of other weights, without curvature; the model is left as it was.
+
+        Args:
+            fill: Puts parameters and running statistics into the model, in place.  With
+                recalibration the statistics are then computed anew.
+        """
+        with torch.inference_mode():
+            kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            try:
+                fill(self.model)
+                if self._recalibration:
+                    self._recalibrate()
+                return self._metrics()
+            finally:
+                for name, tensor in self.model.state_dict().items():
+                    tensor.copy_(kept[name])
 
     def _place(self, cell: Cell) -> None:
         with torch.inference_mode():

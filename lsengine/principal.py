@@ -169,8 +169,10 @@ def principal_directions(
             f"checkpoints; got {count}"
         )
     products = gram(load, count, names, block=block)
-    values_T, vectors_TT = np.linalg.eigh(_centred(products.matrix))
-    values_T = np.maximum(values_T[::-1], 0.0)
+    # torch's, so that its setting of threads counts here, too.
+    found = torch.linalg.eigh(torch.from_numpy(_centred(products.matrix)))
+    vectors_TT = found.eigenvectors.numpy()
+    values_T = np.maximum(found.eigenvalues.numpy()[::-1], 0.0)
     _refuse_degenerate(products, values_T, components)
     reader = _Reader(load, names)
     rows_KP = _combined(reader, vectors_TT[:, ::-1][:, :components])

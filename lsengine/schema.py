@@ -191,8 +191,17 @@ class HessianDirection(Section):
     ignore: Ignore = []
 
 
+class PrincipalDirection(Section):
+    """A principal component of a training run's checkpoints: the first for alpha."""
+
+    kind: Literal["principal"]
+    checkpoints: Annotated[str, Field(min_length=1)]
+    normalize: Literal["filter", "layer", "weight", "none"] = "none"
+    ignore: Ignore = []
+
+
 Direction = Annotated[
-    RandomDirection | TowardDirection | FileDirection | HessianDirection,
+    RandomDirection | TowardDirection | FileDirection | HessianDirection | PrincipalDirection,
     Field(discriminator="kind"),
 ]
 
@@ -209,6 +218,13 @@ class Grid(Section):
 
     alpha: AxisSpec
     beta: AxisSpec | None = None
+
+
+class Trajectory(Section):
+    """A run's checkpoints that are projected on the directions, and room around them."""
+
+    checkpoints: Annotated[str, Field(min_length=1)] | None = None
+    margin: NonNegative = 0.15
 
 
 class BatchNorm(Section):
@@ -280,6 +296,7 @@ class Document(Section):
     loss: Annotated[str, Field(min_length=1)] = "cross_entropy"
     directions: Directions | None = None
     grid: Grid | None = None
+    trajectory: Trajectory | None = None
     repeats: Count = 1
     seed: Seed = 0
     quantities: Annotated[

@@ -40,7 +40,9 @@ def summary(path: str | Path) -> dict[str, Any]:
         Plain values: ``surface``, ``name``, ``state`` (``not started``, ``running``,
         ``partial`` or ``finished``), ``shape``, ``cells``, ``done``, ``missing``,
         ``failed``, ``rate_per_s`` and ``remaining_s`` (None when unknown), ``running_on``,
-        ``failures`` (cell index, coordinates and reason), and what the file says of itself.
+        ``failures`` (cell index, coordinates and reason), ``checkpoints`` (how many
+        of a trajectory's are ``done``, ``missing`` and ``failed``; None without one), and
+        what the file says of itself.
 
     Raises:
         UsageError: If there is no such file.
@@ -50,12 +52,14 @@ def summary(path: str | Path) -> dict[str, Any]:
     surface = store.read(path)
     owner = lock.owner(path)
     counts = surface.counts()
+    checkpoints = surface.trajectory.counts() if surface.trajectory else None
+    missing = counts["missing"] + (checkpoints["missing"] if checkpoints else 0)
     rate = _rate(surface)
-    state = "partial" if counts["missing"] else "finished"
+    state = "partial" if missing else "finished"
     return {
         "surface": str(path),
         "name": surface.name,
-        "state": "running" if owner and counts["missing"] else state,
+        "state": "running" if owner and missing else state,
         "shape": list(surface.status.shape),
         "axes": list(surface.axes),
         "cells": int(surface.status.size),
@@ -65,6 +69,7 @@ def summary(path: str | Path) -> dict[str, Any]:
         "running_on": f"{owner.get('host')} (process {owner.get('pid')})" if owner else None,
         "quantities": list(surface.quantities),
         "failures": _failures(surface),
+        "checkpoints": checkpoints,
         **{name: surface.attributes.get(name) for name in _OF_THE_FILE},
     }
 
@@ -79,6 +84,9 @@ def text(found: dict[str, Any]) -> str:
         f"  missing    {found['missing']:,}",
         f"  failed     {found['failed']:,}",
     ]
+    if (track := found["checkpoints"]) is not None:
+        words = ", ".join(f"{count:,} {word}" for word, count in track.items() if count)
+        lines.append(f"  trajectory {words}")
     if found["rate_per_s"]:
         lines.append(f"  rate       {found['rate_per_s']:.3g} cells/s")
     if found["remaining_s"] is not None:
@@ -108,7 +116,7 @@ def _not_started(job: jobs.Job) -> dict[str, Any]:
         "axes": ["repeat", *names] if job.document.repeats > 1 else names,
         **{"cells": cells, "done": 0, "missing": cells, "failed": 0},
         **{"rate_per_s": None, "remaining_s": None, "running_on": None},
-        **{"quantities": [], "failures": []},
+        **{"quantities": [], "failures": [], "checkpoints": None},
         **dict.fromkeys(_OF_THE_FILE),  # settled when the file is laid out
     }
 

@@ -32,6 +32,26 @@ class Trajectory:
     columns: Mapping[str, NDArray[Any]]
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """Mask (T,) of the checkpoints whose losses are results."""
+        shape = self.columns["epoch"].shape
+        done: NDArray[np.bool_] = np.equal(self.columns.get("status", np.zeros(shape)), DONE)
+        return done
+
+    def counts(self) -> dict[str, int] | None:
+        """Return the number of checkpoints by state, None if they are no cells."""
+        return _counts(self.columns["status"]) if "status" in self.columns else None
+
+    @property
+    def drops(self) -> NDArray[np.bool_]:
+        """Mask (T,) of the last checkpoints before the learning rate drops."""
+        rate_T = self.columns.get("learning_rate")
+        if rate_T is None or len(rate_T) < 2:
+            return np.zeros(self.columns["epoch"].shape, np.bool_)
+        with np.errstate(invalid="ignore"):
+            return np.append(rate_T[1:] < rate_T[:-1], False)
+
 
 @dataclass(frozen=True, slots=True)
 class Surface:
@@ -64,6 +84,12 @@ class Surface:
     def is_plane(self) -> bool:
         """Whether there are two directions."""
         return "beta" in self.axes
+
+    @property
+    def has_path(self) -> bool:
+        """Whether there are checkpoints with a place in the plane."""
+        columns = self.trajectory.columns if self.trajectory is not None else {}
+        return {"alpha", "beta", "epoch"} <= columns.keys()
 
     @property
     def other_minima(self) -> tuple[tuple[float, float], ...]:
@@ -102,5 +128,9 @@ class Surface:
 
     def counts(self) -> dict[str, int]:
         """Return the number of cells by state: ``done``, ``missing``, ``failed``."""
-        states = (("done", DONE), ("missing", MISSING), ("failed", FAILED))
-        return {word: int((self.status == state).sum()) for word, state in states}
+        return _counts(self.status)
+
+
+def _counts(status: NDArray[np.uint8]) -> dict[str, int]:
+    states = (("done", DONE), ("missing", MISSING), ("failed", FAILED))
+    return {word: int((status == state).sum()) for word, state in states}

@@ -122,7 +122,7 @@ def values(path: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and name not in PROVENANCE:
+        if isinstance(item, h5py.Dataset) and name.rpartition("/")[2] not in PROVENANCE:
             found[name] = np.asarray(item[...]).tobytes()
 
     with h5py.File(path, "r", locking=False) as file:

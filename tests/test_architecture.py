@@ -15,7 +15,7 @@ LARGEST = 450
 LAYERS = """
     __main__
     cli
-    trainings inputs compare spectrum
+    trainings trajectories inputs compare spectrum
     engine train trajectory connect render status weights export submit merge doctor
     learner
     objective store ranks slurm lock history

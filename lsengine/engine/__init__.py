@@ -64,7 +64,7 @@ def evaluate(
 
 def _alone(paths: Sequence[str | Path], options: Options, stop: StopRequest, only: str) -> int:
     failed: list[CellsFailed] = []
-    for job in _jobs(paths, only):
+    for job in _jobs(paths, options, only):
         try:
             with _locked(job, stop):
                 _evaluate_here(job, options, stop)
@@ -117,7 +117,7 @@ def _lead(
     coordinator = Coordinator(world, stop, options.chunk)
     failed: list[CellsFailed] = []
     try:
-        jobs = _jobs(paths, only)
+        jobs = _jobs(paths, options, only)
         for number, job in enumerate(jobs, 1):
             more = number < len(jobs)
             try:
@@ -172,8 +172,9 @@ def _evaluate_with(
     run.conclude()
 
 
-def _jobs(paths: Sequence[str | Path], only: str) -> list[Job]:
-    return [job for path in paths for job in load_all(path, command="eval", only=only)]
+def _jobs(paths: Sequence[str | Path], options: Options, only: str) -> list[Job]:
+    command = "trajectory" if options.trajectory_only else "eval"
+    return [job for path in paths for job in load_all(path, command=command, only=only)]
 
 
 def _has_work(job: Job, options: Options) -> bool:
@@ -181,6 +182,8 @@ def _has_work(job: Job, options: Options) -> bool:
     if not job.output.exists():
         return True
     try:
+        if job.trajectory is not None and store.read_trajectory(job.output) is None:
+            return True
         return bool(options.pending(store.read_status(job.output)).any())
     except LsengineError:
         return False  # `Run` raises it again

@@ -6,16 +6,18 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
+from lsengine import checkpoint
 from lsengine import objective as objectives
 from lsengine.curvature import Lanczos
 from lsengine.engine import prepare
 from lsengine.engine.messages import Assignment, Facts, Plan, Report
 from lsengine.errors import LsengineError, Stopped
 from lsengine.grid import Cell
-from lsengine.store import Results, read_directions
+from lsengine.store import Results, read_directions, read_grid, read_trajectory
 
 log = logging.getLogger(__name__)
 _REPORT_S = 0.25  # finished cells wait no longer than this, and the cell in hand, to be written
@@ -50,6 +52,8 @@ class Evaluator:
         self.grid = prepare.grid(self._job)
         self._coarse = self.grid.coarse_cells()
         self._quantities = prepare.quantities(self._job, self._loaded.dataset)
+        self._checkpoints: tuple[Path, ...] = ()
+        self._under: list[Cell] = []  # where the checkpoints lie
         self._warned = False
 
     def facts(self, host: str) -> Facts:
@@ -72,6 +76,9 @@ class Evaluator:
         """
         document, dataset = self._job.document, self._loaded.dataset
         batch_norm = document.batch_norm
+        self.grid = read_grid(plan.path)  # an automatic axis has its range there
+        if plan.checkpoints:
+            self._take_up(plan)
         settings = objectives.Settings(
             device=self._device,
             precision=plan.precision,
@@ -118,8 +125,7 @@ class Evaluator:
         for index in cells:
             start = time.monotonic()
             try:
-                coarse = self.grid.cell(self._coarse[index])
-                metrics = self._objective.evaluate(self.grid.cell(index), coarse)
+                metrics = self._metrics(index)
             except Stopped as stop:
                 interrupted = str(stop)
                 break
@@ -138,6 +144,34 @@ class Evaluator:
             if time.monotonic() - begin > limit_s:
                 break
         return Report(results, time.monotonic() - begin, interrupted)
+
+    def _take_up(self, plan: Plan) -> None:
+        """Take note of the checkpoints that are cells, too."""
+        found = read_trajectory(plan.path)
+        assert found is not None
+        alpha = found.columns["alpha"].tolist()
+        beta = found.columns["beta"].tolist() if "beta" in found.columns else [0.0] * len(alpha)
+        self._checkpoints = plan.checkpoints
+        self._under = [Cell(a, b) for a, b in zip(alpha, beta, strict=True)]
+        names = prepare.trajectory_quantities(self._job, self._loaded.dataset)
+        self._quantities += [name for name in names if name not in self._quantities]
+
+    def _metrics(self, index: int) -> objectives.Metrics:
+        """Return the metrics of a cell of the grid, or of a checkpoint and the plane under it."""
+        if index < self.grid.size:
+            coarse = self.grid.cell(self._coarse[index])
+            return self._objective.evaluate(self.grid.cell(index), coarse)
+        number = index - self.grid.size
+        plane = self._objective.losses(self._under[number])
+        key = "trajectory.checkpoints"
+        loaded = checkpoint.load(self._checkpoints[number], key=key)
+        own = self._objective.losses_of(lambda model: checkpoint.fit(model, loaded, key=key))
+        return own | {f"plane_{name}": value for name, value in plane.items()}
+
+    def _where(self, index: int) -> Cell:
+        if index < self.grid.size:
+            return self.grid.cell(index)
+        return self._under[index - self.grid.size]
 
     def _lanczos(self) -> Lanczos | None:
         document = self._job.document
@@ -163,7 +197,7 @@ class Evaluator:
     def _warn_if_not_finite(self, index: int, metrics: objectives.Metrics) -> None:
         bad = {n: v for n, v in metrics.items() if n.endswith("_loss") and not math.isfinite(v)}
         if bad and not self._warned:
-            cell, (name, value) = self.grid.cell(index), next(iter(bad.items()))
+            cell, (name, value) = self._where(index), next(iter(bad.items()))
             log.warning(
                 "%s is %s at alpha=%g beta=%g; stored as it is, not retried, later ones are not "
                 "reported",

@@ -69,6 +69,7 @@ class Plan:
         parallel: Whether workers write their own cells.
         precision: The settled one.
         batch_size: The settled one.
+        checkpoints: The trajectory's, in order: the cells after those of the grid.
         check: Whether this worker checks the centre first.
     """
 
@@ -76,6 +77,7 @@ class Plan:
     parallel: bool
     precision: str
     batch_size: int
+    checkpoints: tuple[Path, ...] = ()
     check: bool = False
 
     def for_(self, *, checks: bool) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from lsengine.schema import (
     Direction,
     FileDirection,
     HessianDirection,
+    PrincipalDirection,
     RandomDirection,
     TowardDirection,
 )
@@ -83,28 +85,61 @@ def quantities(job: Job, dataset: data.Dataset) -> list[str]:
     return names + list(extremes.NAMES if "curvature" in job.document.quantities else ())
 
 
-def grid(job: Job) -> Grid:
-    """Return the grid of a job for ``eval``."""
+def trajectory_quantities(job: Job, dataset: data.Dataset) -> list[str]:
+    """Return the names of a checkpoint's quantities: its own, and those of the plane under it."""
+    own = [name for name in quantities(job, dataset) if name not in extremes.NAMES]
+    return own + [f"plane_{name}" for name in own if not name.endswith("_se")]
+
+
+def grid(job: Job, ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})) -> Grid:
+    """Return the grid of a job for ``eval``.
+
+    Args:
+        job: For ``eval``.
+        ranges: By axis, those that a trajectory gives; without them only the shape of an
+            automatic axis is right.
+    """
     spec = job.document.grid
     assert spec is not None
-    return plane_or_curve(spec.alpha, spec.beta, job.document.repeats)  # type: ignore[arg-type]
+    axes: list[tuple[float, float, int] | None] = []
+    for name, axis in (("alpha", spec.alpha), ("beta", spec.beta)):
+        if axis is not None and len(axis) == 2:
+            axes.append((*ranges.get(name, (-1.0, 1.0)), axis[1]))
+        else:
+            axes.append(axis)
+    assert axes[0] is not None
+    return plane_or_curve(axes[0], axes[1], job.document.repeats)
 
 
-def identity(job: Job, dataset: data.Dataset) -> dict[str, Any]:
-    """Return everything that decides the surface's values, file digests included."""
+def identity(job: Job, dataset: data.Dataset, trajectory: str | None = None) -> dict[str, Any]:
+    """Return everything that decides the surface's values, file digests included.
+
+    Args:
+        job: For ``eval``.
+        dataset: Its data.
+        trajectory: Digest of its checkpoints, which decide where directions or axes come from
+            them.
+    """
     digests = {"checkpoint": checkpoint.sha256(job.checkpoint), "data": dataset.sha256}
     for key, path in job.direction_files().items():
         digests[key.rpartition(".")[0]] = checkpoint.sha256(path)
+    if trajectory is not None:
+        for axis, spec in job.directions.items():
+            if isinstance(spec, PrincipalDirection):
+                digests[f"directions.{axis}"] = trajectory
+        if job.fits_trajectory:
+            digests["trajectory"] = trajectory
     return job.identity(digests)
 
 
-def make_directions(job: Job, model: nn.Module, eigenvectors: Directions | None = None) -> Arrays:
+def make_directions(job: Job, model: nn.Module, computed: Directions | None = None) -> Arrays:
     """Draw, difference or read the directions of a job; normalise them to the weights.
 
     Args:
         job: Valid for ``eval``.
         model: The network at the centre, on the CPU.
-        eigenvectors: The directions of kind hessian by axis, from `lsengine.engine.eigenvectors`.
+        computed: The directions of kind hessian and principal by axis, from
+            `lsengine.engine.eigenvectors` and `lsengine.engine.trajectory`.
 
     Returns:
         By axis and parameter name; with repeats each array has a leading axis.
@@ -117,9 +152,9 @@ def make_directions(job: Job, model: nn.Module, eigenvectors: Directions | None 
         centre = movable(job, model, spec)
         made[axis] = []
         for repeat in range(job.document.repeats):
-            if isinstance(spec, HessianDirection):
-                assert eigenvectors is not None
-                raw = dict(eigenvectors[axis])
+            if isinstance(spec, HessianDirection | PrincipalDirection):
+                assert computed is not None
+                raw = dict(computed[axis])
             else:
                 raw = _raw(job, model, axis, spec, centre, (number, repeat))
             if isinstance(spec, RandomDirection) and spec.orthogonal and axis == "beta":
@@ -179,15 +214,15 @@ def _dataset(job: Job) -> data.Dataset:
     return data.load(spec, root=root, beside=job.source.parent, seed=job.document.seed)
 
 
-def movable(job: Job, model: nn.Module, spec: Direction) -> dict[str, Tensor]:
-    """Return the centre's tensors that a direction moves, by name."""
+def movable(job: Job, model: nn.Module, spec: Direction | None) -> dict[str, Tensor]:
+    """Return the centre's tensors that a direction moves, by name; without one, all that can."""
     tensors = {n: p.detach() for n, p in model.named_parameters() if p.is_floating_point()}
     norm = set(models.normalisation_parameters(model))
     if job.document.batch_norm.policy == "interpolated":
         buffers = models.batch_norm_buffers(model)
         tensors |= {n: b for n, b in model.named_buffers() if n in buffers}
         norm |= buffers
-    names = directions.moving(list(tensors), spec.ignore, norm)
+    names = directions.moving(list(tensors), spec.ignore if spec else (), norm)
     return {n: tensors[n] for n in names}
 
 
@@ -216,6 +251,7 @@ def _raw(
                 f"{', '.join(foreign[:5])}, which the model has not"
             )
         return directions.toward(centre, fitting)
+    assert isinstance(spec, FileDirection)
     stored = _stored(job, spec, axis, model)
     # What a stored direction does not have does not move; what it has must be there.
     moved = {n: t for n, t in centre.items() if n in stored}

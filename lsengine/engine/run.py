@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from lsengine.ranks import World
 from lsengine.store import Layout, Results
 from lsengine.surface import DONE, FAILED, MISSING
 
+if TYPE_CHECKING:
+    from lsengine.engine.trajectory import Series
+
 log = logging.getLogger(__name__)
 _SETTLED = ("device_kind", "torch_version", "threads")
 
@@ -34,11 +37,13 @@ class Options:
         retry_failed: Evaluate failed cells again.
         chunk: Cells per chunk, or None to go by measured time.
         progress: ``auto``, ``bar``, ``lines`` or ``none``.
+        trajectory_only: Evaluate checkpoints and no cells of the grid.
     """
 
     retry_failed: bool = False
     chunk: int | None = None
     progress: str = "auto"
+    trajectory_only: bool = False
 
     def pending(self, status: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return the mask of the cells that a run has to evaluate."""
@@ -64,26 +69,35 @@ class Run:
     """
 
     def __init__(self, job: Job, options: Options) -> None:
-        from lsengine.engine import prepare  # imports torch
+        from lsengine.engine import prepare, trajectory  # import torch
 
         self._prepare, self._job, self._options = prepare, job, options
         self.loaded = prepare.load(job)
         prepare.check(job, self.loaded)
-        self._identity = prepare.identity(job, self.loaded.dataset)
+        self._series = trajectory.find(job)
+        digest = self._series.digest if self._series else None
+        self._identity = prepare.identity(job, self.loaded.dataset, digest)
         self._grid = prepare.grid(job)
-        self._status = np.zeros(self._grid.size, np.uint8)
+        count = self._grid.size + (len(self._series.paths) if self._series else 0)
+        status = np.zeros(count, np.uint8)
         self._exists = job.output.exists()
         if self._exists:
-            _refuse_other_job(job, self._identity)
-            self._status = store.read_status(job.output)
-        self._failed = set(np.flatnonzero(self._status == FAILED).tolist())
+            _refuse_other_job(job, self._identity, self._series)
+            found = store.read_status(job.output)[:count]  # its checkpoints may be none of ours
+            status[: len(found)] = found
+            self._grid = store.read_grid(job.output)
         self.blocks: list[int] | None = None
         order = self._grid.visiting_order()
         if "curvature" in job.document.quantities:
-            self.blocks = self._grid.coarse_cells().tolist()
+            checkpoints = range(self._grid.size, count)
+            self.blocks = [*self._grid.coarse_cells().tolist(), *checkpoints]
             order = self._grid.visiting_order_by_blocks()
-        self.cells: list[int] = order[options.pending(self._status)[order]].tolist()
-        self._done = int(np.count_nonzero(self._status == DONE))
+        extra = np.arange(self._grid.size, count)
+        concerned = extra if options.trajectory_only else np.append(order, extra)
+        self._count = len(concerned)
+        self._failed = set(concerned[status[concerned] == FAILED].tolist())
+        self.cells: list[int] = concerned[options.pending(status)[concerned]].tolist()
+        self._done = int(np.count_nonzero(status[concerned] == DONE))
         self._start = time.monotonic()
         self._progress: Progress | None = None
 
@@ -103,6 +117,7 @@ class Run:
         wants_parallel = self._wants_parallel(world)
         alone = world.alone if wants_parallel and world else None
         if self._exists:
+            self._add_trajectory()
             attributes = store.read_attributes(self._job.output)
             _warn_of_differences(attributes, facts)
             refusal = store.refuses_parallel(self._job.output, alone) if alone else None
@@ -119,12 +134,13 @@ class Run:
             log.warning("parallel writing is refused (%s); gathering instead", refusal)
         parallel = wants_parallel and not refusal
         self._announce(attributes, facts, world, parallel)
-        self._progress = Progress(self._grid.size, self._done, self._options.progress)
+        self._progress = Progress(self._count, self._done, self._options.progress)
         return Plan(
             path=self._job.output,
             parallel=parallel,
             precision=str(attributes["precision"]),
             batch_size=int(attributes["batch_size"]),
+            checkpoints=self._series.paths if self._series else (),
         )
 
     def count(self, results: Results) -> None:
@@ -154,7 +170,7 @@ class Run:
         output = self._job.output
         if self._failed:
             raise CellsFailed(
-                f"{output}: {self._done} of {self._grid.size} cells done, {len(self._failed)} "
+                f"{output}: {self._done} of {self._count} cells done, {len(self._failed)} "
                 f"failed; --retry-failed tries them again{self._listed_failures()}"
             )
         if not self.cells:
@@ -167,7 +183,7 @@ class Run:
     def stopped(self, error: Stopped) -> Stopped:
         """Return an error that also says how far the surface is."""
         return Stopped(
-            f"{error}: {self._done} of {self._grid.size} cells of {self._job.output} are done; "
+            f"{error}: {self._done} of {self._count} cells of {self._job.output} are done; "
             "the same command goes on with the rest"
         )
 
@@ -212,24 +228,45 @@ class Run:
     def _layout(
         self, attributes: dict[str, str | int | float], facts: Facts, tick: Callable[[], None]
     ) -> Layout:
-        from lsengine.engine import eigenvectors  # imports torch
+        from lsengine.engine import eigenvectors, trajectory  # import torch
 
+        job, loaded = self._job, self.loaded
         found = eigenvectors.of_directions(
-            self._job, self.loaded, facts, batch_size=int(attributes["batch_size"]), tick=tick
+            job, loaded, facts, batch_size=int(attributes["batch_size"]), tick=tick
         )
         for axis, pair in found.items():
             attributes[f"{axis}_eigenvalue"] = pair.value
             attributes[f"{axis}_eigenvalue_residual"] = pair.residual
-        vectors = {axis: pair.vector for axis, pair in found.items()}
-        directions = self._prepare.make_directions(self._job, self.loaded.model, vectors)
+        computed = {axis: pair.vector for axis, pair in found.items()}
+        components = trajectory.of_directions(job, loaded.model, self._series)
+        computed |= components.directions
+        directions = self._prepare.make_directions(job, loaded.model, computed)
         warning = self._prepare.statistics_warning(self._job, self.loaded.model)
         if warning:
             log.warning(warning)
         cosine = self._prepare.cosine(directions)
         if cosine is not None:
             attributes["direction_cosine"] = cosine
-        names = self._prepare.quantities(self._job, self.loaded.dataset)
-        return Layout(self._grid, names, attributes, directions)
+        names = self._prepare.quantities(job, loaded.dataset)
+        if self._series is None:
+            return Layout(self._grid, names, attributes, directions)
+        track = trajectory.project(job, loaded, self._series, directions, components.ratio)
+        self._grid = self._prepare.grid(job, trajectory.ranges(job, track))
+        return Layout(self._grid, names, attributes, directions, track)
+
+    def _add_trajectory(self) -> None:
+        """Give a surface that was made without one its group of checkpoints."""
+        from lsengine.engine import trajectory
+
+        job = self._job
+        if self._series is None or store.read_trajectory(job.output) is not None:
+            return
+        directions = store.read_directions(job.output)
+        if not directions:
+            raise SurfaceError(f"{job.output}: holds no directions to project checkpoints on")
+        track = trajectory.project(job, self.loaded, self._series, directions)
+        store.amend(job.output, {"job": job.resolved()}, track)
+        log.info("%s: now has a trajectory", job.output)
 
     def _announce(
         self, attributes: dict[str, Any], facts: Facts, world: World | None, parallel: bool
@@ -237,7 +274,7 @@ class Run:
         log.info(
             "%s: cells=%d/%d done workers=%d writing=%s device=%s precision=%s batch_size=%s "
             "threads=%s",
-            *(self._job.output, self._done, self._grid.size, world.size - 1 if world else 1),
+            *(self._job.output, self._done, self._count, world.size - 1 if world else 1),
             *("parallel" if parallel else "gather", facts.device_kind),
             *(attributes["precision"], attributes["batch_size"], facts.threads),
         )
@@ -247,16 +284,28 @@ class Run:
     def _listed_failures(self) -> str:
         surface = store.read(self._job.output)
         reasons = surface.provenance["failure"].ravel()
+        if surface.trajectory is not None and "failure" in surface.trajectory.columns:
+            reasons = np.append(reasons, surface.trajectory.columns["failure"])
         lines = []
         for index in sorted(self._failed)[:10]:
-            cell = self._grid.cell(index)
-            where = f"alpha={cell.alpha:g}" + (f" beta={cell.beta:g}" if cell.beta else "")
+            if index < self._grid.size:
+                cell = self._grid.cell(index)
+                where = f"alpha={cell.alpha:g}" + (f" beta={cell.beta:g}" if cell.beta else "")
+            else:
+                assert self._series is not None
+                where = self._series.paths[index - self._grid.size].name
             lines.append(f"\n  cell {index} ({where}): {reasons[index].decode(errors='replace')}")
         more = len(self._failed) - len(lines)
         return "".join(lines) + (f"\n  and {more} more" if more else "")
 
 
-def _refuse_other_job(job: Job, identity: dict[str, Any]) -> None:
+def _refuse_other_job(job: Job, identity: dict[str, Any], series: Series | None) -> None:
+    stored = store.read_trajectory(job.output) if series is not None else None
+    if series is not None and stored is not None and (other := series.difference(stored.columns)):
+        raise SurfaceError(
+            f"{job.output}: its trajectory is of other checkpoints ({other}); give this job "
+            "another output, or move the file away"
+        )
     attributes = store.read_attributes(job.output)
     if attributes.get("fingerprint") == fingerprint(identity):
         return

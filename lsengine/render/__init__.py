@@ -63,8 +63,8 @@ def figure(
     Args:
         surfaces: Planes for every kind but ``curve``, which wants one direction, ``curvature``,
             which takes either, ``history``, made of histories, and ``histogram``, of weights.
-        kind: A key of `KINDS`: ``contour``, ``filled``, ``heatmap``, ``surface``, ``curve``,
-            ``curvature``, ``histogram``, ``history``.
+        kind: A key of `KINDS`: ``contour``, ``filled``, ``heatmap``, ``surface``,
+            ``trajectory`` (planes with one), ``curve``, ``curvature``, ``histogram``, ``history``.
         quantity: A dataset of every surface.  Default: the training loss; for curves losses
             and accuracies together.  Of ``curvature`` one of its panels: ``ratio``, ``sign``,
             ``eigenvalue_min``, ``eigenvalue_max``; default all, of several surfaces the first.

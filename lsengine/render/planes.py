@@ -1,4 +1,4 @@
-"""Planes seen from above: contour lines, filled contours, heat maps.
+"""Planes seen from above: contour lines, filled contours, heat maps, and paths in them.
 
 Shape suffixes: B betas, A alphas.
 """
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lsengine.errors import UsageError
-from lsengine.render import cells, labels, page, scales
+from lsengine.render import cells, labels, page, paths, scales
 from lsengine.render.cells import Plane
 from lsengine.render.quantities import Quantity, describe
 from lsengine.render.request import Request
@@ -42,23 +42,30 @@ def draw(request: Request) -> Figure:
     for surface, plane in zip(request.surfaces, planes, strict=True):
         check(surface.source, plane, request)
     scale = common_scale(planes, quantity, request)
-    paint: Painter = {"contour": _lines, "filled": _filled, "heatmap": heatmap}[request.kind]
+    paint: Painter = _PAINTERS[request.kind]
     ratio = height_by_width(planes[0], request.kind)
     figure, axes = page.sheet(len(planes), request.style, ratio)
     for panel, plane, surface in zip(axes, planes, request.surfaces, strict=True):
         frame(panel, plane, request)
         if scale is not None:
             paint(panel, plane, scale, request.style)
-        mark_cells(panel, plane, quantity, request.style)
-        mark_minima(panel, surface.other_minima, request.style)
+        if request.kind == "trajectory":
+            paths.add(panel, surface, request.style)
+        else:
+            mark_cells(panel, plane, quantity, request.style)
+            mark_minima(panel, surface.other_minima, request.style)
         page.caption(panel, surface)
-        page.note(panel, _notes(plane, quantity, scale, request), drop(panel))
+        about = paths.notes(surface) if request.kind == "trajectory" else []
+        page.note(panel, about + _notes(plane, quantity, scale, request), drop(panel))
     page.outer_labels(axes, page.columns_for(len(axes)))
     if scale is not None and request.kind != "contour":
         most = round(3 + 8 * min(ratio, 1.0))  # numbers that have room beside the bar
         colors = mappable(request.kind, scale, request.style)
         page.bar(figure, colors, axes, scale, quantity, most=most)
     page.settle(figure)
+    if request.kind == "trajectory":
+        for panel, surface in zip(axes, request.surfaces, strict=True):
+            paths.finish(panel, surface, request.style)
     if scale is not None and request.kind == "contour":
         for panel, surface in zip(axes, request.surfaces, strict=True):
             minima = surface.other_minima
@@ -80,7 +87,7 @@ def check(source: str, plane: Plane, request: Request) -> None:
     Raises:
         UsageError: If fewer than 2 x 2 cells, or no finite one, are there.
     """
-    if request.kind == "heatmap":
+    if request.kind == "heatmap" or (request.kind == "trajectory" and not plane.finite.size):
         return
     rows, columns = plane.values.shape
     if page.is_tiny(plane.values):
@@ -137,7 +144,7 @@ def frame(axes: Axes, plane: Plane, request: Request) -> None:
         if values.size == 1:
             axes.set(**{f"{name}ticks": values})
     style = request.style
-    if plane.tally.missing:
+    if plane.tally.missing and (plane.finite.size or request.kind != "trajectory"):
         _area(axes, (left, right, bottom, top), 0.0, hatch="/////", edgecolor=style.faint)
         if plane.coarse:  # inside, the cut is complete; hatching would say otherwise
             inner = plane.alpha[[0, -1]], plane.beta[[0, -1]]
@@ -219,10 +226,18 @@ def heatmap(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
     )
 
 
+_PAINTERS: dict[str, Painter] = {
+    "contour": _lines,
+    "filled": _filled,
+    "trajectory": _filled,
+    "heatmap": heatmap,
+}
+
+
 def mappable(kind: str, scale: Scale, style: Style) -> ScalarMappable:
     """Return the colours of a scale: bands for filled contours, a ramp for heat maps."""
     colors: Colormap = colormaps[style.colormap]
-    if kind == "filled":
+    if kind in ("filled", "trajectory"):
         norm: Normalize = BoundaryNorm(scale.forward(scale.levels), colors.N, extend=scale.extend)
         return ScalarMappable(norm, colors)
     made = ScalarMappable(Normalize(*scale.span), colors.with_extremes(bad=(0, 0, 0, 0)))
@@ -287,7 +302,7 @@ def drop(axes: Axes) -> float:
 def _notes(plane: Plane, quantity: Quantity, scale: Scale | None, request: Request) -> list[str]:
     """Return what a reader must know to take the picture for what it is."""
     lines = [f"lines of equal {quantity.label}"] if request.kind == "contour" else []
-    best = plane.best(quantity.best)
+    best = plane.best(quantity.best) if request.kind != "trajectory" else None
     if best is not None and scale is not None:
         value = f"{best[2]:.4g}" if abs(best[2]) < 1e4 else scales.power_text(best[2])
         if scale.constant or plane.finite.max() == plane.finite.min():

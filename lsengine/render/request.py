@@ -18,6 +18,7 @@ KINDS = {
     "filled": "plane",
     "heatmap": "plane",
     "surface": "plane",
+    "trajectory": "plane",
     "curve": "curve",
     "curvature": "either",
     "histogram": "weights",
@@ -180,9 +181,14 @@ def _fits(surface: Surface, kind: str) -> None:
             f"{surface.source}: has two directions (alpha and beta), but a curve is drawn "
             f"along one; use --as {', '.join(planes[:-1])} or {planes[-1]}"
         )
+    if kind == "trajectory" and not surface.has_path:
+        raise UsageError(
+            f"{surface.source}: holds no trajectory; give its job principal directions or a "
+            "trajectory section, and run lsengine trajectory on it"
+        )
     if not surface.quantities:
         raise UsageError(f"{surface.source}: holds no quantity to draw")
-    if not surface.done.any():
+    if not surface.done.any() and kind != "trajectory":
         counts = surface.counts()
         raise UsageError(
             f"{surface.source}: none of {surface.status.size:,} cells is done "

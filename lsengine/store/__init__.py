@@ -25,27 +25,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
-from lsengine.grid import contiguous_runs
+from lsengine.grid import Grid, contiguous_runs
 from lsengine.layout import Layout as Layout
 from lsengine.layout import Results as Results
+from lsengine.layout import TrajectoryLayout as TrajectoryLayout
+from lsengine.store.making import FAILURE_BYTES, FORMAT, FORMAT_VERSION, lay_out, lay_out_trajectory
+from lsengine.store.making import PROVENANCE as PROVENANCE
 from lsengine.surface import DONE, FAILED, Surface, Trajectory
 
-FORMAT, FORMAT_VERSION = "lsengine-surface", 1
 _ANCESTOR = "loss-landscape"
-FAILURE_BYTES = 160
 _OVERHEAD_BYTES = 2**17  # attributes, scales and object headers
 # What HDF5 and NumPy raise over rotten bytes, depending on where they are.
 _DAMAGE = (
     *(OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError),
     *(AttributeError, MemoryError),
 )
-PROVENANCE: dict[str, tuple[Any, Any]] = {
-    "wall_s": (np.float64, np.nan),
-    "finished": (np.float64, np.nan),
-    "worker": (np.int32, -1),
-    "failure": (f"S{FAILURE_BYTES}", b""),
-}
-"""Datasets per cell that are no results: dtype and fill value."""
 
 
 def has_mpi() -> bool:
@@ -70,19 +64,51 @@ def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
     Raises:
         EnvironmentUnfit: If the disk is full or the folder cannot be written.
     """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in path.parent.glob(f".{path.name}.*.part"):
-            left_over.unlink()  # of a run that was killed here; the lock is ours now
+    with _in_place_of(path) as part:
         _reserve(part, layout)
         with h5py.File(part, "w") as file:
-            _lay_out(file, layout)
+            lay_out(file, layout)
             file.flush()
         refusal = None if comm is None else refuses_parallel(part, comm)
         if refusal:
             with h5py.File(part, "r+") as file:
                 file.attrs["writing"] = "gather"
+    return refusal
+
+
+def amend(
+    path: Path,
+    attributes: Mapping[str, str | int | float],
+    trajectory: TrajectoryLayout | None = None,
+) -> None:
+    """Add to a surface file that nobody writes, by a whole new one in its place.
+
+    Args:
+        path: The surface file; its lock is held.
+        attributes: Root attributes to add or replace.
+        trajectory: A group of checkpoints, for a file that has none.
+
+    Raises:
+        EnvironmentUnfit: If the disk is full or the folder cannot be written.
+    """
+    with _in_place_of(path) as part:
+        shutil.copyfile(path, part)
+        with h5py.File(part, "r+") as file:
+            file.attrs.update(attributes)
+            if trajectory is not None:
+                lay_out_trajectory(file.create_group("trajectory"), trajectory)
+            file.flush()
+
+
+@contextmanager
+def _in_place_of(path: Path) -> Iterator[Path]:
+    """Give a file's name beside ``path``; what is written there then takes its place."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in path.parent.glob(f".{path.name}.*.part"):
+            left_over.unlink()  # of a run that was killed here; the lock is ours now
+        yield part
         _fsync(part)
         part.replace(path)
         _fsync(path.parent)
@@ -90,7 +116,6 @@ def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
         raise EnvironmentUnfit(f"{path}: the surface file cannot be made: {error}") from error
     finally:
         part.unlink(missing_ok=True)
-    return refusal
 
 
 def refuses_parallel(path: Path, comm: Any) -> str | None:
@@ -124,9 +149,10 @@ def _reserve(part: Path, layout: Layout) -> None:
     """
     per_cell = 8 * len(layout.quantities) + 8 + 8 + 4 + FAILURE_BYTES + 1
     arrays = [a for d in layout.directions.values() for a in d.values()]
+    checkpoints = len(layout.trajectory.columns["epoch"]) if layout.trajectory else 0
     needed = per_cell * layout.grid.size + sum(a.nbytes + 1024 for a in arrays) + _OVERHEAD_BYTES
     with part.open("xb") as file:
-        os.posix_fallocate(file.fileno(), 0, needed)
+        os.posix_fallocate(file.fileno(), 0, needed + 1024 * checkpoints)
 
 
 class Writer:
@@ -153,6 +179,9 @@ class Writer:
         self._names = set(_quantities(self._file))
         names = [*self._names, *PROVENANCE, "status"]
         self._datasets = {name: self._file[name] for name in names}
+        for name, dataset in self._file.get("trajectory", {}).items():
+            self._datasets[f"trajectory/{name}"] = dataset
+        self._size = self._file["status"].size
         # HDF5's flush is collective under mpio; a second descriptor syncs this process's data.
         self._descriptor = os.open(path, os.O_RDONLY)
 
@@ -163,10 +192,30 @@ class Writer:
             EnvironmentUnfit: If the disk refuses the data.
         """
         rank_of = {cell: i for i, cell in enumerate(results.cells)}
-        cells = sorted(rank_of)
-        failed = results.failures
+        of_grid = [cell for cell in sorted(rank_of) if cell < self._size]
+        of_run = [cell for cell in sorted(rank_of) if cell >= self._size]
+        try:
+            for group, cells in (("", of_grid), ("trajectory/", of_run)):
+                if cells:
+                    self._store(results, group, cells, rank_of)
+        except (OSError, RuntimeError) as error:
+            self._abandon()
+            reason = " ".join(str(error).split())  # HDF5's own words go over several lines
+            raise EnvironmentUnfit(
+                f"{self._file.filename}: cannot be written: {reason}; cells finished before are "
+                "safe; the same command goes on from them"
+            ) from error
+
+    def _store(
+        self, results: Results, group: str, cells: list[int], rank_of: Mapping[int, int]
+    ) -> None:
+        """Store ascending cells of one group, values first and their status last."""
+        failed, first = results.failures, self._size if group else 0
         done = [c for c in cells if c not in failed]
-        if done and results.values.keys() != self._names:
+        quantities = [name for name in results.values if group + name in self._datasets]
+        known = self._names | {n.partition("/")[2] for n in self._datasets if "/" in n}
+        complete = group or set(quantities) == self._names
+        if done and not (complete and results.values.keys() <= known):
             raise ValueError(f"results have {sorted(results.values)}, not {sorted(self._names)}")
         order = [rank_of[c] for c in cells]
         columns: dict[str, NDArray[Any]] = {
@@ -179,21 +228,15 @@ class Writer:
             ),
         }
         status = np.array([FAILED if c in failed else DONE for c in cells], np.uint8)
-        try:
-            for name, values in results.values.items():
-                self._put(name, done, np.array([values[rank_of[c]] for c in done], np.float64))
-            for name, column in columns.items():
-                self._put(name, cells, column)
-            self._sync()
-            self._put("status", cells, status)
-            self._sync()
-        except (OSError, RuntimeError) as error:
-            self._abandon()
-            reason = " ".join(str(error).split())  # HDF5's own words go over several lines
-            raise EnvironmentUnfit(
-                f"{self._file.filename}: cannot be written: {reason}; cells finished before are "
-                "safe; the same command goes on from them"
-            ) from error
+        places, done_places = [c - first for c in cells], [c - first for c in done]
+        for name in quantities:
+            values = [results.values[name][rank_of[c]] for c in done]
+            self._put(group + name, done_places, np.array(values, np.float64))
+        for name, column in columns.items():
+            self._put(group + name, places, column)
+        self._sync()
+        self._put(f"{group}status", places, status)
+        self._sync()
 
     def write_precision_error(self, rows: NDArray[np.float64]) -> None:
         """Store the (3, 4) comparison of a fast precision with float32."""
@@ -263,9 +306,23 @@ def read_attributes(path: Path) -> dict[str, Any]:
 
 
 def read_status(path: Path) -> NDArray[np.uint8]:
-    """Return ``status``, flat (C,); raises like `read`."""
+    """Return ``status`` of all cells, flat, checkpoints last: (C + T,); raises like `read`."""
     with _opened(path) as file:
-        return np.asarray(file["status"][...]).ravel()
+        status = np.asarray(file["status"][...]).ravel()
+        group = file.get("trajectory", {})
+        return np.concatenate([status, group["status"][...]]) if "status" in group else status
+
+
+def read_grid(path: Path) -> Grid:
+    """Return the coordinates; raises like `read`."""
+    with _opened(path) as file:
+        return Grid({_axis_name(d): file[_axis_name(d)][...] for d in file["status"].dims})
+
+
+def read_trajectory(path: Path) -> Trajectory | None:
+    """Return the group of checkpoints, None if there is none; raises like `read`."""
+    with _opened(path) as file:
+        return _trajectory(file)
 
 
 def read_cell(path: Path, cell: int) -> dict[str, float]:
@@ -338,66 +395,6 @@ def _version(path: Path, file: h5py.File) -> int:
         raise SurfaceError(f"{path}: damaged: format_version is {found!r}, not a number") from None
 
 
-def _lay_out(file: h5py.File, layout: Layout) -> None:
-    file.attrs["format"] = FORMAT
-    file.attrs["format_version"] = FORMAT_VERSION
-    for name, value in layout.attributes.items():
-        file.attrs[name] = value
-    dims = tuple(layout.grid.axes)
-    for axis, values in layout.grid.axes.items():
-        file.create_dataset(axis, data=values).make_scale(axis)
-    for name in layout.quantities:
-        _allocated(file, name, dims, np.float64, np.nan)
-    for name, (dtype, fill) in PROVENANCE.items():
-        _allocated(file, name, dims, dtype, fill)
-    _allocated(file, "status", dims, np.uint8, 0)
-    for name, size in (("precision_cell", 3), ("precision_column", 4)):
-        file.create_dataset(name, data=np.arange(size)).make_scale(name)
-    dims = ("precision_cell", "precision_column")
-    _allocated(file, "precision_error", dims, np.float64, np.nan)
-    if layout.directions:
-        _lay_out_directions(file.create_group("directions"), layout.directions)
-
-
-def _allocated(
-    group: h5py.Group, name: str, dims: Sequence[str], dtype: Any, fill: Any
-) -> h5py.Dataset:
-    """Make a dataset whose space exists at once: contiguous, filled, with named axes."""
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    plist.set_fill_time(h5py.h5d.FILL_TIME_ALLOC)
-    shape = tuple(len(group[dim]) for dim in dims)
-    dataset = group.create_dataset(name, shape, dtype, fillvalue=fill, dcpl=plist)
-    for axis, dim in zip(dataset.dims, dims, strict=True):
-        axis.attach_scale(group[dim])
-    return dataset
-
-
-def _lay_out_directions(
-    group: h5py.Group, directions: Mapping[str, Mapping[str, NDArray[np.float32]]]
-) -> None:
-    """Store parameters under their state-dict names.
-
-    netCDF wants a name for every axis and no name twice in a shape: the k-th axis of length n
-    of a parameter is called ``n<n>_<k>``.
-    """
-    for axis, parameters in directions.items():
-        inner = group.create_group(axis)
-        for name, values in parameters.items():
-            dataset = inner.create_dataset(name, data=values)
-            seen: dict[int, int] = {}
-            for dim, length in zip(dataset.dims, values.shape, strict=True):
-                seen[length] = seen.get(length, -1) + 1
-                dim.attach_scale(_length_scale(group, f"n{length}_{seen[length]}", length))
-
-
-def _length_scale(group: h5py.Group, name: str, length: int) -> h5py.Dataset:
-    if name not in group:
-        scale = group.create_dataset(name, data=np.arange(length, dtype=np.int32))
-        scale.make_scale(name)
-    return group[name]
-
-
 def _quantities(file: h5py.File) -> list[str]:
     shape = file["status"].shape
     known = {*PROVENANCE, "status", "precision_error"}
@@ -416,7 +413,8 @@ def _trajectory(file: h5py.File) -> Trajectory | None:
     group = file.get("trajectory")
     if group is None:
         return None
-    columns = {name: item[...] for name, item in group.items()}
+    first = ("status",) if "status" in group else ()  # values of cells that it calls done
+    columns = {name: group[name][...] for name in (*first, *group)}
     return Trajectory(columns, {k: _plain(v) for k, v in group.attrs.items()})
 
 

@@ -1,0 +1,100 @@
+"""Making a surface file: contiguous, unfiltered, filled, with a scale on every axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from lsengine.layout import Layout, TrajectoryLayout
+
+FORMAT, FORMAT_VERSION = "lsengine-surface", 1
+FAILURE_BYTES = 160
+PROVENANCE: dict[str, tuple[Any, Any]] = {
+    "wall_s": (np.float64, np.nan),
+    "finished": (np.float64, np.nan),
+    "worker": (np.int32, -1),
+    "failure": (f"S{FAILURE_BYTES}", b""),
+}
+"""Datasets per cell that are no results: dtype and fill value."""
+
+
+def lay_out(file: h5py.File, layout: Layout) -> None:
+    """Make everything that a surface file holds before the first cell."""
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    for name, value in layout.attributes.items():
+        file.attrs[name] = value
+    dims = tuple(layout.grid.axes)
+    for axis, values in layout.grid.axes.items():
+        file.create_dataset(axis, data=values).make_scale(axis)
+    for name in layout.quantities:
+        _allocated(file, name, dims, np.float64, np.nan)
+    for name, (dtype, fill) in PROVENANCE.items():
+        _allocated(file, name, dims, dtype, fill)
+    _allocated(file, "status", dims, np.uint8, 0)
+    for name, size in (("precision_cell", 3), ("precision_column", 4)):
+        file.create_dataset(name, data=np.arange(size)).make_scale(name)
+    dims = ("precision_cell", "precision_column")
+    _allocated(file, "precision_error", dims, np.float64, np.nan)
+    if layout.directions:
+        _lay_out_directions(file.create_group("directions"), layout.directions)
+    if layout.trajectory is not None:
+        lay_out_trajectory(file.create_group("trajectory"), layout.trajectory)
+
+
+def lay_out_trajectory(group: h5py.Group, layout: TrajectoryLayout) -> None:
+    """Make the datasets of a trajectory in an empty group."""
+    group.attrs.update(layout.attributes)
+    epoch = group.create_dataset("epoch", data=layout.columns["epoch"])
+    epoch.make_scale("epoch")
+    for name, values in layout.columns.items():
+        if name != "epoch":
+            group.create_dataset(name, data=values).dims[0].attach_scale(epoch)
+    for name in layout.quantities:
+        _allocated(group, name, ("epoch",), np.float64, np.nan)
+    for name, (dtype, fill) in PROVENANCE.items():
+        _allocated(group, name, ("epoch",), dtype, fill)
+    _allocated(group, "status", ("epoch",), np.uint8, 0)
+
+
+def _allocated(
+    group: h5py.Group, name: str, dims: Sequence[str], dtype: Any, fill: Any
+) -> h5py.Dataset:
+    """Make a dataset whose space exists at once: contiguous, filled, with named axes."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_ALLOC)
+    shape = tuple(len(group[dim]) for dim in dims)
+    dataset = group.create_dataset(name, shape, dtype, fillvalue=fill, dcpl=plist)
+    for axis, dim in zip(dataset.dims, dims, strict=True):
+        axis.attach_scale(group[dim])
+    return dataset
+
+
+def _lay_out_directions(
+    group: h5py.Group, directions: Mapping[str, Mapping[str, NDArray[np.float32]]]
+) -> None:
+    """Store parameters under their state-dict names.
+
+    netCDF wants a name for every axis and no name twice in a shape: the k-th axis of length n
+    of a parameter is called ``n<n>_<k>``.
+    """
+    for axis, parameters in directions.items():
+        inner = group.create_group(axis)
+        for name, values in parameters.items():
+            dataset = inner.create_dataset(name, data=values)
+            seen: dict[int, int] = {}
+            for dim, length in zip(dataset.dims, values.shape, strict=True):
+                seen[length] = seen.get(length, -1) + 1
+                dim.attach_scale(_length_scale(group, f"n{length}_{seen[length]}", length))
+
+
+def _length_scale(group: h5py.Group, name: str, length: int) -> h5py.Dataset:
+    if name not in group:
+        scale = group.create_dataset(name, data=np.arange(length, dtype=np.int32))
+        scale.make_scale(name)
+    return group[name]

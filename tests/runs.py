@@ -1,0 +1,34 @@
+"""A small training run with all its checkpoints, for tests of trajectories and curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jobs import write_job
+from lsengine import job as jobs
+from lsengine import train
+
+TRAIN = {
+    "output": "run",
+    "epochs": 8,
+    "save_every": 1,
+    "lr": 0.1,
+    "milestones": [5],
+    "batch_size": 16,
+}
+PRINCIPAL = {"kind": "principal", "checkpoints": "run/epoch_*.pt"}
+
+
+def run_job(folder: Path, name: str = "job", **changes: Any) -> Path:
+    """Train once, and write a job in the principal plane of its checkpoints."""
+    last = "run/epoch_008.pt"
+    if not (folder / last).exists():
+        model = {"arch": "testnets:mlp"}
+        train.run(jobs.load(write_job(folder, "train", model=model, train=TRAIN)), progress="none")
+    document: dict[str, Any] = {
+        "model": {"arch": "testnets:mlp", "checkpoint": last},
+        "directions": {"alpha": PRINCIPAL, "beta": PRINCIPAL},
+        "grid": {"alpha": ["auto", 5], "beta": ["auto", 4]},
+    }
+    return write_job(folder, name, **(document | changes))
