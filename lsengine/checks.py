@@ -11,6 +11,7 @@ from lsengine.schema import (
     ARCHITECTURES,
     DATASETS,
     LOSSES,
+    CurveDirection,
     Document,
     HessianDirection,
     PrincipalDirection,
@@ -56,6 +57,10 @@ def between_keys(job: Document) -> Iterator[str]:
                     "[start, stop, points]"
                 )
     yield from _trajectory_checks(job)
+    if job.directions and isinstance(job.directions.beta, CurveDirection):
+        yield "directions.beta: a curve has one parameter; give it as alpha alone"
+    if job.directions and isinstance(job.directions.alpha, CurveDirection) and job.grid:
+        yield from _along_curve(job)
     if (job.repeats or 1) > 1 and job.directions:
         if job.directions.beta is not None:
             yield f"repeats: got {job.repeats}; two directions allow 1 only"
@@ -64,6 +69,18 @@ def between_keys(job: Document) -> Iterator[str]:
                 f"repeats: got {job.repeats}; only directions of kind random differ "
                 f"between repeats, got kind {job.directions.alpha.kind}"
             )
+
+
+def _along_curve(job: Document) -> Iterator[str]:
+    if job.directions is None or job.grid is None:
+        return
+    spec = job.grid.alpha
+    if job.directions.beta is not None:
+        yield "directions.alpha: a curve has one parameter; leave beta out"
+    if spec[0] == "auto" or float(spec[0]) < 0 or float(spec[1]) > 1:
+        yield f"grid.alpha: got {list(spec)}; a curve goes from 0 to 1"
+    if trajectory_glob(job) is not None:
+        yield "trajectory: cannot be projected on a curve"
 
 
 def trajectory_glob(job: Document) -> tuple[str, str] | None:

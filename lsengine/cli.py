@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_spectrum(commands)
     _add_trajectory(commands)
+    _add_connect(commands)
     _add_status(commands)
     _add_render(commands)
     _add_compare(commands)
@@ -144,6 +145,19 @@ def _add_trajectory(commands: argparse._SubParsersAction[argparse.ArgumentParser
     _add_retry(trajectory)
     _add_progress(trajectory)
     trajectory.set_defaults(run=_trajectory)
+
+
+def _add_connect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    connect = commands.add_parser(
+        "connect",
+        help="train a curve of low loss between two minima, and evaluate it",
+        description="Train the curve of a job's section curve, then evaluate its points and "
+        "those of the straight line between the same ends, and report both barriers.",
+    )
+    connect.add_argument("job", metavar="JOB", help="job file with a curve section")
+    _add_retry(connect)
+    _add_progress(connect)
+    connect.set_defaults(run=_connect)
 
 
 def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -297,6 +311,15 @@ def _spectrum(parsed: argparse.Namespace) -> int:
     if text:
         print(text)
     return code
+
+
+def _connect(parsed: argparse.Namespace) -> int:
+    from lsengine import connect
+    from lsengine.engine import Options
+    from lsengine.ranks import connect as ranks
+
+    options = Options(parsed.retry_failed, None, parsed.progress)
+    return connect.run(parsed.job, options, world=ranks())
 
 
 def _trajectory(parsed: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ _NEEDS = {
     "trajectory": _SURFACE,
     "spectrum": ("model.checkpoint",),
     "train": ("train",),
+    "connect": ("model.checkpoint", "curve"),
     "any": (),
 }
 
@@ -135,6 +136,8 @@ _PATHS = (
     ("directions", "beta", "checkpoints"),
     ("trajectory", "checkpoints"),
     ("train", "output"),
+    ("curve", "to"),
+    ("curve", "output"),
 )
 _DIRECTION_FILES = ("checkpoint", "path")
 _DIRECTION_PATHS = (*_DIRECTION_FILES, "checkpoints")
@@ -357,7 +360,7 @@ def _needs(job: Document, raw: Mapping[str, Any], command: str) -> Iterator[str]
 
 def _file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
     surface = command in ("eval", "trajectory")
-    if (surface or command == "spectrum") and job.model and job.model.checkpoint:
+    if (surface or command in ("spectrum", "connect")) and job.model and job.model.checkpoint:
         hint = '; "lsengine train" of this job writes one' if job.train else ""
         yield from _missing(source, "model.checkpoint", job.model.checkpoint, hint)
     if surface:
@@ -365,6 +368,10 @@ def _file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
             yield from _missing(source, key, written, "")
         if (found := checks.trajectory_glob(job)) is not None:
             yield from _no_match(source, *found)
+        yield from _unwritable(_absolute(source, job.output or "surfaces/x.h5"), "output")
+    if command == "connect" and job.curve:
+        yield from _missing(source, "curve.to", job.curve.to, "")
+        yield from _unwritable(_absolute(source, job.curve.output) / "curve.pt", "curve.output")
         yield from _unwritable(_absolute(source, job.output or "surfaces/x.h5"), "output")
     if command == "train" and job.train:
         yield from _unwritable(_absolute(source, job.train.output) / "history.h5", "train.output")

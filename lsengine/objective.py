@@ -30,6 +30,7 @@ from lsengine.models import check_fit, external
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 Loss = Callable[[Tensor, Tensor], Tensor]
 Metrics = dict[str, float]
+Steps = Callable[[Cell], Sequence[float]]
 Directions = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -77,6 +78,7 @@ class Objective:
             tensor has a leading axis.  Names of running statistics are allowed.
         settings: How to evaluate.
         repeats: Whether the directions have a leading axis of repeats.
+        steps: How far a cell lies along each direction; alpha and beta by default.
         tick: Called before every mini-batch; may raise to abandon the cell.
         with_reference: Whether to evaluate the model before it is taken over.
 
@@ -94,6 +96,7 @@ class Objective:
         settings: Settings,
         *,
         repeats: bool = False,
+        steps: Steps | None = None,
         tick: Callable[[], None] = lambda: None,
         with_reference: bool = False,
     ) -> None:
@@ -103,6 +106,8 @@ class Objective:
         with torch.inference_mode():
             self.reference = self._metrics() if with_reference else {}
         self._flat = _FlatParameters(self.model, directions, settings, repeats)
+        if steps is not None:
+            self._flat.steps = steps
         self._recalibration = _recalibration(dataset, settings)
         self._curvature = self._make_curvature() if settings.curvature else None
 
@@ -215,6 +220,7 @@ class _FlatParameters:
             tensor.data = _unflatten(view, tensor.shape, settings)
             start += tensor.numel()
         count = next(len(t) for t in directions["alpha"].values()) if repeats else 1
+        self.steps: Steps = lambda cell: (cell.alpha, cell.beta)
         self._directions: list[list[Tensor]] = []
         for repeat in range(count):
             pieces = [
@@ -224,10 +230,10 @@ class _FlatParameters:
             self._directions.append([_flatten(p, settings) for p in pieces])
 
     def displace(self, cell: Cell) -> None:
-        """Set the parameters to ``centre + alpha * d1 + beta * d2``."""
-        steps = (cell.alpha, cell.beta)
+        """Set the parameters to ``centre + alpha * d1 + beta * d2``, or by other steps."""
         self._moved_M.copy_(self.centre_M)
-        for step, direction_M in zip(steps, self._directions[cell.repeat], strict=False):
+        pairs = zip(self.steps(cell), self._directions[cell.repeat], strict=False)
+        for step, direction_M in pairs:
             if step:  # an infinite weight times a zero step would be NaN
                 self._moved_M.add_(direction_M, alpha=step)
 

@@ -200,8 +200,23 @@ class PrincipalDirection(Section):
     ignore: Ignore = []
 
 
+class CurveDirection(Section):
+    """The way along a trained curve: alpha is its parameter t, from 0 to 1."""
+
+    kind: Literal["curve"]
+    path: str
+    shape: Literal["bezier", "polygonal"] = "bezier"
+    normalize: Literal["none"] = "none"
+    ignore: Annotated[Ignore, Field(max_length=0)] = []
+
+
 Direction = Annotated[
-    RandomDirection | TowardDirection | FileDirection | HessianDirection | PrincipalDirection,
+    RandomDirection
+    | TowardDirection
+    | FileDirection
+    | HessianDirection
+    | PrincipalDirection
+    | CurveDirection,
     Field(discriminator="kind"),
 ]
 
@@ -277,6 +292,22 @@ class Train(Section):
         return value
 
 
+class Curve(Section):
+    """A curve of low loss from the checkpoint to another (Garipov et al. 2018)."""
+
+    to: str
+    output: str
+    kind: Literal["bezier", "polygonal"] = "bezier"
+    bends: Count = 1
+    epochs: Count = 50
+    batch_size: Count = 128
+    lr: Positive = 0.01
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 1e-4
+    seed: Seed = 0
+    points: Annotated[int, Field(ge=2)] = 61
+
+
 class Launch(Section):
     """What a cluster is asked for; never affects values."""
 
@@ -313,4 +344,5 @@ class Document(Section):
     writing: Literal["auto", "parallel", "gather"] = "auto"
     output: str | None = None
     train: Train | None = None
+    curve: Curve | None = None
     launch: Launch | None = None

@@ -92,15 +92,26 @@ class Surface:
         return {"alpha", "beta", "epoch"} <= columns.keys()
 
     @property
+    def directions(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the job says of each direction, by axis; nothing in other programs' files."""
+        try:
+            found = json.loads(self.attributes.get("identity", "{}")).get("directions", {})
+        except (TypeError, ValueError, AttributeError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def is_trained_curve(self) -> bool:
+        """Whether alpha is the parameter of a curve between two minima."""
+        return self.directions.get("alpha", {}).get("kind") == "curve"
+
+    @property
     def other_minima(self) -> tuple[tuple[float, float], ...]:
         """Alpha and beta of the other checkpoints that whole directions lead to.
 
         A direction toward a checkpoint, neither normalised nor partly ignored, ends there at 1.
         """
-        try:
-            directions = json.loads(self.attributes.get("identity", "{}")).get("directions", {})
-        except (TypeError, ValueError, AttributeError):
-            return ()  # another program's file; what it means is not known
+        directions = self.directions
         ends = {"alpha": (1.0, 0.0), "beta": (0.0, 1.0)}
         return tuple(
             ends[axis]

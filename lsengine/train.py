@@ -80,7 +80,7 @@ def run(job: Job, *, progress: str = "auto", place: Place = Place()) -> Path:
     except OSError as error:
         raise UsageError(f"train.output: {folder} cannot be made: {error}") from None
     last = job.document.train.epochs
-    with _listening() as stop, _undisturbed(job, place):
+    with _listening() as stop, undisturbed(job, place):
         file = folder / "history.h5"
         with lock.held(file, lost=lambda: stop.request("the loss of its lock")):
             earlier = _earlier(job, folder)
@@ -166,7 +166,7 @@ def _listening() -> Iterator[StopRequest]:
 
 
 @contextlib.contextmanager
-def _undisturbed(job: Job, place: Place) -> Iterator[None]:
+def undisturbed(job: Job, place: Place) -> Iterator[None]:
     """Choose threads and deterministic kernels, and leave torch as it was."""
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     wanted = place.threads if job.document.threads == "auto" else job.document.threads

@@ -15,8 +15,8 @@ LARGEST = 450
 LAYERS = """
     __main__
     cli
-    trainings trajectories inputs compare spectrum
-    engine train trajectory connect render status weights export submit merge doctor
+    trainings trajectories connect inputs compare spectrum
+    engine train render status weights export submit merge doctor
     learner
     objective store ranks slurm lock history
     data extremes

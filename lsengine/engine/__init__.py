@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,8 @@ from lsengine.store import Results
 if TYPE_CHECKING:
     from lsengine.engine.coordinator import Coordinator
 
-__all__ = ["Options", "evaluate"]
+__all__ = ["Options", "evaluate", "evaluate_found"]
+Find = Callable[[StopRequest], Sequence[Job]]
 log = logging.getLogger(__name__)
 
 
@@ -50,21 +51,38 @@ def evaluate(
         LsengineError: On the coordinator (or alone), after all workers have been dismissed
             with the error's exit code.
     """
+    command = "trajectory" if options.trajectory_only else "eval"
+
+    def find(_: StopRequest) -> list[Job]:
+        return [job for path in paths for job in load_all(path, command=command, only=only)]
+
+    return evaluate_found(find, options, world=world)
+
+
+def evaluate_found(find: Find, options: Options, *, world: World | None) -> int:
+    """Evaluate the surfaces of jobs that the coordinator finds first; else as `evaluate`.
+
+    Args:
+        find: Called on the coordinator (or alone) while the workers wait; it may take its
+            time, and should end with `Stopped` when its argument becomes true.
+        options: See `Options`.
+        world: The ranks, or None alone.
+    """
     stop = StopRequest().install()
     logs.configure(rank=world.rank if world else 0)
     try:
         if world is None:
-            return _alone(paths, options, stop, only)
+            return _alone(find, options, stop)
         if world.rank > 0:
             return work(world, stop)
-        return _lead(paths, options, stop, world, only)
+        return _lead(find, options, stop, world)
     finally:
         stop.uninstall()
 
 
-def _alone(paths: Sequence[str | Path], options: Options, stop: StopRequest, only: str) -> int:
+def _alone(find: Find, options: Options, stop: StopRequest) -> int:
     failed: list[CellsFailed] = []
-    for job in _jobs(paths, options, only):
+    for job in find(stop):
         try:
             with _locked(job, stop):
                 _evaluate_here(job, options, stop)
@@ -108,16 +126,14 @@ def _evaluate_here(job: Job, options: Options, stop: StopRequest) -> None:
     run.conclude()
 
 
-def _lead(
-    paths: Sequence[str | Path], options: Options, stop: StopRequest, world: World, only: str
-) -> int:
+def _lead(find: Find, options: Options, stop: StopRequest, world: World) -> int:
     """Lead all workers through all jobs; whatever happens, they leave with the same code."""
     from lsengine.engine.coordinator import Coordinator
 
     coordinator = Coordinator(world, stop, options.chunk)
     failed: list[CellsFailed] = []
     try:
-        jobs = _jobs(paths, options, only)
+        jobs = find(stop)
         for number, job in enumerate(jobs, 1):
             more = number < len(jobs)
             try:
@@ -170,11 +186,6 @@ def _evaluate_with(
         if writer is not None:
             writer.close()
     run.conclude()
-
-
-def _jobs(paths: Sequence[str | Path], options: Options, only: str) -> list[Job]:
-    command = "trajectory" if options.trajectory_only else "eval"
-    return [job for path in paths for job in load_all(path, command=command, only=only)]
 
 
 def _has_work(job: Job, options: Options) -> bool:

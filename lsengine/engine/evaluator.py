@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from lsengine import checkpoint
+from lsengine import checkpoint, curve
 from lsengine import objective as objectives
 from lsengine.curvature import Lanczos
 from lsengine.engine import prepare
 from lsengine.engine.messages import Assignment, Facts, Plan, Report
 from lsengine.errors import LsengineError, Stopped
 from lsengine.grid import Cell
+from lsengine.schema import CurveDirection
 from lsengine.store import Results, read_directions, read_grid, read_trajectory
 
 log = logging.getLogger(__name__)
@@ -92,10 +93,7 @@ class Evaluator:
             curvature_of_moved=document.curvature.parameters == "moved",
         )
         loss = objectives.loss_function(document.loss, beside=self._job.source.parent)
-        directions = {
-            axis: {name: torch.from_numpy(values) for name, values in stored.items()}
-            for axis, stored in read_directions(plan.path).items()
-        }
+        directions, steps = self._directions(plan)
         with_reference = plan.check and batch_norm.policy != "recalibrated"
         self._objective = objectives.Objective(
             self._loaded.model,
@@ -104,6 +102,7 @@ class Evaluator:
             directions,
             settings,
             repeats="repeat" in self.grid.axes,
+            steps=steps,
             tick=self._tick,
             with_reference=with_reference,
         )
@@ -144,6 +143,24 @@ class Evaluator:
             if time.monotonic() - begin > limit_s:
                 break
         return Report(results, time.monotonic() - begin, interrupted)
+
+    def _directions(self, plan: Plan) -> tuple[objectives.Directions, objectives.Steps | None]:
+        """Read the directions; along a curve there are as many as control points but one."""
+        directions = {
+            axis: {name: torch.from_numpy(values) for name, values in stored.items()}
+            for axis, stored in read_directions(plan.path).items()
+        }
+        spec = self._job.directions["alpha"]
+        if not isinstance(spec, CurveDirection):
+            return directions, None
+        stacked = directions["alpha"]
+        count = len(next(iter(stacked.values())))
+
+        def steps(cell: Cell) -> Sequence[float]:
+            weights = curve.coefficients(spec.shape, count - 1, cell.alpha)
+            return [float(weight) for weight in weights[1:]]
+
+        return {str(k): {n: t[k] for n, t in stacked.items()} for k in range(count)}, steps
 
     def _take_up(self, plan: Plan) -> None:
         """Take note of the checkpoints that are cells, too."""

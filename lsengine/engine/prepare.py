@@ -18,6 +18,7 @@ from lsengine.grid import Grid, plane_or_curve
 from lsengine.job import Job
 from lsengine.objective import Directions, check_fits, loss_function
 from lsengine.schema import (
+    CurveDirection,
     Direction,
     FileDirection,
     HessianDirection,
@@ -142,7 +143,8 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
             `lsengine.engine.eigenvectors` and `lsengine.engine.trajectory`.
 
     Returns:
-        By axis and parameter name; with repeats each array has a leading axis.
+        By axis and parameter name; with repeats each array has a leading axis, along a curve
+        too: of its control points but the first.
 
     Raises:
         UsageError: If a file or checkpoint does not fit the model, or nothing moves.
@@ -151,6 +153,9 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
     for number, (axis, spec) in enumerate(job.directions.items()):
         centre = movable(job, model, spec)
         made[axis] = []
+        if isinstance(spec, CurveDirection):
+            made[axis] = _to_controls(job, centre, spec)
+            continue
         for repeat in range(job.document.repeats):
             if isinstance(spec, HessianDirection | PrincipalDirection):
                 assert computed is not None
@@ -162,7 +167,7 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
             weights = {name: centre[name] for name in raw}
             made[axis].append(directions.normalized(raw, weights, spec.normalize))
         _refuse_rest(axis, made[axis][0])
-    if job.document.repeats == 1:
+    if all(len(d) == 1 for d in made.values()):
         return {a: {n: t.numpy() for n, t in d[0].items()} for a, d in made.items()}
     return {a: {n: np.stack([r[n].numpy() for r in d]) for n in d[0]} for a, d in made.items()}
 
@@ -261,6 +266,23 @@ def _raw(
             f"directions.{axis}: {spec.path} does not fit the model, which has no {foreign[0]}"
         )
     return _fitting({n: torch.from_numpy(a) for n, a in stored.items()}, moved, axis, spec.path)
+
+
+def _to_controls(
+    job: Job, centre: Mapping[str, Tensor], spec: CurveDirection
+) -> list[dict[str, Tensor]]:
+    """Return the differences of a curve's later control points to the first, the centre."""
+    content = checkpoint.read(job.path(spec.path), key="directions.alpha.path")
+    controls = content.get("controls") if isinstance(content, Mapping) else None
+    if not isinstance(controls, list) or len(controls) < 2:
+        raise UsageError(
+            f'directions.alpha.path: {spec.path} is no curve; "lsengine connect" writes one'
+        )
+    movable = {name: t for name, t in centre.items() if name in controls[0]}
+    fitting = [_fitting(control, movable, "alpha", spec.path) for control in controls]
+    if any(not torch.equal(t, fitting[0][n]) for n, t in movable.items()):
+        raise UsageError(f"directions.alpha.path: {spec.path} does not begin at model.checkpoint")
+    return [directions.toward(movable, control) for control in fitting[1:]]
 
 
 def _stored(

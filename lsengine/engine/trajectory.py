@@ -30,6 +30,7 @@ from lsengine.store import TrajectoryLayout
 log = logging.getLogger(__name__)
 Directions = Mapping[str, Mapping[str, NDArray[np.float32]]]
 _SHOWN = 5
+_HELD_BYTES = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +152,15 @@ def of_directions(job: Job, model: nn.Module, series: Series | None) -> Componen
     specs = _principal(job)
     if not specs or series is None:
         return Components({})
-    names = list(prepare.movable(job, model, next(iter(specs.values()))))
+    centre = prepare.movable(job, model, next(iter(specs.values())))
+    block = _block(sum(tensor.numel() for tensor in centre.values()))
     count = 2 if "beta" in specs else 1
     with _explained(series):
         found = principal.principal_directions(
-            lambda index: series.state(index, model), len(series.paths), names, components=count
+            lambda index: series.state(index, model),
+            *(len(series.paths), list(centre)),
+            components=count,
+            block=block,
         )
     axes = dict(zip(("alpha", "beta"), found.directions, strict=False))
     ratio = dict(zip(axes, found.explained_variance_ratio, strict=False))
@@ -215,6 +220,14 @@ def ranges(job: Job, layout: TrajectoryLayout) -> dict[str, tuple[float, float]]
     """Return (start, stop) by axis that cover a trajectory and the job's margin."""
     axes = [axis for axis in ("alpha", "beta") if axis in layout.columns]
     return {axis: principal.axis_range(layout.columns[axis], job.margin) for axis in axes}
+
+
+def _block(numbers: int) -> int:
+    """Return how many checkpoints to hold: 2 GiB of them, but never less than ten in all.
+
+    By arithmetic on shapes, so that it is the same in every run.
+    """
+    return max(1, min(principal.BLOCK, _HELD_BYTES // (4 * numbers) - 9))
 
 
 def _principal(job: Job) -> dict[str, PrincipalDirection]:

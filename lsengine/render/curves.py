@@ -81,7 +81,8 @@ def draw(request: Request) -> Figure:
         mine = {key: c for key, c in curves.items() if key[1] in family}
         _family(side, mine, request, colored=twin)
     for panel in axes:
-        panel.set_xlabel(r"$\alpha$")
+        along = any(surface.is_trained_curve for surface in request.surfaces)
+        panel.set_xlabel(r"$t$, from one minimum to the other" if along else r"$\alpha$")
         ends = np.concatenate([curve.alpha for curve in curves.values()])
         if np.ptp(ends) > 0:
             panel.set_xlim(ends.min(), ends.max())
