@@ -2,9 +2,11 @@
 VENV := .venv
 SERIAL := .venv-serial
 BIN := $(VENV)/bin
+# Test files at a time; many of them start ranks of their own.
+TESTERS ?= 2
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
 
-.PHONY: help setup setup-serial demo studies test test-slow check bench clean
+.PHONY: help setup setup-serial demo studies gallery test test-slow test-cluster check bench soak image clean
 .NOTPARALLEL:
 
 help: ## list what can be made
@@ -22,19 +24,31 @@ demo: setup ## train a small network, evaluate its surface, draw it
 studies: setup ## the paper's studies at digits size; STUDIES="skip seeds" makes some
 	@ENVIRONMENT=$(VENV) launch/studies.sh $(STUDIES)
 
+gallery: setup ## every kind of picture, from surfaces at digits size, into docs/gallery
+	@ENVIRONMENT=$(VENV) launch/gallery.sh
+
 test: setup setup-serial check ## all checks, and all tests but the slow ones
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TESTERS) --dist loadfile
 
 test-slow: setup setup-serial ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+test-cluster: setup setup-serial ## more tests on a SLURM that they start (root, Debian)
+	$(BIN)/pytest -m cluster
 
 check: setup ## style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: setup ## measure the loop, the dispatch and the writing
+bench: setup ## measure this machine's peak, cells against it, and the engine
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit; done
+
+soak: setup ## kill runs at random, 300 times
+	$(BIN)/python benchmarks/soak_kills.py
+
+image: ## the CPU container image, without an engine: build it and run the demo in it (root, buildah)
+	docker/image.sh $(IMAGE_FLAGS)
 
 clean: ## remove both environments and what the tools left
 	rm -rf $(VENV) $(SERIAL) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -22,17 +22,18 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import harness  # first: it imports MPI before HDF5
 
 from lsengine.engine.coordinator import Coordinator
 from lsengine.engine.messages import Facts, Hello, Plan, Report
-from lsengine.job import Job
+from lsengine.job import load
 from lsengine.ranks import StopRequest, Tag, World
 from lsengine.store import Results
 
 CELL_S = 0.001
+JOB = harness.ROOT / "jobs" / "demo.yaml"
 CELLS_PER_WORKER: dict[int | None, int] = {1: 100, 8: 200, None: 1000}
 """By cells per chunk; None is the automatic size, which needs a while to settle."""
 WORKERS = (1, 2, 3)
@@ -121,10 +122,11 @@ def _coordinate(world: World, chunk: int | None, cells: int) -> dict[str, float]
         chunks += 1
 
     coordinator = Coordinator(world, StopRequest(), chunk)
-    coordinator.greet(cast(Job, "a stand-in: these workers do not look at their job"))
+    coordinator.greet(load(JOB))  # these workers do not look at it
     coordinator.first_facts()
     with tempfile.TemporaryDirectory() as folder:
-        plan = Plan(Path(folder) / "none.h5", parallel=True, precision="float32", batch_size=1)
+        path = Path(folder) / "none.h5"
+        plan = Plan(path, parallel=True, precision="float32", batch_size=1, digests={})
         cpu_start, start = time.process_time(), time.perf_counter()
         coordinator.serve(plan, range(cells), sink)
         wall_s = time.perf_counter() - start
@@ -143,9 +145,9 @@ def _coordinate(world: World, chunk: int | None, cells: int) -> dict[str, float]
 
 def _work(world: World) -> float:
     """Speak a worker's side of the protocol; return its processor seconds per wall second."""
-    world.send(Hello(world.host, frozenset({0}), None), to=0, tag=Tag.HELLO)
+    world.send(Hello(world.host, os.getpid(), frozenset({0}), None), to=0, tag=Tag.HELLO)
     world.wait(Tag.JOB)
-    world.send(Facts(world.host, "cpu", "", 1, "none", (1,)), to=0, tag=Tag.LOADED)
+    world.send(Facts(world.host, "cpu", "", 1, "none", (1,), "float32"), to=0, tag=Tag.LOADED)
     world.wait(Tag.PLAN)
     cpu_start, start = time.process_time(), time.perf_counter()
     world.send(None, to=0, tag=Tag.READY)

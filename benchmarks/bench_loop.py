@@ -3,7 +3,7 @@
 The loop is what a worker does: `Evaluator.run` over displaced cells in chunks of about a
 quarter of a second (displacement, forward pass, losses and accuracies of both splits from
 float64 logits, the poll for a stop before every mini-batch) and `Writer.write` of each chunk,
-with its fsyncs.  The bare pass runs the same network over the same batches in the same memory
+with its fsyncs.  The bare pass runs the same fused network over the same batches in the same memory
 format under `inference_mode` and looks at nothing.  One thread each.
 
 A ratio of 0.9 says that a tenth of a worker's time goes into anything but the network.
@@ -28,10 +28,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from lsengine import data, job, objective, store
+from lsengine import data, fusion, job, losses, objective, store
+from lsengine.engine.evaluator import Evaluator
 from lsengine.engine.messages import Assignment, Plan
 from lsengine.engine.run import Options, Run
-from lsengine.engine.worker import Evaluator
 from lsengine.grid import chunk_size
 from lsengine.models import build
 from lsengine.ranks import Tag, World
@@ -54,6 +54,7 @@ class Case:
         bare: That many passes over the data.
         evaluate: The metrics of that many displaced cells, nothing else.
         loop: The same cells as a chunk, evaluated and written.
+        close: The files, at the end.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Case:
     bare: Callable[[], None]
     evaluate: Callable[[], None]
     loop: Callable[[], None]
+    close: Callable[[], None]
 
 
 def main() -> None:
@@ -76,7 +78,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         kind = harness.file_system(Path(folder))
         for name, section in _data_sections(Path(folder), wide):
-            result = _measured(_case(Path(folder), name, section), repeats, budget_s)
+            case = _case(Path(folder), name, section)
+            result = _measured(case, repeats, budget_s)
+            case.close()
             results.append(result)
             rows.append(_row(result))
     facts = harness.context(load, arch=ARCH, threads=1, file_system=kind, target=TARGET)
@@ -108,13 +112,13 @@ def _case(folder: Path, name: str, section: dict[str, Any]) -> Case:
     run = Run(task, Options(progress="none"))
     world = harness.world()
     model, dataset = run.loaded.model, run.loaded.dataset
-    network = copy.deepcopy(model)
+    network = copy.deepcopy(model).eval().requires_grad_(False)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     second = copy.deepcopy(model)
     evaluator = Evaluator(Assignment(task, slot=0, threads=1), tick=_tick(world), loaded=run.loaded)
-    plan = run.settle(evaluator.facts(socket.gethostname()), world)
+    plan = run.settle(evaluator.facts(socket.gethostname()), world, tick=_tick(world))
     evaluator.start(plan.for_(checks=True))
-    bare = _bare_pass(network, dataset, plan.batch_size)
+    bare = _bare_pass(fusion.fused(network, torch.float32), dataset, plan.batch_size)
     metrics = _objective(second, dataset, plan)
     writer = store.Writer(plan.path, world.alone if plan.parallel and world else None)
     order = cycle(run.cells)
@@ -136,7 +140,12 @@ def _case(folder: Path, name: str, section: dict[str, Any]) -> Case:
     bare()
     cells = chunk_size(10**6, 1, time.perf_counter() - start)
     samples = sum(len(split.x) for split in dataset.splits.values())
-    return Case(name, samples, plan.batch_size, cells, passes, evaluate, loop)
+
+    def close() -> None:
+        writer.close()
+        run.close()
+
+    return Case(name, samples, plan.batch_size, cells, passes, evaluate, loop, close)
 
 
 def _job(folder: Path, name: str, section: dict[str, Any]) -> job.Job:
@@ -179,7 +188,7 @@ def _tick(world: World | None) -> Callable[[], None]:
     return tick
 
 
-def _bare_pass(network: nn.Module, dataset: data.Dataset, size: int) -> Callable[[], None]:
+def _bare_pass(network: fusion.Network, dataset: data.Dataset, size: int) -> Callable[[], None]:
     batches: list[Tensor] = []
     for split in dataset.splits:
         inputs = data.normalized(dataset, split, torch.float32)
@@ -197,7 +206,7 @@ def _objective(network: nn.Module, dataset: data.Dataset, plan: Plan) -> objecti
     settings = objective.Settings(
         device=torch.device("cpu"), precision=plan.precision, batch_size=plan.batch_size
     )
-    loss = objective.loss_function("cross_entropy", beside=plan.path.parent)
+    loss = losses.loss_function("cross_entropy", beside=plan.path.parent)
     stored = store.read_directions(plan.path)
     directions = {
         axis: {name: torch.from_numpy(values) for name, values in d.items()}

@@ -1,14 +1,19 @@
 """Time and memory of principal directions and projection, checkpoints on disk.
 
     python benchmarks/bench_trajectory.py [--checkpoints 200] [--numbers 10000000] [--block 32]
+    python benchmarks/bench_trajectory.py --whole [--checkpoints 200]
 
-writes as many files (40 MB each by default) into the temporary folder and deletes them.
+The first measures the mathematics alone, the second `lsengine trajectory` as a process of its own,
+on checkpoints of a ResNet-18 of 11 million parameters.  Both write as many files (40 MB each by
+default) into the temporary folder, delete them, and fail if memory exceeds what is promised.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,10 +23,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lsengine import checkpoint, models
 from lsengine.principal import principal_directions, project
+from lsengine.schema import Model
 
 LAYERS = 20
+PROCESS_MIB = 1024  # torch, the network a few times over, and its activations
 CHUNK_MIB = 0.1  # scratch of `gram` for each checkpoint that it holds
+FIXED_MIB = 64  # code loaded at first use, and holes in the heap
 
 
 def main() -> None:
@@ -30,10 +39,55 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=200)
     parser.add_argument("--numbers", type=int, default=10_000_000)
     parser.add_argument("--block", type=int, default=32)
+    parser.add_argument("--whole", action="store_true", help="the command, not the mathematics")
+    parser.add_argument("--quick", action="store_true", help="10 small ones: a smoke test")
     options = parser.parse_args()
+    if options.quick:
+        options.checkpoints, options.numbers = 10, 1_000_000
+    torch.set_num_threads(1)  # as the engine does, for the sake of the last bits
     with tempfile.TemporaryDirectory() as folder:
+        if options.whole:
+            _measure_command(Path(folder), options.checkpoints)
+            return
         _write(Path(folder), options.checkpoints, options.numbers)
         _measure(Path(folder), options.checkpoints, options.block)
+
+
+def _measure_command(folder: Path, count: int) -> None:
+    """Write a walk of a network's parameters, and measure a process that projects it."""
+    network = models.build(
+        Model(arch="resnet18"), channels=1, classes=10, size=(8, 8), beside=folder
+    )
+    generator = torch.Generator().manual_seed(0)
+    size = sum(parameter.numel() for parameter in network.parameters())
+    for t in range(count):
+        for parameter in network.parameters():
+            parameter.data += 1e-3 * torch.randn(parameter.shape, generator=generator)
+        checkpoint.save(folder / f"epoch_{t:03}.pt", network, epoch=t)
+    run = {"kind": "principal", "checkpoints": "epoch_*.pt"}
+    job = {
+        "model": {"arch": "resnet18", "checkpoint": f"epoch_{count - 1:03}.pt"},
+        "data": {"dataset": "digits", "subset": 20},
+        "directions": {"alpha": run, "beta": run},
+        "grid": {"alpha": ["auto", 2], "beta": ["auto", 2]},
+        "threads": 1,
+        "device": "cpu",
+    }
+    (folder / "job.yaml").write_text(json.dumps(job))  # is YAML, too
+    lsengine = str(Path(sys.executable).with_name("lsengine"))
+    command = [lsengine, "trajectory", str(folder / "job.yaml")]
+    start_s = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    wall_s, peak_mib = time.perf_counter() - start_s, _peak_mib(resource.RUSAGE_CHILDREN)
+    bound_mib = PROCESS_MIB + 2**11
+    print(f"checkpoints={count} parameters={size} files_gib={_gib(folder):.1f}")
+    print(f"command_s={wall_s:.0f} peak_mib={peak_mib:.0f} bound_mib={bound_mib:.0f}")
+    if peak_mib > bound_mib:
+        sys.exit("memory exceeds the bound")
+
+
+def _gib(folder: Path) -> float:
+    return float(sum(path.stat().st_size for path in folder.glob("epoch_*.pt")) / 2**30)
 
 
 def _write(folder: Path, count: int, numbers: int) -> None:
@@ -69,7 +123,7 @@ def _measure(folder: Path, count: int, block: int) -> None:
     projection = project(load, count, list(centre), centre, found.directions)
     print(f"project_s={time.perf_counter() - middle:.1f} threads={torch.get_num_threads()}")
     grown_mib = _peak_mib() - before_mib
-    bound_mib = (block + 10) * (size_mib + CHUNK_MIB)  # held, eight by, final, being read
+    bound_mib = (block + 10) * (size_mib + CHUNK_MIB) + FIXED_MIB  # held, eight by, final, read
     print(f"checkpoint_mib={size_mib:.0f} grown_mib={grown_mib:.0f} bound_mib={bound_mib:.0f}")
     print(f"explained={found.explained_variance_ratio[:3].round(4)}")
     print(f"distance_max={projection.distance.max():.3f} length_max={projection.length.max():.3f}")
@@ -77,8 +131,8 @@ def _measure(folder: Path, count: int, block: int) -> None:
         sys.exit("memory exceeds the bound")
 
 
-def _peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _peak_mib(whose: int = resource.RUSAGE_SELF) -> float:
+    peak = resource.getrusage(whose).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 

@@ -34,6 +34,13 @@ from lsengine.ranks import World
 MPI: Any = sys.modules.get("mpi4py.MPI")
 """mpi4py's module, or None."""
 ROOT = Path(__file__).parents[1]
+QUIET = {  # what Open MPI needs as root and on few cores; others ignore it
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMP_NUM_THREADS": "1",
+}
 _PACKAGES = ("torch", "numpy", "h5py", "mpi4py")
 
 
@@ -126,19 +133,13 @@ def launch(script: str, ranks: int, *arguments: str, limit_s: float = 150) -> An
     Raises:
         RuntimeError: If the ranks fail; with what they printed.
     """
-    launcher = Path(sys.executable).with_name("mpirun")
-    launcher = launcher if launcher.exists() else Path("mpirun")
-    quiet = {  # what Open MPI needs as root and on few cores; others ignore it
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-        "OMPI_MCA_rmaps_base_oversubscribe": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-    }
     done = subprocess.run(
-        [str(launcher), "-n", str(ranks), sys.executable, script, *arguments],
-        env={**os.environ, **quiet},
+        [*mpirun(ranks), sys.executable, script, *arguments],
+        env={
+            **os.environ,
+            **QUIET,
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        },
         capture_output=True,
         text=True,
         timeout=limit_s,
@@ -149,9 +150,28 @@ def launch(script: str, ranks: int, *arguments: str, limit_s: float = 150) -> An
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def mpirun(ranks: int) -> list[str]:
+    """Return the beginning of a command under this environment's mpirun."""
+    launcher = Path(sys.executable).with_name("mpirun")
+    return [str(launcher if launcher.exists() else "mpirun"), "-n", str(ranks)]
+
+
 def world() -> World | None:
-    """Return the ranks of this launch, also if it is one alone; None without MPI."""
-    return None if MPI is None else World(MPI.COMM_WORLD, MPI.COMM_SELF, _mpi_library())
+    """Return the ranks of this launch, also if it is one alone; None without MPI.
+
+    From then on an exception on one rank ends all of them: the others would wait for ever.
+    """
+    if MPI is None:
+        return None
+
+    def abort(*error: Any) -> None:
+        sys.__excepthook__(*error)
+        sys.stderr.flush()
+        MPI.COMM_WORLD.Abort(1)
+
+    if MPI.COMM_WORLD.size > 1:
+        sys.excepthook = abort
+    return World(MPI.COMM_WORLD, MPI.COMM_SELF, _mpi_library())
 
 
 def meet(comm: Any) -> None:

@@ -11,9 +11,12 @@ if [ "$(id -u)" = 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
 
+# mpirun hides the terminal from its ranks.
+progress=$([ -t 2 ] && echo bar || echo lines)
+
 surface=surfaces/demo.h5
-lsengine train jobs/demo.yaml --progress bar
-mpirun -n 3 lsengine eval jobs/demo.yaml --progress bar
+lsengine train jobs/demo.yaml --progress "$progress"
+mpirun -n 3 lsengine eval jobs/demo.yaml --progress "$progress"
 
 mkdir -p figures
 for format in png pdf; do

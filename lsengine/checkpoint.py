@@ -84,17 +84,12 @@ def load(path: Path, *, key: str = "model.checkpoint") -> Checkpoint:
             f"{key}: {path} holds no parameters; found: {found}; expected a state dict, or "
             f"one under {', '.join(_NESTINGS)}"
         )
-    outer = content if nested is not content else {}
-    epoch = outer.get("epoch")
+    found_numbers = _numbers(content) if nested is not content else {}
     return Checkpoint(
         path=path,
         state={_plain(name, state): tensor for name, tensor in state.items()},
-        epoch=epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else None,
-        numbers={
-            str(k): float(v)
-            for k, v in outer.items()
-            if isinstance(v, int | float) and not isinstance(v, bool) and k != "epoch"
-        },
+        epoch=epoch_of(found_numbers),
+        numbers={k: float(v) for k, v in found_numbers.items() if k != "epoch"},
     )
 
 
@@ -169,15 +164,35 @@ def sha256(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def epoch(path: Path, *, key: str) -> int | None:
-    """Return the epoch that a checkpoint says it is of, without reading its parameters.
+def numbers(path: Path, *, key: str) -> dict[str, float]:
+    """Return the numbers that a checkpoint file names, without reading its parameters.
+
+    Args:
+        path: The file.
+        key: Key path of the file in the job, for messages.
+
+    Returns:
+        Such as ``epoch`` (an int) and ``test_error``; none of a bare state dict.
 
     Raises:
         UsageError: As `read`.
     """
     found = read(path, key=key, mapped=zipfile.is_zipfile(path)) if path.is_file() else None
-    number = found.get("epoch") if isinstance(found, Mapping) else None
-    return number if isinstance(number, int) and not isinstance(number, bool) else None
+    return _numbers(found) if isinstance(found, Mapping) else {}
+
+
+def _numbers(content: Mapping[Any, Any]) -> dict[str, float]:
+    return {
+        str(k): v
+        for k, v in content.items()
+        if isinstance(v, int | float) and not isinstance(v, bool)
+    }
+
+
+def epoch_of(found: Mapping[str, float]) -> int | None:
+    """Return the epoch among a checkpoint's numbers, if it is there and an integer."""
+    number = found.get("epoch")
+    return number if isinstance(number, int) else None
 
 
 def fit(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> None:

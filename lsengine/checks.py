@@ -44,23 +44,29 @@ def between_keys(job: Document) -> Iterator[str]:
     if job.grid and job.directions and (job.grid.beta is None) != (job.directions.beta is None):
         there, missing = ("grid", "directions") if job.grid.beta else ("directions", "grid")
         yield f"{missing}.beta: required, because {there}.beta is given"
+    if getattr(getattr(job.directions, "alpha", None), "orthogonal", False):
+        yield (
+            "directions.alpha.orthogonal: alpha is drawn first and stays as it is; give "
+            "orthogonal: true to directions.beta, which is made orthogonal to it"
+        )
     yield from _curvature_checks(job)
+    policy = job.batch_norm.policy if job.batch_norm else None
+    if policy == "recalibrated" and job.data and "train" not in job.data.splits:
+        yield "batch_norm: recalibrated is from training samples; data.splits needs train"
     if job.grid:
         axes = [axis for axis in (job.grid.alpha, job.grid.beta) if axis]
         cells = math.prod(int(axis[-1]) for axis in axes) * (job.repeats or 1)
         if cells > _MOST_CELLS:
             yield f"grid: makes {cells:,} cells; allowed: at most {_MOST_CELLS:,}"
         for axis in automatic_axes(job):
-            if trajectory_glob(job) is None:
+            if trajectory_glob(job) is None and not is_curve_plane(job):
                 yield (
                     f"grid.{axis}: auto needs a trajectory; give trajectory.checkpoints, or "
                     "[start, stop, points]"
                 )
     yield from _trajectory_checks(job)
-    if job.directions and isinstance(job.directions.beta, CurveDirection):
-        yield "directions.beta: a curve has one parameter; give it as alpha alone"
-    if job.directions and isinstance(job.directions.alpha, CurveDirection) and job.grid:
-        yield from _along_curve(job)
+    if job.directions:
+        yield from _curve_checks(job)
     if (job.repeats or 1) > 1 and job.directions:
         if job.directions.beta is not None:
             yield f"repeats: got {job.repeats}; two directions allow 1 only"
@@ -71,12 +77,26 @@ def between_keys(job: Document) -> Iterator[str]:
             )
 
 
-def _along_curve(job: Document) -> Iterator[str]:
-    if job.directions is None or job.grid is None:
+def is_curve_plane(job: Document) -> bool:
+    """Whether the directions are the plane of a trained curve."""
+    both = [getattr(job.directions, axis, None) for axis in ("alpha", "beta")]
+    return all(isinstance(spec, CurveDirection) for spec in both)
+
+
+def _curve_checks(job: Document) -> Iterator[str]:
+    alpha, beta = (getattr(job.directions, axis, None) for axis in ("alpha", "beta"))
+    if is_curve_plane(job):
+        if alpha != beta:
+            yield "directions.beta: the plane of a curve is of one curve and bend; repeat alpha's"
+        return
+    if isinstance(beta, CurveDirection) or (isinstance(alpha, CurveDirection) and beta):
+        yield (
+            "directions: a curve is alpha alone, along it, or both axes, the plane of its ends and "
+            "a bend"
+        )
+    if not isinstance(alpha, CurveDirection) or job.grid is None:
         return
     spec = job.grid.alpha
-    if job.directions.beta is not None:
-        yield "directions.alpha: a curve has one parameter; leave beta out"
     if spec[0] == "auto" or float(spec[0]) < 0 or float(spec[1]) > 1:
         yield f"grid.alpha: got {list(spec)}; a curve goes from 0 to 1"
     if trajectory_glob(job) is not None:
@@ -110,7 +130,7 @@ def _trajectory_checks(job: Document) -> Iterator[str]:
         )
     if job.trajectory is not None:
         own = job.trajectory.checkpoints
-        if own is None and not principal:
+        if own is None and not principal and not is_curve_plane(job):
             yield "trajectory.checkpoints: required, because no direction is principal"
         if own is not None and principal and own != principal[0].checkpoints:
             yield (

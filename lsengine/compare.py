@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lsengine import flatness
+from lsengine import flatness, naming
 from lsengine.errors import UsageError, did_you_mean
-from lsengine.flatness import Level, Measure, Relief
+from lsengine.flatness import Floats, Level, Measure, Relief
 from lsengine.render import cells
 from lsengine.render.quantities import describe
 from lsengine.surface import DONE, MISSING, Surface
@@ -36,10 +37,28 @@ COLUMNS = {
     "minima": "minima",
     "width": "width",
     "curvature": "curvature",
+    "other_error": "error at 1",
+    "other_width": "width at 1",
 }
 """Every figure and its heading, in the order of the table."""
 
+DEFINITIONS = {
+    "area": "of the plane where the loss is at most the level (Li et al. 2018)",
+    "basin": "the part of it around the centre (a flat minimum of Hochreiter, Schmidhuber 1997)",
+    "radius": "median distance from the centre to the level, over all rays (Huang et al. 2020)",
+    "curvature_1": "second derivatives of a quadratic that fits the cells around the centre, the",
+    "curvature_2": "greater and the smaller (Dinh et al. 2017)",
+    "convexity": "area of the basin over that of its convex hull (Zunic, Rosin 2004)",
+    "minima": "cells with a lower loss than all eight neighbours",
+    "width": "length of the interval around the centre where the loss is at most the level",
+    "curvature": "second derivative of a quadratic that fits the five cells around the centre",
+    "other_error": "test error where the direction toward another checkpoint ends",
+    "other_width": "width around that end, at the level that belongs to it",
+}
+"""What is measured, and whose measure it is; docs/COMPARE.md says it at length."""
+
 FEW = 20  # cells in a basin below which its outline is coarse
+FEW_ALONG = 5  # cells within a width below which that is coarse
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +108,9 @@ def compare(
                 f"{surface.source}: none of {surface.status.size:,} cells is done; run lsengine "
                 "eval on its job first"
             )
-    rows = [(_plane if s.is_plane else _curve)(s, chosen, level) for s in surfaces]
+    names = naming.distinct([s.name for s in surfaces], [s.source for s in surfaces])
+    named = [s.renamed(name) for s, name in zip(surfaces, names, strict=True)]
+    rows = [(_plane if s.is_plane else _curve)(s, chosen, level) for s in named]
     return Comparison(tuple(rows), chosen, level)
 
 
@@ -134,8 +155,38 @@ def _plane(surface: Surface, quantity: str, level: Level) -> Row:
         count = relief.cells_below(at.value)
         if count < FEW:
             plural = "cell lies" if count == 1 else "cells lie"
-            notes.append(f"only {count} {plural} in the basin; a smaller grid would resolve it")
+            grid = _finer_grid(relief, measures["basin"].value, at.value)
+            notes.append(f"only {count} {plural} in the basin; a job with {grid} would resolve it")
     return Row(surface.name, surface.source, measures, (*notes, *_reasons(measures)))
+
+
+def _finer_grid(relief: Relief, basin: float, level: float) -> str:
+    """Return a grid, as one writes it in a job, in which the basin has `FEW` cells or more.
+
+    As many points go no farther than the basin may; where that does not do, there are more.
+    """
+    ends = {"alpha": relief.alpha, "beta": relief.beta}
+    spans = {name: float(axis[-1] - axis[0]) for name, axis in ends.items()}
+    cell = math.prod(spans[name] / max(axis.size - 1, 1) for name, axis in ends.items())
+    # Across a valley narrower than the cells these are too wide, and linear pieces too narrow;
+    # of a parabola the geometric mean of both is its true width, but for a factor of 1.4.
+    count = float(relief.cells_below(level))
+    if cell and basin:
+        count = min(count, math.sqrt(count * basin / cell))
+    axes = []
+    for (name, axis), far in zip(ends.items(), relief.reach(level), strict=True):
+        reach = min(float(np.abs(axis).max()), _round_up(far)) or 1.0
+        gain = spans[name] / (2.0 * reach)
+        more = max(1.0, math.sqrt(2.0 * FEW / count) / gain) if gain else FEW
+        points = 2 * math.ceil((axis.size - 1) * more / 2) + 1
+        axes.append(f"{name}: [{-reach:g}, {reach:g}, {points}]")
+    return f"grid: {{{', '.join(axes)}}}"
+
+
+def _round_up(value: float) -> float:
+    """Return the next number of two digits."""
+    power = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(value / power - 1e-9) * power
 
 
 def _curve(surface: Surface, quantity: str, level: Level) -> Row:
@@ -163,10 +214,33 @@ def _curve(surface: Surface, quantity: str, level: Level) -> Row:
         "width": flatness.over_repeats(widths),
         "curvature": flatness.over_repeats(curvatures),
     }
+    if surface.other_minima:
+        measures |= _other_minimum(surface, alpha, values_RA[0], level)
     notes = _about_cells(cells.tally(surface.status, [surface.quantities[quantity]]), "")
+    found = [m.value for m in widths if m.value is not None]
+    if found and len(alpha) > 1 and min(found) < FEW_ALONG * np.median(np.diff(alpha)):
+        notes.append(f"fewer than {FEW_ALONG} cells lie within the width; a finer grid resolves it")
     if len(widths) > 1:
         notes.append(f"{len(widths)} repeats: median, quartiles in brackets")
     return Row(surface.name, surface.source, measures, (*notes, *_reasons(measures)))
+
+
+def _other_minimum(
+    surface: Surface, alpha: Floats, values: Floats, level: Level
+) -> dict[str, Measure]:
+    """Return test error and width at 1, where a direction toward a checkpoint ends."""
+    there, end = np.isfinite(values), surface.other_minima[0][0]
+    x, y = alpha[there] - end, values[there]
+    at = flatness.curve_centre(x, y)
+    if at is None:
+        return dict.fromkeys(("other_error", "other_width"), Measure(None, why="no cell at 1"))
+    known = level.above(float(y[at]))
+    width = known if known.value is None else flatness.width(x, y, known.value)
+    accuracy = surface.quantities.get("test_accuracy")
+    if accuracy is None:
+        return {"other_error": Measure(None, why="no such quantity"), "other_width": width}
+    found = accuracy[(np.abs(surface.axes["alpha"] - end) < flatness.AT_ZERO) & surface.done]
+    return {"other_error": Measure(1.0 - float(found[0])), "other_width": width}
 
 
 def _centre(surface: Surface) -> dict[str, Measure]:
@@ -210,12 +284,16 @@ def text(comparison: Comparison) -> str:
     for kind in ("area", "width"):
         rows = [r for r in comparison.rows if kind in r.measures]
         if rows:
-            names = [n for n in COLUMNS if n in rows[0].measures]
+            names = [n for n in COLUMNS if any(n in row.measures for row in rows)]
             table = [["surface", *(COLUMNS[n] for n in names)]]
-            table += [[r.name, *(_cell(n, r.measures[n]) for n in names)] for r in rows]
+            table += [
+                [r.name, *(_cell(n, r.measures.get(n, Measure(None))) for n in names)] for r in rows
+            ]
             blocks.append(_aligned(table))
     label = describe(comparison.quantity).label
-    blocks.append(f"flat: {label} up to {comparison.level}; definitions: docs/COMPARE.md")
+    shown = [n for n in DEFINITIONS if any(n in row.measures for row in comparison.rows)]
+    meanings = [f"{COLUMNS[n]}: {DEFINITIONS[n]}" for n in shown]
+    blocks.append("\n".join([f"flat: {label} up to {comparison.level}", *meanings]))
     several = len(comparison.rows) > 1
     notes = [f"{r.name}: {n}" if several else n for r in comparison.rows for n in r.notes]
     return "\n".join(["\n\n".join(blocks), *notes])
@@ -224,7 +302,7 @@ def text(comparison: Comparison) -> str:
 def _cell(name: str, measure: Measure) -> str:
     if measure.value is None:
         return "n/a"
-    if name == "test_error":
+    if name.endswith("_error"):
         return f"{100 * measure.value:.2f} %"
     if name == "minima":
         return f"{measure.value:.0f}"

@@ -11,44 +11,58 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lsengine import checkpoint, curve, data, lock, recipe, store, train
+from lsengine.devices import device_of
 from lsengine.engine import Options, evaluate_found, prepare
 from lsengine.errors import CellsFailed, Stopped, UsageError
 from lsengine.job import Job, first_difference, load
-from lsengine.objective import device_of, loss_function
+from lsengine.losses import loss_function
+from lsengine.objective import Objective, Settings
 from lsengine.ranks import StopRequest, World, usable_cores
 from lsengine.schema import BatchNorm, CurveDirection, Directions, Grid, TowardDirection
 
 log = logging.getLogger(__name__)
+_EVALUATED = ("to", "output", "points", "plane")  # do not change the training
 _SAVE_EVERY_S = 2.0
 _LINE_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """What one of the two ways costs.
+    """What one of the two ways costs, by loss, such as ``train_loss``.
 
     Attributes:
         way: ``curve`` or ``line``.
         path: Its surface.
-        heights: Height of the barrier by loss, such as ``train_loss``.
+        ends: Losses of both ends as points of the way, (2,).
+        own: Losses of both with the running statistics of their checkpoints, (2,).
+        highest: The highest loss of the way.
+        heights: Height of the barrier.
     """
 
     way: str
     path: Path
+    ends: Mapping[str, NDArray[np.float64]]
+    own: Mapping[str, NDArray[np.float64]]
+    highest: Mapping[str, float]
     heights: Mapping[str, float]
 
 
-def run(path: str | Path, options: Options, *, world: World | None) -> int:
+def run(path: str | Path, options: Options, *, world: World | None) -> tuple[int, str]:
     """Train the curve of a job, evaluate it and the straight line, and measure both barriers.
+
+    The plane of the curve is evaluated after them, if the job asks for it.
 
     Every rank calls it; see `lsengine.engine.evaluate`.
 
@@ -57,9 +71,12 @@ def run(path: str | Path, options: Options, *, world: World | None) -> int:
         options: Of the evaluation.
         world: The ranks, or None alone.
 
+    Returns:
+        The exit code, and on the coordinator a table of both barriers.
+
     Raises:
-        UsageError: If ends, network, data and loss do not go together, or the folder holds
-            another curve.
+        UsageError: If ends, network, data and loss do not go together, the ends are the same,
+            or the folder holds another curve.
         Stopped: If a signal asked for it; the same command goes on.
     """
     found: list[Job] = []
@@ -68,13 +85,12 @@ def run(path: str | Path, options: Options, *, world: World | None) -> int:
         job = load(path, command="connect")
         trained(job, stop)
         found.extend(ways(job))
-        return found
+        return [*found, *plane(job)]
 
     code = evaluate_found(find, options, world=world)
-    if world is None or world.rank == 0:
-        for way, job in zip(("curve", "line"), found, strict=True):
-            log.info("%s", text(measured(way, job.output)))
-    return code
+    if not found:  # a rank that has read no job
+        return code, ""
+    return code, table(measured(found))
 
 
 def trained(job: Job, stop: StopRequest) -> Path:
@@ -105,57 +121,126 @@ def trained(job: Job, stop: StopRequest) -> Path:
 
 def ways(job: Job) -> list[Job]:
     """Return the jobs of the two surfaces: along the curve, and along the straight line."""
-    document = job.document
-    settings = document.curve
+    settings = job.document.curve
     assert settings is not None
-    along: dict[str, CurveDirection | TowardDirection] = {
-        "curve": CurveDirection(
-            kind="curve",
-            path=str(job.path(settings.output) / "curve.pt"),
-            shape=settings.kind,
-        ),
-        "line": TowardDirection(kind="toward", checkpoint=str(job.path(settings.to))),
+    straight = TowardDirection(kind="toward", checkpoint=str(job.path(settings.to)))
+    grid = Grid(alpha=(0.0, 1.0, settings.points))
+    return [
+        _surface(job, "curve", Directions(alpha=_along(job)), grid),
+        _surface(job, "line", Directions(alpha=straight), grid),
+    ]
+
+
+def plane(job: Job) -> list[Job]:
+    """Return the job of the plane through both ends and the first bend, if it is asked for."""
+    settings = job.document.curve
+    assert settings is not None
+    if settings.plane is None:
+        return []
+    both = Directions(alpha=_along(job), beta=_along(job))
+    alpha, beta = settings.plane
+    return [_surface(job, "plane", both, Grid(alpha=("auto", alpha), beta=("auto", beta)))]
+
+
+def _along(job: Job) -> CurveDirection:
+    settings = job.document.curve
+    assert settings is not None
+    path = job.path(settings.output) / "curve.pt"
+    return CurveDirection(kind="curve", path=str(path), shape=settings.kind)
+
+
+def _surface(job: Job, way: str, directions: Directions, grid: Grid) -> Job:
+    """Return the job of a surface of its own, beside that of the curve."""
+    document = job.document
+    suffix = "" if way == "curve" else f"-{way}"
+    output = job.output.with_name(f"{job.output.stem}{suffix}{job.output.suffix}")
+    policy = document.batch_norm
+    if "batch_norm" not in document.model_fields_set:
+        policy = BatchNorm(policy="recalibrated")
+    changes = {
+        "name": f"{document.name}{suffix}",
+        "directions": directions,
+        "grid": grid,
+        "batch_norm": policy,
+        "output": str(output),
+        **{"repeats": 1, "trajectory": None},
     }
-    jobs = []
-    for way, direction in along.items():
-        suffix = "" if way == "curve" else f"-{way}"
-        output = job.output.with_name(f"{job.output.stem}{suffix}{job.output.suffix}")
-        policy = document.batch_norm
-        if "batch_norm" not in document.model_fields_set:
-            policy = BatchNorm(policy="recalibrated")
-        changes = {
-            "name": f"{document.name}{suffix}",
-            "directions": Directions(alpha=direction),
-            "grid": Grid(alpha=(0.0, 1.0, settings.points)),
-            "batch_norm": policy,
-            "output": str(output),
-            **{"repeats": 1, "trajectory": None},
-        }
-        jobs.append(Job(job.source, document.model_copy(update=changes)))
-    return jobs
+    return Job(job.source, document.model_copy(update=changes))
 
 
-def measured(way: str, path: Path) -> Barrier:
-    """Measure a way's barriers from its finished surface, and note them in the file."""
-    surface = store.read(path)
-    if not surface.done.all():
-        raise CellsFailed(f"{path}: is not complete; its barrier is not known")
-    heights = {
-        name: curve.barrier(values, surface.axes["alpha"])
-        for name, values in surface.quantities.items()
-        if name in ("train_loss", "test_loss")
-    }
-    noted = {f"{name}_barrier": height for name, height in heights.items()}
-    if any(surface.attributes.get(name) != height for name, height in noted.items()):
-        with lock.held(path, lost=lambda: None):
-            store.amend(path, noted)
-    return Barrier(way, path, heights)
+def measured(jobs: Sequence[Job]) -> list[Barrier]:
+    """Measure both `ways` on their finished surfaces, and note in them what is found."""
+    surfaces = [store.read(job.output) for job in jobs]
+    for surface in surfaces:
+        if not surface.done.all():
+            raise CellsFailed(f"{surface.source}: is not complete; its barrier is not known")
+    names = [name for name in ("train_loss", "test_loss") if name in surfaces[0].quantities]
+    own = _own_losses(jobs[0], surfaces[0].attributes, names)
+    found = []
+    for way, job, surface in zip(("curve", "line"), jobs, surfaces, strict=True):
+        losses = {name: surface.quantities[name] for name in names}
+        heights = {n: curve.barrier(v, surface.axes["alpha"]) for n, v in losses.items()}
+        noted: dict[str, Any] = {f"{name}_barrier": height for name, height in heights.items()}
+        noted |= {f"{name}_ends": ends for name, ends in own.items()}
+        known = surface.attributes
+        if not all(n in known and np.array_equal(known[n], v) for n, v in noted.items()):
+            with lock.held(job.output, lost=lambda: None):
+                store.amend(job.output, noted)
+        ends = {name: values[[0, -1]] for name, values in losses.items()}
+        highest = {name: float(values.max()) for name, values in losses.items()}
+        found.append(Barrier(way, job.output, ends, own, highest, heights))
+    return found
 
 
-def text(barrier: Barrier) -> str:
-    """Return a barrier as a line for a person."""
-    heights = " ".join(f"{name}={height:.4g}" for name, height in barrier.heights.items())
-    return f"barrier of the {barrier.way}: {heights} ({barrier.path})"
+def _own_losses(
+    job: Job, known: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the losses of both ends with their own running statistics.
+
+    Args:
+        job: Of one of the two surfaces.
+        known: The attributes of its file, which may have them from an earlier run.
+        names: The losses wanted.
+    """
+    if all(f"{name}_ends" in known for name in names):
+        return {name: known[f"{name}_ends"] for name in names}
+    settings = job.document.curve
+    assert settings is not None
+    with train.undisturbed(job, train.Place(0, len(usable_cores()))):
+        loaded = prepare.load(job)
+        objective = Objective(
+            loaded.model,
+            loaded.dataset,
+            loss_function(job.document.loss, beside=job.source.parent),
+            {},  # no direction: nothing moves
+            Settings(
+                device=device_of(job.document.device, 0),
+                precision=str(known["precision"]),
+                batch_size=int(known["batch_size"]),
+                channels_last=not job.document.model.is_own,
+            ),
+        )
+        first, other = (
+            objective.losses_of(
+                partial(checkpoint.fit, checkpoint=checkpoint.load(p, key=k), key=k)
+            )
+            for p, k in ((job.checkpoint, "model.checkpoint"), (job.path(settings.to), "curve.to"))
+        )
+    return {name: np.array([first[name], other[name]]) for name in names}
+
+
+def table(barriers: Sequence[Barrier]) -> str:
+    """Return what the ways cost, for a person: a line for each, and one for the ends alone."""
+    titles = ("first end", "other end", "highest", "barrier")
+    lines = [f"{b.way}: {b.path}" for b in barriers]
+    lines.append(" " * 20 + "".join(f"{title:>12}" for title in titles))
+    for name, own in barriers[0].own.items():
+        rows = {b.way: [*b.ends[name], b.highest[name], b.heights[name]] for b in barriers}
+        for way, values in (rows | {"own": [*own]}).items():
+            title = f"{name.replace('_', ' ')}, {way}"
+            lines.append(f"{title:20}" + "".join(f"{value:12.4g}" for value in values))
+    lines.append("own: of both checkpoints, with their own running statistics")
+    return "\n".join(lines)
 
 
 def _identity(job: Job, dataset: data.Dataset) -> dict[str, Any]:
@@ -167,7 +252,7 @@ def _identity(job: Job, dataset: data.Dataset) -> dict[str, Any]:
         "data": {k: v for k, v in content["data"].items() if k != "root"},
         "loss": content["loss"],
         "seed": content["seed"],
-        "curve": {k: v for k, v in settings.items() if k not in ("to", "output", "points")},
+        "curve": {k: v for k, v in settings.items() if k not in _EVALUATED},
         "digests": {
             "checkpoint": checkpoint.sha256(job.checkpoint),
             "to": checkpoint.sha256(job.path(settings["to"])),
@@ -221,6 +306,11 @@ class _Training:
         start = {n: t.clone() for n, t in loaded.model.state_dict().items()}
         other = checkpoint.load(job.path(settings.to), key="curve.to")
         end = checkpoint.fitted(loaded.model, other, key="curve.to")
+        if all(torch.equal(p, end[n]) for n, p in loaded.model.named_parameters()):
+            raise UsageError(
+                f"curve.to: {other.path} has the same parameters as model.checkpoint; name "
+                "another minimum"
+            )
         if "train" not in loaded.dataset.splits:
             raise UsageError("data.splits: a curve needs the train split")
         self._model = loaded.model.to(self._device).requires_grad_(True)

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lsengine import memory_order
+
 Parameters = Mapping[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -379,7 +381,8 @@ def _fitted(model: nn.Module, end: Parameters, number: int) -> dict[str, Tensor]
         if end[name].shape != own.shape:
             shapes = f"{[*end[name].shape]}, in the model {[*own.shape]}"
             raise ValueError(f"end {number} of the curve: {name} has shape {shapes}")
-        fitted[name] = end[name].detach().to(own.device, own.dtype)
+        # A checkpoint may bring channels-last strides, which the backward pass may not survive.
+        fitted[name] = memory_order.contiguous(end[name]).to(own.device, own.dtype)
     return fitted
 
 

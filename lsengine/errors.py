@@ -21,6 +21,10 @@ class UsageError(LsengineError):
     exit_code = 2
 
 
+class NothingToDraw(UsageError):
+    """A surface has nothing that the picture could show, but may have when more cells are done."""
+
+
 class JobError(UsageError):
     """A job file is wrong.  Carries every problem found, not only the first.
 
@@ -62,6 +66,26 @@ class Stopped(LsengineError):
 
 
 def did_you_mean(found: object, allowed: Iterable[str]) -> str:
-    """Return ``; did you mean "x"?`` for the nearest allowed word, or an empty string."""
-    near = difflib.get_close_matches(str(found), list(allowed), n=1, cutoff=0.6)
-    return f'; did you mean "{near[0]}"?' if near else ""
+    """Return ``; did you mean "x"?`` for the nearest allowed word, or an empty string.
+
+    Capitals, hyphens and underscores count for little; of two words that are equally near,
+    the one that begins like ``found`` is meant.
+    """
+    wanted, best, meant = _plain(str(found)), (0.6, 0, 0.0), ""
+    for word in allowed:
+        plain = _plain(word)
+        near = difflib.SequenceMatcher(None, plain, wanted).ratio()
+        alike = difflib.SequenceMatcher(None, word, str(found)).ratio()
+        score = near, _shared_beginning(plain, wanted), alike
+        if score > best:
+            best, meant = score, word
+    return f'; did you mean "{meant}"?' if meant else ""
+
+
+def _plain(word: str) -> str:
+    return word.casefold().replace("_", "").replace("-", "")
+
+
+def _shared_beginning(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -8,11 +8,13 @@ do not depend on ranks, order or resumes.  A worker keeps the vectors of one coa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from lsengine.curvature import Extremes, Hessian, Lanczos, extreme_eigenvalues
+from lsengine import devices
+from lsengine.curvature import Extremes, Hessian, Lanczos, extreme_eigenvalues, krylov_bytes
+from lsengine.errors import UsageError
 from lsengine.grid import Cell
 
 NAMES = (
@@ -34,6 +36,11 @@ class CellCurvature:
     def __init__(self, hessian: Hessian, options: Lanczos, place: Callable[[Cell], None]) -> None:
         self._hessian, self._options, self._place = hessian, options, place
         self._known: tuple[Cell, tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """What the vectors of a cell take on the device, beside a mini-batch's activations."""
+        return krylov_bytes(self._hessian.size, self._hessian.dtype, self._options.basis)
 
     def measure(self, cell: Cell, coarse: Cell) -> dict[str, float]:
         """Return the quantities `NAMES` of a cell; the weights are left at the cell.
@@ -60,4 +67,31 @@ class CellCurvature:
 
     def _extremes(self, cell: Cell, start: tuple[Tensor, ...]) -> Extremes:
         self._place(cell)
-        return extreme_eigenvalues(self._hessian, self._options, start)
+        with devices.without_tf32():  # its 10 bits would be rounded twice in a second derivative
+            return extreme_eigenvalues(self._hessian, self._options, start)
+
+
+def trainable(model: nn.Module) -> list[str]:
+    """Return the parameters that a training would change."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def chosen(names: Sequence[str], among: Container[str] | None = None) -> list[str]:
+    """Return the parameters that the Hessian is of: the trainable ones, or some of them.
+
+    Args:
+        names: The trainable ones.
+        among: Those that may be; default all.
+
+    Raises:
+        UsageError: If none is left.
+    """
+    left = [name for name in names if among is None or name in among]
+    if not left:
+        raise UsageError(
+            "curvature: the Hessian is of trainable parameters, but "
+            + ("none of those that move is one" if names else "the network has none")
+            + "; leave some requires_grad in model.arch"
+            + (", move others, or ask for curvature.parameters: all" if names else "")
+        )
+    return left

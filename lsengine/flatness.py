@@ -193,6 +193,13 @@ class Relief:
         """Return how many cells the centre's basin has."""
         return int(self._connected(level)[: self.values.size].sum())
 
+    def reach(self, level: float) -> tuple[float, float]:
+        """Return up to which alpha and beta the basin goes: its farthest cell's, and a step."""
+        points, _, _ = self.mesh
+        steps = [float(np.diff(axis).max(initial=0.0)) for axis in (self.alpha, self.beta)]
+        alpha, beta = np.abs(points[self._connected(level)]).max(axis=0) + steps
+        return float(alpha), float(beta)
+
     def radius(self, level: float) -> Measure:
         """Return the median distance from the centre at which the loss passes ``level``."""
         refusal = self._refusal(level)

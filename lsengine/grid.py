@@ -59,6 +59,10 @@ class Grid:
             repeat=int(at.get("repeat", 0)),
         )
 
+    def place(self, cell: Cell) -> str:
+        """Return where a cell is, by the axes that there are: ``alpha=0.5 beta=0``."""
+        return " ".join(f"{axis}={getattr(cell, axis):g}" for axis in sorted(self.axes))
+
     def visiting_order(self) -> Cells:
         """Return all cells (C,), coarse sub-grids first, the centre of the grid first of all.
 
@@ -72,6 +76,17 @@ class Grid:
         ]
         level_C = np.min(np.meshgrid(*levels, indexing="ij"), axis=0).ravel()
         return np.argsort(-level_C, kind="stable").astype(np.int64)
+
+    def groups(self, size: int) -> Cells:
+        """Return, for every cell (C,), the number of its group of ``size`` in the visiting order.
+
+        Example:
+            >>> plane_or_curve([-1, 1, 5]).groups(2).tolist()
+            [0, 1, 0, 2, 1]
+        """
+        group_C = np.empty(self.size, np.int64)
+        group_C[self.visiting_order()] = np.arange(self.size) // size
+        return group_C
 
     def coarse_cells(self) -> Cells:
         """Return, for every cell (C,), the cell of the coarse sub-grid nearest to it.

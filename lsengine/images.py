@@ -12,7 +12,7 @@ import fcntl
 import logging
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lsengine import decoded
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.models import external
 
@@ -216,10 +217,11 @@ def folder(root: Path) -> Raw:
             f"data.root: no images in {empty}; expected <class>/*.png or another of "
             f"{', '.join(_ENDINGS)}"
         )
-    arrays = _Images([file for rows in files.values() for file, _ in rows])
+    paths = {split: [file for file, _ in rows] for split, rows in files.items()}
+    images = decoded.pixels(root, paths, lambda: _decoded(paths))
     splits = {
         split: (
-            arrays.stack([f for f, _ in rows]),
+            torch.from_numpy(images[split]).permute(0, 3, 1, 2).contiguous(),
             torch.tensor([label for _, label in rows]),
         )
         for split, rows in files.items()
@@ -236,47 +238,40 @@ def _files(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
 
 
-class _Images:
-    """Decoded image files of one size and one number of channels.
+def _decoded(paths: Mapping[str, Sequence[Path]]) -> decoded.Pixels:
+    """Decode the image files of all splits, (N, H, W, C), of one size and number of channels."""
+    every = {split: [_decode(file) for file in files] for split, files in paths.items()}
+    pairs = [pair for s, files in paths.items() for pair in zip(files, every[s], strict=True)]
+    first, shape = pairs[0][0], pairs[0][1].shape[:2]
+    for file, pixels in pairs:
+        if pixels.shape[:2] != shape:
+            height, width = pixels.shape[:2]
+            raise UsageError(
+                f"data.root: {file} is {height}x{width}, but {first} is {shape[0]}x{shape[1]}; "
+                "all images must have one size"
+            )
+    channels = 3 if any(pixels.ndim == 3 for _, pixels in pairs) else 1
+    return {
+        split: np.stack(
+            [
+                np.broadcast_to(p if p.ndim == 3 else p[..., None], (*shape, channels))
+                for p in images
+            ]
+        )
+        for split, images in every.items()
+    }
 
-    Args:
-        files: All of them; read at once.
-    """
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        decoded = {file: self._decode(file) for file in files}
-        first = files[0]
-        for file, pixels in decoded.items():
-            if pixels.shape[:2] != decoded[first].shape[:2]:
-                height, width = pixels.shape[:2]
-                expected = "x".join(map(str, decoded[first].shape[:2]))
-                raise UsageError(
-                    f"data.root: {file} is {height}x{width}, but {first} is {expected}; "
-                    "all images must have one size"
-                )
-        if any(pixels.ndim == 3 for pixels in decoded.values()):
-            decoded = {f: p if p.ndim == 3 else p[..., None] for f, p in decoded.items()}
-            decoded = {f: np.broadcast_to(p, (*p.shape[:2], 3)) for f, p in decoded.items()}
-        else:
-            decoded = {f: p[..., None] for f, p in decoded.items()}
-        self._decoded = decoded
-
-    def stack(self, files: Sequence[Path]) -> Tensor:
-        """Return images as uint8 (N, C, H, W)."""
-        x_NHWC = np.stack([self._decoded[file] for file in files])
-        return torch.from_numpy(x_NHWC).permute(0, 3, 1, 2).contiguous()
-
-    @staticmethod
-    def _decode(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        try:
-            from PIL import Image
-        except ImportError as error:
-            raise EnvironmentUnfit(
-                f"data.dataset: image_folder needs pillow, which cannot be imported: {error}"
-            ) from None
-        try:
-            with Image.open(file) as image:
-                grey = image.mode in ("1", "L")
-                return np.asarray(image.convert("L" if grey else "RGB"))
-        except OSError as error:
-            raise UsageError(f"data.root: {file} is not a readable image: {error}") from None
+def _decode(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise EnvironmentUnfit(
+            f"data.dataset: image_folder needs pillow, which cannot be imported: {error}"
+        ) from None
+    try:
+        with Image.open(file) as image:
+            grey = image.mode in ("1", "L")
+            return np.asarray(image.convert("L" if grey else "RGB"))
+    except OSError as error:
+        raise UsageError(f"data.root: {file} is not a readable image: {error}") from None

@@ -1,7 +1,6 @@
 """Job files: YAML in, one validated value out, or every problem at once.
 
-The only module that reads or writes YAML.  It imports nothing heavy, so that a bad job is
-refused before torch, MPI or HDF5 are loaded.
+The only module that reads or writes YAML.  A bad job is refused before torch or MPI is loaded.
 """
 
 from __future__ import annotations
@@ -44,10 +43,12 @@ class Job:
     Attributes:
         source: The job file; relative paths in the document are relative to its folder.
         document: The validated content with all defaults filled in.
+        shard: k and n of a run that evaluates the k-th of n parts into a file of its own.
     """
 
     source: Path
     document: Document
+    shard: tuple[int, int] | None = None
 
     def path(self, written: str) -> Path:
         """Return a path of the document, made absolute against the job file's folder."""
@@ -60,9 +61,15 @@ class Job:
         return self.path(self.document.model.checkpoint)
 
     @property
-    def output(self) -> Path:
+    def surface(self) -> Path:
         """The surface file."""
         return self.path(self.document.output or f"surfaces/{self.document.name}.h5")
+
+    @property
+    def output(self) -> Path:
+        """The file that a run writes: the surface's, or the shard's beside it."""
+        whole = self.surface
+        return whole.with_suffix(f".shard-{self.shard[0]}.h5") if self.shard else whole
 
     @property
     def directions(self) -> dict[str, Direction]:
@@ -82,19 +89,24 @@ class Job:
         return found and (found[0], str(self.path(found[1])))
 
     @property
+    def is_curve_plane(self) -> bool:
+        """Whether the directions are the plane of a trained curve."""
+        return checks.is_curve_plane(self.document)
+
+    @property
     def margin(self) -> float:
-        """Room around a trajectory on axes that fit it, as a fraction of its extent."""
+        """Room around a trajectory or curve on axes that fit it, as a fraction of its extent."""
         return (self.document.trajectory or Trajectory()).margin
 
     @property
     def fits_trajectory(self) -> bool:
-        """Whether an axis takes its range from the trajectory."""
+        """Whether an axis takes its range from the trajectory or the curve."""
         return self.document.grid is not None and any(checks.automatic_axes(self.document))
 
     def resolved(self) -> str:
         """Return the whole document as YAML text, defaults filled in and paths absolute."""
         content = self.document.model_dump(mode="json")
-        content["output"] = str(self.output)
+        content["output"] = str(self.surface)
         for keys in _PATHS:
             section: Any = content
             for key in keys[:-1]:
@@ -112,6 +124,8 @@ class Job:
         """
         content = self.document.model_dump(mode="json")
         kept = {k: content[k] for k in _IDENTITY}
+        if self.document.cells_per_pass != 1:  # left out where it is 1: files are older than it
+            kept["cells_per_pass"] = self.document.cells_per_pass
         kept["model"] = {k: content["model"][k] for k in ("arch", "args")}
         kept["data"] = {k: v for k, v in content["data"].items() if k != "root"}
         kept["directions"] = {
@@ -135,9 +149,7 @@ _PATHS = (
     ("directions", "alpha", "checkpoints"),
     ("directions", "beta", "checkpoints"),
     ("trajectory", "checkpoints"),
-    ("train", "output"),
-    ("curve", "to"),
-    ("curve", "output"),
+    *(("train", "output"), ("curve", "to"), ("curve", "output")),
 )
 _DIRECTION_FILES = ("checkpoint", "path")
 _DIRECTION_PATHS = (*_DIRECTION_FILES, "checkpoints")
@@ -161,9 +173,11 @@ def cell_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     """Return ``key: ours, in the file theirs`` for the first key that differs, or None."""
     left, right = dict(_flat(ours)), dict(_flat(theirs))
-    for key in sorted(left.keys() | right.keys()):
+    for key in sorted(left.keys() | right.keys(), key=lambda k: (k.startswith("digests."), k)):
         a, b = left.get(key, "absent"), right.get(key, "absent")
         if json.dumps(a) != json.dumps(b):  # as in the fingerprint, where 1 is not 1.0
+            if key.startswith("digests."):
+                return f"the content of {key.removeprefix('digests.')} is not what it was"
             return f"{key} is {short(a)} in the job, {short(b)} in the file"
     return None
 
@@ -249,10 +263,7 @@ def _shared_outputs(jobs: list[Job], command: str) -> Iterator[str]:
     """Yield what several jobs of one file would all write."""
     outputs = {
         "eval": ("output", [job.output for job in jobs]),
-        "train": (
-            "train.output",
-            [j.path(j.document.train.output) for j in jobs if j.document.train],
-        ),
+        "train": ("train.output", [j.path(t.output) for j in jobs if (t := j.document.train)]),
     }
     key, paths = outputs.get(command, ("", []))
     if len(set(paths)) < len(paths):
@@ -261,7 +272,7 @@ def _shared_outputs(jobs: list[Job], command: str) -> Iterator[str]:
 
 def _read_with_base(source: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     """Read a file laid on top of the one it extends, and so on."""
-    raw = _read(source)
+    raw = read_mapping(source)
     base = raw.pop("extends", None)
     if base is None:
         return raw
@@ -277,7 +288,9 @@ def _read_with_base(source: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     return matrix.merged(inherited, raw)
 
 
-def _read(source: Path) -> dict[str, Any]:
+def read_mapping(source: Path) -> dict[str, Any]:
+    """Return a YAML file's keys as they are written; raises `JobError`."""
+
     def refuse(problem: str) -> JobError:
         return JobError(str(source), [problem])
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lsengine import data, models, recipe
+from lsengine import data, memory_order, models, recipe
+from lsengine.devices import device_of, keep_freed_memory
 from lsengine.errors import UsageError
-from lsengine.objective import Loss, device_of, keep_freed_memory, loss_function
+from lsengine.losses import Loss, loss_function
 from lsengine.schema import Document
 
 _EVALUATION_BATCH = 512
@@ -31,7 +32,7 @@ class Learner:
         dataset: Its data.
         beside: The job file's folder, where the user's modules are looked for.
         tick: Called before every mini-batch; may raise to stop.
-        slot: See `lsengine.objective.device_of`.
+        slot: See `lsengine.devices.device_of`.
 
     Attributes:
         model: The network, on its device.
@@ -70,9 +71,9 @@ class Learner:
             beside=beside,
         ).to(self.device)
         # Convolutions are faster with channels last, but a user's own network may depend on
-        # the other order (``view`` does).
-        own = ":" in document.model.arch and not document.model.arch.startswith("torchvision:")
-        last = dataset.size is not None and not own
+        # the other order (``view`` does), and a narrow one may not survive it.
+        last = dataset.size is not None and not document.model.is_own
+        last = last and memory_order.is_channels_last_safe(self.model, self.device)
         self._format = torch.channels_last if last else torch.contiguous_format
         for parameter in self.model.parameters():
             if parameter.ndim == 4:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import socket
 import threading
@@ -21,6 +22,7 @@ from typing import Any
 
 from lsengine.errors import EnvironmentUnfit, SurfaceError
 
+log = logging.getLogger(__name__)
 BEAT_S = 30.0
 WATCH_S = 90.0
 _DYING_S = 3.0  # a killed process takes a moment to give its memory back and go
@@ -58,8 +60,21 @@ def held(
     finally:
         ended.set()
         thread.join()
-        if _read(path).get("token") == mine["token"]:
-            path.unlink(missing_ok=True)
+        _release(path, mine)
+
+
+def _release(path: Path, mine: dict[str, Any]) -> None:
+    """Remove the lock; where that is refused, a run's outcome is still the run's."""
+    if _read(path).get("token") != mine["token"]:
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning(
+            "%s: the lock cannot be removed (%s); it is stale once this process has ended, and the "
+            "next run here takes it over; one on another host watches it first: rm %s",
+            *(path, error.strerror or error, path),
+        )
 
 
 def owner(surface: Path) -> dict[str, Any] | None:

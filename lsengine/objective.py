@@ -8,63 +8,28 @@ Shape suffixes: N samples, M numbers that move.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import math
+import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lsengine import data as datasets
-from lsengine.curvature import Hessian, Lanczos
+from lsengine import devices, fusion, grouping
+from lsengine.curvature import Hessian
 from lsengine.errors import EnvironmentUnfit, UsageError
-from lsengine.extremes import CellCurvature
+from lsengine.extremes import NAMES, CellCurvature, chosen, trainable
 from lsengine.grid import Cell
-from lsengine.models import check_fit, external
+from lsengine.losses import Loss, per_sample
+from lsengine.resident import Directions, FlatParameters, Settings, Split, Steps
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
-Loss = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["Directions", "Metrics", "Objective", "Settings", "Steps"]
+log = logging.getLogger(__name__)
 Metrics = dict[str, float]
-Steps = Callable[[Cell], Sequence[float]]
-Directions = Mapping[str, Mapping[str, Tensor]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How cells are evaluated; all of it is recorded in the surface file.
-
-    Attributes:
-        device: Where everything is resident.
-        precision: ``float32`` or ``float64``.
-        batch_size: Samples per forward pass.
-        batch_norm: ``frozen``, ``interpolated`` or ``recalibrated``.
-        recalibration: Training samples and batch size of ``recalibrated``.
-        seed: Of the draw of the recalibration's samples.
-        channels_last: Whether images and filters are laid out channels-last, which is faster; not
-            for a user's own network, whose ``view`` calls may count on the other layout.
-        curvature: How to look for extreme eigenvalues; None not to.
-        curvature_of_moved: Whether only the parameters that move count, or all.
-    """
-
-    device: torch.device
-    precision: str
-    batch_size: int
-    batch_norm: str = "frozen"
-    recalibration: tuple[int, int] = (5000, 128)
-    seed: int = 0
-    channels_last: bool = True
-    curvature: Lanczos | None = None
-    curvature_of_moved: bool = False
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of weights and data."""
-        return {"float32": torch.float32, "float64": torch.float64}[self.precision]
+T = TypeVar("T")
 
 
 class Objective:
@@ -85,6 +50,7 @@ class Objective:
     Attributes:
         reference: The checkpoint's own metrics, the oracle of the centre check; empty
             without ``with_reference``.
+        batch_size: Samples per forward pass; smaller than asked for once memory has run out.
     """
 
     def __init__(
@@ -101,17 +67,28 @@ class Objective:
         with_reference: bool = False,
     ) -> None:
         self._settings, self._loss, self._tick = settings, loss, tick
+        self.batch_size = settings.batch_size
+        self._trainable = trainable(model)
         self.model = model.to(settings.device, settings.dtype).eval().requires_grad_(False)
-        self._splits = {name: _Resident(dataset, name, settings) for name in dataset.splits}
+        devices.allow_tf32(settings.precision == "tf32")
+        self._splits = {name: Split(dataset, name, settings) for name in dataset.splits}
+        self._curvature: CellCurvature | None = None
         with torch.inference_mode():
-            self.reference = self._metrics() if with_reference else {}
-        self._flat = _FlatParameters(self.model, directions, settings, repeats)
+            self.reference = self._fitting(self._exact_metrics) if with_reference else {}
+        self._flat = FlatParameters(self.model, directions, settings, repeats)
         if steps is not None:
-            self._flat.steps = steps
+            self._flat.vectors.steps = steps
         self._recalibration = _recalibration(dataset, settings)
-        self._curvature = self._make_curvature() if settings.curvature else None
+        self._only_weights_move = not self._recalibration and all(
+            _is_weight(self.model, name) for name in self._flat.names
+        )
+        self._only_weights_differ = False  # from what the fused network has taken up
+        if settings.curvature:
+            self._curvature = self._make_curvature()
 
-    def evaluate(self, cell: Cell, coarse: Cell | None = None) -> Metrics:
+    def evaluate(
+        self, cell: Cell, coarse: Cell | None = None, known: Metrics | None = None
+    ) -> Metrics:
         """Return the metrics of a cell: ``<split>_loss``, ``_accuracy`` and ``_loss_se``.
 
         Means over all samples of each split; losses are computed from float64 logits and
@@ -121,10 +98,14 @@ class Objective:
         Args:
             cell: Where.
             coarse: Its coarse cell; without it curvature starts cold.
+            known: Metrics of the cell that need not be evaluated again: all losses and
+                accuracies, or all of curvature.
         """
-        metrics = self.losses(cell)
-        if self._curvature is not None:
-            metrics |= self._curvature.measure(cell, coarse or cell)
+        metrics = dict(known or {})
+        if not any(name.endswith("_loss") for name in metrics):
+            metrics |= self.losses(cell)
+        if self._curvature is not None and NAMES[0] not in metrics:
+            metrics |= self._measure(cell, coarse or cell)
         return metrics
 
     def hessian(self, cell: Cell, names: Sequence[str] | None = None) -> Hessian:
@@ -132,17 +113,77 @@ class Objective:
 
         Args:
             cell: Where.
-            names: The parameters to differentiate by; default all.
+            names: The parameters to differentiate by; default all trainable ones.
         """
         self._place(cell)
-        batches = [(inputs, targets) for inputs, targets, *_ in self._splits["train"].batches]
+        return self._hessian(chosen(self._trainable) if names is None else names)
+
+    @property
+    def krylov_bytes(self) -> int:
+        """What the vectors of curvature take on the device; 0 without curvature."""
+        return self._curvature.bytes if self._curvature is not None else 0
+
+    def _hessian(self, names: Sequence[str]) -> Hessian:
+        split = self._splits["train"]
+        inputs = split.exact_inputs()
+        batches = [(x, batch[1]) for x, batch in zip(inputs, split.batches, strict=True)]
         return Hessian(self.model, batches, self._loss, names=names, tick=self._tick)
 
     def losses(self, cell: Cell) -> Metrics:
         """Return the metrics of a cell without curvature."""
         with torch.inference_mode():
+            if self._folded is None:
+                self._place(cell)
+                self._network.refresh(weights_only=self._only_weights_differ)
+            else:
+                if not self._only_weights_differ:
+                    self._network.refresh()
+                self._folded(cell)
+            self._only_weights_differ = self._only_weights_move
+            return self._fitting(self._metrics)
+
+    def losses_of_group(self, cells: Sequence[Cell]) -> list[Metrics]:
+        """Return the metrics of several cells, without curvature, evaluated in one pass.
+
+        They agree with `losses` to rounding.
+
+        Args:
+            cells: For a network, and as many of them, as `grouping.cells_per_pass` says.
+        """
+        with torch.inference_mode():
+            vectors = self._flat.vectors
+            weights_GM = vectors.centre_M.expand(len(cells), -1).clone()
+            for cell, weights_M in zip(cells, weights_GM, strict=True):
+                vectors.displace(cell, weights_M)
+            by_split = {
+                name: self._fitting(functools.partial(self._group_metrics, split, weights_GM))
+                for name, split in self._splits.items()
+            }
+        return [
+            {f"{s}_{k}": v for s, rows in by_split.items() for k, v in rows[number]}
+            for number in range(len(cells))
+        ]
+
+    def _group_metrics(self, split: Split, weights_GM: Tensor) -> list[list[tuple[str, float]]]:
+        group = grouping.Group(self.model, self._flat.places, weights_GM)
+        found_losses, found_hits = [], []
+        for inputs, targets, has_hits in split.slices(grouping.SAMPLES):
+            self._tick()
+            logits_GKN = group(inputs).to(targets.device)
+            if logits_GKN.dtype != torch.float64:
+                logits_GKN = logits_GKN.float()
+            losses_GN, hits_GN = grouping.losses_and_hits(self._loss, logits_GKN, targets)
+            found_losses.append(losses_GN)
+            if has_hits:
+                found_hits.append(hits_GN)
+        all_hits = torch.cat(found_hits, 1).double() if found_hits else None
+        return split.means_of(torch.cat(found_losses, 1).double(), all_hits)
+
+    def exact_losses(self, cell: Cell) -> Metrics:
+        """Return the metrics of a cell in the precision of the weights, by the network itself."""
+        with torch.inference_mode():
             self._place(cell)
-            return self._metrics()
+            return self._fitting(self._exact_metrics)
 
     def losses_of(self, fill: Callable[[nn.Module], None]) -> Metrics:
         """Return the metrics of other weights, without curvature; the model is left as it was.
@@ -157,7 +198,9 @@ class Objective:
                 fill(self.model)
                 if self._recalibration:
                     self._recalibrate()
-                return self._metrics()
+                self._only_weights_differ = False
+                self._network.refresh()
+                return self._fitting(self._metrics)
             finally:
                 for name, tensor in self.model.state_dict().items():
                     tensor.copy_(kept[name])
@@ -170,18 +213,103 @@ class Objective:
 
     def _make_curvature(self) -> CellCurvature:
         assert self._settings.curvature is not None
-        trainable = dict(self.model.named_parameters())
-        moved = [name for name in self._flat.names if name in trainable]
-        names = moved if self._settings.curvature_of_moved else None
-        return CellCurvature(self.hessian(Cell(0.0), names), self._settings.curvature, self._place)
+        moved = self._flat.places if self._settings.curvature_of_moved else None
+        names = chosen(self._trainable, moved)
+        return CellCurvature(self._hessian(names), self._settings.curvature, self._place)
 
-    def _metrics(self) -> Metrics:
-        for split in self._splits.values():
-            for inputs, targets, losses_N, hits_N in split.batches:
+    def _measure(self, cell: Cell, coarse: Cell) -> Metrics:
+        def measure() -> Metrics:
+            assert self._curvature is not None  # another one after every halving of the batch
+            return self._curvature.measure(cell, coarse)
+
+        try:
+            return self._fitting(measure)
+        except (RuntimeError, MemoryError) as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            raise EnvironmentUnfit(
+                f"curvature.basis: the vectors take {self.krylov_bytes / 2**30:.3g} GiB, and "
+                f"{self._settings.device} has no room beside them for a product with one sample "
+                f"({str(error).splitlines()[0]}); a smaller basis takes less"
+            ) from error
+
+    def _fitting(self, work: Callable[[], T]) -> T:
+        """Do some work, with batches halved as often as memory runs out."""
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if self.batch_size == 1 or not devices.is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0]
+            # Outside of the handler, whose traceback keeps the activations.
+            self.batch_size //= 2
+            log.warning("out of memory (%s); going on with batch_size=%d", reason, self.batch_size)
+            with torch.inference_mode(False):
+                for split in self._splits.values():
+                    split.cut(self.batch_size)
+                if self._curvature is not None:
+                    self._curvature = self._make_curvature()
+            if self._settings.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    @functools.cached_property
+    def _network(self) -> fusion.Network:
+        settings = self._settings
+        if settings.dtype == torch.float64:
+            return fusion.plain(self.model)
+        if not settings.channels_last:
+            return fusion.cast(self.model, settings.compute_dtype)
+        sample = next(iter(self._splits.values())).exact_inputs()[0][:2]
+        return fusion.fused(self.model, settings.compute_dtype, sample)
+
+    @functools.cached_property
+    def _folded(self) -> Callable[[Cell], None] | None:
+        """Displaces the fused network itself, where only weights move; None where it cannot be.
+
+        Centre and directions are then folded once, and a cell is one update of a vector.
+        """
+        if not self._only_weights_move:
+            return None
+        weights = {name: self.model.get_parameter(name) for name in self._flat.names}
+        scales = self._network.scales(weights)
+        if scales is None:
+            return None
+        vectors = self._flat.vectors.times(self._flat.factors(scales))
+        moved_M = torch.empty_like(vectors.centre_M)
+        rounded_M = moved_M.to(self._settings.compute_dtype)  # itself, in float32
+        self._network.share(weights, self._flat.views(rounded_M))
+
+        def displace(cell: Cell) -> None:
+            vectors.displace(cell, moved_M)
+            if rounded_M is not moved_M:
+                rounded_M.copy_(moved_M)
+
+        return displace
+
+    def _exact_metrics(self) -> Metrics:
+        """Return the metrics of the model as it stands, unfused and in its own precision."""
+        inputs = {name: split.exact_inputs() for name, split in self._splits.items()}
+        devices.allow_tf32(False)
+        try:
+            return self._metrics(fusion.plain(self.model), inputs)
+        finally:
+            devices.allow_tf32(self._settings.precision == "tf32")
+
+    def _metrics(
+        self,
+        network: fusion.Network | None = None,
+        exact: Mapping[str, Sequence[Tensor]] | None = None,
+    ) -> Metrics:
+        network = network or self._network
+        for name, split in self._splits.items():
+            for number, (inputs, targets, losses_N, hits_N) in enumerate(split.batches):
                 self._tick()
-                output = self.model(inputs)
+                output = network(inputs if exact is None else exact[name][number])
                 logits = output.to(losses_N.device, torch.float64)
-                losses_N.copy_(_per_sample(self._loss(logits, targets), len(losses_N)))
+                loss = self._loss(logits, targets)
+                split.has_bars = loss.ndim > 0
+                losses_N.copy_(per_sample(loss, len(losses_N)))
                 if hits_N is not None:
                     hits_N.copy_(_hits(logits, targets))
         return {f"{s}_{k}": v for s, split in self._splits.items() for k, v in split.means()}
@@ -202,104 +330,10 @@ class Objective:
             layer.eval()
 
 
-class _FlatParameters:
-    """All numbers that move, as one vector the model's parameters are views of."""
-
-    def __init__(
-        self, model: nn.Module, directions: Directions, settings: Settings, repeats: bool
-    ) -> None:
-        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        moved = {name for d in directions.values() for name in d}
-        self.names = names = [name for name in tensors if name in moved]
-        self.centre_M = _flatten([tensors[n] for n in names], settings)
-        self._moved_M = self.centre_M.clone()
-        start = 0
-        for name in names:
-            tensor = tensors[name]
-            view = self._moved_M[start : start + tensor.numel()]
-            tensor.data = _unflatten(view, tensor.shape, settings)
-            start += tensor.numel()
-        count = next(len(t) for t in directions["alpha"].values()) if repeats else 1
-        self.steps: Steps = lambda cell: (cell.alpha, cell.beta)
-        self._directions: list[list[Tensor]] = []
-        for repeat in range(count):
-            pieces = [
-                [_component(d, n, tensors[n], repeat if repeats else None) for n in names]
-                for d in directions.values()
-            ]
-            self._directions.append([_flatten(p, settings) for p in pieces])
-
-    def displace(self, cell: Cell) -> None:
-        """Set the parameters to ``centre + alpha * d1 + beta * d2``, or by other steps."""
-        self._moved_M.copy_(self.centre_M)
-        pairs = zip(self.steps(cell), self._directions[cell.repeat], strict=False)
-        for step, direction_M in pairs:
-            if step:  # an infinite weight times a zero step would be NaN
-                self._moved_M.add_(direction_M, alpha=step)
-
-
-def _component(
-    direction: Mapping[str, Tensor], name: str, like: Tensor, repeat: int | None
-) -> Tensor:
-    if name not in direction:
-        return torch.zeros_like(like, device="cpu", dtype=torch.float32)
-    return direction[name] if repeat is None else direction[name][repeat]
-
-
-def _flatten(tensors: Sequence[Tensor], settings: Settings) -> Tensor:
-    """Join tensors, in the order in memory that `_unflatten` expects."""
-    last = settings.channels_last
-    pieces = [t.permute(0, 2, 3, 1) if t.ndim == 4 and last else t for t in tensors]
-    flat = [p.reshape(-1).to(settings.device, settings.dtype) for p in pieces]
-    return torch.cat(flat) if flat else torch.zeros(0, device=settings.device)
-
-
-def _unflatten(view: Tensor, shape: torch.Size, settings: Settings) -> Tensor:
-    if len(shape) != 4 or not settings.channels_last:
-        return view.view(shape)
-    filters, channels, height, width = shape
-    return view.view(filters, height, width, channels).permute(0, 3, 1, 2)
-
-
-class _Resident:
-    """One split on the device, cut into batches, with room for each sample's loss."""
-
-    def __init__(self, dataset: datasets.Dataset, name: str, settings: Settings) -> None:
-        inputs = datasets.normalized(dataset, name, settings.dtype).to(settings.device)
-        if inputs.ndim == 4 and settings.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        # MPS has no float64: there, losses are computed on the host.
-        where = torch.device("cpu") if settings.device.type == "mps" else settings.device
-        targets = dataset.splits[name].y.to(where)
-        if targets.is_floating_point():
-            targets = targets.double()
-        self._losses_N = torch.empty(len(inputs), dtype=torch.float64, device=where)
-        is_class = dataset.classes is not None
-        self._hits_N = torch.empty_like(self._losses_N) if is_class else None
-        size = settings.batch_size
-        hits = self._hits_N.split(size) if self._hits_N is not None else None
-        pieces = (inputs.split(size), targets.split(size), self._losses_N.split(size))
-        self.batches = [
-            (x, y, loss, hits[i] if hits else None)
-            for i, (x, y, loss) in enumerate(zip(*pieces, strict=True))
-        ]
-
-    def means(self) -> list[tuple[str, float]]:
-        """Return loss, its standard error and accuracy; the cell's one transfer."""
-        count = len(self._losses_N)
-        mean = _sum(self._losses_N) / count
-        spread = _sum((self._losses_N - mean).square())
-        rows = [mean, (spread / max(1, count - 1) / count).sqrt()]
-        if self._hits_N is not None:
-            rows.append(_sum(self._hits_N) / count)
-        names = ("loss", "loss_se", "accuracy")
-        return list(zip(names, torch.stack(rows).tolist(), strict=False))
-
-
-def _sum(values_N: Tensor) -> Tensor:
-    """Sum in blocks of fixed size, so that the number of threads cannot change a bit."""
-    padding = -len(values_N) % 1024
-    return F.pad(values_N, (0, padding)).view(-1, 1024).sum(0).sum()
+def _is_weight(model: nn.Module, name: str) -> bool:
+    """Whether a parameter is the weight of a convolution or a linear layer."""
+    where, _, last = name.rpartition(".")
+    return last == "weight" and isinstance(model.get_submodule(where), nn.Conv2d | nn.Linear)
 
 
 def _recalibration(dataset: datasets.Dataset, settings: Settings) -> list[Tensor]:
@@ -318,116 +352,6 @@ def _recalibration(dataset: datasets.Dataset, settings: Settings) -> list[Tensor
     return [b.to(settings.device) for b in batches]
 
 
-def _per_sample(loss: Tensor, samples: int) -> Tensor:
-    """Reduce a loss to one number per sample; a plain mean is everyone's."""
-    if loss.ndim == 0:
-        return loss.expand(samples)
-    return loss.flatten(1).mean(1) if loss.ndim > 1 else loss
-
-
 def _hits(logits: Tensor, targets: Tensor) -> Tensor:
     hits = (logits.argmax(1) == targets).double()
     return hits.flatten(1).mean(1) if hits.ndim > 1 else hits
-
-
-def loss_function(name: str, *, beside: Path) -> Loss:
-    """Return the loss of a job: (N, ...) float64 outputs and targets to (N,) losses.
-
-    Args:
-        name: ``cross_entropy``; ``mse`` (mean over outputs; integer targets are taken as
-            one-hot vectors); or ``module:function``, called as ``function(output, target)``,
-            which returns one loss per sample or their mean (then without an error bar).
-        beside: Folder of the job file, searched after PYTHONPATH.
-
-    Raises:
-        UsageError: If a ``module:function`` cannot be imported.
-    """
-    if name == "cross_entropy":
-        return lambda output, target: F.cross_entropy(output, target, reduction="none")
-    if name == "mse":
-        return _mse
-    return external.lookup(name, key="loss", beside=beside)
-
-
-def _mse(output: Tensor, target: Tensor) -> Tensor:
-    if not target.is_floating_point():
-        target = F.one_hot(target, output.shape[1]).to(output.dtype)
-    return (output - target.view_as(output)).square()
-
-
-def automatic_batch_size(sample_shape: Sequence[int], device: str) -> int:
-    """Return a batch size from the shape of a sample (C, ...) and the kind of device.
-
-    Arithmetic, not a stopwatch, so that it is the same in every run.  On a CPU a batch's
-    activations should stay in the cache: 64 images of 32x32 or 512 of 8x8 were the fastest
-    on one core.  A GPU wants a million positions at once.
-    """
-    positions = math.prod(sample_shape[1:]) or 1
-    if len(sample_shape) < 3:
-        positions = math.prod(sample_shape)
-    budget, largest = (2**16, 512) if device == "cpu" else (2**20, 4096)
-    power = int(math.log2(max(1, budget / positions)))
-    return max(16, min(largest, 1 << power))
-
-
-def check_fits(model: nn.Module, dataset: datasets.Dataset, loss: Loss, name: str) -> None:
-    """Run two samples through model and loss, so that misfits show before any work.
-
-    Args:
-        model: The network, on the CPU.
-        dataset: The data it is evaluated on.
-        loss: From `loss_function`.
-        name: What the job calls the loss, for messages.
-
-    Raises:
-        UsageError: If the network does not take the data, or the loss its output.
-    """
-    split = next(iter(dataset.splits))
-    inputs = datasets.normalized(dataset, split, torch.float32)[:2]
-    targets = dataset.splits[split].y[:2]
-    check_fit(model, inputs, dataset.classes)
-    try:
-        with torch.inference_mode():
-            output = model.eval()(inputs).double()
-            targets = targets.double() if targets.is_floating_point() else targets
-            torch.empty(len(targets)).copy_(_per_sample(loss(output, targets), len(targets)))
-    except Exception as error:
-        raise UsageError(
-            f"loss: {name} refuses the network's output of shape {[*output.shape]} with targets "
-            f"of shape {[*targets.shape]}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def keep_freed_memory() -> None:
-    """Let the C library reuse the memory of activations instead of returning it to the system.
-
-    By default glibc maps and unmaps large blocks one by one, which on a CPU costs a page fault
-    per 4 KiB of every layer's output: a quarter of the time of a small network's forward pass,
-    see ``benchmarks/results``.  Does nothing where the C library is another.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 512 << 20)
-
-
-def device_of(kind: str, slot: int) -> torch.device:
-    """Return the device of the ``slot``-th worker that sees the same devices.
-
-    Args:
-        kind: ``auto``, ``cuda``, ``mps`` or ``cpu``.
-        slot: Number of the worker on its host, among those that see the same devices.
-
-    Raises:
-        EnvironmentUnfit: If a kind is asked for that this machine does not have.
-    """
-    if kind in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", slot % torch.cuda.device_count())
-    if kind in ("auto", "mps") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    if kind in ("auto", "cpu"):
-        return torch.device("cpu")
-    raise EnvironmentUnfit(
-        f"device: {kind} is asked for, but torch {torch.__version__} sees none here; use auto "
-        "or cpu"
-    )

@@ -93,8 +93,9 @@ def gram(load: Load, count: int, names: Sequence[str], *, block: int = BLOCK) ->
     ``block`` checkpoints are held while the later ones go by, eight at a time; of each only
     the numbers asked for are kept, in their own dtype.  So at most ``block + 9`` checkpoints
     are in memory (the final one stays), besides the one that ``load`` is reading and scratch
-    of 0.1 MiB each.  A checkpoint is read ``count / (2 * block) + 1/2`` times on average, and
-    once if ``block >= count - 1``.
+    of 0.1 MiB each; torch's code and holes in the C library's heap take up to 64 MiB more.
+    A checkpoint is read ``count / (2 * block) + 1/2`` times on average, and once if
+    ``block >= count - 1``.
 
     Args:
         load: Index to parameters, 0 the first and ``count - 1`` the final checkpoint; more

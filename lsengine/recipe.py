@@ -52,6 +52,11 @@ def learning_rate(recipe: Train, epoch: int) -> float:
     return recipe.lr * recipe.gamma ** sum(epoch > m for m in milestones(recipe))
 
 
+def checkpoint_name(epoch: int) -> str:
+    """Return the name of the checkpoint after an epoch."""
+    return f"epoch_{epoch:03d}.pt"
+
+
 def saved_epochs(recipe: Train) -> frozenset[int]:
     """Return the epochs after which a checkpoint is kept; 0 is before training."""
     regular = range(0, recipe.epochs + 1, recipe.save_every)

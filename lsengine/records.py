@@ -9,7 +9,7 @@ N bins; of a spectrum K eigenpairs, Q quadrature nodes, G points of a grid.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,10 @@ class History:
     def name(self) -> str:
         """The job's name."""
         return str(self.attributes.get("name", self.source))
+
+    def renamed(self, name: str) -> History:
+        """Return the same history under another name."""
+        return replace(self, attributes={**self.attributes, "name": name})
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ def _distinct(values: Sequence[str]) -> Sequence[str]:
 
 
 Quantity = Literal["loss", "accuracy", "curvature"]
+Precision = Literal["float32", "float64", "tf32", "bfloat16", "float16", "auto"]
 
 
 class Section(BaseModel):
@@ -119,6 +120,11 @@ class Model(Section):
     arch: Annotated[str, Field(min_length=1)]
     args: dict[str, Any] = {}
     checkpoint: str | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the user's own code, of which nothing is known."""
+        return ":" in self.arch and not self.arch.startswith("torchvision:")
 
 
 class Normalize(Section):
@@ -201,11 +207,15 @@ class PrincipalDirection(Section):
 
 
 class CurveDirection(Section):
-    """The way along a trained curve: alpha is its parameter t, from 0 to 1."""
+    """Along a trained curve: alpha alone is its parameter t; both axes are its plane.
+
+    The plane goes through both ends and the given bend.
+    """
 
     kind: Literal["curve"]
     path: str
     shape: Literal["bezier", "polygonal"] = "bezier"
+    bend: Count = 1
     normalize: Literal["none"] = "none"
     ignore: Annotated[Ignore, Field(max_length=0)] = []
 
@@ -306,16 +316,61 @@ class Curve(Section):
     weight_decay: NonNegative = 1e-4
     seed: Seed = 0
     points: Annotated[int, Field(ge=2)] = 61
+    plane: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+
+
+Launcher = Literal["openmpi", "openmpi-ulfm", "mpich", "intel", "srun-pmix", "srun-pmi2", "none"]
+_TIME = r"^([0-9]+(:[0-9]{1,2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2})$"
+_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+
+def _one_line(value: str) -> str:
+    if not value or set(value) & set("\n\r\0"):
+        raise ValueError("expected one line of text")
+    return value
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+Word = Annotated[str, Field(pattern=r"^[^\s\x00]+$")]
+
+
+class Container(Section):
+    """An image in which ranks run."""
+
+    image: Line
+    runtime: Literal["apptainer", "singularity", "pyxis"] = "apptainer"
+    binds: list[Line] = []
 
 
 class Launch(Section):
-    """What a cluster is asked for; never affects values."""
+    """What a cluster is asked for, and how ranks behave; never affects values.
+
+    All but `coordinator` and `hang_s` may come from a site file, too.
+    """
 
     nodes: Count = 1
     ranks: Count | None = None
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
-    time: str | None = None
-    partition: str | None = None
+    gpu_type: Word | None = None
+    gpu_binding: Literal["node", "task"] = "node"
+    cores_per_rank: Count | None = None
+    memory: Word | None = None
+    time: Annotated[str, Field(pattern=_TIME)] | None = None
+    signal_s: Annotated[int, Field(ge=10, le=65535)] = 120
+    max_fruitless: Count = 3
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    constraint: Line | None = None
+    sbatch: list[Annotated[str, Field(pattern=r"^--[a-z][^\r\n]*$")]] = []
+    modules: list[Word] = []
+    environment: dict[Annotated[str, Field(pattern=_NAME)], Line] = {}
+    activate: list[Line] = []
+    container: Container | None = None
+    launcher: Launcher = "openmpi"
+    launcher_options: list[Line] = []
+    coordinator: Literal["auto", "evaluates", "waits"] = "auto"
+    hang_s: Annotated[float, Field(gt=0)] = 600.0
 
 
 class Document(Section):
@@ -337,12 +392,14 @@ class Document(Section):
     ] = ["loss", "accuracy"]
     curvature: Curvature = Curvature()
     batch_norm: Annotated[BatchNorm, WrapValidator(_batch_norm)] = BatchNorm(policy="frozen")
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Precision = "float32"
+    precision_tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     batch_size: AutoOrCount = "auto"
+    cells_per_pass: Literal[1, "auto"] = 1
     threads: AutoOrCount = "auto"
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     writing: Literal["auto", "parallel", "gather"] = "auto"
     output: str | None = None
     train: Train | None = None
     curve: Curve | None = None
-    launch: Launch | None = None
+    launch: Launch = Launch()

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lsengine import __version__, checkpoint, history
+from lsengine import __version__, checkpoint, devices, history
 from lsengine import log as logs
-from lsengine import objective as objectives
 from lsengine.curvature import Eigenpairs, Hessian, spectral_density, trace
 from lsengine.engine import eigenvectors, prepare
 from lsengine.errors import LsengineError, Stopped, UsageError
@@ -115,15 +114,15 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> 
     document = job.document
     threads = len(os.sched_getaffinity(0)) if document.threads == "auto" else document.threads
     torch.set_num_threads(threads)
-    device = objectives.device_of(document.device, 0)
+    device = devices.device_of(document.device, 0)
     if device.type == "cpu":
-        objectives.keep_freed_memory()
+        devices.keep_freed_memory()
     loaded = prepare.load(job)
     prepare.check(job, loaded)
     batch_size = document.batch_size
     if batch_size == "auto":
         split = next(iter(loaded.dataset.splits.values()))
-        batch_size = objectives.automatic_batch_size(split.x.shape[1:], device.type)
+        batch_size = devices.automatic_batch_size(split.x.shape[1:], device.type)
     hessian = eigenvectors.at_centre(job, loaded, device, batch_size=batch_size, tick=tick)
     attributes: dict[str, str | int | float] = {
         "lsengine_version": __version__,

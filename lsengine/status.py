@@ -12,6 +12,7 @@ from lsengine import lock, store
 from lsengine.surface import FAILED, Surface
 
 _RECENT = 200
+_PAUSE_S = 30.0
 _OF_THE_FILE = ("fingerprint", "created", "writing", "device_kind", "precision", "batch_size")
 
 
@@ -41,8 +42,9 @@ def summary(path: str | Path) -> dict[str, Any]:
         ``partial`` or ``finished``), ``shape``, ``cells``, ``done``, ``missing``,
         ``failed``, ``rate_per_s`` and ``remaining_s`` (None when unknown), ``running_on``,
         ``failures`` (cell index, coordinates and reason), ``checkpoints`` (how many
-        of a trajectory's are ``done``, ``missing`` and ``failed``; None without one), and
-        what the file says of itself.
+        of a trajectory's are ``done``, ``missing`` and ``failed``; None without one),
+        ``unconverged`` (cells done whose eigenvalues did not converge; None without
+        curvature), and what the file says of itself.
 
     Raises:
         UsageError: If there is no such file.
@@ -70,6 +72,7 @@ def summary(path: str | Path) -> dict[str, Any]:
         "quantities": list(surface.quantities),
         "failures": _failures(surface),
         "checkpoints": checkpoints,
+        "unconverged": surface.unconverged,
         **{name: surface.attributes.get(name) for name in _OF_THE_FILE},
     }
 
@@ -78,7 +81,7 @@ def text(found: dict[str, Any]) -> str:
     """Return a summary as a few lines for a person."""
     shape = " x ".join(f"{n} {a}" for n, a in zip(found["shape"], found["axes"], strict=True))
     lines = [
-        f"{found['surface']}: {found['state']}",
+        f"{found['surface']}: {found['state']}{', with failed cells' if found['failed'] else ''}",
         f"  cells      {found['cells']:,} ({shape})",
         f"  done       {found['done']:,} ({found['done'] / found['cells']:.1%})",
         f"  missing    {found['missing']:,}",
@@ -87,6 +90,8 @@ def text(found: dict[str, Any]) -> str:
     if (track := found["checkpoints"]) is not None:
         words = ", ".join(f"{count:,} {word}" for word, count in track.items() if count)
         lines.append(f"  trajectory {words}")
+    if found["unconverged"]:
+        lines.append(f"  curvature  {found['unconverged']:,} of the done cells did not converge")
     if found["rate_per_s"]:
         lines.append(f"  rate       {found['rate_per_s']:.3g} cells/s")
     if found["remaining_s"] is not None:
@@ -116,7 +121,7 @@ def _not_started(job: jobs.Job) -> dict[str, Any]:
         "axes": ["repeat", *names] if job.document.repeats > 1 else names,
         **{"cells": cells, "done": 0, "missing": cells, "failed": 0},
         **{"rate_per_s": None, "remaining_s": None, "running_on": None},
-        **{"quantities": [], "failures": [], "checkpoints": None},
+        **{"quantities": [], "failures": [], "checkpoints": None, "unconverged": None},
         **dict.fromkeys(_OF_THE_FILE),  # settled when the file is laid out
     }
 
@@ -126,6 +131,9 @@ def _rate(surface: Surface) -> float | None:
     if "finished" not in surface.provenance:
         return None  # other writers need not know
     finished = np.sort(surface.provenance["finished"][surface.status != 0])[-_RECENT:]
+    gaps = np.diff(finished)
+    if len(gaps) and (breaks := np.flatnonzero(gaps > max(_PAUSE_S, 20 * np.median(gaps)))).size:
+        finished = finished[breaks[-1] + 1 :]  # before that there was no run
     if len(finished) < 2 or finished[-1] <= finished[0]:
         return None
     return float((len(finished) - 1) / (finished[-1] - finished[0]))

@@ -13,7 +13,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import signal
 import sys
 import threading
@@ -26,7 +25,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lsengine import checkpoint, data, history, lock, recipe
+from lsengine import checkpoint, data, devices, history, lock, recipe
 from lsengine.errors import Stopped, UsageError
 from lsengine.job import Job, first_difference
 from lsengine.learner import Learner
@@ -91,11 +90,7 @@ def run(job: Job, *, progress: str = "auto", place: Place = Place()) -> Path:
                 training = _Training(job, folder, stop, place)
                 training.begin(earlier)
                 training.finish(progress)
-    return folder / _name(last)
-
-
-def _name(epoch: int) -> str:
-    return f"epoch_{epoch:03d}.pt"
+    return folder / recipe.checkpoint_name(last)
 
 
 def _identity(job: Job) -> dict[str, Any]:
@@ -145,7 +140,7 @@ def _complete(job: Job, folder: Path, epoch: int) -> bool:
     """Whether all checkpoints up to an epoch are there."""
     assert job.document.train is not None
     due = [e for e in recipe.saved_epochs(job.document.train) if e <= epoch]
-    return all((folder / _name(e)).is_file() for e in due)
+    return all((folder / recipe.checkpoint_name(e)).is_file() for e in due)
 
 
 @contextlib.contextmanager
@@ -172,9 +167,7 @@ def undisturbed(job: Job, place: Place) -> Iterator[None]:
     wanted = place.threads if job.document.threads == "auto" else job.document.threads
     if wanted is not None:
         torch.set_num_threads(wanted)
-    torch.backends.cudnn.deterministic = True
-    # cuBLAS repeats its sums in one order only with a workspace of fixed size.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    devices.repeat_sums()
     try:
         with torch.random.fork_rng([0] if torch.cuda.is_available() else []):
             yield
@@ -283,7 +276,10 @@ class _Training:
             )
         if epoch in recipe.saved_epochs(self._recipe):
             checkpoint.save(
-                self._folder / _name(epoch), self._learner.model, epoch=epoch, content=row
+                self._folder / recipe.checkpoint_name(epoch),
+                self._learner.model,
+                epoch=epoch,
+                content=row,
             )
         if time.monotonic() - self._saved >= _RESUME_EVERY_S:
             self._write_resume(epoch)

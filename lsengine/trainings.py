@@ -76,8 +76,15 @@ def _agreed(code: int, world: World) -> int:
         world.send(code, to=0, tag=Tag.BYE)
         agreed: int = world.wait(Tag.STOP).payload
     else:
-        agreed = max([code, *(world.wait(Tag.BYE).payload for _ in range(1, world.size))])
-        for rank in range(1, world.size):
+        agreed, away = code, set(range(1, world.size))
+        while away - world.lost():
+            if (message := world.receive(Tag.BYE, limit_s=1.0)) is not None:
+                agreed = max(agreed, message.payload)
+                away.discard(message.source)
+        if away:
+            log.error("ranks %s have died; the same command goes on", sorted(away))
+            agreed = max(agreed, Stopped.exit_code)
+        for rank in set(range(1, world.size)) - away:
             world.send(agreed, to=rank, tag=Tag.STOP)
     world.flush()
     return agreed

@@ -45,7 +45,7 @@ def summary(track: Trajectory) -> list[str]:
         shares = ", ".join(f"{share:.1%}" for share in np.atleast_1d(ratio))
         lines.append(f"explained variance: {shares}; together {np.sum(ratio):.1%}")
     if (share := attributes.get("explained_displacement")) is not None:
-        lines.append(f"of the squared distance from the centre, {share:.2%} is in the plane")
+        lines.append(f"of the squared distance from the centre, {100 * share:.4g}% is in the plane")
     for axis in ("alpha", "beta"):
         if (cosine_T := track.columns.get(f"cosine_{axis}")) is not None:
             moved = cosine_T[cosine_T != 0]

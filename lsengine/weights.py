@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine import checkpoint, history
+from lsengine import checkpoint, history, naming
 from lsengine.checkpoint import Checkpoint
 from lsengine.errors import UsageError
 from lsengine.records import Bins, Weights
@@ -122,13 +122,4 @@ def _labels(paths: Sequence[Path], names: Sequence[str]) -> tuple[str, ...]:
         return tuple(names)
     if len({path.resolve() for path in paths}) != len(paths):
         raise UsageError("histogram: a checkpoint is named twice")
-    whole = [path.resolve().with_suffix("").parts for path in paths]
-    if len(set(whole)) != len(whole):
-        whole = [path.resolve().parts for path in paths]
-    tail = 1
-    while len({parts[-tail:] for parts in whole}) < len(whole):
-        tail += 1
-    ends = [parts[-tail:] for parts in whole]
-    # Recipes that end alike (epoch_300) are told apart by their folders alone.
-    alike = len(whole) > 1 and len({parts[-1] for parts in ends}) == 1
-    return tuple("/".join(parts[:-1] if alike else parts) for parts in ends)
+    return tuple(naming.parts_that_differ(paths))

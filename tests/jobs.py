@@ -40,6 +40,89 @@ class Slow(nn.Module):
         return self.net(x)
 
 
+class Gated(nn.Module):
+    """Stands still after some batches until a file is there."""
+
+    def __init__(self, gate, batches):
+        super().__init__()
+        self.net, self.gate, self.batches = mlp(), gate, batches
+
+    def forward(self, x):
+        self.batches -= 1
+        while self.batches < 0 and not os.path.exists(self.gate):
+            time.sleep(0.02)
+        return self.net(x)
+
+
+class Uneven(Slow):
+    """Slower on one rank, or stuck there for good once it has begun."""
+
+    def __init__(self, seconds, rank, times):
+        super().__init__(seconds)
+        self.is_here = os.environ.get("OMPI_COMM_WORLD_RANK", "alone") == str(rank)
+        self.times, self.calls = times, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.is_here and self.calls > 12:
+            time.sleep(self.seconds * (self.times - 1))
+        return super().forward(x)
+
+
+class Struck(Slow):
+    """On one rank, sends its own process a signal in the middle of a cell, not its first.
+
+    The others dawdle until that rank has begun, so that it is sure to get cells.
+    """
+
+    def __init__(self, seconds, rank, number, begun):
+        super().__init__(seconds)
+        self.is_here = os.environ.get("OMPI_COMM_WORLD_RANK") == str(rank)
+        self.number, self.begun, self.calls = number, begun, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.is_here:
+            open(self.begun, "w").close()
+        elif self.calls > 12 and not os.path.exists(self.begun):
+            time.sleep(0.2)
+        if self.is_here and self.calls == 22:
+            os.kill(os.getpid(), self.number)
+        return super().forward(x)
+
+
+class StopsWriting(Slow):
+    """On one rank, stops the process for good in the middle of its first write."""
+
+    def __init__(self, seconds, rank):
+        super().__init__(seconds)
+        if os.environ.get("OMPI_COMM_WORLD_RANK") == str(rank):
+            from lsengine.store import Writer
+
+            Writer._put = _stop
+
+
+def _stop(writer, name, cells, values):
+    import fcntl
+    import signal
+
+    file = open(writer._file.filename, "r+b")
+    first = writer._datasets[name].id.get_offset() + values.itemsize * cells[0]
+    fcntl.lockf(file, fcntl.LOCK_EX, values.nbytes, first)  # as MPI-IO does
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class Chance(nn.Module):
+    """Drops out in evaluation mode, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x):
+        return nn.functional.dropout(self.net(x), training=True)
+
+
 class Fragile(nn.Module):
     """Raises where its first weight has moved up."""
 
@@ -55,6 +138,18 @@ class Fragile(nn.Module):
         return self.net(x)
 
 
+class Hungry(nn.Module):
+    """Asks for more memory than there is where batches are large."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.net, self.most = mlp(), most
+
+    def forward(self, x):
+        torch.empty(2**46 if len(x) > self.most else 1, dtype=torch.uint8)
+        return self.net(x)
+
+
 class Explosive(nn.Module):
     """Infinite or not a number away from the centre."""
 
@@ -66,7 +161,7 @@ class Explosive(nn.Module):
         return self.net(x) ** 3 * 1e200
 '''
 
-PROVENANCE = {"wall_s", "finished", "worker", "failure"}
+PROVENANCE = {"wall_s", "finished", "worker", "batch", "failure"}
 
 
 def write_job(folder: Path, name: str = "job", **changes: Any) -> Path:

@@ -84,14 +84,20 @@ class Pool:
         )
 
     def evaluate(
-        self, jobs: Path | list[Path], ranks: int, *, timeout: float = 60, **options: Any
+        self,
+        jobs: Path | list[Path],
+        ranks: int,
+        *,
+        timeout: float = 120,
+        command: str = "evaluate",
+        **options: Any,
     ) -> dict[str, Any]:
-        """Evaluate jobs on the first ``ranks`` ranks; return exit code and message."""
+        """Evaluate (or connect) jobs on the first ``ranks`` ranks; return code and message."""
         assert 1 <= ranks <= POOL_RANKS
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         paths = [str(job) for job in (jobs if isinstance(jobs, list) else [jobs])]
-        request = {"jobs": paths, "ranks": ranks, "options": options}
+        request = {"jobs": paths, "ranks": ranks, "options": options, "command": command}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         watchdog = threading.Timer(timeout, self._process.kill)

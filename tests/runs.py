@@ -20,14 +20,14 @@ TRAIN = {
 PRINCIPAL = {"kind": "principal", "checkpoints": "run/epoch_*.pt"}
 
 
-def run_job(folder: Path, name: str = "job", **changes: Any) -> Path:
-    """Train once, and write a job in the principal plane of its checkpoints."""
+def run_job(folder: Path, name: str = "job", *, arch: str = "testnets:mlp", **changes: Any) -> Path:
+    """Train a network once, and write a job in the principal plane of its checkpoints."""
     last = "run/epoch_008.pt"
     if not (folder / last).exists():
-        model = {"arch": "testnets:mlp"}
+        model = {"arch": arch, "args": {"seconds": 0.0} if arch.endswith("Slow") else {}}
         train.run(jobs.load(write_job(folder, "train", model=model, train=TRAIN)), progress="none")
     document: dict[str, Any] = {
-        "model": {"arch": "testnets:mlp", "checkpoint": last},
+        "model": {"arch": arch, "checkpoint": last},
         "directions": {"alpha": PRINCIPAL, "beta": PRINCIPAL},
         "grid": {"alpha": ["auto", 5], "beta": ["auto", 4]},
     }

@@ -15,24 +15,45 @@ LARGEST = 450
 LAYERS = """
     __main__
     cli
-    trainings trajectories connect inputs compare spectrum
-    engine train render status weights export submit merge doctor
+    watch
+    trainings trajectories connect inputs compare spectrum export submit doctor
+    engine train render status weights merge
     learner
     objective store ranks slurm lock history
+    resident grouping
+    losses
     data extremes
-    images checkpoint
-    models directions curvature principal curve recipe flatness
+    images checkpoint devices
+    models fusion directions curvature principal curve recipe flatness
     job
     checks
-    matrix problems surface records layout
-    schema grid log disk
+    matrix problems surface records layout naming memory_order decoded convolution
+    schema grid log disk extras
     errors __version__
 """
 LEVEL = {name: -row for row, names in enumerate(LAYERS.splitlines()) for name in names.split()}
-MATHEMATICS = {"data", "extremes", "models", "directions", "curvature", "principal", "curve"} | {
-    *("recipe", "flatness", "grid")
-}
-LIGHT = {"cli", "inputs", "compare", "render", "status", "export", "store", "lock", "history"} | {
+MATHEMATICS = {
+    "data",
+    "extremes",
+    "models",
+    "fusion",
+    "directions",
+    "curvature",
+    "principal",
+    "curve",
+} | {*("recipe", "flatness", "grid", "memory_order", "grouping", "convolution")}
+LIGHT = {
+    "cli",
+    "watch",
+    "inputs",
+    "compare",
+    "render",
+    "status",
+    "export",
+    "store",
+    "lock",
+    "history",
+} | {
     *(
         "flatness",
         "job",
@@ -44,6 +65,7 @@ LIGHT = {"cli", "inputs", "compare", "render", "status", "export", "store", "loc
         "schema",
         "grid",
         "errors",
+        "extras",
     )
 }
 ONLY = {  # foreign library: the modules that may import it
@@ -52,8 +74,11 @@ ONLY = {  # foreign library: the modules that may import it
     "yaml": {"job"},
     "matplotlib": {"render"},
     "sklearn": {"data"},
-    "PIL": {"images"},
+    "PIL": {"images", "render"},
     "torchvision": {"models"},
+    "trimesh": {"export"},
+    "vtkmodules": {"export", "render"},
+    "plotly": {"render"},
     "subprocess": {"slurm", "doctor"},
 }
 
@@ -66,16 +91,19 @@ def _sources():
             yield name, path, ast.parse(path.read_text())
 
 
+IMPORTING = ("import_module", "library")
+
+
 def _imports(tree):
-    """Yield the dotted names that a module imports anywhere, by `import_module` too."""
+    """Yield the dotted names that a module imports anywhere, by a function that does it, too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield from (a.value for a in node.args if isinstance(a, ast.Constant))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(IMPORTING):
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant))
 
 
 EDGES = {

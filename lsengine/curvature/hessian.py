@@ -6,16 +6,20 @@ Shape suffixes: N samples of a batch, P numbers of the chosen parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp
+from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lsengine import memory_order
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
 Tensors = dict[str, Tensor]
-_Product = Callable[[Batch, Tensors, Tensors], Tensors]
+_MeanLoss = Callable[[Tensors], Tensor]
+_Product = Callable[[_MeanLoss, Tensors, Tensors], Tensors]
 
 
 class Hessian:
@@ -82,6 +86,7 @@ class Hessian:
         self.dtype, self.device = kinds.pop()
         self.size = sum(parameters[n].numel() for n in self.names)
         self._model, self._batches, self._loss, self._tick = model, batches, loss, tick
+        self._as_it_is = memory_order.is_channels_last_safe(model, self.device)
         self.forward_mode = self._has_forward_mode()
 
     def __call__(self, vector_P: Tensor) -> Tensor:
@@ -121,15 +126,20 @@ class Hessian:
             # a clone made outside of inference mode is a tensor that autograd accepts
             vector_P = vector_P.clone() if vector_P.is_inference() else vector_P.detach()
             result_P = torch.zeros_like(vector_P)
-            every = dict(self._model.named_parameters())
-            weights = {name: every[name].detach() for name in self.names}
+            fixed = {name: self._laid_out(p) for name, p in self._model.named_parameters()}
+            weights = {name: fixed.pop(name) for name in self.names}
             tangents, totals = self.unflatten(vector_P), self.unflatten(result_P)
-            for batch in batches:
+            for inputs, targets in batches:
                 self._tick()
-                share = how(batch, weights, tangents)
+                batch = (self._laid_out(inputs), targets)
+                share = how(partial(self._mean_loss, batch, fixed), weights, tangents)
                 for name, total in totals.items():
-                    total.add_(share[name], alpha=len(batch[0]) / self._samples)
+                    total.add_(share[name], alpha=len(inputs) / self._samples)
         return result_P
+
+    def _laid_out(self, tensor: Tensor) -> Tensor:
+        """Return a constant of a product in an order of memory that it survives."""
+        return tensor.detach() if self._as_it_is else memory_order.contiguous(tensor)
 
     def _has_forward_mode(self) -> bool:
         """Try a product with two samples, so that what is used depends on the model alone."""
@@ -141,35 +151,54 @@ class Hessian:
             return False
         return True
 
-    def _mean_loss(self, batch: Batch, weights: Tensors) -> Tensor:
+    def _mean_loss(self, batch: Batch, fixed: Tensors, weights: Tensors) -> Tensor:
         inputs, targets = batch
-        output = functional_call(self._model, weights, (inputs,))
+        output = functional_call(self._model, {**fixed, **weights}, (inputs,))
         # float64: at a minimum the softmax of float32 logits has lost the small losses
         return self._loss(output.to(targets.device, torch.float64), targets).mean()
 
-    def _reverse_over_forward(self, batch: Batch, weights: Tensors, tangents: Tensors) -> Tensors:
-        def slope(at: Tensors) -> Tensor:
-            slope: Tensor = jvp(lambda w: self._mean_loss(batch, w), (at,), (tangents,))[1]
-            return slope
+    def _reverse_over_forward(
+        self, mean_loss: _MeanLoss, weights: Tensors, tangents: Tensors
+    ) -> Tensors:
+        """Differentiate the directional derivative of the loss.
 
-        product: Tensors = grad(slope)(weights)
-        return product
-
-    def _reverse_over_reverse(self, batch: Batch, weights: Tensors, tangents: Tensors) -> Tensors:
-        """Differentiate the gradient's product with the vector, by plain autograd.
-
-        Without ``torch.func``, so that autograd functions written for plain autograd work.
+        Backwards by plain autograd: ``torch.func.grad`` loads the compiler, which takes every
+        worker two seconds.
         """
         leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-        inputs = list(leaves.values())
-        loss = self._mean_loss(batch, leaves)
-        gradient = torch.autograd.grad(loss, inputs, create_graph=True, materialize_grads=True)
-        curved = [
-            (g, t) for g, t in zip(gradient, tangents.values(), strict=True) if g.requires_grad
-        ]
-        if not curved:  # a loss linear in the parameters
-            return {name: torch.zeros_like(w) for name, w in weights.items()}
-        rows = torch.autograd.grad(
-            [g for g, _ in curved], inputs, [t for _, t in curved], materialize_grads=True
+        slope = jvp(mean_loss, (leaves,), (tangents,))[1]
+        return _gradients([slope], leaves, [None])
+
+    def _reverse_over_reverse(
+        self, mean_loss: _MeanLoss, weights: Tensors, tangents: Tensors
+    ) -> Tensors:
+        """Differentiate the gradient's product with the vector, by plain autograd.
+
+        Without ``jvp``, so that autograd functions written for plain autograd work.
+        """
+        leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
+        loss = mean_loss(leaves)
+        gradient = torch.autograd.grad(
+            loss, list(leaves.values()), create_graph=True, materialize_grads=True
         )
-        return dict(zip(leaves, rows, strict=True))
+        return _gradients(gradient, leaves, list(tangents.values()))
+
+
+def _gradients(
+    outputs: Sequence[Tensor], leaves: Tensors, factors: Sequence[Tensor | None]
+) -> Tensors:
+    """Return the gradients, by name, of the sum of outputs times factors.
+
+    Outputs that depend on no leaf count as constants, as does the slope of a loss linear in
+    the parameters.
+    """
+    pairs = [(o, f) for o, f in zip(outputs, factors, strict=False) if o.requires_grad]
+    if not pairs:
+        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    rows = torch.autograd.grad(
+        [o for o, _ in pairs],
+        list(leaves.values()),
+        [f for _, f in pairs],
+        materialize_grads=True,
+    )
+    return dict(zip(leaves, rows, strict=True))

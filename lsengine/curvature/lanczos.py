@@ -20,9 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lsengine.errors import EnvironmentUnfit
+
 Array = NDArray[np.float64]
 Positions = NDArray[np.intp]
 
+_LEAST = 8  # vectors that a job may ask for
 _COLUMNS = 1 << 20  # of the basis that a restart rotates at a time
 _ROUNDING = 32  # units in the last place of a product in float32; 14 at most were measured
 
@@ -94,6 +97,7 @@ class Krylov:
     Raises:
         ValueError: If ``basis`` is below 4, ``max_products`` below 1 or ``tolerance`` not
             positive.
+        EnvironmentUnfit: If there is no memory for the basis.
     """
 
     def __init__(self, operator: Operator, start_P: Tensor, options: Lanczos) -> None:
@@ -104,7 +108,7 @@ class Krylov:
             )
         self._operator, self._limit = operator, options.max_products
         self._room = min(options.basis, operator.size)
-        self._basis_MP = start_P.new_empty((self._room + 1, operator.size))
+        self._basis_MP = self._allocated(start_P)
         self._projected_MM = np.zeros((self._room + 1, self._room + 1))
         self._basis_MP[0] = start_P
         normalize_(self._basis_MP[0])
@@ -188,6 +192,19 @@ class Krylov:
         self._projected_MM[range(count), range(count)] = theta_K[keep]
         self._projected_MM[count, :count] = self._projected_MM[:count, count] = coupling_K
         self._steps = count
+
+    def _allocated(self, like_P: Tensor) -> Tensor:
+        size, dtype = self._operator.size, like_P.dtype
+        try:
+            return like_P.new_empty((self._room + 1, size))
+        except RuntimeError as error:  # smaller batches would not help
+            here, least = (krylov_bytes(size, dtype, b) / 2**30 for b in (self._room, _LEAST))
+            raise EnvironmentUnfit(
+                f"curvature.basis: {self._room} vectors of {size:,} numbers, and what goes with "
+                f"them, take {here:.3g} GiB; {like_P.device} has no room for that "
+                f"({str(error).splitlines()[0]}); a smaller basis takes less, {_LEAST}, the "
+                f"least, {least:.3g} GiB"
+            ) from error
 
     def _rounding(self) -> float:
         largest = float(np.abs(self._projected_MM).max())

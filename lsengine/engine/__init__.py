@@ -9,13 +9,16 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsengine import log as logs
 from lsengine import store
-from lsengine.engine.messages import Assignment
+from lsengine.engine.messages import Assignment, Plan
 from lsengine.engine.run import Options, Run
+from lsengine.engine.watchdog import Watchdog
 from lsengine.engine.worker import work
 from lsengine.errors import CellsFailed, EnvironmentUnfit, LsengineError, Stopped
 from lsengine.job import Job, load_all
@@ -25,6 +28,7 @@ from lsengine.store import Results
 
 if TYPE_CHECKING:
     from lsengine.engine.coordinator import Coordinator
+    from lsengine.engine.evaluator import Evaluator
 
 __all__ = ["Options", "evaluate", "evaluate_found"]
 Find = Callable[[StopRequest], Sequence[Job]]
@@ -54,7 +58,8 @@ def evaluate(
     command = "trajectory" if options.trajectory_only else "eval"
 
     def find(_: StopRequest) -> list[Job]:
-        return [job for path in paths for job in load_all(path, command=command, only=only)]
+        found = [job for path in paths for job in load_all(path, command=command, only=only)]
+        return [replace(job, shard=options.shard) for job in found]
 
     return evaluate_found(find, options, world=world)
 
@@ -98,17 +103,25 @@ def _evaluate_here(job: Job, options: Options, stop: StopRequest) -> None:
         if stop:
             raise Stopped(f"stopped by {stop.signal}")
 
-    run = Run(job, options)
+    watchdog = Watchdog(job.document.launch.hang_s)
+
+    def tick_while_evaluating() -> None:
+        tick()
+        watchdog.progress()
+
+    run = Run(job, options, tick)
     if not run.cells:
         run.conclude()
         return
     from lsengine.engine.evaluator import Evaluator
 
     here = Assignment(job, slot=0, threads=len(usable_cores()))
-    evaluator = Evaluator(here, tick=tick, loaded=run.loaded)
+    evaluator = Evaluator(here, tick=tick_while_evaluating, loaded=run.loaded)
+    watchdog.rest()  # what comes now may take its time in one piece
     plan = run.settle(evaluator.facts(socket.gethostname()), world=None, tick=tick)
     writer = store.Writer(plan.path)
     try:
+        watchdog.progress()
         evaluator.start(plan.for_(checks=True))
         rest = run.cells
         while rest:
@@ -121,8 +134,10 @@ def _evaluate_here(job: Job, options: Options, stop: StopRequest) -> None:
     except Stopped as stopped:
         raise run.stopped(stopped) from None
     finally:
+        watchdog.rest()
         run.close()
         writer.close()
+    run.verify()
     run.conclude()
 
 
@@ -146,9 +161,7 @@ def _lead(find: Find, options: Options, stop: StopRequest, world: World) -> int:
         if failed:
             raise CellsFailed("\n".join(str(error) for error in failed))
     except LsengineError as error:
-        if not coordinator.dismiss(error.exit_code):
-            log.error("%s", error)  # noqa: TRY400  a user's error needs no traceback
-            world.abort(error.exit_code)
+        coordinator.dismiss(error.exit_code)
         raise
     return 0
 
@@ -159,22 +172,27 @@ def _evaluate_with(
     """Have one job evaluated by the workers, and dismiss them; from all jobs if none is left."""
     if _has_work(job, options):
         coordinator.greet(job)  # workers load while the coordinator prepares
-    run = Run(job, options)
+    run = Run(job, options, coordinator.check_stop)
     writer: store.Writer | None = None
 
     def sink(results: Results) -> None:
-        if writer is not None:
+        if writer is not None and (not plan.parallel or results.worker == 0):
             writer.write(results)
         run.count(results)
 
     try:
         if run.cells:
             plan = run.settle(coordinator.first_facts(), world, tick=coordinator.check_stop)
-            writer = None if plan.parallel else store.Writer(plan.path)
-            coordinator.serve(plan, run.cells, sink, run.blocks)
-        code = CellsFailed.exit_code if failed and not more else run.code
-        if not coordinator.dismiss(code, more=more):
-            raise Stopped("some ranks did not answer any more")  # noqa: TRY301  one way out
+            here = coordinator.place_here(usable_cores(), run.devices())
+            if here is not None or not plan.parallel:
+                writer = store.Writer(plan.path, world.alone if plan.parallel else None)
+            own = None if here is None else partial(_own_evaluator, here, run, plan)
+            coordinator.serve(plan, run.cells, sink, blocks=run.blocks, own=own)
+            if writer is not None:
+                writer.close()
+                writer = None
+            run.verify()
+        coordinator.dismiss(CellsFailed.exit_code if failed and not more else run.code, more=more)
     except Stopped as stopped:
         coordinator.dismiss(stopped.exit_code)
         raise run.stopped(stopped) from None
@@ -186,6 +204,16 @@ def _evaluate_with(
         if writer is not None:
             writer.close()
     run.conclude()
+
+
+def _own_evaluator(here: Assignment, run: Run, plan: Plan, tick: Callable[[], None]) -> Evaluator:
+    """Return what evaluates cells on rank 0 itself."""
+    from lsengine.engine.evaluator import Evaluator
+
+    log.info("rank 0 evaluates, too: it would leave a device or a core idle")
+    evaluator = Evaluator(here, tick=tick, loaded=run.loaded)
+    evaluator.start(plan)
+    return evaluator
 
 
 def _has_work(job: Job, options: Options) -> bool:

@@ -1,26 +1,43 @@
 """The coordinator: hands out chunks on demand and lets nobody wait for anybody else.
 
 A chunk is leased to the worker that asked for it; whatever a worker does not report as
-finished goes back.  There is no static split and no collective call.
+finished goes back.  There is no static split and no collective call.  Where the launcher lets the
+others live, a worker that dies costs the cells it had in hand, and one that hangs holds nobody up.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import logging
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lsengine.engine.leases import Leases, named, report_interval
 from lsengine.engine.messages import Assignment, Facts, Farewell, Hello, Plan, Report
+from lsengine.engine.places import Devices, Places
+from lsengine.engine.watchdog import Watchdog
 from lsengine.errors import LsengineError, Stopped
-from lsengine.grid import chunk_size
 from lsengine.job import Job
 from lsengine.ranks import Message, StopRequest, Tag, World
 from lsengine.store import Results
 
+if TYPE_CHECKING:
+    from lsengine.engine.evaluator import Evaluator
+
 log = logging.getLogger(__name__)
 _GREETING_S = 10.0
 _PARTING_S = 60.0
+_NAPS_S = 0.002, 0.02  # between two looks into the mailbox, at most
+_LOOK_EVERY_S = 0.1
+_SILENT_S = 2.0  # for those who have been silent for long already
+Own = Callable[[Callable[[], None]], "Evaluator"]
 
 
 class Coordinator:
@@ -36,18 +53,19 @@ class Coordinator:
         self._world, self._stop, self._chunk = world, stop, chunk
         self._job: Job | None = None
         self._plan: Plan | None = None
-        self._hellos: dict[int, Hello] = {}
-        self._slots: dict[int, int] = {}
-        self._facts: dict[int, Facts] = {}
-        self._cell_s: dict[int, float] = {}
-        self._leases: dict[int, list[int]] = {}
+        self._places = Places()
+        self._hellos = self._places.hellos
+        self._leases = Leases((), 1)
         self._idle: deque[int] = deque()
-        self._queue: deque[int] = deque()
-        self._present = set(range(1, world.size))  # have not said goodbye
+        self._present = set(range(1, world.size)) - world.lost()  # have not said goodbye
+        self._silent: set[int] = set()
+        self._watchdog: Watchdog | None = None  # of the rank itself, if it takes part
+        self._patience_s = math.inf
+        self._checker: int | None = None
+        self._nap_s, self._looked = _NAPS_S[0], 0.0
+        self._error: Exception | None = None
         self._dismissed: set[int] = set()
-        self._has_given_up = False
         self._sink: Callable[[Results], None] = lambda results: None
-        self._blocks: Sequence[int] | None = None
 
     def greet(self, job: Job) -> None:
         """Tell every worker the job and its place; late ones are told when they come.
@@ -56,7 +74,7 @@ class Coordinator:
         message is awaited for a while.
         """
         end = _GREETING_S
-        while len(self._hellos) < self._world.size - 1:
+        while self._present - self._hellos.keys():
             message = self._world.receive(Tag.HELLO, idle=self.check_stop, limit_s=end)
             if message is None:
                 late = self._present - self._hellos.keys()
@@ -69,16 +87,18 @@ class Coordinator:
 
     def first_facts(self) -> Facts:
         """Wait for the first worker that has loaded everything, and return its facts."""
-        while not self._facts:
+        while not self._places.facts:
             self._handle(self._next())
-        return next(iter(self._facts.values()))
+        return next(iter(self._places.facts.values()))
 
     def serve(
         self,
         plan: Plan,
         cells: Iterable[int],
         sink: Callable[[Results], None],
+        *,
         blocks: Sequence[int] | None = None,
+        own: Own | None = None,
     ) -> None:
         """Have cells evaluated until none is left.
 
@@ -86,43 +106,110 @@ class Coordinator:
             plan: Told to every worker; the first one also checks the centre.
             cells: Flat indices in the order of visiting.
             sink: Called with every chunk's results.
-            blocks: For every cell of the grid the block it belongs to, where it is better that
-                one worker does a whole block.
+            blocks: See `Leases`.
+            own: Makes this rank's own evaluator, if it takes part: called once with what to
+                call before every mini-batch.
 
         Raises:
-            Stopped: If a signal asked for it.
+            Stopped: If a signal asked for it, or nobody is left to work.
             LsengineError: If a worker cannot work.
         """
-        self._plan, self._sink, self._blocks = plan, sink, blocks
-        self._queue.extend(cells)
-        for rank in list(self._facts):
+        assert self._job is not None
+        self._sink = sink
+        self._patience_s = self._job.document.launch.hang_s
+        workers = self._world.size - 1 + (own is not None)
+        report_s = report_interval(workers, gathers=not plan.parallel)
+        self._plan = replace(plan, report_s=report_s)
+        self._leases = Leases(cells, workers, chunk=self._chunk, report_s=report_s, blocks=blocks)
+        for rank in list(self._places.facts):
             self._send_plan(rank)
-        while self._queue or self._leases:
-            self._handle(self._next())
+        evaluator = self._begin_here(own) if own is not None else None
+        while self._leases:
+            if evaluator is not None and self._leases.waiting:
+                self._take_part(evaluator)
+            else:
+                self._handle(self._next())
 
-    def dismiss(self, code: int, *, more: bool = False) -> bool:
-        """Tell every worker to leave with ``code`` and wait for the goodbyes.
+    def _begin_here(self, own: Own) -> Evaluator:
+        self._watchdog = Watchdog(self._patience_s)
+        self._watchdog.progress()
+        try:
+            evaluator = own(self._between_batches)
+        except Stopped:
+            raise self._error or Stopped("rank 0") from None
+        finally:
+            self._watchdog.rest()
+        self._places.loaded(0, evaluator.facts(self._world.host))
+        return evaluator
+
+    def _take_part(self, evaluator: Evaluator) -> None:
+        """Evaluate some cells here, serving the others between mini-batches."""
+        assert self._watchdog is not None
+        rest = self._leases.take(0)
+        self._watchdog.progress()
+        try:
+            while rest:
+                report = evaluator.run(rest)
+                if self._error is not None:
+                    raise self._error
+                self.check_stop()
+                rest = rest[len(report.results.cells) :]
+                self._absorb(0, report, goes_on=bool(rest))
+        finally:
+            self._watchdog.rest()
+
+    def _between_batches(self) -> None:
+        """Serve the others; a mistake here must not pass for one of the cell's."""
+        assert self._watchdog is not None
+        self._watchdog.progress()
+        try:
+            self.check_stop()
+            while (message := self._world.poll()) is not None:
+                self._handle(message)
+            self._look_after_workers()  # after what they have told while this rank was busy
+        except Exception as error:
+            self._error = error
+            raise Stopped("rank 0") from error
+
+    def place_here(self, cores: frozenset[int], devices: Devices) -> Assignment | None:
+        """Return this rank's place if it leaves a device or a core idle, else None.
+
+        Args:
+            cores: Processor cores this rank may use.
+            devices: See `Places.assign_here`.
+        """
+        assert self._job is not None
+        hello = Hello(self._world.host, os.getpid(), cores, devices[2])
+        return self._places.assign_here(hello, devices, self._job)
+
+    def dismiss(self, code: int, *, more: bool = False) -> None:
+        """Tell every worker to leave with ``code`` and wait for the goodbyes, within limits.
 
         What a worker had finished of its chunk still reaches the sink.
 
         Args:
             code: The exit code all ranks agree on, unless there is more to do.
-            more: Whether another job follows, for which the workers stay.
-
-        Returns:
-            Whether all have answered within the time limit.
+            more: Whether another job follows, for which the workers stay.  Who has not even said
+                hello is not waited for then.
         """
+        if self._world.outlives:
+            # There, a worker does not wait for the others when it leaves, and one that left with
+            # another code would end them, rank 0 among them, which still has to close the file.
+            code = 0
         early: list[Message] = []
-        while self._present and not self._has_given_up:
+        heard = time.monotonic()
+        while awaited := self._present & self._hellos.keys() if more else self._present:
             for rank in (self._present & self._hellos.keys()) - self._dismissed:
                 self._world.send(Farewell(code, more), to=rank, tag=Tag.STOP)
                 self._dismissed.add(rank)
-            message = self._world.receive(limit_s=_PARTING_S)
+            self._bury()
+            message = self._world.receive(limit_s=0.5)
             if message is None:
-                log.error("no answer from ranks %s; ending them", _ranks(self._present))
-                self._has_given_up = True
-                break
-            if message.tag is Tag.HELLO and message.source not in self._present:
+                if time.monotonic() > heard + self._parting_s(awaited):
+                    self._give_up(awaited)
+                continue
+            heard = time.monotonic()
+            if message.tag is Tag.HELLO and (more or message.source not in self._present):
                 early.append(message)  # about the next job
             elif message.tag is Tag.HELLO:
                 self._hellos[message.source] = message.payload
@@ -134,7 +221,34 @@ class Coordinator:
                     self._absorb_last(message)
         self._world.put_back(early)
         self._world.flush()
-        return not self._has_given_up
+        if not more and self._world.outlives:
+            self._world.forsake()
+
+    def _parting_s(self, awaited: set[int]) -> float:
+        """Return how long nobody may be heard of while goodbyes are awaited."""
+        if awaited <= self._silent:
+            return _SILENT_S
+        if (awaited - self._silent) & self._places.facts.keys():
+            return _PARTING_S
+        return min(_PARTING_S, self._patience_s)  # they have not begun, and hold nothing
+
+    def _give_up(self, absent: set[int]) -> None:
+        """Leave without those who do not answer, whose cells others have done."""
+        log.warning("no answer from ranks %s; leaving without them", _ranks(absent))
+        # Where others outlive it, a killed worker changes nothing; elsewhere it would be the end of
+        # all, with its status.  The launcher is then asked to end all, with the agreed code.
+        killed = {rank for rank in absent if self._world.outlives and self._kill(rank)}
+        self._world.abandon(absent - killed)
+        self._present -= absent
+
+    def _kill(self, rank: int) -> bool:
+        """End a worker of this host by a signal; return whether it is one that can be seen here."""
+        hello = self._hellos.get(rank)
+        if hello is None or hello.host != self._world.host or not _is_rank(hello.pid, rank):
+            return False
+        with contextlib.suppress(OSError):
+            os.kill(hello.pid, signal.SIGKILL)
+        return True
 
     def _absorb_last(self, message: Message) -> None:
         """Absorb a report while parting, when an error can only be told, not acted on."""
@@ -145,9 +259,48 @@ class Coordinator:
             self._sink = lambda results: None
 
     def _next(self) -> Message:
-        message = self._world.receive(idle=self.check_stop)
+        def idle() -> None:
+            self.check_stop()
+            self._look_after_workers()
+
+        message = self._world.receive(idle=idle, nap_s=self._nap_s)
         assert message is not None
         return message
+
+    def _look_after_workers(self) -> None:
+        """Give away what dead and silent workers had in hand; now and then, as it asks for all."""
+        if time.monotonic() < self._looked + _LOOK_EVERY_S:
+            return
+        self._looked = time.monotonic()
+        self._bury()
+        for rank, seconds in self._leases.silent(self._patience_s).items():
+            cells = self._leases.give_back(rank)
+            self._silent.add(rank)
+            if self._world.outlives:
+                # Stopped in the middle of a write it keeps MPI-IO's lock on that cell, and whoever
+                # takes the cell over waits for it.
+                self._kill(rank)
+            log.error(
+                "rank %d on %s has been silent for %.0f s; others take its cells %s",
+                *(rank, self._hellos[rank].host, seconds, named(cells)),
+            )
+            self._hand_out()
+        if not self._present - self._silent and self._watchdog is None:
+            silent = f"; ranks {_ranks(self._silent)} are silent" if self._silent else ""
+            raise Stopped(f"no worker is left{silent}")
+
+    def _bury(self) -> None:
+        """Take note of workers that have died."""
+        for rank in self._world.lost() & self._present:
+            cells = self._leases.give_back(rank)
+            host = self._places.forget(rank)
+            self._present.discard(rank)
+            if rank == self._checker:
+                self._checker = None
+            self._idle = deque(r for r in self._idle if r != rank)
+            what = f"others take its cells {named(cells)}" if cells else "it had no cells in hand"
+            log.error("rank %d on %s has died; %s", rank, host, what)
+            self._hand_out()
 
     def check_stop(self) -> None:
         """Raise `Stopped` if a signal asked for it."""
@@ -161,9 +314,7 @@ class Coordinator:
             if self._job is not None:
                 self._assign(rank)
         elif message.tag is Tag.LOADED:
-            self._warn_if_shared(rank, payload)
-            self._warn_if_different(rank, payload)
-            self._facts[rank] = payload
+            self._places.loaded(rank, payload)
             if self._plan is not None:
                 self._send_plan(rank)
         elif message.tag is Tag.PART:
@@ -178,102 +329,53 @@ class Coordinator:
 
     def _assign(self, rank: int) -> None:
         assert self._job is not None
-        slot, threads = place(rank, self._hellos, self._slots)
-        self._slots[rank] = slot
-        self._world.send(Assignment(self._job, slot, threads), to=rank, tag=Tag.JOB)
+        self._world.send(self._places.assign(rank, self._job), to=rank, tag=Tag.JOB)
 
     def _send_plan(self, rank: int) -> None:
         assert self._plan is not None
-        first = rank == next(iter(self._facts))
-        self._world.send(self._plan.for_(checks=first), to=rank, tag=Tag.PLAN)
+        if self._checker is None:
+            self._checker = rank
+        plan = self._plan.for_(checks=rank == self._checker)
+        self._world.send(plan, to=rank, tag=Tag.PLAN)
 
     def _absorb(self, rank: int, report: Report, *, goes_on: bool = False) -> None:
         """Take note of finished cells; what a worker does not go on with goes back."""
-        finished = set(report.results.cells)
-        rest = [c for c in self._leases.pop(rank, []) if c not in finished]
-        if goes_on:
-            self._leases[rank] = rest
-        else:
-            self._queue.extendleft(reversed(rest))
-        if finished:
-            self._cell_s[rank] = report.seconds / len(finished)
-            self._sink(report.results)
+        self._silent.discard(rank)
+        results = report.results
+        if results.cells:  # whoever asks for cells waits through a nap: a hundredth of one's time
+            wanted_s = report.seconds / len(results.cells) / 100
+            self._nap_s = min(max(wanted_s, _NAPS_S[0]), _NAPS_S[1])
+        new = self._leases.finish(rank, results.cells, report.seconds, goes_on=goes_on)
+        if new:
+            self._sink(results if len(new) == len(results.cells) else results.of(new))
         if report.interrupted and rank not in self._dismissed:
             self._stop.request(f"{report.interrupted} on rank {rank}")
 
     def _hand_out(self) -> None:
-        while self._idle and self._queue and not self._stop:
+        while self._idle and self._leases.waiting and not self._stop:
             rank = self._idle.popleft()
-            size = self._chunk or chunk_size(
-                len(self._queue), self._world.size - 1, self._cell_s.get(rank, 0.0)
-            )
-            if self._blocks is not None and self._chunk is None:
-                size = max(size, self._rest_of_block())
-            chunk = [self._queue.popleft() for _ in range(min(size, len(self._queue)))]
-            self._leases[rank] = chunk
-            self._world.send(chunk, to=rank, tag=Tag.WORK)
-
-    def _warn_if_different(self, rank: int, facts: Facts) -> None:
-        for other, theirs in itertools.islice(self._facts.items(), 1):
-            if different := _differences(facts, theirs):
-                log.warning(
-                    "ranks %d and %d differ in %s; their cells agree to the precision's "
-                    "tolerance, not bit by bit",
-                    *(rank, other, ", ".join(different)),
-                )
-
-    def _rest_of_block(self) -> int:
-        """Return how many cells at the head of the queue share a block, or a fair share of all.
-
-        Whoever begins a block should end it: every worker in it needs its coarse cell's vectors.
-        """
-        blocks = self._blocks
-        assert blocks is not None
-        share = max(1, len(self._queue) // (2 * (self._world.size - 1)))
-        head = list(itertools.islice(self._queue, share))
-        return len(list(itertools.takewhile(lambda c: blocks[c] == blocks[head[0]], head)))
-
-    def _warn_if_shared(self, rank: int, facts: Facts) -> None:
-        for other, theirs in self._facts.items():
-            if facts.device_id and facts.device_id == theirs.device_id:
-                log.warning(
-                    "ranks %d and %d share one card (%s on %s); start one worker per card, "
-                    "and one rank more for the coordinator",
-                    *(other, rank, facts.device_kind, facts.host),
-                )
-
-
-def _differences(facts: Facts, others: Facts) -> list[str]:
-    names = ("device_kind", "torch_version", "threads")
-    pairs = [(n, getattr(facts, n), getattr(others, n)) for n in names]
-    return [f"{name} {mine!r} and {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
-
-
-def place(rank: int, hellos: Mapping[int, Hello], slots: Mapping[int, int]) -> tuple[int, int]:
-    """Return a worker's number among its equals, which chooses its device, and its threads.
-
-    Workers are equals if they are on one host and see the same devices: a launcher that gives
-    each its own device makes each number 0.  Every core of a host is shared among those that may
-    use it, bound or not; the coordinator does not count, as it does not compute.
-
-    Args:
-        rank: The worker.
-        hellos: Of all workers heard of so far, it among them.
-        slots: Numbers given to workers already; the smallest free one is given next.
-    """
-    mine = hellos[rank]
-    peers = {r: h for r, h in hellos.items() if h.host == mine.host}
-    users = Counter(core for hello in peers.values() for core in hello.cores)
-    share = sum(1 / users[core] for core in mine.cores)
-    taken = {slots[r] for r, h in peers.items() if r in slots and h.visible == mine.visible}
-    slot = next(number for number in itertools.count() if number not in taken)
-    return slot, max(1, int(share + 1e-9))
+            self._world.send(self._leases.take(rank), to=rank, tag=Tag.WORK)
 
 
 def _named(error: LsengineError, rank: int, host: str) -> LsengineError:
     """Say where an error happened; that of a worker may be its host's alone."""
     error.args = (f"{error} (rank {rank} on {host})",)
     return error
+
+
+def _is_rank(process: int, rank: int) -> bool:
+    """Whether a process of this host is a rank of this launch.
+
+    In a container of its own a worker counts its processes from 1, and here the number is that
+    of somebody else's.
+    """
+    try:
+        variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    launch = os.environ.get("PMIX_NAMESPACE", "")
+    wanted = {f"OMPI_COMM_WORLD_RANK={rank}".encode(), f"PMIX_NAMESPACE={launch}".encode()}
+    return wanted <= set(variables)
 
 
 def _ranks(ranks: Iterable[int]) -> str:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lsengine import devices, extremes, losses
 from lsengine import objective as objectives
-from lsengine.curvature import Eigenpairs, Hessian, Lanczos, leading_eigenvectors
+from lsengine.curvature import Eigenpairs, Hessian, Lanczos, krylov_bytes, leading_eigenvectors
 from lsengine.engine import prepare
 from lsengine.engine.messages import Facts
 from lsengine.engine.prepare import Loaded
@@ -58,7 +59,7 @@ def of_directions(
     specs = {a: s for a, s in job.directions.items() if isinstance(s, HessianDirection)}
     if not specs:
         return {}
-    device = objectives.device_of(job.document.device, 0)
+    device = devices.device_of(job.document.device, 0)
     if device.type != facts.device_kind.partition(" ")[0]:
         log.warning("hessian directions: computed on %s, cells on %s", device, facts.device_kind)
     torch.set_num_threads(facts.threads)
@@ -94,17 +95,19 @@ def at_centre(
         loaded: Model and data; left alone.
         device: Where products are computed.
         batch_size: Samples per mini-batch.
-        names: The parameters to differentiate by; default all.
+        names: The parameters to differentiate by, of the trainable ones; default all.
         tick: Called before every mini-batch; may raise to abandon a product.
 
     Raises:
-        UsageError: If the job has no training split, or nothing moves.
+        UsageError: If the job has no training split, or no parameter is left.
     """
     document = job.document
     if "train" not in loaded.dataset.splits:
         raise UsageError("data.splits: the Hessian is of the training loss; add train")
     if names is not None and not names:
         raise UsageError("directions: kind hessian, but every parameter is ignored")
+    names = extremes.chosen(extremes.trainable(loaded.model), names)
+    devices.repeat_sums()
     batch_norm = document.batch_norm
     settings = objectives.Settings(
         device=device,
@@ -113,10 +116,9 @@ def at_centre(
         batch_norm=batch_norm.policy,
         recalibration=(batch_norm.samples, batch_norm.batch_size),
         seed=document.seed,
-        channels_last=":" not in document.model.arch
-        or document.model.arch.startswith("torchvision:"),
+        channels_last=not document.model.is_own,
     )
-    loss = objectives.loss_function(document.loss, beside=job.source.parent)
+    loss = losses.loss_function(document.loss, beside=job.source.parent)
     model = copy.deepcopy(loaded.model)
     centre = objectives.Objective(model, loaded.dataset, loss, {}, settings, tick=tick)
     return centre.hessian(Cell(0.0), names)
@@ -127,6 +129,12 @@ def precision(job: Job) -> str:
     return "float64" if job.document.precision == "float64" else "float32"
 
 
+def needs(hessian: Hessian, basis: int) -> str:
+    """Return a line about the memory of a Krylov run."""
+    gib = krylov_bytes(hessian.size, hessian.dtype, basis) / 2**30
+    return f"hessian: parameters={hessian.size} basis={basis} vectors={gib:.2g} GiB"
+
+
 def leading(job: Job, hessian: Hessian, count: int) -> Eigenpairs:
     """Return the ``count`` eigenpairs of largest modulus, as well as the job asks for.
 
@@ -135,6 +143,7 @@ def leading(job: Job, hessian: Hessian, count: int) -> Eigenpairs:
     """
     asked = job.document.curvature
     basis = min(asked.basis, asked.max_products)
+    log.info("%s", needs(hessian, basis))
     options = Lanczos(asked.tolerance, asked.max_products, basis, job.document.seed)
     try:
         pairs = leading_eigenvectors(hessian, count, options)

@@ -8,17 +8,22 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from lsengine import checkpoint, curve
+from lsengine import checkpoint, curve, devices
 from lsengine import objective as objectives
 from lsengine.curvature import Lanczos
-from lsengine.engine import prepare
+from lsengine.engine import precision, prepare
 from lsengine.engine.messages import Assignment, Facts, Plan, Report
-from lsengine.errors import LsengineError, Stopped
+from lsengine.errors import LsengineError, Stopped, UsageError
+from lsengine.extremes import NAMES
 from lsengine.grid import Cell
-from lsengine.schema import CurveDirection
-from lsengine.store import Results, read_directions, read_grid, read_trajectory
+from lsengine.job import Job
+from lsengine.log import NOTICE
+from lsengine.losses import loss_function
+from lsengine.schema import CurveDirection, HessianDirection
+from lsengine.store import Results, read, read_directions, read_grid, read_trajectory
 
 log = logging.getLogger(__name__)
 _REPORT_S = 0.25  # finished cells wait no longer than this, and the cell in hand, to be written
@@ -46,9 +51,10 @@ class Evaluator:
         document = self._job.document
         threads = assignment.threads if document.threads == "auto" else document.threads
         torch.set_num_threads(threads)
-        self._device = objectives.device_of(document.device, assignment.slot)
+        self._device = devices.device_of(document.device, assignment.slot)
         if self._device.type == "cpu":
-            objectives.keep_freed_memory()
+            devices.keep_freed_memory()
+        devices.repeat_sums(_is_of_hessians(self._job))
         self._loaded = loaded or prepare.load(self._job)
         self.grid = prepare.grid(self._job)
         self._coarse = self.grid.coarse_cells()
@@ -56,6 +62,11 @@ class Evaluator:
         self._checkpoints: tuple[Path, ...] = ()
         self._under: list[Cell] = []  # where the checkpoints lie
         self._warned = False
+        self._precision: str = document.precision
+        self._precision_error: tuple[tuple[float, float, float, float], ...] = ()
+        if document.precision == "auto" and not self._job.output.exists():
+            self._precision = precision.settle(self._job, self._loaded, self._device, tick)
+        precision.check(self._precision, self._device)
 
     def facts(self, host: str) -> Facts:
         """Return where the values come from."""
@@ -66,18 +77,28 @@ class Evaluator:
         dataset = self._loaded.dataset
         shape = next(iter(dataset.splits.values())).x.shape[1:]
         return Facts(
-            host, kind, identity, torch.get_num_threads(), str(torch.__version__), tuple(shape)
+            *(host, kind, identity, torch.get_num_threads(), str(torch.__version__)),
+            *(tuple(shape), self._precision),
         )
 
     def start(self, plan: Plan) -> None:
         """Put everything on the device, with the directions that the file holds.
 
         Raises:
+            UsageError: If checkpoint or data are not those that the file was laid out for.
+            UsageError: If the network's output is a matter of chance.
             RuntimeError: If the centre cell is not the checkpoint's own loss: a bug.
         """
         document, dataset = self._job.document, self._loaded.dataset
+        self._refuse_other_files(plan)
         batch_norm = document.batch_norm
         self.grid = read_grid(plan.path)  # an automatic axis has its range there
+        self._batch_size = plan.batch_size
+        self._begin_groups(plan.cells_per_pass)
+        others = [name for name in self._quantities if name not in NAMES]
+        both = others and len(others) < len(self._quantities)
+        self._kinds = [others, NAMES] if both else []  # else there is nothing to be known apart
+        self._held = read(plan.path).quantities if both else {}
         if plan.checkpoints:
             self._take_up(plan)
         settings = objectives.Settings(
@@ -87,12 +108,11 @@ class Evaluator:
             batch_norm=batch_norm.policy,
             recalibration=(batch_norm.samples, batch_norm.batch_size),
             seed=document.seed,
-            channels_last=":" not in document.model.arch
-            or document.model.arch.startswith("torchvision:"),
+            channels_last=not document.model.is_own,
             curvature=self._lanczos(),
             curvature_of_moved=document.curvature.parameters == "moved",
         )
-        loss = objectives.loss_function(document.loss, beside=self._job.source.parent)
+        loss = loss_function(document.loss, beside=self._job.source.parent)
         directions, steps = self._directions(plan)
         with_reference = plan.check and batch_norm.policy != "recalibrated"
         self._objective = objectives.Objective(
@@ -106,8 +126,13 @@ class Evaluator:
             tick=self._tick,
             with_reference=with_reference,
         )
+        if plan.check and (held := self._objective.krylov_bytes):
+            basis = document.curvature.basis
+            log.log(NOTICE, "curvature: basis=%d vectors=%.2g GiB", basis, held / 2**30)
         if with_reference:
-            self._check_centre(plan.precision)
+            self._check_centre(settings)
+        if plan.check and not settings.is_exact:
+            self._precision_error = precision.compared(self._objective, self.grid)
 
     def run(self, cells: Sequence[int], limit_s: float = _REPORT_S) -> Report:
         """Evaluate cells until the time is up, at least one.
@@ -119,30 +144,42 @@ class Evaluator:
             limit_s: Seconds after which no further cell is begun.
         """
         results = Results(values={name: [] for name in self._quantities}, worker=self._rank)
+        results.precision_error, self._precision_error = self._precision_error, ()  # told once
         begin = time.monotonic()
         interrupted = None
         for index in cells:
             start = time.monotonic()
             try:
-                metrics = self._metrics(index)
+                metrics, shared_s = self._metrics(index)
             except Stopped as stop:
                 interrupted = str(stop)
                 break
             except LsengineError:
                 raise
             except Exception as error:
-                metrics = {}
+                metrics, shared_s = {}, None
                 results.failures[index] = " ".join(f"{type(error).__name__}: {error}".split())
                 log.warning("cell=%d failed: %s", index, results.failures[index])
             results.cells.append(index)
             for name, column in results.values.items():
                 column.append(metrics.get(name, math.nan))
-            results.wall_s.append(time.monotonic() - start)
+            used = self._objective.batch_size
+            results.batch.append(used if used < self._batch_size else 0)
+            results.wall_s.append(shared_s or time.monotonic() - start)
             results.finished.append(time.time())
             self._warn_if_not_finite(index, metrics)
             if time.monotonic() - begin > limit_s:
                 break
         return Report(results, time.monotonic() - begin, interrupted)
+
+    def _refuse_other_files(self, plan: Plan) -> None:
+        """Compare what this process has read with what the surface is of; hosts may differ."""
+        for name, digest in self._loaded.digests.items():
+            if (there := plan.digests[name]) != digest:
+                raise UsageError(
+                    f"{name}: its content differs from what rank 0 has read (SHA-256 "
+                    f"{digest[:12]}..., there {there[:12]}...); all hosts need the same files"
+                )
 
     def _directions(self, plan: Plan) -> tuple[objectives.Directions, objectives.Steps | None]:
         """Read the directions; along a curve there are as many as control points but one."""
@@ -151,7 +188,7 @@ class Evaluator:
             for axis, stored in read_directions(plan.path).items()
         }
         spec = self._job.directions["alpha"]
-        if not isinstance(spec, CurveDirection):
+        if not isinstance(spec, CurveDirection) or self._job.is_curve_plane:
             return directions, None
         stacked = directions["alpha"]
         count = len(next(iter(stacked.values())))
@@ -173,17 +210,56 @@ class Evaluator:
         names = prepare.trajectory_quantities(self._job, self._loaded.dataset)
         self._quantities += [name for name in names if name not in self._quantities]
 
-    def _metrics(self, index: int) -> objectives.Metrics:
-        """Return the metrics of a cell of the grid, or of a checkpoint and the plane under it."""
-        if index < self.grid.size:
-            coarse = self.grid.cell(self._coarse[index])
-            return self._objective.evaluate(self.grid.cell(index), coarse)
+    def _metrics(self, index: int) -> tuple[objectives.Metrics, float | None]:
+        """Return a cell's metrics, and its share of the seconds if it was evaluated with others."""
+        if index >= self.grid.size:
+            return self._metrics_of_checkpoint(index), None
+        if self._cells_per_pass > 1:
+            return self._metrics_of_group(index)
+        return self._metrics_alone(index), None
+
+    def _metrics_alone(self, index: int) -> objectives.Metrics:
+        coarse = self.grid.cell(self._coarse[index])
+        return self._objective.evaluate(self.grid.cell(index), coarse, self._known(index))
+
+    def _begin_groups(self, size: int) -> None:
+        self._cells_per_pass = size
+        self._group_of = self.grid.groups(size)
+        self._of_group: dict[int, objectives.Metrics] = {}  # evaluated, and not asked for yet
+
+    def _metrics_of_group(self, index: int) -> tuple[objectives.Metrics, float]:
+        """Evaluate a cell's whole group, whatever of it is missing; the others wait their turn."""
+        start = time.monotonic()
+        if index not in self._of_group:
+            members = np.flatnonzero(self._group_of == self._group_of[index]).tolist()
+            filled = members + members[-1:] * (self._cells_per_pass - len(members))
+            # Always as many, for the same bits in a grid of another size.
+            metrics = self._objective.losses_of_group([self.grid.cell(m) for m in filled])
+            self._of_group = dict(zip(members, metrics, strict=False))
+            self._share_s = (time.monotonic() - start) / len(members)
+        return self._of_group.pop(index), self._share_s
+
+    def _metrics_of_checkpoint(self, index: int) -> objectives.Metrics:
+        """Return the metrics of a checkpoint, and those of the plane under it."""
         number = index - self.grid.size
         plane = self._objective.losses(self._under[number])
         key = "trajectory.checkpoints"
         loaded = checkpoint.load(self._checkpoints[number], key=key)
         own = self._objective.losses_of(lambda model: checkpoint.fit(model, loaded, key=key))
         return own | {f"plane_{name}": value for name, value in plane.items()}
+
+    def _known(self, index: int) -> objectives.Metrics:
+        """Return what the file had of a missing cell at the start: losses, or curvature.
+
+        They are there when the surface extends another one by a quantity.  A value that is not
+        finite counts as none, and is computed again.
+        """
+        known: objectives.Metrics = {}
+        for names in self._kinds:
+            values = {name: float(self._held[name].flat[index]) for name in names}
+            if all(math.isfinite(value) for value in values.values()):
+                known |= values
+        return known
 
     def _where(self, index: int) -> Cell:
         if index < self.grid.size:
@@ -197,30 +273,53 @@ class Evaluator:
         asked = document.curvature
         return Lanczos(asked.tolerance, asked.max_products, asked.basis, document.seed)
 
-    def _check_centre(self, precision: str) -> None:
+    def _check_centre(self, settings: objectives.Settings) -> None:
         """Compare the centre cell with the checkpoint evaluated on its own."""
-        reference, cell = self._objective.reference, self._objective.evaluate(Cell(0.0))
-        tolerance = {"float64": 1e-12}.get(precision, 1e-5)
+        reference = self._objective.reference
+        if self._cells_per_pass > 1:
+            cell = self._objective.losses_of_group([Cell(0.0)] * self._cells_per_pass)[0]
+        elif settings.is_exact:
+            cell = self._objective.losses(Cell(0.0))
+        else:
+            cell = self._objective.exact_losses(Cell(0.0))
+        tolerance = {"float64": 1e-12}.get(settings.precision, 1e-5)
         for name in (n for n in reference if n.endswith("_loss")):
             found, expected = cell[name], reference[name]
             both_nan = math.isnan(found) and math.isnan(expected)
             if not both_nan and not math.isclose(found, expected, rel_tol=tolerance):
+                self._refuse_chance()
                 raise RuntimeError(
                     f"centre check: {name} of the cell at 0 is {found!r}, the checkpoint's own "
                     f"is {expected!r}"
                 )
-        log.info("centre check passed: %s", _shown(reference))
+        are_numbers = not any(math.isnan(value) for value in reference.values())
+        word = "passed" if are_numbers else "undefined"
+        log.log(NOTICE, "centre check %s: %s", word, _shown(reference))
+
+    def _refuse_chance(self) -> None:
+        """Tell a network that draws numbers from a mistake of lsengine's."""
+        first, second = (self._objective.exact_losses(Cell(0.0)) for _ in range(2))
+        if first != second:
+            raise UsageError(
+                "model.arch: two evaluations of the same weights differ; is there dropout or "
+                "noise that evaluation mode does not switch off?"
+            )
 
     def _warn_if_not_finite(self, index: int, metrics: objectives.Metrics) -> None:
         bad = {n: v for n, v in metrics.items() if n.endswith("_loss") and not math.isfinite(v)}
         if bad and not self._warned:
             cell, (name, value) = self._where(index), next(iter(bad.items()))
             log.warning(
-                "%s is %s at alpha=%g beta=%g; stored as it is, not retried, later ones are not "
-                "reported",
-                *(name, value, cell.alpha, cell.beta),
+                "%s is %s at %s; stored as it is, not retried, later ones are not reported",
+                *(name, value, self.grid.place(cell)),
             )
             self._warned = True
+
+
+def _is_of_hessians(job: Job) -> bool:
+    """Whether sums that differ in their last bits would be multiplied again and again."""
+    along = any(isinstance(spec, HessianDirection) for spec in job.directions.values())
+    return along or "curvature" in job.document.quantities
 
 
 def _shown(metrics: objectives.Metrics) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,11 +16,13 @@ class Hello:
 
     Attributes:
         host: Name of its host.
+        pid: Its process number there.
         cores: Processor cores it may use.
         visible: ``CUDA_VISIBLE_DEVICES`` as given to it, or None.
     """
 
     host: str
+    pid: int
     cores: frozenset[int]
     visible: str | None
 
@@ -50,6 +53,7 @@ class Facts:
         threads: CPU threads in use.
         torch_version: With the build's suffix.
         sample_shape: Shape of one input sample.
+        precision: The job's, or what ``auto`` comes to here.
     """
 
     host: str
@@ -58,6 +62,7 @@ class Facts:
     threads: int
     torch_version: str
     sample_shape: tuple[int, ...]
+    precision: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +74,22 @@ class Plan:
         parallel: Whether workers write their own cells.
         precision: The settled one.
         batch_size: The settled one.
+        cells_per_pass: How many cells are evaluated at once; the settled number.
+        digests: SHA-256 of checkpoint and data as the coordinator has read them.
         checkpoints: The trajectory's, in order: the cells after those of the grid.
-        check: Whether this worker checks the centre first.
+        check: Whether this worker checks the centre first, and the precision.
+        report_s: Seconds between its reports.
     """
 
     path: Path
     parallel: bool
     precision: str
     batch_size: int
+    digests: Mapping[str, str]
+    cells_per_pass: int = 1
     checkpoints: tuple[Path, ...] = ()
     check: bool = False
+    report_s: float = 0.25
 
     def for_(self, *, checks: bool) -> Plan:
         """Return the plan for a worker that does or does not check the centre."""
@@ -100,7 +111,7 @@ class Farewell:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A chunk's end.
+    """A chunk's end, or that of a part of it; without cells no more than a sign of life.
 
     Attributes:
         results: Finished cells; values are left out when the worker has written them.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
+import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,7 +19,8 @@ from lsengine import checkpoint, data, directions, extremes, models
 from lsengine.errors import SurfaceError, UsageError
 from lsengine.grid import Grid, plane_or_curve
 from lsengine.job import Job
-from lsengine.objective import Directions, check_fits, loss_function
+from lsengine.losses import check_fits, loss_function
+from lsengine.objective import Directions
 from lsengine.schema import (
     CurveDirection,
     Direction,
@@ -28,15 +32,23 @@ from lsengine.schema import (
 )
 from lsengine.store import read_directions
 
+log = logging.getLogger(__name__)
 Arrays = dict[str, dict[str, NDArray[np.float32]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A job's model at the centre, on the CPU in float32, and its data."""
+    """What a job's files hold.
+
+    Attributes:
+        model: The network at the centre, on the CPU in float32.
+        dataset: The data.
+        digests: SHA-256 of what the centre and the data come from: ``checkpoint``, ``data``.
+    """
 
     model: nn.Module
     dataset: data.Dataset
+    digests: Mapping[str, str]
 
 
 def load(job: Job) -> Loaded:
@@ -55,7 +67,19 @@ def load(job: Job) -> Loaded:
         beside=beside,
     )
     checkpoint.fit(model, checkpoint.load(job.checkpoint), key="model.checkpoint")
-    return Loaded(model.eval(), dataset)
+    digests = {"checkpoint": checkpoint.sha256(job.checkpoint), "data": dataset.sha256}
+    return Loaded(model.eval(), dataset, digests)
+
+
+def _warn_of_undefined(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            log.warning(
+                "model.checkpoint: %s holds NaN or infinite numbers, and so will the cells; a "
+                "checkpoint from before the training diverged may be wanted",
+                name,
+            )
+            return
 
 
 def check(job: Job, loaded: Loaded) -> None:
@@ -67,12 +91,28 @@ def check(job: Job, loaded: Loaded) -> None:
     document = job.document
     loss = loss_function(document.loss, beside=job.source.parent)
     check_fits(loaded.model, loaded.dataset, loss, document.loss)
+    _warn_of_undefined(loaded.model)
+    if "curvature" in document.quantities:
+        moved = None
+        if document.curvature.parameters == "moved":
+            specs = job.directions.values()
+            moved = {name for spec in specs for name in movable(job, loaded.model, spec)}
+        extremes.chosen(extremes.trainable(loaded.model), moved)
+    for axis, spec in (job.directions if document.directions else {}).items():
+        _warn_of_idle_patterns(axis, spec, loaded.model)
     asked = "quantities" in document.model_fields_set and "accuracy" in document.quantities
     if asked and loaded.dataset.classes is None:
         raise UsageError(
             "quantities: accuracy needs integer labels; these targets are real numbers; "
             "leave it out"
         )
+
+
+def _warn_of_idle_patterns(axis: str, spec: Direction, model: nn.Module) -> None:
+    names = [*dict(model.named_parameters()), *dict(model.named_buffers())]
+    for pattern in spec.ignore:
+        if pattern not in ("bias", "norm") and not fnmatch.filter(names, pattern):
+            log.warning("directions.%s.ignore: %s fits no parameter", axis, pattern)
 
 
 def quantities(job: Job, dataset: data.Dataset) -> list[str]:
@@ -112,16 +152,16 @@ def grid(job: Job, ranges: Mapping[str, tuple[float, float]] = MappingProxyType(
     return plane_or_curve(axes[0], axes[1], job.document.repeats)
 
 
-def identity(job: Job, dataset: data.Dataset, trajectory: str | None = None) -> dict[str, Any]:
+def identity(job: Job, loaded: Loaded, trajectory: str | None = None) -> dict[str, Any]:
     """Return everything that decides the surface's values, file digests included.
 
     Args:
         job: For ``eval``.
-        dataset: Its data.
+        loaded: Its files.
         trajectory: Digest of its checkpoints, which decide where directions or axes come from
             them.
     """
-    digests = {"checkpoint": checkpoint.sha256(job.checkpoint), "data": dataset.sha256}
+    digests = dict(loaded.digests)
     for key, path in job.direction_files().items():
         digests[key.rpartition(".")[0]] = checkpoint.sha256(path)
     if trajectory is not None:
@@ -139,8 +179,8 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
     Args:
         job: Valid for ``eval``.
         model: The network at the centre, on the CPU.
-        computed: The directions of kind hessian and principal by axis, from
-            `lsengine.engine.eigenvectors` and `lsengine.engine.trajectory`.
+        computed: The directions of kind hessian and principal, and of a curve's plane, by
+            axis; from `lsengine.engine`'s eigenvectors, trajectory and bends.
 
     Returns:
         By axis and parameter name; with repeats each array has a leading axis, along a curve
@@ -153,11 +193,12 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
     for number, (axis, spec) in enumerate(job.directions.items()):
         centre = movable(job, model, spec)
         made[axis] = []
-        if isinstance(spec, CurveDirection):
-            made[axis] = _to_controls(job, centre, spec)
+        if isinstance(spec, CurveDirection) and not job.is_curve_plane:
+            first, *others = controls(job, centre, spec)
+            made[axis] = [directions.toward(first, control) for control in others]
             continue
         for repeat in range(job.document.repeats):
-            if isinstance(spec, HessianDirection | PrincipalDirection):
+            if isinstance(spec, HessianDirection | PrincipalDirection | CurveDirection):
                 assert computed is not None
                 raw = dict(computed[axis])
             else:
@@ -172,37 +213,12 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
     return {a: {n: np.stack([r[n].numpy() for r in d]) for n in d[0]} for a, d in made.items()}
 
 
-def statistics_warning(job: Job, model: nn.Module) -> str | None:
-    """Return why frozen running statistics are wrong for this job, or None.
-
-    Toward another checkpoint the weights change into that checkpoint's, and its activations
-    with them; statistics that stay the centre's then normalise by the wrong numbers.  That
-    matters when the two sets of statistics differ clearly: means by more than a tenth of a
-    standard deviation, or variances by more than a fifth, on average over all channels.
-    """
-    if job.document.batch_norm.policy != "frozen":
-        return None
-    here = {n: t for n, t in model.named_buffers() if n in models.batch_norm_buffers(model)}
-    for axis, spec in job.directions.items():
-        if not isinstance(spec, TowardDirection) or not here:
-            continue
-        there = checkpoint.load(job.path(spec.checkpoint)).state
-        shifts, ratios = [], []
-        for name in (n for n in here if n.endswith("running_mean") and n in there):
-            variance = name.replace("running_mean", "running_var")
-            shifts.append((there[name] - here[name]).abs() / here[variance].clamp_min(1e-12).sqrt())
-            ratios.append((there[variance] / here[variance].clamp_min(1e-12)).log().abs())
-        if not shifts:
-            continue
-        shift, ratio = float(torch.cat(shifts).mean()), float(torch.cat(ratios).mean())
-        if shift > 0.1 or ratio > 0.2:
-            return (
-                f"batch_norm: frozen keeps the centre's running statistics, but those of "
-                f"directions.{axis} differ (means by {shift:.2g} standard deviations, variances "
-                f"by a factor of {np.exp(ratio):.2g} on average): the cell at 1 is not that "
-                "checkpoint; use interpolated or recalibrated"
-            )
-    return None
+def state(model: nn.Module) -> str:
+    """Return names and shapes of a network's state dict as `Layout.state` wants them."""
+    parameters = dict(model.named_parameters())
+    state = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
+    entries = [(n, list(t.shape), n in parameters) for n, t in state.items()]
+    return json.dumps(entries, separators=(",", ":"))
 
 
 def cosine(arrays: Arrays) -> float | None:
@@ -248,16 +264,16 @@ def _raw(
     if isinstance(spec, TowardDirection):
         key = f"directions.{axis}.checkpoint"
         other = checkpoint.load(job.path(spec.checkpoint), key=key).state
-        fitting = _fitting(other, centre, axis, spec.checkpoint)
+        there = fitting(other, centre, axis, spec.checkpoint)
         own = model.state_dict()
         if foreign := [n for n in other if n not in own]:
             raise UsageError(
                 f"directions.{axis}: {spec.checkpoint} does not fit the model: it has "
                 f"{', '.join(foreign[:5])}, which the model has not"
             )
-        return directions.toward(centre, fitting)
+        return directions.toward(centre, there)
     assert isinstance(spec, FileDirection)
-    stored = _stored(job, spec, axis, model)
+    stored = stored_direction(job, spec, axis, model)
     # What a stored direction does not have does not move; what it has must be there.
     moved = {n: t for n, t in centre.items() if n in stored}
     foreign = [n for n in stored if n not in model.state_dict()]
@@ -265,29 +281,38 @@ def _raw(
         raise UsageError(
             f"directions.{axis}: {spec.path} does not fit the model, which has no {foreign[0]}"
         )
-    return _fitting({n: torch.from_numpy(a) for n, a in stored.items()}, moved, axis, spec.path)
+    return fitting({n: torch.from_numpy(a) for n, a in stored.items()}, moved, axis, spec.path)
 
 
-def _to_controls(
+def controls(
     job: Job, centre: Mapping[str, Tensor], spec: CurveDirection
 ) -> list[dict[str, Tensor]]:
-    """Return the differences of a curve's later control points to the first, the centre."""
+    """Return a curve's control points, of which the first is the centre.
+
+    Raises:
+        UsageError: If the file holds no curve, or one of another network or centre.
+    """
     content = checkpoint.read(job.path(spec.path), key="directions.alpha.path")
-    controls = content.get("controls") if isinstance(content, Mapping) else None
-    if not isinstance(controls, list) or len(controls) < 2:
+    found = content.get("controls") if isinstance(content, Mapping) else None
+    if not isinstance(found, list) or len(found) < 2:
         raise UsageError(
             f'directions.alpha.path: {spec.path} is no curve; "lsengine connect" writes one'
         )
-    movable = {name: t for name, t in centre.items() if name in controls[0]}
-    fitting = [_fitting(control, movable, "alpha", spec.path) for control in controls]
-    if any(not torch.equal(t, fitting[0][n]) for n, t in movable.items()):
+    movable = {name: t for name, t in centre.items() if name in found[0]}
+    points = [fitting(control, movable, "alpha", spec.path) for control in found]
+    if any(not torch.equal(t, points[0][n]) for n, t in movable.items()):
         raise UsageError(f"directions.alpha.path: {spec.path} does not begin at model.checkpoint")
-    return [directions.toward(movable, control) for control in fitting[1:]]
+    return points
 
 
-def _stored(
+def stored_direction(
     job: Job, spec: FileDirection, axis: str, model: nn.Module
 ) -> dict[str, NDArray[np.float32]]:
+    """Return a direction out of a file, by parameter name.
+
+    Raises:
+        UsageError: If the file holds no such direction, or one of another network.
+    """
     try:
         found = read_directions(job.path(spec.path))
     except SurfaceError as error:
@@ -299,6 +324,12 @@ def _stored(
         )
     stored = found[spec.which]
     if not all(name.isdigit() for name in stored):
+        own = model.state_dict()
+        if stored and all(n in own and a.ndim == own[n].ndim + 1 for n, a in stored.items()):
+            raise UsageError(
+                f"directions.{axis}.path: {spec.path} has {len(next(iter(stored.values())))} "
+                "repeats, each with a direction of its own; name a surface without repeats"
+            )
         return stored
     orders = [[n for n, _ in model.named_parameters()], list(model.state_dict())]
     for names in orders:
@@ -310,10 +341,14 @@ def _stored(
     )
 
 
-def _fitting(
+def fitting(
     other: Mapping[str, Tensor], centre: Mapping[str, Tensor], axis: str, source: str
 ) -> dict[str, Tensor]:
-    """Return the centre's parameters out of another source, or say what does not fit."""
+    """Return the centre's parameters out of another source.
+
+    Raises:
+        UsageError: With what is missing there or has another shape.
+    """
     missing = [n for n in centre if n not in other]
     wrong = [
         f"{n} is {[*other[n].shape]} there, {[*t.shape]} here"

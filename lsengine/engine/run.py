@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsengine import __version__, store
+from lsengine.engine import belonging
 from lsengine.engine.messages import Facts, Plan
 from lsengine.engine.progress import Progress
 from lsengine.errors import CellsFailed, EnvironmentUnfit, Stopped, SurfaceError
-from lsengine.job import Job, cell_identity, fingerprint, first_difference
+from lsengine.job import Job, cell_identity, fingerprint
 from lsengine.ranks import World
 from lsengine.store import Layout, Results
 from lsengine.surface import DONE, FAILED, MISSING
 
 if TYPE_CHECKING:
-    from lsengine.engine.trajectory import Series
+    pass
 
 log = logging.getLogger(__name__)
-_SETTLED = ("device_kind", "torch_version", "threads")
+Tick = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +41,18 @@ class Options:
         chunk: Cells per chunk, or None to go by measured time.
         progress: ``auto``, ``bar``, ``lines`` or ``none``.
         trajectory_only: Evaluate checkpoints and no cells of the grid.
+        extend: A surface whose cells a new one takes over.
+        shard: k and n: evaluate only the k-th of n parts, into a file of its own.
+        most: Evaluate at most so many cells, for an estimate.
     """
 
     retry_failed: bool = False
     chunk: int | None = None
     progress: str = "auto"
     trajectory_only: bool = False
+    extend: Path | None = None
+    shard: tuple[int, int] | None = None
+    most: int | None = None
 
     def pending(self, status: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return the mask of the cells that a run has to evaluate."""
@@ -57,6 +66,7 @@ class Run:
     Args:
         job: Valid for ``eval``; its output's lock is held.
         options: See `Options`.
+        tick: Called now and then while checkpoints are read; may raise to stop.
 
     Attributes:
         loaded: Model and data.
@@ -68,40 +78,77 @@ class Run:
         SurfaceError: If the file is damaged or belongs to another job.
     """
 
-    def __init__(self, job: Job, options: Options) -> None:
+    def __init__(self, job: Job, options: Options, tick: Tick = lambda: None) -> None:
         from lsengine.engine import prepare, trajectory  # import torch
 
         self._prepare, self._job, self._options = prepare, job, options
         self.loaded = prepare.load(job)
         prepare.check(job, self.loaded)
-        self._series = trajectory.find(job)
+        self._series = trajectory.find(job, tick)
         digest = self._series.digest if self._series else None
-        self._identity = prepare.identity(job, self.loaded.dataset, digest)
+        self._identity = prepare.identity(job, self.loaded, digest)
         self._grid = prepare.grid(job)
-        count = self._grid.size + (len(self._series.paths) if self._series else 0)
-        status = np.zeros(count, np.uint8)
         self._exists = job.output.exists()
         if self._exists:
-            _refuse_other_job(job, self._identity, self._series)
+            belonging.refuse_other_job(job, self._identity, self._series)
+            self._grid = store.read_grid(job.output)
+        if options.extend is not None:
+            belonging.refuse_other_cells(options.extend, self._identity)
+            if self._exists:
+                log.warning("%s is there already; --extend has no effect", job.output)
+        self._cells_per_pass = self._group_size()
+        self._take_stock()
+        self._start = time.monotonic()
+        self._progress: Progress | None = None
+
+    def _take_stock(self) -> None:
+        """Find out what is left to do."""
+        job, options = self._job, self._options
+        count = self._grid.size + (len(self._series.paths) if self._series else 0)
+        status = np.zeros(count, np.uint8)
+        if job.output.exists():
             found = store.read_status(job.output)[:count]  # its checkpoints may be none of ours
             status[: len(found)] = found
-            self._grid = store.read_grid(job.output)
         self.blocks: list[int] | None = None
         order = self._grid.visiting_order()
         if "curvature" in job.document.quantities:
             checkpoints = range(self._grid.size, count)
             self.blocks = [*self._grid.coarse_cells().tolist(), *checkpoints]
             order = self._grid.visiting_order_by_blocks()
+        elif self._cells_per_pass > 1:
+            self.blocks = [
+                *self._grid.groups(self._cells_per_pass).tolist(),
+                *range(self._grid.size - count, 0),
+            ]
         extra = np.arange(self._grid.size, count)
         concerned = extra if options.trajectory_only else np.append(order, extra)
-        self._count = len(concerned)
+        if job.shard is not None:
+            blocks = self.blocks if self._cells_per_pass == 1 else None  # groups may be few
+            concerned = concerned[_share(concerned, blocks, *job.shard)]
+        concerned = concerned[: options.most]
+        self._concerned, self._count = concerned, len(concerned)
         self._failed = set(concerned[status[concerned] == FAILED].tolist())
         self.cells: list[int] = concerned[options.pending(status)[concerned]].tolist()
         self._done = int(np.count_nonzero(status[concerned] == DONE))
-        self._start = time.monotonic()
-        self._progress: Progress | None = None
 
-    def settle(self, facts: Facts, world: World | None, *, tick: Callable[[], None]) -> Plan:
+    def _group_size(self) -> int:
+        """Return how many cells are evaluated at once: as the file has it, or by arithmetic."""
+        from lsengine import grouping  # imports torch
+
+        document, dataset = self._job.document, self.loaded.dataset
+        is_plain = document.precision in ("float32", "float64") and ":" not in document.loss
+        is_fixed = document.batch_norm.policy != "recalibrated"
+        # Checkpoints go one by one, and so do the cells that they are compared with.
+        is_alone = "curvature" in document.quantities or self._series is not None
+        if document.cells_per_pass == 1 or is_alone or not (is_plain and is_fixed):
+            return 1
+        file = self._job.output if self._exists else self._options.extend
+        if file is not None:  # what was settled for its cells is settled
+            return int(store.read_attributes(file).get("cells_per_pass", 1))
+        sample = next(iter(dataset.splits.values())).x[0]
+        return grouping.cells_per_pass(self.loaded.model, sample.shape)
+
+    def settle(self, facts: Facts, world: World | None, *, tick: Tick) -> Plan:
         """Fix what all cells share, and lay the file out if there is none.
 
         Args:
@@ -117,15 +164,17 @@ class Run:
         wants_parallel = self._wants_parallel(world)
         alone = world.alone if wants_parallel and world else None
         if self._exists:
-            self._add_trajectory()
+            self._add_trajectory(tick)
             attributes = store.read_attributes(self._job.output)
-            _warn_of_differences(attributes, facts)
+            belonging.warn_of_differences(attributes, facts)
             refusal = store.refuses_parallel(self._job.output, alone) if alone else None
         else:
             attributes = self._attributes(facts, world, wants_parallel)
             refusal = store.create(
                 self._job.output, self._layout(attributes, facts, tick), comm=alone
             )
+            if self._options.extend is not None:
+                self._adopt(self._options.extend, facts)
         if refusal and self._job.document.writing == "parallel":
             raise EnvironmentUnfit(
                 f"writing: parallel is refused by this file system or MPI: {refusal}; use gather"
@@ -135,13 +184,27 @@ class Run:
         parallel = wants_parallel and not refusal
         self._announce(attributes, facts, world, parallel)
         self._progress = Progress(self._count, self._done, self._options.progress)
+        self._laid_out = self._job.output.stat()
         return Plan(
             path=self._job.output,
             parallel=parallel,
             precision=str(attributes["precision"]),
             batch_size=int(attributes["batch_size"]),
+            cells_per_pass=self._cells_per_pass,
+            digests=self.loaded.digests,
             checkpoints=self._series.paths if self._series else (),
         )
+
+    def devices(self) -> tuple[str, int, str | None]:
+        """Return what this process sees: kind of device, how many, `CUDA_VISIBLE_DEVICES`."""
+        from lsengine.devices import device_of, visible_count
+
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        try:
+            kind = device_of(self._job.document.device, 0).type
+        except EnvironmentUnfit:  # rank 0 may be where there is none
+            return self._job.document.device, 0, visible
+        return kind, visible_count(kind), visible
 
     def count(self, results: Results) -> None:
         """Take note of finished cells."""
@@ -156,6 +219,33 @@ class Run:
         if self._progress is not None:
             self._progress.close()
 
+    def verify(self) -> None:
+        """See that the surface is where it was laid out, and that all cells are in it.
+
+        Raises:
+            EnvironmentUnfit: If the path leads elsewhere, or cells are not in the file.
+        """
+        output = self._job.output
+        try:
+            found = output.stat()
+        except OSError as error:
+            raise EnvironmentUnfit(
+                f"{output}: the file that this run has written is not there any more "
+                f"({error.strerror}): it was removed or moved, or its file system has gone; bring "
+                "it back, and the same command goes on"
+            ) from None
+        if not os.path.samestat(found, self._laid_out):
+            raise EnvironmentUnfit(
+                f"{output}: is another file than the one this run has written, which has been "
+                "replaced or moved; bring that one back, and the same command goes on"
+            )
+        missing = np.isin(store.read_status(output)[self._concerned], MISSING)
+        if missing.any():
+            raise EnvironmentUnfit(
+                f"{output}: {np.count_nonzero(missing)} cells that were written are not in the "
+                "file: its file system has lost writes; the same command does them again"
+            )
+
     @property
     def code(self) -> int:
         """The exit code of a run that has come to its end."""
@@ -168,6 +258,13 @@ class Run:
             CellsFailed: If cells failed, in this run or before.
         """
         output = self._job.output
+        has_curvature = "curvature" in self._job.document.quantities and output.exists()
+        if has_curvature and (unsolved := store.read(output).unconverged):
+            log.warning(
+                "%s: %d of %d cells did not converge; raise curvature.max_products or "
+                "curvature.basis for another surface",
+                *(output, unsolved, self._grid.size),
+            )
         if self._failed:
             raise CellsFailed(
                 f"{output}: {self._done} of {self._count} cells done, {len(self._failed)} "
@@ -199,13 +296,17 @@ class Run:
     def _attributes(
         self, facts: Facts, world: World | None, parallel: bool
     ) -> dict[str, str | int | float]:
-        from lsengine.objective import automatic_batch_size
+        from lsengine.devices import automatic_batch_size
 
         document, digests = self._job.document, self._identity["digests"]
         batch_size = document.batch_size
         if batch_size == "auto":
             kind = facts.device_kind.partition(" ")[0]
             batch_size = automatic_batch_size(facts.sample_shape, kind)
+        precision = facts.precision
+        if self._options.extend is not None:  # what was settled for its cells is settled
+            old = store.read_attributes(self._options.extend)
+            batch_size, precision = int(old["batch_size"]), str(old["precision"])
         return {
             "lsengine_version": __version__,
             "name": document.name,
@@ -219,16 +320,15 @@ class Run:
             "torch_version": facts.torch_version,
             "mpi_library": world.library if world else "none",
             "writing": "parallel" if parallel else "gather",
-            "precision": document.precision,
+            "precision": precision,
             "batch_size": batch_size,
+            "cells_per_pass": self._cells_per_pass,
             "threads": facts.threads,
             "device_kind": facts.device_kind,
         }
 
-    def _layout(
-        self, attributes: dict[str, str | int | float], facts: Facts, tick: Callable[[], None]
-    ) -> Layout:
-        from lsengine.engine import eigenvectors, trajectory  # import torch
+    def _layout(self, attributes: dict[str, str | int | float], facts: Facts, tick: Tick) -> Layout:
+        from lsengine.engine import bends, cautions, eigenvectors, trajectory  # import torch
 
         job, loaded = self._job, self.loaded
         found = eigenvectors.of_directions(
@@ -238,23 +338,27 @@ class Run:
             attributes[f"{axis}_eigenvalue"] = pair.value
             attributes[f"{axis}_eigenvalue_residual"] = pair.residual
         computed = {axis: pair.vector for axis, pair in found.items()}
-        components = trajectory.of_directions(job, loaded.model, self._series)
-        computed |= components.directions
+        components = trajectory.of_directions(job, loaded.model, self._series, tick)
+        plane = bends.of_directions(job, loaded.model)
+        computed |= {**components.directions, **plane.directions}
         directions = self._prepare.make_directions(job, loaded.model, computed)
-        warning = self._prepare.statistics_warning(self._job, self.loaded.model)
-        if warning:
-            log.warning(warning)
         cosine = self._prepare.cosine(directions)
         if cosine is not None:
             attributes["direction_cosine"] = cosine
         names = self._prepare.quantities(job, loaded.dataset)
-        if self._series is None:
-            return Layout(self._grid, names, attributes, directions)
-        track = trajectory.project(job, loaded, self._series, directions, components.ratio)
-        self._grid = self._prepare.grid(job, trajectory.ranges(job, track))
-        return Layout(self._grid, names, attributes, directions, track)
+        ranges = bends.ranges(job, plane.layout) if plane.layout else {}
+        track = None
+        if self._series is not None:
+            track = trajectory.project(
+                job, loaded, self._series, directions, components.ratio, tick=tick
+            )
+            ranges = ranges or trajectory.ranges(job, track)
+        self._grid = self._prepare.grid(job, ranges)
+        cautions.speak(job, loaded.model, directions, self._grid)
+        state = self._prepare.state(loaded.model)
+        return Layout(self._grid, names, attributes, directions, track, plane.layout, state)
 
-    def _add_trajectory(self) -> None:
+    def _add_trajectory(self, tick: Tick) -> None:
         """Give a surface that was made without one its group of checkpoints."""
         from lsengine.engine import trajectory
 
@@ -264,9 +368,19 @@ class Run:
         directions = store.read_directions(job.output)
         if not directions:
             raise SurfaceError(f"{job.output}: holds no directions to project checkpoints on")
-        track = trajectory.project(job, self.loaded, self._series, directions)
+        track = trajectory.project(job, self.loaded, self._series, directions, tick=tick)
         store.amend(job.output, {"job": job.resolved()}, track)
         log.info("%s: now has a trajectory", job.output)
+
+    def _adopt(self, old: Path, facts: Facts) -> None:
+        """Take over what an older surface has of this one's cells."""
+        belonging.warn_of_differences(store.read_attributes(old), facts)
+        whole, partly = store.adopt(self._job.output, old)
+        self._take_stock()
+        log.info(
+            "%s: took %d cells over from %s%s",
+            *(self._job.output, whole or partly, old, "" if whole else ", in part"),
+        )
 
     def _announce(
         self, attributes: dict[str, Any], facts: Facts, world: World | None, parallel: bool
@@ -289,8 +403,7 @@ class Run:
         lines = []
         for index in sorted(self._failed)[:10]:
             if index < self._grid.size:
-                cell = self._grid.cell(index)
-                where = f"alpha={cell.alpha:g}" + (f" beta={cell.beta:g}" if cell.beta else "")
+                where = self._grid.place(self._grid.cell(index))
             else:
                 assert self._series is not None
                 where = self._series.paths[index - self._grid.size].name
@@ -299,32 +412,15 @@ class Run:
         return "".join(lines) + (f"\n  and {more} more" if more else "")
 
 
-def _refuse_other_job(job: Job, identity: dict[str, Any], series: Series | None) -> None:
-    stored = store.read_trajectory(job.output) if series is not None else None
-    if series is not None and stored is not None and (other := series.difference(stored.columns)):
-        raise SurfaceError(
-            f"{job.output}: its trajectory is of other checkpoints ({other}); give this job "
-            "another output, or move the file away"
-        )
-    attributes = store.read_attributes(job.output)
-    if attributes.get("fingerprint") == fingerprint(identity):
-        return
-    try:
-        difference = first_difference(identity, json.loads(attributes["identity"]))
-    except (KeyError, ValueError):
-        raise SurfaceError(f"{job.output}: damaged: it does not say which job it is of") from None
-    raise SurfaceError(
-        f"{job.output}: belongs to another job: {difference}; give this job another output, or "
-        "move the file away"
-    )
+def _share(
+    cells: NDArray[np.int64], blocks: list[int] | None, part: int, parts: int
+) -> NDArray[np.bool_]:
+    """Return which cells are in the ``part``-th of ``parts``: dealt out in the order of visiting.
 
-
-def _warn_of_differences(attributes: dict[str, Any], facts: Facts) -> None:
-    for name in _SETTLED:
-        here, there = getattr(facts, name), attributes.get(name)
-        if here != there:
-            log.warning(
-                "%s is %s here, %s in the file; new cells agree with the old ones to the "
-                "precision's tolerance, not bit by bit",
-                *(name, here, there),
-            )
+    Every part is a coarse picture of the whole.  Cells of one block, which share work, stay
+    together.
+    """
+    keys = cells if blocks is None else np.asarray(blocks)[cells]
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    turn = np.argsort(np.argsort(first))
+    return np.asarray(turn[inverse] % parts == part - 1)

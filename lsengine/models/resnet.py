@@ -37,7 +37,11 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 ones that narrow and widen the channels."""
+    """A 3x3 convolution between two 1x1 ones that narrow and widen the channels.
+
+    Without shortcut its output is not rectified, as in Li et al.'s own code, whose checkpoints
+    would compute something else otherwise.
+    """
 
     expansion = 4
 
@@ -57,7 +61,7 @@ class Bottleneck(nn.Module):
         out = torch.relu(self.bn1(self.conv1(x_NCHW)))
         out = torch.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return torch.relu(out if self.shortcut is None else out + self.shortcut(x_NCHW))
+        return out if self.shortcut is None else torch.relu(out + self.shortcut(x_NCHW))
 
 
 class ResNet(nn.Module):

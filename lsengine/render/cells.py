@@ -5,7 +5,7 @@ Shape suffixes: B betas, A alphas.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,12 @@ class Tally:
         parts = ((self.nan, "NaN"), (self.infinite, "infinite"), (self.failed, "failed"))
         return ", ".join(f"{count:,} {word}" for count, word in parts if count)
 
+    def reasons(self) -> str:
+        """Return ``5 missing, 3 NaN of 9 cells``: why there is nothing to draw."""
+        missing = f"{self.missing:,} missing" if self.missing else ""
+        words = ", ".join(words for words in (missing, self.bad_text()) if words)
+        return f"{words or 'none'} of {self.cells:,} cells"
+
 
 @dataclass(frozen=True, slots=True)
 class Plane:
@@ -68,9 +74,28 @@ class Plane:
     coarse: str = ""
 
     @property
+    def filled(self) -> Floats:
+        """Values, with that of the nearest cell where one is not computed yet; (B, A).
+
+        Raises:
+            ValueError: If no cell has a value.
+        """
+        return np.where(self.missing, nearest(self.alpha, self.beta, self.values), self.values)
+
+    @property
     def finite(self) -> Floats:
         """All finite values; (N,)."""
         return self.values[np.isfinite(self.values)]
+
+    @property
+    def joins(self) -> bool:
+        """Whether three corners of any square of four cells have values."""
+        return bool((corners(np.isfinite(self.values)) >= 3).any())
+
+    @property
+    def has_square(self) -> bool:
+        """Whether all corners of any square of four cells have values."""
+        return bool((corners(np.isfinite(self.values)) == 4).any())
 
     def best(self, end: str) -> tuple[float, float, float] | None:
         """Return alpha, beta and value of the lowest or highest cell, nearest the centre."""
@@ -164,6 +189,32 @@ def joined(whole: Plane) -> Plane:
     )
 
 
+def corners(there_BA: Mask) -> NDArray[np.int_]:
+    """Return how many corners of each square of four cells are there; (B - 1, A - 1)."""
+    there = there_BA.astype(int)
+    return np.asarray(there[:-1, :-1] + there[:-1, 1:] + there[1:, 1:] + there[1:, :-1])
+
+
+def nearest(x: Floats, y: Floats, z_BA: Floats) -> Floats:
+    """Return heights with each unknown one replaced by that of the nearest known cell.
+
+    Raises:
+        ValueError: If none is known.
+    """
+    known = np.isfinite(z_BA)
+    if known.all():
+        return z_BA
+    if not known.any():
+        raise ValueError("no cell is known")
+    from scipy.ndimage import distance_transform_edt  # takes as long as drawing a whole surface
+
+    steps = [float(np.diff(a).mean()) if a.size > 1 else 1.0 for a in (y, x)]
+    rows, columns = distance_transform_edt(
+        ~known, sampling=steps, return_distances=False, return_indices=True
+    )
+    return np.asarray(z_BA[rows, columns])
+
+
 def _complete(missing_BA: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return rows and columns with no missing cell where they cross, dropping the worst."""
     rows, columns = (np.arange(n) for n in missing_BA.shape)
@@ -183,13 +234,7 @@ def _complete(missing_BA: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 def _area(plane_: Plane) -> float:
     """Return the area in which contours can be drawn: quads, and half quads at a hole."""
-    there = ~plane_.missing
-    corners = sum(
-        there[b : there.shape[0] - 1 + b, a : there.shape[1] - 1 + a].astype(int)
-        for b in (0, 1)
-        for a in (0, 1)
-    )
-    share = np.choose(corners, (0.0, 0.0, 0.0, 0.5, 1.0))
+    share = np.choose(corners(~plane_.missing), (0.0, 0.0, 0.0, 0.5, 1.0))
     return float((share * np.outer(np.diff(plane_.beta), np.diff(plane_.alpha))).sum())
 
 
@@ -210,22 +255,56 @@ def edges(coordinates: Floats, other: Floats) -> Floats:
     return np.concatenate(([first], middle, [last]))
 
 
+def at_place(plane_: Plane, values_BA: Floats, alpha: Floats, beta: Floats) -> Floats:
+    """Return values between the cells, bilinearly; beyond the grid those of its border.
+
+    Args:
+        plane_: Its grid has two rows and columns or more.
+        values_BA: Of its cells; (B, A).
+        alpha: Places; (T,).
+        beta: The same; (T,).
+
+    Returns:
+        (T,).
+    """
+    (a, u), (b, v) = (_between(*pair) for pair in ((plane_.alpha, alpha), (plane_.beta, beta)))
+    low = (1 - u) * values_BA[b, a] + u * values_BA[b, a + 1]
+    high = (1 - u) * values_BA[b + 1, a] + u * values_BA[b + 1, a + 1]
+    return np.asarray((1 - v) * low + v * high)
+
+
+def _between(axis: Floats, at: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """Return the cell before each place, and how far it is to the next one, 0 to 1."""
+    index = np.clip(np.searchsorted(axis, at, "right") - 1, 0, axis.size - 2)
+    share = (at - axis[index]) / (axis[index + 1] - axis[index])
+    return index, np.clip(share, 0.0, 1.0)
+
+
 def centre_error(surface: Surface) -> float | None:
     """Return the test error in percent at alpha = beta = 0, if that cell is done."""
-    accuracy = at_centre(surface, "test_accuracy")
+    return error_at(surface, 0.0, 0.0)
+
+
+def error_at(surface: Surface, alpha: float, beta: float) -> float | None:
+    """Return the test error in percent of the cell at a place, if it is there and done."""
+    accuracy = _at(surface, "test_accuracy", {"alpha": alpha, "beta": beta})
     return None if accuracy is None else 100.0 * (1.0 - accuracy)
 
 
 def at_centre(surface: Surface, name: str) -> float | None:
     """Return a quantity at alpha = beta = 0, if it is there, done and finite."""
+    return _at(surface, name, {"alpha": 0.0, "beta": 0.0})
+
+
+def _at(surface: Surface, name: str, place: Mapping[str, float]) -> float | None:
     if name not in surface.quantities:
         return None
     at = np.ones(surface.status.shape, dtype=bool)
     for position, (axis, values) in enumerate(surface.axes.items()):
-        if axis in ("alpha", "beta"):
+        if axis in place:
             shape = [1] * at.ndim
             shape[position] = -1
-            at &= (np.abs(np.asarray(values)) < 1e-9).reshape(shape)
+            at &= (np.abs(np.asarray(values) - place[axis]) < 1e-9).reshape(shape)
     found = surface.quantities[name][at & surface.done]
     found = found[np.isfinite(found)]
     return float(found[0]) if found.size else None

@@ -16,13 +16,14 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import PatchCollection
+from matplotlib.collections import PatchCollection, QuadMesh
 from matplotlib.colors import BoundaryNorm, ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lsengine.render import cells, labels, page, planes, scales
 from lsengine.render.cells import Mask, Plane
+from lsengine.render.colors import contrast
 from lsengine.render.quantities import Quantity, describe
 from lsengine.render.request import CURVATURE, Request
 from lsengine.render.scales import Scale
@@ -33,6 +34,7 @@ RATIO = Quantity("ratio", r"$|\lambda_{\mathrm{min}}\,/\,\lambda_{\mathrm{max}}|
 SIGN = Quantity("sign", "sign of the smallest eigenvalue")
 SIGNS = ("\N{MINUS SIGN}", "0", "+")
 PALE = 0.6  # share of a line's colour in the tint of a sign
+LINE, BED = 0.6, 2.0  # widths of a line of the loss, and of what keeps it off the map
 LOSS_LEVELS = 7  # of the lines over a map, about
 UNSOLVED, UNDEFINED = "\\\\\\\\", "...."  # hatches
 
@@ -65,19 +67,21 @@ def draw(request: Request) -> Figure:
     several = len(names) > 1
     figure, axes = page.sheet(len(names) if several else len(maps), request.style, ratio)
     framed = replace(request, kind="heatmap")
+    to_scale = planes.alike([this.panels["ratio"] for this in maps], "heatmap")
     pairs = [(m, name) for m in maps for name in names]
     for panel, (this, name) in zip(axes, pairs, strict=True):
-        planes.frame(panel, this.panels[name], framed)
-        _hatch(panel, this.panels[name], this.unsolved, UNSOLVED, request.style)
-        if name == "ratio":
-            _hatch(panel, this.panels[name], this.undefined, UNDEFINED, request.style)
+        planes.frame(panel, this.panels[name], framed, to_scale=to_scale)
     notes: list[list[str]] = [[] for _ in pairs]
     most = round(3 + 6 * min(ratio, 1.0))
     for name in names:
         mine = [i for i, (_, n) in enumerate(pairs) if n == name]
         scale = _scale([pairs[i][0].panels[name] for i in mine], name, request)
         for i in mine:
-            notes[i] += _paint(axes[i], pairs[i][0].panels[name], name, scale, request.style)
+            this = pairs[i][0]
+            notes[i] += _paint(axes[i], this.panels[name], name, scale, request.style)
+            _hatch(axes[i], this.panels[name], this.unsolved, UNSOLVED, request.style)
+            if name == "ratio":
+                _hatch(axes[i], this.panels[name], this.undefined, UNDEFINED, request.style)
         _bar(figure, [axes[i] for i in mine], name, scale, request.style, most)
     for panel, (this, _) in zip(axes, pairs, strict=True):
         if loss is not None and this.loss is not None:
@@ -212,22 +216,40 @@ def _bar(
 
 
 def _hatch(axes: Axes, plane: Plane, where_BA: Mask, hatch: str, style: Style) -> None:
-    """Hatch cells, one by one."""
+    """Hatch cells, one by one, in what shows better on a cell's colour: dark or light."""
     x, y = cells.edges(plane.alpha, plane.beta), cells.edges(plane.beta, plane.alpha)
-    boxes = [
-        Rectangle((x[a], y[b]), x[a + 1] - x[a], y[b + 1] - y[b]) for b, a in np.argwhere(where_BA)
-    ]
-    if boxes:
-        axes.add_collection(
-            PatchCollection(
-                boxes, facecolor="none", edgecolor=style.ink, hatch=hatch, linewidth=0, zorder=1
-            ),
-            autolim=False,
-        )
+    ink, ground = (np.array(to_rgb(color)) for color in (style.ink, style.ground))
+    shown_BAC = _shown(axes, where_BA, ground)
+    is_inked_BA = contrast(shown_BAC, ink) >= contrast(shown_BAC, ground)
+    for color, mask_BA in ((style.ink, is_inked_BA), (style.ground, ~is_inked_BA)):
+        boxes = [
+            Rectangle((x[a], y[b]), x[a + 1] - x[a], y[b + 1] - y[b])
+            for b, a in np.argwhere(where_BA & mask_BA)
+        ]
+        if boxes:
+            axes.add_collection(
+                PatchCollection(
+                    boxes, facecolor="none", edgecolor=color, hatch=hatch, linewidth=0, zorder=1
+                ),
+                autolim=False,
+            )
+
+
+def _shown(axes: Axes, like_BA: Mask, ground: cells.Floats) -> cells.Floats:
+    """Return the colours of a panel's cells, (B, A, 3); that of the ground where there is none."""
+    meshes = [c for c in axes.collections if isinstance(c, QuadMesh)]
+    if not meshes:
+        return np.broadcast_to(ground, (*like_BA.shape, 3))
+    painted = meshes[-1]
+    values = painted.get_array()
+    assert values is not None
+    rgba_BAC = painted.to_rgba(values.reshape(like_BA.shape))
+    opacity_BA1 = rgba_BAC[..., 3:]
+    return np.asarray(opacity_BA1 * rgba_BAC[..., :3] + (1 - opacity_BA1) * ground)
 
 
 def _loss_lines(axes: Axes, loss: Plane, scale: Scale, style: Style) -> None:
-    """Draw thin contours of the loss over a map."""
+    """Draw contours of the loss over a map, each in a bed of the ground's colour."""
     z_BA = np.ma.masked_invalid(scale.forward(loss.values))
     levels = scale.forward(scale.levels)
     levels = levels[(levels > z_BA.min()) & (levels < z_BA.max())]
@@ -238,12 +260,10 @@ def _loss_lines(axes: Axes, loss: Plane, scale: Scale, style: Style) -> None:
         levels=levels,
         colors=style.ink,
         linestyles="solid",  # else levels whose logarithm is negative are dashed
-        linewidths=0.6,
+        linewidths=LINE,
         zorder=2,
     )
-    drawn.set_path_effects(
-        [patheffects.withStroke(linewidth=1.4, foreground=(*to_rgb(style.ground), 0.45))]
-    )
+    drawn.set_path_effects([patheffects.withStroke(linewidth=BED, foreground=style.ground)])
 
 
 def _words(

@@ -14,10 +14,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from lsengine.errors import UsageError
+from lsengine.errors import NothingToDraw
 from lsengine.render import cells, page, scales
 from lsengine.render.quantities import Quantity, describe, preferred
 from lsengine.render.request import Request
@@ -29,6 +28,7 @@ LOSSES = ("train_loss", "test_loss")
 ACCURACIES = ("train_accuracy", "test_accuracy")
 NAME = 0.85  # size of a minimum's name above the axes, in that of the labels
 MARKED = 15  # a curve of fewer points shows them
+DECADES = 12.0  # a log axis of more says nothing of any
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,7 @@ def draw(request: Request) -> Figure:
         ends = np.concatenate([curve.alpha for curve in curves.values()])
         if np.ptp(ends) > 0:
             panel.set_xlim(ends.min(), ends.max())
+        panel.locator_params(axis="x", nbins=7)
         minima(panel, request)
     _words(figure, axes, curves, request, twin)
     page.settle(figure)
@@ -97,7 +98,10 @@ def minima(axes: Axes, request: Request) -> None:
     ends = {alpha for s in request.surfaces for alpha, _ in s.other_minima}
     left, right = axes.get_xlim()
     edge = 0.06 * (right - left)
-    for x, name in [(0.0, "centre"), *((end, "other minimum") for end in sorted(ends))]:
+    along = any(surface.is_trained_curve for surface in request.surfaces)
+    first, other = ("minimum 1", "minimum 2") if along else ("centre", "other minimum")
+    ends |= {1.0} if along else set()
+    for x, name in [(0.0, first), *((end, other) for end in sorted(ends))]:
         if not ends or not left <= x <= right:
             continue
         axes.axvline(x, color=request.style.faint, linewidth=1.0, zorder=1)
@@ -138,7 +142,7 @@ def _check(request: Request, curves: dict[tuple[int, str], Curve]) -> None:
         mine = [c for (i, _), c in curves.items() if i == index]
         if not any(np.isfinite(c.values).any() for c in mine):
             counts = cells.tally(surface.status, surface.quantities.values())
-            raise UsageError(
+            raise NothingToDraw(
                 f"{surface.source}: has no finite value to draw along alpha "
                 f"({counts.bad_text() or 'none of the quantities asked for'} of "
                 f"{counts.cells:,} cells)"
@@ -156,10 +160,9 @@ def _family(
     style = request.style
     percent = any(c.quantity.is_percent for c in curves.values())
     plain = len(request.surfaces) == 1
-    colors = page.colors(request.style, len(request.surfaces))
-    for (index, _), curve in curves.items():
-        color = style.colors[int(percent)] if plain else colors[index]
-        line(axes, curve, color)
+    for (index, name), curve in curves.items():
+        # Of several surfaces the spread of both splits would be a tangle.
+        line(axes, curve, _color(request, curves, index, name), spread=plain or not _is_test(name))
     _label(axes, [c.quantity for c in curves.values()])
     if percent:
         axes.set_ylim(*_percent_limits(curves))
@@ -175,13 +178,27 @@ def _family(
         axes.grid(True, linewidth=0.4, color=style.faint, alpha=0.5)
 
 
+def _color(request: Request, curves: dict[tuple[int, str], Curve], index: int, name: str) -> str:
+    """Return a line's colour: by surface; of one by family, or by split where bands overlap."""
+    style = request.style
+    if len(request.surfaces) > 1:
+        return page.colors(style, len(request.surfaces))[index]
+    if _repeats(curves) > 1:
+        return style.colors[int(_is_test(name))]
+    return style.colors[int(describe(name).is_percent)]
+
+
+def _is_test(name: str) -> bool:
+    return name.startswith("test")
+
+
 def _label(axes: Axes, quantities: Sequence[Quantity]) -> None:
     labels = list(dict.fromkeys(q.label for q in quantities))
     short = {"training loss": "loss", "training accuracy (%)": "accuracy (%)"}
     axes.set_ylabel(short.get(labels[0], labels[0]) if len(labels) > 1 else labels[0])
 
 
-def line(axes: Axes, curve: Curve, color: str, dashes: Any = None) -> None:
+def line(axes: Axes, curve: Curve, color: str, dashes: Any = None, *, spread: bool = True) -> None:
     """Draw one line, or repeats as thin lines, a quartile band and the median.
 
     Args:
@@ -189,25 +206,27 @@ def line(axes: Axes, curve: Curve, color: str, dashes: Any = None) -> None:
         curve: What.
         color: Of all of it.
         dashes: A line style; by default that of the quantity's split.
+        spread: Whether repeats show more than their median.
     """
     dashes = dashes or _dashes(curve.quantity.name)
     if curve.repeats == 1:
         _run(axes, curve, 0, color=color, linestyle=dashes, linewidth=1.5)
         return
-    for repeat in range(curve.repeats):
+    for repeat in range(curve.repeats if spread else 0):
         _run(axes, curve, repeat, color=color, linestyle=dashes, linewidth=0.5, alpha=0.4)
     with warnings.catch_warnings():  # an alpha without any value has no median: NaN is right
         warnings.simplefilter("ignore", RuntimeWarning)
         q1, median, q3 = np.nanquantile(curve.values, (0.25, 0.5, 0.75), axis=0)
     there = np.isfinite(median)
     x = curve.alpha[there]
-    axes.fill_between(x, q1[there], q3[there], color=color, alpha=0.18, linewidth=0)
+    if spread:
+        axes.fill_between(x, q1[there], q3[there], color=color, alpha=0.18, linewidth=0)
     axes.plot(x, median[there], color=color, linestyle=dashes, linewidth=1.9)
 
 
 def _dashes(name: str) -> Any:
     """Return the line of a split: training solid, test dotted."""
-    return (0, (1.0, 1.5)) if name.startswith("test") else "solid"
+    return (0, (1.0, 1.5)) if _is_test(name) else "solid"
 
 
 def _run(axes: Axes, curve: Curve, repeat: int, **look: Any) -> None:
@@ -223,23 +242,24 @@ def _run(axes: Axes, curve: Curve, repeat: int, **look: Any) -> None:
 
 
 def fit_scale(axes: Axes, curves: dict[tuple[int, str], Curve], request: Request) -> None:
-    """Take the vertical scale from all finite values, cliffs clipped as in planes."""
+    """Take the vertical scale from all finite values.
+
+    A log axis has room for all of them; on a linear one, and beyond `DECADES`, cliffs are
+    clipped as in planes.
+    """
     values = np.concatenate([c.values[np.isfinite(c.values)] for c in curves.values()])
     quantity = next(iter(curves.values())).quantity
     scale = scales.choose(values, quantity, request.scale, request.levels, request.limits)
     low, high = float(values.min()), float(values.max())
     if request.limits:
         low, high = request.limits
-    else:
+    elif scale.kind != "log" or high / max(low, scale.low) > 10.0**DECADES:
         low = scale.low if scale.extend in ("min", "both") else low
         high = scale.high if scale.extend in ("max", "both") else high
     if scale.kind == "log":
-        axes.set_yscale("log", nonpositive="mask")
-        low, high = max(low, scale.low), high
+        low = max(low, float(values[values > 0].min(initial=high)), 1e-300)
         room = 0.0 if request.limits else 0.04 * np.log10(max(high / low, 1.1))
-        axes.set_ylim(low * 10**-room, high * 10**room)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: scales.power_text(v)))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        page.log_axis(axes, low * 10**-room, high * 10**room)
         return
     if scale.kind == "symlog":
         axes.set_yscale("symlog", linthresh=scale.threshold)
@@ -270,38 +290,70 @@ def _words(
         named = NAME * float(axes[0].xaxis.label.get_fontsize())
         page.caption(axes[0], surfaces[0], above=1.3 * named if surfaces[0].other_minima else 0.0)
     elif len(surfaces) == 1:
-        error = cells.centre_error(surfaces[0])
-        tail = "" if error is None else f", test error {error:.2f} %"
+        error = _errors(surfaces[0])
+        tail = f", test error {error}" if error else ""
         figure.suptitle(page.printable(surfaces[0].name) + tail, parse_math=False)
-    handles = _handles(curves, request, twin)
+    handles, keys = _handles(curves, request, twin)
     lines = _notes(curves, request)
+    losses = [c.values[np.isfinite(c.values)] for c in curves.values() if not c.quantity.is_percent]
+    if losses:
+        lines += page.beyond_axis(axes[0], np.concatenate(losses))
     size = float(axes[0].xaxis.label.get_fontsize())
-    page.legend(figure, handles, size * 0.88)
+    title = page.ERRORS if any(" %)" in str(h.get_label()) for h in handles) else ""
+    page.legend(figure, handles, size * 0.88, keys=keys, title=title)
     for panel in axes[:1]:
         page.note(panel, lines, size * 2.9 + 4.0)
 
 
-def _handles(curves: dict[tuple[int, str], Curve], request: Request, twin: bool) -> list[Line2D]:
-    """Return legend entries: surfaces by colour, then splits by dash."""
+def _handles(
+    curves: dict[tuple[int, str], Curve], request: Request, twin: bool
+) -> tuple[list[Line2D], int]:
+    """Return legend entries, surfaces and then splits, and how many there are of the latter."""
     style, several = request.style, len(request.surfaces) > 1
-    made = []
-    for index, surface in enumerate(request.surfaces if several else ()):
-        error = cells.centre_error(surface)
-        tail = "" if error is None else f" (test error {error:.2f} %)"
-        color = page.colors(request.style, len(request.surfaces))[index]
-        made.append(Line2D([], [], color=color, label=page.printable(surface.name) + tail))
     names = list(dict.fromkeys(name for _, name in curves))
-    if twin or not several:
+    if not several:
+        made: list[Line2D] = []
         for name in names:
-            percent = describe(name).is_percent
-            look: dict[str, Any] = {"color": style.colors[int(percent)], "linestyle": _dashes(name)}
+            look: dict[str, Any] = {"color": _color(request, curves, 0, name)}
             label = describe(name).label.replace(" (%)", "").replace("training", "train")
-            made.append(Line2D([], [], label=label, **look))
-        return made
-    for split in ("train", "test"):
-        if any(name.startswith(split) for name in names):
-            made.append(Line2D([], [], color=style.ink, linestyle=_dashes(split), label=split))
-    return made
+            if _repeats(curves) > 1:  # a colour is a split, in both panels
+                label = label.partition(" ")[0] if len(names) > 1 else label
+            if label not in [line.get_label() for line in made]:
+                made.append(Line2D([], [], label=label, linestyle=_dashes(name), **look))
+        return made, 0
+    made = []
+    for index, surface in enumerate(request.surfaces):
+        color = page.colors(request.style, len(request.surfaces))[index]
+        label = page.printable(surface.name) + _told(surface, curves)
+        made.append(Line2D([], [], color=color, label=label))
+    splits = [s for s in ("train", "test") if any(name.startswith(s) for name in names)]
+    keys = [
+        Line2D([], [], color=style.ink, linestyle=_dashes(split), label=split)
+        for split in splits
+        if len(splits) > 1  # else the axis says which
+    ]
+    return [*made, *keys], len(keys)
+
+
+def _told(surface: Surface, curves: dict[tuple[int, str], Curve]) -> str:
+    """Return what a legend adds to a surface's name: its barrier, else the errors of its minima."""
+    for name in LOSSES:
+        barrier = surface.attributes.get(f"{name}_barrier")
+        if barrier is not None and any(drawn == name for _, drawn in curves):
+            return f" (barrier {float(barrier):.2g})"
+    return f" ({told})" if (told := _errors(surface)) else ""
+
+
+def _errors(surface: Surface) -> str:
+    """Return the test error at the centre, and at the minimum that a line leads to."""
+    error = cells.centre_error(surface)
+    told = "" if error is None else f"{error:.2f} %"
+    for end, _ in surface.other_minima:
+        at = np.abs(np.asarray(surface.axes["alpha"]) - end) < 1e-9
+        found = surface.quantities.get("test_accuracy", np.array([]))[at & surface.done]
+        if told and found.size and np.isfinite(found[0]):
+            told += f" \N{RIGHTWARDS ARROW} {100.0 * (1.0 - float(found[0])):.2f} %"
+    return told
 
 
 def _notes(curves: dict[tuple[int, str], Curve], request: Request) -> list[str]:
@@ -315,5 +367,12 @@ def _notes(curves: dict[tuple[int, str], Curve], request: Request) -> list[str]:
         lines += [head + line for line in said]
     repeats = _repeats(curves)
     if repeats > 1:
-        lines.append(f"{repeats} repeats: median in bold, band from 25 % to 75 %")
+        of_test = (
+            "; of test the median" if len(request.surfaces) > 1 and _splits(curves) > 1 else ""
+        )
+        lines.append(f"{repeats} repeats: median in bold, band from 25 % to 75 %{of_test}")
     return lines
+
+
+def _splits(curves: dict[tuple[int, str], Curve]) -> int:
+    return len({_is_test(name) for _, name in curves})

@@ -11,18 +11,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from lsengine.errors import UsageError, did_you_mean
 from lsengine.records import Bins, Weights
-from lsengine.render import page, scales
+from lsengine.render import page
 from lsengine.render.request import RecordsRequest
 
 Floats = NDArray[np.float64]
 
 PEAKED = 50.0  # with a highest bin so many times the median one, counts are drawn as logs
 ALIKE = 0.005  # networks whose sizes differ by less are compared by counts, others by shares
+NORMS = {
+    "weights": "norm: of the weights, without biases and normalisation",
+    "others": "norm: of biases and normalisation parameters",
+}
 WORDS = {"weights": "weight", "others": "bias or normalisation parameter"}
 
 
@@ -95,10 +99,7 @@ def _scale(axes: Axes, heights_KN: Floats, wanted: str) -> bool:
     high, low = float(filled.max()), float(filled.min())
     peaked = high > PEAKED * float(np.median(filled))
     if wanted == "log" or (wanted == "auto" and peaked):
-        axes.set_yscale("log")
-        axes.set_ylim(0.7 * low, high * (high / low) ** 0.06)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: scales.power_text(v)))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        page.log_axis(axes, 0.7 * low, 1.2 * high * (high / low) ** 0.06)
         return True
     axes.set_ylim(0.0, 1.06 * high)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
@@ -136,6 +137,7 @@ def _words(
                 for k, name in zip(there, names, strict=True)
             ],
             size * 0.88,
+            title=NORMS.get(quantity or max(weights.groups, default=""), ""),
         )
     lines = []
     for k, name in enumerate(weights.checkpoints):

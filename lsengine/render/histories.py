@@ -1,21 +1,21 @@
-"""Histories of trainings: losses, errors and the norm of the weights against the epoch.
+"""Histories of trainings: losses, errors and the norm of the parameters against the epoch.
 
 Shape suffix: E epochs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from lsengine.errors import UsageError, did_you_mean
+from lsengine.errors import NothingToDraw, UsageError, did_you_mean
 from lsengine.records import History
 from lsengine.render import page, scales
 from lsengine.render.quantities import Quantity, describe
@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 
 DROP = 0.7  # a learning rate that shrinks to less of itself at once has dropped
 DOTTED = (0, (1.2, 1.3))
+SHOWN = 12  # names in a message: all curves, and a few parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Panel:
 PANELS = (
     Panel(("train_loss", "test_loss"), "loss"),
     Panel(("train_error", "test_error"), "error (%)", 100.0),
-    Panel(("weight_norm",), "norm of the weights"),
+    Panel(("weight_norm",), "norm of all parameters"),
 )
 
 
@@ -53,9 +54,9 @@ def draw(request: RecordsRequest) -> Figure:
     """Draw histories over one another: a panel for losses, one for errors, one for norms.
 
     Raises:
-        UsageError: If a history has no finite value to draw.
+        NothingToDraw: If a history has no finite value to draw.
     """
-    histories = [r for r in request.records if isinstance(r, History)]
+    histories = [_with_layers(r) for r in request.records if isinstance(r, History)]
     panels = _chosen(histories, request.quantity)
     style = request.style
     figure, axes = page.sheet(len(panels), style, 0.68 if len(panels) == 1 else 0.86)
@@ -72,19 +73,30 @@ def draw(request: RecordsRequest) -> Figure:
     return figure
 
 
+def _with_layers(history: History) -> History:
+    """Return a history whose curves are also the norms of its parameters, by their names."""
+    layers = dict(zip(history.parameters, history.layer_norms.T, strict=True))
+    return replace(history, columns={**history.columns, **layers})
+
+
 def _chosen(histories: list[History], quantity: str | None) -> list[Panel]:
     """Return the panels: of one column if it was asked for, else of all that is there."""
     for history in histories:
         held = [n for n in history.columns if n != "epoch"]
         if quantity is not None and quantity not in held:
+            more = f" and {len(held) - SHOWN} more" if len(held) > SHOWN else ""
             raise UsageError(
-                f"{history.source}: has no curve {quantity!r}; it has: {', '.join(held)}"
-                f"{did_you_mean(quantity, held)}"
+                f"{history.source}: has no curve {quantity!r}; it has: "
+                f"{', '.join(held[:SHOWN])}{more}{did_you_mean(quantity, held)}"
             )
-        wanted = held if quantity is None else [quantity]
+        wanted = (
+            [n for n in held if n not in history.parameters] if quantity is None else [quantity]
+        )
         if not any(np.isfinite(history.columns[n]).any() for n in wanted):
-            raise UsageError(f"{history.source}: has no finite value to draw yet")
+            raise NothingToDraw(f"{history.source}: has no finite value to draw yet")
     if quantity is not None:
+        if any(quantity in h.parameters for h in histories):
+            return [Panel((quantity,), f"norm of {page.printable(quantity)}")]
         factor = next((p.factor for p in PANELS if quantity in p.columns), 1.0)
         return [Panel((quantity,), _label(quantity, factor), factor)]
     return [p for p in PANELS if any(n in h.columns for h in histories for n in p.columns)]
@@ -129,13 +141,10 @@ def _frame(axes: Axes, panel: Panel, histories: list[History], request: RecordsR
     if scale.kind == "log":
         low = float(values[values > 0].min())
         room = (high / low) ** 0.04 * 1.02
-        axes.set_yscale("log", nonpositive="mask")
-        axes.set_ylim(low / room, high * room)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: scales.power_text(v)))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        page.log_axis(axes, low / room, high * room)
         return
     room = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
-    floor = 0.0 if low >= 0 and panel.columns != ("weight_norm",) else low - room
+    floor = low - room if low < 0 or panel.label.startswith("norm") else 0.0
     axes.set_ylim(floor, high + room)
     axes.locator_params(axis="y", nbins=6)
 
@@ -179,7 +188,7 @@ def _words(
     histories, panels, colors = shown
     things, keys = [], []
     if len(histories) == 1:
-        title = page.printable(histories[0].name) + _final_error(histories[0], ", {}")
+        title = page.printable(histories[0].name) + _final_error(histories[0], ", test error {}")
         if len(axes) == 1:
             axes[0].set_title(title, parse_math=False)
         else:
@@ -195,7 +204,8 @@ def _words(
     keys += drops
     size = float(axes[0].xaxis.label.get_fontsize())
     if things or keys:
-        page.legend(figure, [*things, *keys], size * 0.88, keys=len(keys))
+        title = page.ERRORS if any(" %)" in str(h.get_label()) for h in things) else ""
+        page.legend(figure, [*things, *keys], size * 0.88, keys=len(keys), title=title)
     page.note(axes[len(axes) // 2], _notes(histories), size * 2.9 + 4.0)
 
 
@@ -203,7 +213,7 @@ def _final_error(history: History, form: str) -> str:
     errors = history.columns.get("test_error", np.array([]))
     if not len(errors) or not np.isfinite(errors[-1]):
         return ""
-    return form.format(f"test error {100 * errors[-1]:.2f} %")
+    return form.format(f"{100 * errors[-1]:.2f} %")
 
 
 def _notes(histories: list[History]) -> list[str]:

@@ -6,6 +6,7 @@ is on the page.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from functools import cache
@@ -21,16 +22,25 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    ScalarFormatter,
+)
 
-from lsengine.render.cells import Tally, centre_error
+from lsengine.render.cells import Tally, centre_error, error_at
 from lsengine.render.quantities import Quantity
-from lsengine.render.scales import Scale
+from lsengine.render.scales import Scale, log_text, power_text
 from lsengine.render.styles import Style
 from lsengine.surface import Surface
 
+LONGEST_NUMBER = 7  # characters at a colour bar; longer ones have what is common taken out
 LONGEST_NAME = 44  # characters; a longer name keeps its beginning and its end
 POINT = 1.0 / 72.0  # inch
 MARGIN = 6.0  # points around everything
+ERRORS = "in parentheses: test error"  # over a legend
 
 
 def columns_for(panels: int) -> int:
@@ -91,15 +101,28 @@ def caption(axes: Axes, surface: Surface, *, top: float = 1.0, above: float = 0.
         above: Points to keep free for what else stands there.
     """
     size, pad = float(axes.xaxis.label.get_fontsize()), 4.0 + above
-    error = centre_error(surface)
-    if error is not None:
+    for line in reversed(errors(surface)):
         below = _outside((0.5, top), (0, pad), "bottom")
-        axes.annotate(f"test error {error:.2f} %", **below, fontsize=size * 0.9)
+        axes.annotate(line, **below, fontsize=size * 0.9)
         pad += size * 1.25
     name = axes.annotate(
         printable(surface.name), **_outside((0.5, top), (0, pad), "bottom"), fontsize=size * 1.1
     )
     name.set_parse_math(False)
+
+
+def errors(surface: Surface) -> list[str]:
+    """Return what a caption says of test errors: at the centre, and at other minima."""
+    centre, minima = centre_error(surface), surface.other_minima
+    lines = [] if centre is None else [f"test error {centre:.2f} %"]
+    if surface.is_plane and lines and minima:
+        lines[0] += " at the centre"
+        others = zip(ordinal_minima(len(minima)), minima, strict=True)
+        told = [(name, error_at(surface, *at)) for name, at in others]
+        lines.append(
+            ", ".join(f"{name} {error:.2f} %" for name, error in told if error is not None)
+        )
+    return [line for line in lines if line]
 
 
 def note(axes: Axes, lines: Sequence[str], drop: float) -> None:
@@ -118,7 +141,7 @@ def note(axes: Axes, lines: Sequence[str], drop: float) -> None:
     spec = axes.get_subplotspec()
     columns = spec.get_gridspec().ncols if spec else 1
     room = figure.get_figwidth() / columns * 0.86 / (size * 0.52 * POINT)
-    wrapped = [part for line in lines for part in textwrap.wrap(line, max(int(room), 20))]
+    wrapped = [part for line in lines for part in _wrapped(line, max(int(room), 20))]
     axes.annotate(
         "\n".join(wrapped),
         **_outside((0.5, 0.0), (0, -drop), "top"),
@@ -126,6 +149,19 @@ def note(axes: Axes, lines: Sequence[str], drop: float) -> None:
         alpha=0.85,
         linespacing=1.35,
     )
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """Wrap a line whose numbers in math text are shorter to see than to write."""
+    math = re.findall(r"\$[^$]*\$", line)
+    for index, text in enumerate(math):
+        plain = re.sub(r"\\[a-z]+", "x", text.replace("\\mathrm", ""))
+        seen = len(re.sub(r"[${}^_\\]", "", plain))
+        line = line.replace(text, chr(0xE000 + index) * seen, 1)
+    parts = textwrap.wrap(line, width)
+    for index, text in enumerate(math):
+        parts = [re.sub(f"{chr(0xE000 + index)}+", lambda _, t=text: t, part) for part in parts]  # type: ignore[misc]
+    return parts
 
 
 def _outside(at: tuple[float, float], offset: tuple[float, float], va: str) -> dict[str, Any]:
@@ -174,6 +210,25 @@ def about_clipping(values: Any, scale: Scale) -> list[str]:
     return [", ".join(parts) + ", beyond the scale"] if parts else []
 
 
+def beyond_axis(axes: Axes, values: Any) -> list[str]:
+    """Return how many values of curves lie above or below the vertical axis.
+
+    Args:
+        axes: With its limits set.
+        values: Finite values drawn there; (N,).
+    """
+    low, high = axes.get_ylim()
+    parts = [
+        f"{count:,} of {values.size:,} values {word} {power_text(float(f'{end:.2g}'))}"
+        for count, word, end in (
+            (int((values > high).sum()), "above", high),
+            (int((values < low).sum()), "below", low),
+        )
+        if count
+    ]
+    return [", ".join(parts) + ", beyond the axis"] if parts else []
+
+
 def bar(
     figure: Figure,
     mappable: ScalarMappable,
@@ -191,11 +246,34 @@ def bar(
     made = figure.colorbar(
         mappable, ax=axes, ticks=ticks, fraction=0.05, pad=pad, aspect=24 * shrink, shrink=shrink
     )
-    made.ax.set_yticklabels([scale.text(float(tick)) for tick in shown])
+    texts = [scale.tick_text(float(tick), shown) for tick in shown]
+    if scale.kind == "linear" and max(map(len, texts)) > LONGEST_NUMBER:
+        made.ax.yaxis.set_major_formatter(ScalarFormatter(useOffset=True, useMathText=True))
+    else:
+        made.ax.set_yticklabels(texts)
     made.ax.minorticks_off()
     made.set_label(quantity.label)
     made.outline.set_linewidth(0.5)
     return made
+
+
+def log_axis(axes: Axes, low: float, high: float) -> None:
+    """Make the vertical axis logarithmic, with two numbers or more, all in one manner."""
+    decades = np.log10(high / low)
+    subs = (1.0,) if decades > 2.0 else (1.0, 3.0) if decades > 1.0 else (1.0, 2.0, 3.0, 5.0, 7.0)
+    axes.set_yscale("log", nonpositive="mask")
+    axes.set_ylim(low, high)
+    if decades < 0.3:  # powers of ten say nothing here
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+    else:
+        locator = LogLocator(subs=subs, numticks=8)
+        seen = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
+        first, last = min(seen, default=low), max(seen, default=high)
+        axes.yaxis.set_major_locator(locator)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: log_text(v, first, last)))
+    axes.yaxis.set_minor_locator(LogLocator(subs=[float(n) for n in range(1, 10)], numticks=10))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def colors(style: Style, count: int) -> list[str]:
@@ -206,7 +284,9 @@ def colors(style: Style, count: int) -> list[str]:
     return [to_hex(color) for color in ramp]
 
 
-def legend(figure: Figure, handles: list[Line2D], size: float, *, keys: int = 0) -> None:
+def legend(
+    figure: Figure, handles: list[Line2D], size: float, *, keys: int = 0, title: str = ""
+) -> None:
     """Put a legend below everything, in as many columns as the page has room for.
 
     Args:
@@ -214,19 +294,31 @@ def legend(figure: Figure, handles: list[Line2D], size: float, *, keys: int = 0)
         handles: Labelled lines.
         size: Points of the text.
         keys: How many of the last handles explain looks, not things; they start a column.
+        title: What the numbers in the labels are; above them, if there are any.
     """
     longest = max(len(str(handle.get_label())) for handle in handles)
     entry = size * (0.5 * longest + 4.4) * POINT  # inches, the line and the gaps included
     most = max(1, min(len(handles), 4, int(figure.get_figwidth() / entry)))
-    things, rows = len(handles) - keys, 1
+    things, rows, fewest = len(handles) - keys, 1, -(-len(handles) // most)
     while rows < len(handles) and -(-things // rows) + -(-keys // rows) > most:
         rows += 1
-    if things and keys and most > 1:  # matplotlib makes columns equally long
+    if rows > fewest + 1:  # a column of its own for one key would make the others towers
+        rows = fewest
+    elif things and keys and most > 1:  # matplotlib makes columns equally long
         blank = Line2D([], [], linestyle="none", label=" ")
         tail = [blank] * (-keys % rows)
         handles = [*handles[:things], *[blank] * (-things % rows), *handles[things:], *tail]
     columns = -(-len(handles) // rows)  # no lonely last row
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.4)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=2.4,
+        borderaxespad=0.4,
+        borderpad=0.1,
+        title=title or None,
+        title_fontsize=size,
+    )
 
 
 def outer_labels(axes: Sequence[Axes], columns: int) -> None:

@@ -6,6 +6,7 @@ Shape suffixes: B betas, A alphas.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -16,8 +17,8 @@ from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lsengine.errors import UsageError
-from lsengine.render import cells, labels, page, paths, scales
+from lsengine.errors import NothingToDraw
+from lsengine.render import cells, connections, labels, page, paths, scales
 from lsengine.render.cells import Plane
 from lsengine.render.quantities import Quantity, describe
 from lsengine.render.request import Request
@@ -26,7 +27,13 @@ from lsengine.render.styles import Style
 
 Painter = Callable[[Axes, Plane, Scale, Style], None]
 
-WIDEST = 4.0  # axes whose ranges differ by more are not drawn at one scale
+STANDS_IN = "lighter: the nearest cell's value stands in"
+FAINT = 0.4  # opacity of what stands in for a cell
+WIDEST = 3.0  # axes whose ranges differ by more are not drawn at one scale
+FREE = 0.8  # height by width of their panels
+ALIKE = 1.3  # nor are those of several panels whose shapes differ by more
+NOT_TO_SCALE = "axes not to one scale"
+_ONCE = ("red: ", NOT_TO_SCALE)  # are said below the first panel only
 
 
 def draw(request: Request) -> Figure:
@@ -35,42 +42,78 @@ def draw(request: Request) -> Figure:
     Raises:
         UsageError: If a surface has nothing that this kind could draw.
     """
+    figure, walks = compose(request)
+    for walk in walks:
+        walk.finish()
+    return figure
+
+
+def compose(request: Request) -> tuple[Figure, list[paths.Walk]]:
+    """Draw all but what belongs to whole trajectories only; return them as far as drawn.
+
+    Raises:
+        UsageError: As `draw`.
+    """
     assert request.quantity is not None  # only curves do without
     quantity = describe(request.quantity)
     whole = [cells.plane(surface, quantity) for surface in request.surfaces]
-    planes = whole if request.kind == "heatmap" else [cells.joined(p) for p in whole]
+    joined = whole if request.kind == "heatmap" else [cells.joined(p) for p in whole]
+    pairs = zip(whole, joined, strict=True)
+    planes = [every if _fills(every, request) else part for every, part in pairs]
     for surface, plane in zip(request.surfaces, planes, strict=True):
         check(surface.source, plane, request)
     scale = common_scale(planes, quantity, request)
     paint: Painter = _PAINTERS[request.kind]
-    ratio = height_by_width(planes[0], request.kind)
+    to_scale = alike(planes, request.kind)
+    ratio = height_by_width(planes[0], request.kind) if to_scale else FREE
     figure, axes = page.sheet(len(planes), request.style, ratio)
-    for panel, plane, surface in zip(axes, planes, request.surfaces, strict=True):
-        frame(panel, plane, request)
-        if scale is not None:
+    narrow = page.columns_for(len(axes)) > 2
+    walks, said = [], set[str]()
+    sorted_ = zip(axes, planes, joined, request.surfaces, strict=True)
+    for panel, plane, part, surface in sorted_:
+        frame(panel, plane, request, to_scale=to_scale)
+        has_lines = request.kind != "heatmap" and part.joins
+        if scale is not None and _fills(plane, request):
+            _stand_in(panel, plane, scale, request.style)
+            if has_lines:
+                _thin_lines(panel, part, scale)
+        elif scale is not None:
             paint(panel, plane, scale, request.style)
         if request.kind == "trajectory":
-            paths.add(panel, surface, request.style)
+            walks.append(paths.add(panel, surface, request.style))
+        elif surface.curve is not None:
+            connections.add(panel, surface.curve, request.style)
         else:
             mark_cells(panel, plane, quantity, request.style)
             mark_minima(panel, surface.other_minima, request.style)
         page.caption(panel, surface)
-        about = paths.notes(surface) if request.kind == "trajectory" else []
-        page.note(panel, about + _notes(plane, quantity, scale, request), drop(panel))
+        about = paths.notes(surface, narrow=narrow) if request.kind == "trajectory" else []
+        is_plain = surface.curve is None and request.kind != "trajectory"
+        if surface.curve is not None and request.kind != "trajectory":
+            about = connections.notes(surface.curve)
+        about += _notes(plane, quantity, scale, request, with_marks=is_plain)
+        if has_lines and part is not plane:
+            about.append(f"lines {part.coarse}")
+        about += [] if to_scale else [NOT_TO_SCALE]
+        page.note(panel, [line for line in about if line not in said], drop(panel))
+        said |= {line for line in about if line.startswith(_ONCE)}
+        if narrow and request.kind == "trajectory":
+            paths.shrink(panel)
     page.outer_labels(axes, page.columns_for(len(axes)))
-    if scale is not None and request.kind != "contour":
+    fills = any(_fills(plane, request) for plane in planes)
+    if scale is not None and (fills or request.kind != "contour"):
         most = round(3 + 8 * min(ratio, 1.0))  # numbers that have room beside the bar
-        colors = mappable(request.kind, scale, request.style)
+        colors = mappable("heatmap" if fills else request.kind, scale, request.style)
         page.bar(figure, colors, axes, scale, quantity, most=most)
     page.settle(figure)
-    if request.kind == "trajectory":
-        for panel, surface in zip(axes, request.surfaces, strict=True):
-            paths.finish(panel, surface, request.style)
-    if scale is not None and request.kind == "contour":
-        for panel, surface in zip(axes, request.surfaces, strict=True):
-            minima = surface.other_minima
-            labels.place(panel, scale, ((0.0, 0.0), *minima) if minima else ())
-    return figure
+    for panel, surface in zip(axes, request.surfaces, strict=True):
+        marks = ((0.0, 0.0), *surface.other_minima) if surface.other_minima else ()
+        if surface.curve is not None and request.kind != "trajectory":
+            connections.finish(panel, surface.curve, request.style)
+            marks = tuple((float(x), float(y)) for x, y in surface.curve.controls)
+        if scale is not None and request.kind == "contour":
+            labels.place(panel, scale, marks)
+    return figure, walks
 
 
 def common_scale(planes: list[Plane], quantity: Quantity, request: Request) -> Scale | None:
@@ -85,28 +128,28 @@ def check(source: str, plane: Plane, request: Request) -> None:
     """Refuse what contours and 3D surfaces cannot show; a heat map shows everything.
 
     Raises:
-        UsageError: If fewer than 2 x 2 cells, or no finite one, are there.
+        NothingToDraw: If no finite cells are there, or none that have such neighbours.
     """
     if request.kind == "heatmap" or (request.kind == "trajectory" and not plane.finite.size):
         return
-    rows, columns = plane.values.shape
-    if page.is_tiny(plane.values):
-        raise UsageError(
-            f"{source}: has {columns} x {rows} cells (alpha x beta), but kind "
-            f"{request.kind!r} joins at least 2 x 2; use --as heatmap"
+    if not plane.finite.size or not _joins(plane, request):
+        square = "square of four" if request.kind == "surface" else "three"
+        raise NothingToDraw(
+            f"{source}: {request.quantity} has no {square} neighbouring finite cells to join "
+            f"({plane.tally.reasons()}); use --as heatmap, which shows each cell"
         )
-    finite_BA = np.isfinite(plane.values)
-    joins = sum(
-        finite_BA[b : rows - 1 + b, a : columns - 1 + a].astype(int) for a in (0, 1) for b in (0, 1)
-    )
-    if not (np.asarray(joins) >= 3).any():
-        counts = plane.tally
-        missing = f"{counts.missing:,} missing" if counts.missing else ""
-        reasons = ", ".join(words for words in (missing, counts.bad_text()) if words)
-        raise UsageError(
-            f"{source}: {request.quantity} has no neighbouring finite cells to join "
-            f"({reasons} of {counts.cells:,} cells); use --as heatmap, which shows each cell"
-        )
+
+
+def _joins(plane: Plane, request: Request) -> bool:
+    """Whether a plane with a finite cell can be joined, by landscapes to whole squares only."""
+    if request.kind == "surface":
+        return (replace(plane, values=plane.filled) if request.filled else plane).has_square
+    return plane.joins or _fills(plane, request)
+
+
+def _fills(plane: Plane, request: Request) -> bool:
+    """Whether cells that are not computed yet are painted, too."""
+    return request.filled and bool(plane.missing.any())
 
 
 def height_by_width(plane: Plane, kind: str) -> float:
@@ -114,7 +157,15 @@ def height_by_width(plane: Plane, kind: str) -> float:
     width, height = _extent(plane, kind)
     if min(plane.values.shape) == 1 < max(plane.values.shape):
         return 0.3 if plane.values.shape[0] == 1 else 1.0
-    return float(np.clip(height / width, 1 / WIDEST, 1.5)) if _to_scale(plane, kind) else 0.8
+    return float(np.clip(height / width, 1 / WIDEST, 1.5)) if alike([plane], kind) else FREE
+
+
+def alike(planes: Sequence[Plane], kind: str) -> bool:
+    """Whether both axes can have one scale in panels of one shape."""
+    extents = [_extent(plane, kind) for plane in planes]
+    ratios = [height / width if width else np.inf for width, height in extents]
+    to_scale = all(1 / WIDEST <= ratio <= WIDEST for ratio in ratios)
+    return to_scale and max(ratios) <= ALIKE * min(ratios)
 
 
 def _extent(plane: Plane, kind: str) -> tuple[float, float]:
@@ -129,16 +180,13 @@ def _borders(plane: Plane, kind: str) -> tuple[float, float, float, float]:
     return float(x[0]), float(x[-1]), float(y[0]), float(y[-1])
 
 
-def _to_scale(plane: Plane, kind: str) -> bool:
-    width, height = _extent(plane, kind)
-    return 1 / WIDEST <= height / width <= WIDEST
-
-
-def frame(axes: Axes, plane: Plane, request: Request) -> None:
+def frame(axes: Axes, plane: Plane, request: Request, *, to_scale: bool) -> None:
     """Set limits, aspect and labels, and hatch what has not been computed."""
     left, right, bottom, top = _borders(plane, request.kind)
     axes.set(xlim=(left, right), ylim=(bottom, top), xlabel=r"$\alpha$", ylabel=r"$\beta$")
-    axes.set_aspect("equal" if _to_scale(plane, request.kind) else "auto")
+    axes.set_aspect("equal" if to_scale else "auto")
+    if not to_scale:  # the layout presses panels together only if it knows their shape
+        axes.set_box_aspect(FREE)
     axes.locator_params(nbins=5, min_n_ticks=2)
     for name, values in (("x", plane.alpha), ("y", plane.beta)):
         if values.size == 1:
@@ -200,6 +248,11 @@ def _filled(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
         extend=scale.extend,
         zorder=0.5,
     )
+    _thin_lines(axes, plane, scale)
+
+
+def _thin_lines(axes: Axes, plane: Plane, scale: Scale) -> None:
+    z_BA, levels = _masked(plane, scale), scale.forward(scale.levels)
     inside = levels[(levels > z_BA.min()) & (levels < z_BA.max())]
     if inside.size and not scale.constant:
         axes.contour(
@@ -224,6 +277,26 @@ def heatmap(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
         rasterized=True,
         zorder=0.5,
     )
+
+
+def _stand_in(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
+    """Colour every cell; those not computed yet like the nearest one, lighter and hatched."""
+    limits = axes.get_xlim(), axes.get_ylim()
+    x, y = cells.edges(plane.alpha, plane.beta), cells.edges(plane.beta, plane.alpha)
+    axes.pcolormesh(
+        *(x, y, np.ma.masked_where(~plane.missing, scale.forward(plane.filled))),
+        cmap=colormaps[style.colormap],
+        norm=Normalize(*scale.span),
+        alpha=FAINT,
+        rasterized=True,
+        zorder=0.4,
+    )
+    borders = float(x[0]), float(x[-1]), float(y[0]), float(y[-1])
+    _area(axes, borders, 0.45, hatch="/////", edgecolor=style.ground)
+    heatmap(axes, plane, scale, style)
+    if plane.bad.any():
+        _flat(axes, plane, plane.bad, style.bad, 0.5)
+    axes.set(xlim=limits[0], ylim=limits[1])
 
 
 _PAINTERS: dict[str, Painter] = {
@@ -287,11 +360,14 @@ def _is_inside(axes: Axes, at: tuple[float, float]) -> bool:
 
 
 def _mark(axes: Axes, at: tuple[float, float], marker: str, size: float, style: Style) -> None:
-    """Draw a thin open mark over a wider one in the ground's colour, to be seen on any."""
-    for width, color in ((2.4, style.ground), (1.1, style.ink)):
+    """Draw a thin open mark over a wider one in the ground's colour, to be seen on any.
+
+    The thin ones are above all wide ones, so that marks close by do not blot each other out.
+    """
+    for width, color, zorder in ((2.4, style.ground, 5.0), (1.1, style.ink, 5.1)):
         look: dict[str, Any] = {"marker": marker, "markersize": size, "linestyle": "none"}
         look |= {"markerfacecolor": "none", "markeredgecolor": color, "clip_on": False}
-        axes.plot(*at, markeredgewidth=width, zorder=5, **look)
+        axes.plot(*at, markeredgewidth=width, zorder=zorder, **look)
 
 
 def drop(axes: Axes) -> float:
@@ -299,12 +375,14 @@ def drop(axes: Axes) -> float:
     return float(axes.xaxis.label.get_fontsize()) * 2.9 + 4.0
 
 
-def _notes(plane: Plane, quantity: Quantity, scale: Scale | None, request: Request) -> list[str]:
+def _notes(
+    plane: Plane, quantity: Quantity, scale: Scale | None, request: Request, *, with_marks: bool
+) -> list[str]:
     """Return what a reader must know to take the picture for what it is."""
     lines = [f"lines of equal {quantity.label}"] if request.kind == "contour" else []
-    best = plane.best(quantity.best) if request.kind != "trajectory" else None
+    best = plane.best(quantity.best) if with_marks else None
     if best is not None and scale is not None:
-        value = f"{best[2]:.4g}" if abs(best[2]) < 1e4 else scales.power_text(best[2])
+        value = scales.power_text(float(f"{best[2]:.4g}"))
         if scale.constant or plane.finite.max() == plane.finite.min():
             lines.append(f"constant: every drawn cell is {value}")
         else:
@@ -312,7 +390,7 @@ def _notes(plane: Plane, quantity: Quantity, scale: Scale | None, request: Reque
             unit = " %" if quantity.is_percent else ""
             lines.append(f"+ centre, \N{WHITE CIRCLE} {word} cell, {value}{unit}")
     hatched = plane.coarse or "hatched"
+    if request.filled:
+        hatched = STANDS_IN
     lines += page.about_cells(plane.tally, hatched=hatched, bad="grey")
-    if not _to_scale(plane, request.kind):
-        lines.append("axes not to one scale")
     return lines + (page.about_clipping(plane.finite, scale) if scale else [])

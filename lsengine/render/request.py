@@ -7,9 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lsengine.errors import UsageError, did_you_mean
+from lsengine.errors import NothingToDraw, UsageError, did_you_mean
 from lsengine.records import History, Weights
+from lsengine.render import cells
 from lsengine.render.quantities import describe, preferred
+from lsengine.render.style_files import SCALES, find
 from lsengine.render.styles import STYLES, Style
 from lsengine.surface import Surface
 
@@ -18,6 +20,7 @@ KINDS = {
     "filled": "plane",
     "heatmap": "plane",
     "surface": "plane",
+    "html": "plane",
     "trajectory": "plane",
     "curve": "curve",
     "curvature": "either",
@@ -26,13 +29,18 @@ KINDS = {
 }
 """Every kind of picture, and what it is made of: surfaces of two directions or one, or records."""
 
+JOINING = ("contour", "filled", "surface")
+"""Kinds that are nothing without neighbours in both directions."""
+
 CURVATURE = ("ratio", "sign", "eigenvalue_min", "eigenvalue_max")
 """The panels of ``curvature``; the first is what several surfaces are compared by."""
 
 RECORDS: Mapping[str, type[History] | type[Weights]] = {"weights": Weights, "history": History}
 
-SCALES = ("auto", "linear", "log")
 EXTENSIONS = (".png", ".pdf", ".svg")
+MOVING = (".gif", ".mp4")
+"""Of animations, which trajectories and lit surfaces can be."""
+PAGE = ".html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,7 @@ class Request:
         style: The look.
         levels: About how many contour levels; None for a good number.
         limits: Lowest and highest value of the colour or loss axis, in the unit drawn.
+        filled: Whether cells not computed yet are drawn, marked, with their neighbour's value.
     """
 
     surfaces: tuple[Surface, ...]
@@ -57,6 +66,7 @@ class Request:
     style: Style
     levels: int | None
     limits: tuple[float, float] | None
+    filled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +76,7 @@ class RecordsRequest:
     Attributes:
         records: At least one; all of the class that the kind is made of.
         kind: A key of `KINDS`.
-        quantity: A curve of a history, or a parameter of weights; None for the usual ones.
+        quantity: A curve of a history, or a parameter of either; None for the usual ones.
         scale: A member of `SCALES`, of losses and of counts.
         style: The look.
     """
@@ -82,7 +92,7 @@ def validated_records(
     records: Sequence[object],
     kind: str,
     quantity: str | None,
-    look: tuple[str, str],
+    look: tuple[str | None, str | Path],
     ranges: tuple[int | None, tuple[float, float] | None],
 ) -> RecordsRequest:
     """Check a request for a picture of records, as `validated` does for surfaces.
@@ -90,24 +100,26 @@ def validated_records(
     Raises:
         UsageError: With what was found, what is allowed, and what to do.
     """
-    scale, style = look
+    style = _flat(find(look[1]), kind)
+    scale = look[0] or style.scale
     _member("scale", scale, SCALES)
-    _member("style", style, STYLES)
     for name, value in zip(("levels", "limits"), ranges, strict=True):
         if value is not None:
             raise UsageError(f"render: a {kind} has no {name}; leave --{name} out")
     kept = tuple(r for r in records if isinstance(r, RECORDS[KINDS[kind]]))
     if not records or len(kept) < len(records):
         raise UsageError(f"render: a {kind} is made of {KINDS[kind]} files only; name some")
-    return RecordsRequest(kept, kind, quantity, scale, STYLES[style])
+    return RecordsRequest(kept, kind, quantity, scale, style)
 
 
 def validated(
     surfaces: Sequence[Surface],
     kind: str,
     quantity: str | None,
-    look: tuple[str, str],
+    look: tuple[str | None, str | Path],
     ranges: tuple[int | None, tuple[float, float] | None],
+    *,
+    filled: bool = False,
 ) -> Request:
     """Check everything that can be checked without drawing.
 
@@ -115,17 +127,20 @@ def validated(
         surfaces: What to draw.
         kind: See `KINDS`.
         quantity: A dataset name or None.
-        look: Scale and style, by name.
-        ranges: Number of levels and limits, either may be None.
+        look: Scale by name, None for the style's, and style, by name or its file.
+        ranges: Number of levels and limits; None for the style's.
+        filled: See `Request`.
 
     Raises:
         UsageError: With what was found, what is allowed, and what to do.
+        NothingToDraw: If all is well, but no cell is done, or none has a finite value.
     """
-    scale, style = look
-    levels, limits = ranges
     _member("kind of picture", kind, KINDS)
+    style = _flat(find(look[1]), kind)
+    scale = look[0] or style.scale
+    levels = style.levels if ranges[0] is None else ranges[0]
+    limits = style.limits if ranges[1] is None else ranges[1]
     _member("scale", scale, SCALES)
-    _member("style", style, STYLES)
     if not surfaces:
         raise UsageError("render: no surface given; name at least one surface file")
     for surface in surfaces:
@@ -133,28 +148,60 @@ def validated(
     _ranges(levels, limits, scale)
     if KINDS[kind] == "either":
         _curvature(surfaces, quantity, limits)
-        return Request(tuple(surfaces), kind, quantity, scale, STYLES[style], levels, limits)
+        _has_begun(surfaces, kind)
+        return Request(tuple(surfaces), kind, quantity, scale, style, levels, limits)
     chosen = _quantity(surfaces, kind, quantity)
     if scale == "log" and chosen is not None and describe(chosen).is_percent:
         raise UsageError(
             f"render: scale log asked for {chosen}; accuracies are drawn in percent on a "
             "linear scale; use --scale auto or another quantity"
         )
-    return Request(tuple(surfaces), kind, chosen, scale, STYLES[style], levels, limits)
+    _has_begun(surfaces, kind)
+    _has_values(surfaces, kind, chosen)
+    return Request(tuple(surfaces), kind, chosen, scale, style, levels, limits, filled)
 
 
-def check_output(path: str | Path) -> Path:
+def _flat(style: Style, kind: str) -> Style:
+    """Return the style for a kind: what is not a landscape has nothing to be lit."""
+    return (
+        STYLES["default"] if style is STYLES["lit"] and kind not in ("surface", "html") else style
+    )
+
+
+def check_look(kind: str, scale: str | None = None, style: str | Path = "default") -> None:
+    """Refuse words that no surface could make right; call before waiting for one.
+
+    Raises:
+        UsageError: If there is no such kind, scale or style.
+    """
+    _member("kind of picture", kind, KINDS)
+    _member("scale", scale or find(style).scale, SCALES)
+
+
+def check_output(path: str | Path, kind: str = "") -> Path:
     """Return ``path`` if a picture can be written there; call before the hard work.
+
+    Args:
+        path: The file.
+        kind: A key of `KINDS`; trajectories and lit surfaces may be animations.
 
     Raises:
         UsageError: If the extension is unknown, or the folder missing.
     """
     path = Path(path)
-    if path.suffix.lower() not in EXTENSIONS:
+    moves = kind in ("trajectory", "surface")
+    allowed = (PAGE,) if kind == "html" else EXTENSIONS + (MOVING if moves else ())
+    if path.suffix.lower() in MOVING and not moves:
         raise UsageError(
-            f"{path}: cannot write a picture with the extension {path.suffix or '(none)'!r}; "
-            f"allowed: {', '.join(e[1:] for e in EXTENSIONS)}"
-            f"{did_you_mean(path.suffix.lower(), EXTENSIONS)}"
+            f"{path}: only a trajectory and a lit surface move; use --as trajectory, or "
+            "--as surface --style lit, or name a .png"
+        )
+    if path.suffix.lower() not in allowed:
+        raise UsageError(
+            f"{path}: cannot write {kind or 'a picture'} with the extension "
+            f"{path.suffix or '(none)'!r}; "
+            f"allowed: {', '.join(e[1:] for e in allowed)}"
+            f"{did_you_mean(path.suffix.lower(), allowed)}"
         )
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file in it, such as {path / 'a.png'}")
@@ -188,12 +235,38 @@ def _fits(surface: Surface, kind: str) -> None:
         )
     if not surface.quantities:
         raise UsageError(f"{surface.source}: holds no quantity to draw")
-    if not surface.done.any() and kind != "trajectory":
-        counts = surface.counts()
+    joins = kind in JOINING or (kind == "trajectory" and surface.done.any())
+    if joins and min(surface.status.shape) < 2:
+        betas, alphas = surface.status.shape
         raise UsageError(
-            f"{surface.source}: none of {surface.status.size:,} cells is done "
-            f"({counts['missing']:,} missing, {counts['failed']:,} failed); "
-            "run lsengine eval on its job first"
+            f"{surface.source}: has {alphas} x {betas} cells (alpha x beta), but kind "
+            f"{kind!r} joins at least 2 x 2; use --as heatmap"
+        )
+
+
+def _has_begun(surfaces: Sequence[Surface], kind: str) -> None:
+    for surface in surfaces:
+        if not surface.done.any() and kind != "trajectory":  # whose path is there
+            counts = surface.counts()
+            raise NothingToDraw(
+                f"{surface.source}: none of {surface.status.size:,} cells is done "
+                f"({counts['missing']:,} missing, {counts['failed']:,} failed); "
+                "run lsengine eval on its job first"
+            )
+
+
+def _has_values(surfaces: Sequence[Surface], kind: str, chosen: str | None) -> None:
+    """Refuse pages and curves of a quantity without values; other kinds look at the cells."""
+    if chosen is None or kind not in ("html", "curve"):
+        return
+    tallies = [cells.tally(s.status, [s.quantities[chosen]]) for s in surfaces]
+    empty = [t.missing + t.bad == t.cells for t in tallies]
+    if all(empty) or (any(empty) and kind == "curve"):
+        first = empty.index(True)
+        remedy = "--as heatmap, which shows each cell" if kind == "html" else "another --quantity"
+        raise NothingToDraw(
+            f"{surfaces[first].source}: {chosen} has no finite value to draw "
+            f"({tallies[first].reasons()}); use {remedy}"
         )
 
 

@@ -13,16 +13,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine.errors import UsageError
+from lsengine.errors import NothingToDraw, UsageError
 from lsengine.render.quantities import Quantity
 
 Floats = NDArray[np.float64]
 Extend = Literal["neither", "min", "max", "both"]
 
 LOG_DECADES = 1.5  # positive values spanning more are shown on a log scale
-MOST_DECADES = 5.0  # beyond, the basin would be one colour; the cliffs are clipped instead
+MOST_DECADES = 8.0  # beyond, the basin would be one colour; the cliffs are clipped instead
 FENCE = 3.0  # Tukey's "far out": this many interquartile ranges beyond the quartiles
 LEAST_REACH = 2.0  # decades a log scale always follows the values beyond their quartiles
+KEPT = 0.97  # share of the values that no end of a scale cuts off
 LEVELS = 12  # contour levels, about
 HUGE = 1e150  # squares of larger numbers overflow inside matplotlib
 STRIDES = (1, 2, 4, 5, 10, 20, 50)  # multiples of round steps that are round again
@@ -35,7 +36,8 @@ class Scale:
     """Where values go and what they are called.
 
     Attributes:
-        kind: ``linear``, ``log`` or ``symlog`` (logarithmic in both signs).
+        kind: ``linear``, ``log``, ``symlog`` (logarithmic in both signs), or ``quantile``: as
+            many cells between one level and the next, everywhere.
         low, high: Ends of the scale, in values; the outermost levels.
         levels: Round values, increasing, from ``low`` to ``high``; (L,).
         extend: ``neither``, ``min``, ``max`` or ``both``: which ends are clipped.
@@ -59,6 +61,9 @@ class Scale:
         v = np.clip(v, -HUGE, HUGE)
         if self.kind == "symlog":
             return _symlog(v, self.threshold)
+        if self.kind == "quantile":
+            steps = np.interp(v, self.levels, np.arange(self.levels.size))
+            return np.asarray(steps + np.sign(v - np.clip(v, self.low, self.high)))
         return v
 
     def _under(self, v: Floats) -> Floats:
@@ -92,6 +97,18 @@ class Scale:
             return linear_text(value, gap, float(np.abs(self.levels).max()))
         return power_text(value)
 
+    def tick_text(self, value: float, ticks: Floats | None = None) -> str:
+        """Return a value as an axis prints it: all plain, or all powers of ten.
+
+        Args:
+            value: One of the ticks.
+            ticks: All values that are printed, increasing; None for all `levels`.
+        """
+        among = self.levels if ticks is None else ticks
+        if self.kind == "log" and among.size > 1:
+            return log_text(value, float(among[0]), float(among[-1]))
+        return self.text(value)
+
 
 def choose(
     values: Floats,
@@ -105,18 +122,21 @@ def choose(
     Args:
         values: Finite values in the unit drawn, any order; (N,).
         quantity: Percentages stay linear and within 0 to 100.
-        scale: ``auto``, ``linear`` or ``log``.
+        scale: ``auto``, ``linear``, ``log`` or ``quantile``.
         levels: About how many; None for `LEVELS`.
         limits: Ends fixed by the user.
 
     Raises:
-        UsageError: If log was asked for negative values, or there are no values.
+        UsageError: If log was asked for negative values.
+        NothingToDraw: If there are no values.
     """
     if not values.size:
-        raise UsageError("render: no finite value to draw a scale for")
+        raise NothingToDraw("render: no finite value to draw a scale for")
+    if scale == "quantile" and np.ptp(values) > 0:
+        return _by_quantiles(values, levels or LEVELS, limits)
     kind, threshold = _kind(np.clip(values, -HUGE, HUGE), quantity, scale, limits)
     v = values if kind == "log" else np.clip(values, -HUGE, HUGE)
-    low, high = limits if limits else _robust(v, kind, threshold)
+    low, high = limits if limits else _robust(v, kind, threshold, quantity)
     low, high, constant = _opened(low, high, kind)
     marks = _clean(_levels(low, high, kind, levels or LEVELS, threshold), limits, quantity)
     below, above = bool((v < marks[0]).any()), bool((v > marks[-1]).any())
@@ -125,6 +145,34 @@ def choose(
         extend = "max"
     ends = float(marks[0]), float(marks[-1])
     return Scale(kind, *ends, marks, extend, threshold, constant)
+
+
+def _by_quantiles(values: Floats, wanted: int, limits: tuple[float, float] | None) -> Scale:
+    """Return levels between which there are equally many values, to two digits if they can."""
+    low, high = limits if limits else (float(values.min()), float(values.max()))
+    inside = values[(values >= low) & (values <= high)]
+    marks = np.quantile(inside, np.linspace(0, 1, wanted)[1:-1]) if inside.size else np.empty(0)
+    for digits in (2, 3, 6, 16):
+        rounded = np.unique([float(f"{mark:.{digits - 1}e}") for mark in marks])
+        if rounded.size > 0.8 * wanted:
+            break
+    inner = rounded[(rounded > low) & (rounded < high)]
+    if limits is None:
+        low, high = _outward(low, -1.0), _outward(high, 1.0)
+    extend: Extend = "neither"
+    if limits is not None:
+        below, above = bool((values < low).any()), bool((values > high).any())
+        extend = "both" if below and above else "min" if below else "max" if above else "neither"
+    return Scale("quantile", low, high, np.array([low, *inner, high]), extend)
+
+
+def _outward(value: float, sign: float) -> float:
+    """Return a number of two digits just beyond a value, upwards or downwards."""
+    if value == 0:
+        return 0.0
+    step = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
+    rounded = math.ceil(sign * value / step - 1e-9) * step * sign
+    return float(f"{rounded:.1e}")
 
 
 def _kind(
@@ -151,8 +199,13 @@ def _kind(
     return "linear", 1.0
 
 
-def _robust(v: Floats, kind: str, threshold: float) -> tuple[float, float]:
-    """Return ends that a few cliffs cannot push away: far-out values are clipped."""
+def _robust(v: Floats, kind: str, threshold: float, quantity: Quantity) -> tuple[float, float]:
+    """Return ends that a few cliffs cannot push away: far-out values are clipped.
+
+    Not at the good end: the basin is what one wants to see.  Percentages have no cliffs.
+    """
+    if quantity.is_percent:
+        return float(v.min()), float(v.max())
     if kind == "log":
         v = v[v > 0]
     t = np.log10(v) if kind == "log" else _symlog(v, threshold) if kind == "symlog" else v
@@ -161,12 +214,15 @@ def _robust(v: Floats, kind: str, threshold: float) -> tuple[float, float]:
     if kind == "log":
         reach = max(reach, LEAST_REACH)
     if reach > 0:
-        fence = float(max(low, q1 - reach)), float(min(high, q3 + reach))
+        most = np.quantile(t, (1.0 - KEPT, KEPT))
+        fence = max(low, min(q1 - reach, most[0])), min(high, max(q3 + reach, most[1]))
         worth = 0.1 * (fence[1] - fence[0])  # clipping for less than this only confuses
-        low = fence[0] if fence[0] - low > worth else low
+        if kind != "log" and quantity.best != "low":
+            low = fence[0] if fence[0] - low > worth else low
         high = fence[1] if high - fence[1] > worth else high
     if kind == "log" and high - low > MOST_DECADES:
-        high = max(low + MOST_DECADES, float(np.quantile(t, 0.9)))
+        low = max(low, float(q1) - MOST_DECADES)
+        high = max(low + MOST_DECADES, float(np.quantile(t, KEPT)))
     if kind == "linear":
         return low, high
     ends = (10.0**low, 10.0**high) if kind == "log" else _unsymlog(low, high, threshold)
@@ -271,6 +327,14 @@ def linear_text(value: float, gap: float, largest: float) -> str:
         if abs(round(value, decimals) - value) <= 1e-3 * (gap or 1e-3 * abs(value)):
             return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
     return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+
+
+def log_text(value: float, low: float, high: float) -> str:
+    """Print a value of a log axis that goes from ``low`` to ``high``: one manner for all of it."""
+    if low >= 1e-3 and high <= 1e4:
+        return power_text(value) if value < 1e4 else f"{value:g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    return power_text(float(f"{value / 10.0**exponent:.6g}"), exponent)
 
 
 def power_text(value: float, exponent: int | None = None) -> str:

@@ -20,6 +20,29 @@ ORDER_DARK = (
 
 
 @dataclass(frozen=True, slots=True)
+class Camera:
+    """Where landscapes are seen from.
+
+    Attributes:
+        azimuth: Degrees about the vertical, from alpha towards beta.
+        elevation: Degrees above the ground.
+        zoom: 1 shows all of it.
+    """
+
+    azimuth: float = -56.0
+    elevation: float = 32.0
+    zoom: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turntable:
+    """How an animated landscape turns: once around, in so many pictures and seconds."""
+
+    frames: int = 72
+    seconds: float = 6.0
+
+
+@dataclass(frozen=True, slots=True)
 class Style:
     """One look.
 
@@ -34,6 +57,14 @@ class Style:
         line_range: The part of the colour map that thin lines on this ground can use.
         ink, ground, faint: Colours of text, background, and what should stand back.
         bad: Fill of cells that failed or are not finite.
+        transparent: Whether nothing is drawn where the ground is.
+        dpi: Dots per inch of PNG pictures and of what is rasterised in PDF and SVG.
+        scale, levels, limits: What they are if the command does not say.
+        lit: Whether landscapes are lit scenes, drawn by VTK.
+        camera: Of landscapes.
+        relief: Height of a landscape, its base being 1 wide.
+        lines: Where a lit landscape has contour lines: ``surface``, ``floor``, ``both``, ``none``.
+        turntable: Of animations.
     """
 
     name: str
@@ -48,9 +79,20 @@ class Style:
     ground: str = "#ffffff"
     faint: str = "#b8b8b8"
     bad: str = "#8f8f8f"
+    transparent: bool = False
+    dpi: int = 300
+    scale: str = "auto"
+    levels: int | None = None
+    limits: tuple[float, float] | None = None
+    lit: bool = False
+    camera: Camera = Camera()
+    relief: float = 0.62
+    lines: str = "surface"
+    turntable: Turntable = Turntable()
 
 
-def _fonts(size: float, family: str, mathtext: str) -> dict[str, Any]:
+def fonts(size: float, family: str, mathtext: str) -> dict[str, Any]:
+    """Return matplotlib's settings for one family of letters, ``size`` points in labels."""
     return {
         "font.family": family,
         "mathtext.fontset": mathtext,
@@ -63,7 +105,8 @@ def _fonts(size: float, family: str, mathtext: str) -> dict[str, Any]:
     }
 
 
-def _inks(ink: str, ground: str, edge: str) -> dict[str, Any]:
+def inks(ink: str, ground: str, edge: str) -> dict[str, Any]:
+    """Return matplotlib's settings for colours of words, page and axes."""
     keys = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor")
     edges = ("axes.edgecolor", "xtick.color", "ytick.color")
     grounds = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
@@ -96,15 +139,15 @@ STYLES: Mapping[str, Style] = {
             width=5.2,
             wide=9.6,
             height=3.6,
-            rc=_fonts(10.0, "DejaVu Sans", "dejavusans") | _inks("#1a1a1a", "#ffffff", "#4d4d4d"),
+            rc=fonts(10.0, "DejaVu Sans", "dejavusans") | inks("#1a1a1a", "#ffffff", "#4d4d4d"),
         ),
         Style(
             name="paper",
             width=3.3,
             wide=6.9,
             height=2.4,
-            rc=_fonts(8.0, "STIXGeneral", "stix")
-            | _inks("#000000", "#ffffff", "#333333")
+            rc=fonts(8.0, "STIXGeneral", "stix")
+            | inks("#000000", "#ffffff", "#333333")
             | {"axes.linewidth": 0.5, "xtick.major.width": 0.5, "ytick.major.width": 0.5},
             ink="#000000",
         ),
@@ -113,13 +156,23 @@ STYLES: Mapping[str, Style] = {
             width=6.4,
             wide=12.0,
             height=4.4,
-            rc=_fonts(13.0, "DejaVu Sans", "dejavusans") | _inks("#e8e8e8", "#14171c", "#8a919c"),
+            rc=fonts(13.0, "DejaVu Sans", "dejavusans") | inks("#e8e8e8", "#14171c", "#8a919c"),
             colors=ORDER_DARK,
             line_range=(0.3, 1.0),
             ink="#e8e8e8",
             ground="#14171c",
             faint="#5a626e",
             bad="#7a7a7a",
+        ),
+        Style(
+            name="lit",
+            width=5.2,
+            wide=9.6,
+            height=3.6,
+            rc=fonts(10.0, "DejaVu Sans", "dejavusans") | inks("#1a1a1a", "#ffffff", "#4d4d4d"),
+            colormap="coolwarm",
+            line_range=(0.0, 1.0),
+            lit=True,
         ),
     )
 }

@@ -27,15 +27,22 @@ from numpy.typing import NDArray
 
 from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
 from lsengine.grid import Grid, contiguous_runs
+from lsengine.layout import CurveLayout as CurveLayout
 from lsengine.layout import Layout as Layout
 from lsengine.layout import Results as Results
 from lsengine.layout import TrajectoryLayout as TrajectoryLayout
-from lsengine.store.making import FAILURE_BYTES, FORMAT, FORMAT_VERSION, lay_out, lay_out_trajectory
+from lsengine.store import ancestor, extending, groups
+from lsengine.store.making import (
+    FAILURE_BYTES,
+    FORMAT,
+    FORMAT_VERSION,
+    lay_out,
+    lay_out_trajectory,
+    reserve,
+)
 from lsengine.store.making import PROVENANCE as PROVENANCE
 from lsengine.surface import DONE, FAILED, Surface, Trajectory
 
-_ANCESTOR = "loss-landscape"
-_OVERHEAD_BYTES = 2**17  # attributes, scales and object headers
 # What HDF5 and NumPy raise over rotten bytes, depending on where they are.
 _DAMAGE = (
     *(OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError),
@@ -66,7 +73,7 @@ def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
         EnvironmentUnfit: If the disk is full or the folder cannot be written.
     """
     with _in_place_of(path) as part:
-        _reserve(part, layout)
+        reserve(part, layout)
         with h5py.File(part, "w") as file:
             lay_out(file, layout)
             file.flush()
@@ -99,6 +106,27 @@ def amend(
             if trajectory is not None:
                 lay_out_trajectory(file.create_group("trajectory"), trajectory)
             file.flush()
+
+
+def adopt(path: Path, old: Path) -> tuple[int, int]:
+    """Take over the done cells of another surface; see `lsengine.store.extending`.
+
+    Args:
+        path: A surface file that nobody writes; its lock is held.
+        old: A surface of the same cell fingerprint.
+
+    Returns:
+        How many cells are done now, and how many more have some of their quantities.
+
+    Raises:
+        EnvironmentUnfit: If the disk refuses the data.
+    """
+    surface = read(old)
+    try:
+        with h5py.File(path, "r+") as file:
+            return extending.adopt(file, surface, _quantities(file))
+    except OSError as error:
+        raise EnvironmentUnfit(f"{path}: cannot be written: {error}") from error
 
 
 @contextmanager
@@ -140,22 +168,6 @@ def refuses_parallel(path: Path, comm: Any) -> str | None:
     return None
 
 
-def _reserve(part: Path, layout: Layout) -> None:
-    """Make an empty file where there is room for a whole one: HDF5 crashes where there is not.
-
-    Asking the file system for the space, and not how much is free, minds quotas, too.
-
-    Raises:
-        OSError: If there is no room.
-    """
-    per_cell = 8 * len(layout.quantities) + 8 + 8 + 4 + FAILURE_BYTES + 1
-    arrays = [a for d in layout.directions.values() for a in d.values()]
-    checkpoints = len(layout.trajectory.columns["epoch"]) if layout.trajectory else 0
-    needed = per_cell * layout.grid.size + sum(a.nbytes + 1024 for a in arrays) + _OVERHEAD_BYTES
-    with part.open("xb") as file:
-        os.posix_fallocate(file.fileno(), 0, needed + 1024 * checkpoints)
-
-
 class Writer:
     """Writes results into a file that `create` has laid out.  Independent, never collective.
 
@@ -179,7 +191,7 @@ class Writer:
         self._is_serial, self._is_abandoned = comm is None, False
         self._names = set(_quantities(self._file))
         names = [*self._names, *PROVENANCE, "status"]
-        self._datasets = {name: self._file[name] for name in names}
+        self._datasets = {name: self._file[name] for name in names if name in self._file}
         for name, dataset in self._file.get("trajectory", {}).items():
             self._datasets[f"trajectory/{name}"] = dataset
         self._size = self._file["status"].size
@@ -199,6 +211,9 @@ class Writer:
             for group, cells in (("", of_grid), ("trajectory/", of_run)):
                 if cells:
                     self._store(results, group, cells, rank_of)
+            if results.precision_error:
+                self._file["precision_error"][...] = np.array(results.precision_error)
+                self._sync()
         except (OSError, RuntimeError) as error:
             self._abandon()
             reason = " ".join(str(error).split())  # HDF5's own words go over several lines
@@ -222,6 +237,7 @@ class Writer:
         columns: dict[str, NDArray[Any]] = {
             "wall_s": np.array(results.wall_s, np.float64)[order],
             "finished": np.array(results.finished, np.float64)[order],
+            "batch": np.array(results.batch or [0] * len(cells), np.int32)[order],
             "worker": np.full(len(cells), results.worker, np.int32),
             "failure": np.array(
                 [failed.get(c, "").encode(errors="replace")[:FAILURE_BYTES] for c in cells],
@@ -234,14 +250,10 @@ class Writer:
             values = [results.values[name][rank_of[c]] for c in done]
             self._put(group + name, done_places, np.array(values, np.float64))
         for name, column in columns.items():
-            self._put(group + name, places, column)
+            if group + name in self._datasets:  # older files have fewer
+                self._put(group + name, places, column)
         self._sync()
         self._put(f"{group}status", places, status)
-        self._sync()
-
-    def write_precision_error(self, rows: NDArray[np.float64]) -> None:
-        """Store the (3, 4) comparison of a fast precision with float32."""
-        self._file["precision_error"][...] = rows
         self._sync()
 
     def close(self) -> None:
@@ -274,7 +286,7 @@ class Writer:
 
 
 def read(path: str | Path) -> Surface:
-    """Read a surface, also one that is being written.
+    """Read a surface, also one that is being written, or one of the ancestor's.
 
     ``status`` is read before the values, so that every cell it calls done has its values.
 
@@ -282,11 +294,13 @@ def read(path: str | Path) -> Surface:
         UsageError: If there is no such file.
         SurfaceError: If it is damaged or no surface file.
     """
-    with _opened(Path(path)) as file:
+    with _opened(Path(path), formats=(FORMAT, ancestor.FORMAT)) as file:
+        if ancestor.is_one(file):
+            return ancestor.read(file, Path(path))
         status = file["status"][...]
         axes = {_axis_name(d): file[_axis_name(d)][...] for d in file["status"].dims}
         quantities = {name: file[name][...] for name in _quantities(file)}
-        attributes = {k: _plain(v) for k, v in file.attrs.items()}
+        attributes = {k: groups.plain(v) for k, v in file.attrs.items()}
         provenance = {n: file[n][...] for n in PROVENANCE if n in file}
         return Surface(
             name=str(attributes.get("name", Path(path).stem)),
@@ -296,14 +310,15 @@ def read(path: str | Path) -> Surface:
             status=status,
             provenance=provenance,
             attributes=attributes,
-            trajectory=_trajectory(file),
+            trajectory=groups.trajectory(file),
+            curve=groups.curve(file),
         )
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
     """Return the root attributes; raises like `read`."""
     with _opened(path) as file:
-        return {k: _plain(v) for k, v in file.attrs.items()}
+        return {k: groups.plain(v) for k, v in file.attrs.items()}
 
 
 def read_status(path: Path) -> NDArray[np.uint8]:
@@ -323,7 +338,7 @@ def read_grid(path: Path) -> Grid:
 def read_trajectory(path: Path) -> Trajectory | None:
     """Return the group of checkpoints, None if there is none; raises like `read`."""
     with _opened(path) as file:
-        return _trajectory(file)
+        return groups.trajectory(file)
 
 
 def read_cell(path: Path, cell: int) -> dict[str, float]:
@@ -333,26 +348,34 @@ def read_cell(path: Path, cell: int) -> dict[str, float]:
         return {name: float(file[name][at]) for name in _quantities(file)}
 
 
+def read_precision_error(path: Path) -> NDArray[np.float64]:
+    """Return the comparison of a fast precision with float32, (3, 4); raises like `read`."""
+    with _opened(path) as file:
+        return np.asarray(file["precision_error"][...])
+
+
 def read_directions(path: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
     """Return the stored directions by axis and parameter name; raises like `read`.
 
     Of a direction file of github.com/tomgoldstein/loss-landscape the names are numbers, in the
     order of the network's parameters, or of its state dict.
     """
-    with _opened(path, formats=(FORMAT, _ANCESTOR)) as file:
-        if "xdirection" in file:
-            groups = {"alpha": "xdirection", "beta": "ydirection"}
-            return {
-                axis: {name: d[...].astype(np.float32) for name, d in file[group].items()}
-                for axis, group in groups.items()
-                if group in file
-            }
+    with _opened(path, formats=(FORMAT, ancestor.FORMAT)) as file:
+        if ancestor.is_one(file):
+            return ancestor.read_directions(file)
         group = file.get("directions", {})
         return {
             axis: {name: d[...] for name, d in group[axis].items()}
             for axis in ("alpha", "beta")
             if axis in group
         }
+
+
+def read_state(path: Path) -> str:
+    """Return `Layout.state`, empty if the file does not say it; raises like `read`."""
+    with _opened(path, formats=(FORMAT, ancestor.FORMAT)) as file:
+        found = file["directions/state"][()] if "directions/state" in file else b""
+        return bytes(found).decode()
 
 
 @contextmanager
@@ -377,7 +400,7 @@ def _opened(path: Path, formats: tuple[str, ...] = (FORMAT,)) -> Iterator[h5py.F
 
 
 def _check_format(path: Path, file: h5py.File, formats: tuple[str, ...]) -> None:
-    found = _ANCESTOR if "xdirection" in file else file.attrs.get("format")
+    found = ancestor.FORMAT if ancestor.is_one(file) else file.attrs.get("format")
     if found not in formats:
         raise SurfaceError(f"{path}: an HDF5 file, but not a surface of lsengine's")
     version = _version(path, file)
@@ -410,23 +433,8 @@ def _quantities(file: h5py.File) -> list[str]:
     ]
 
 
-def _trajectory(file: h5py.File) -> Trajectory | None:
-    group = file.get("trajectory")
-    if group is None:
-        return None
-    first = ("status",) if "status" in group else ()  # values of cells that it calls done
-    columns = {name: group[name][...] for name in (*first, *group)}
-    return Trajectory(columns, {k: _plain(v) for k, v in group.attrs.items()})
-
-
 def _axis_name(dim: Any) -> str:
     return str(dim[0].name).lstrip("/")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _fsync(path: Path) -> None:

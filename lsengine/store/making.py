@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine.layout import Layout, TrajectoryLayout
+from lsengine.layout import CurveLayout, Layout, TrajectoryLayout
 
 FORMAT, FORMAT_VERSION = "lsengine-surface", 1
+_OVERHEAD_BYTES = 2**17  # attributes, scales and object headers
 FAILURE_BYTES = 160
 PROVENANCE: dict[str, tuple[Any, Any]] = {
     "wall_s": (np.float64, np.nan),
     "finished": (np.float64, np.nan),
     "worker": (np.int32, -1),
+    "batch": (np.int32, 0),
     "failure": (f"S{FAILURE_BYTES}", b""),
 }
 """Datasets per cell that are no results: dtype and fill value."""
+
+
+def reserve(part: Path, layout: Layout) -> None:
+    """Make an empty file where there is room for a whole one: HDF5 crashes where there is not.
+
+    Asking the file system for the space, and not how much is free, minds quotas, too.
+
+    Raises:
+        OSError: If there is no room.
+    """
+    per_cell = 8 * len(layout.quantities) + 8 + 8 + 4 + 4 + FAILURE_BYTES + 1
+    arrays = [a for d in layout.directions.values() for a in d.values()]
+    checkpoints = len(layout.trajectory.columns["epoch"]) if layout.trajectory else 0
+    needed = per_cell * layout.grid.size + sum(a.nbytes + 1024 for a in arrays) + len(layout.state)
+    with part.open("xb") as file:
+        os.posix_fallocate(file.fileno(), 0, needed + _OVERHEAD_BYTES + 1024 * checkpoints)
 
 
 def lay_out(file: h5py.File, layout: Layout) -> None:
@@ -41,9 +61,14 @@ def lay_out(file: h5py.File, layout: Layout) -> None:
     dims = ("precision_cell", "precision_column")
     _allocated(file, "precision_error", dims, np.float64, np.nan)
     if layout.directions:
-        _lay_out_directions(file.create_group("directions"), layout.directions)
+        group = file.create_group("directions")
+        _lay_out_directions(group, layout.directions)
+        if layout.state:
+            group["state"] = np.bytes_(layout.state.encode())
     if layout.trajectory is not None:
         lay_out_trajectory(file.create_group("trajectory"), layout.trajectory)
+    if layout.curve is not None:
+        _lay_out_curve(file.create_group("curve"), layout.curve)
 
 
 def lay_out_trajectory(group: h5py.Group, layout: TrajectoryLayout) -> None:
@@ -59,6 +84,24 @@ def lay_out_trajectory(group: h5py.Group, layout: TrajectoryLayout) -> None:
     for name, (dtype, fill) in PROVENANCE.items():
         _allocated(group, name, ("epoch",), dtype, fill)
     _allocated(group, "status", ("epoch",), np.uint8, 0)
+
+
+def _lay_out_curve(group: h5py.Group, layout: CurveLayout) -> None:
+    group.attrs.update(layout.attributes)
+    scales = {"t": layout.t, "control": np.arange(len(layout.controls))}
+    columns = {
+        "t": {"alpha": layout.points[:, 0], "beta": layout.points[:, 1]},
+        "control": {
+            "control_alpha": layout.controls[:, 0],
+            "control_beta": layout.controls[:, 1],
+            "control_distance": layout.distance,
+        },
+    }
+    for dim, values in scales.items():
+        scale = group.create_dataset(dim, data=values)
+        scale.make_scale(dim)
+        for name, column in columns[dim].items():
+            group.create_dataset(name, data=column).dims[0].attach_scale(scale)
 
 
 def _allocated(

@@ -75,7 +75,7 @@ def wrong_shape_loss(output, target):
 def worse_later_loss(output, target):
     global calls
     calls += 1
-    if calls > 20:
+    if calls > 22:
         raise RuntimeError("no loss any more")
     return nn.functional.cross_entropy(output, target, reduction="none")
 
@@ -197,6 +197,10 @@ def _content(folder):
         ({"grid": {"alpha": [-1, 1]}}, "grid.alpha: expected [start, stop, points]"),
         ({"grid": {"alpha": [0, 1, 10**6], "beta": [0, 1, 10**6]}}, "1,000,000,000,000 cells"),
         ({"repeats": 3}, "repeats: got 3; two directions allow 1 only"),
+        (
+            {"batch_norm": "recalibrated", "data": {**ARRAYS, "splits": ["test"]}},
+            "batch_norm: recalibrated is from training samples; data.splits needs train",
+        ),
         ({"directions": None}, 'directions: required by "lsengine eval", but missing'),
         ({"model": {**MLP, "checkpoint": "gone.pt"}}, "model.checkpoint: no such file: "),
         ({"model": {**MLP, "checkpoint": "a\0b"}}, "model.checkpoint: "),
@@ -492,7 +496,8 @@ def test_accuracy_of_a_regression(job, refused, tmp_path):
     np.savez(tmp_path / "data.npz", **_arrays(**y))
     refused("eval", path, says=["quantities: accuracy needs integer labels", "leave it out"])
     path = job(model=model)
-    np.savez(tmp_path / "data.npz", **_arrays(y_train=np.ones((8, 5)), y_test=np.ones((5, 5))))
+    shares = np.full((8, 5), 0.2)
+    np.savez(tmp_path / "data.npz", **_arrays(y_train=shares, y_test=shares[:5]))
     refused("eval", path, says="loss: cross_entropy refuses the network's output of shape [2, 2]")
 
 
@@ -816,7 +821,12 @@ def test_a_surface_of_another_job(job, refused, tmp_path):
     refused("eval", job(**{**CURVE, "grid": {"alpha": [-1, 1, 5]}}), code=4, says=says)
     torch.save({"state_dict": _moved(tmp_path / "centre.pt")}, tmp_path / "moved.pt")
     model = {**MLP, "checkpoint": "moved.pt"}
-    refused("eval", job(model=model, **CURVE), code=4, says="digests.checkpoint is")
+    refused(
+        "eval",
+        job(model=model, **CURVE),
+        code=4,
+        says="the content of checkpoint is not what it was",
+    )
 
 
 def _moved(path):
@@ -839,6 +849,19 @@ def test_a_surface_that_is_not_there(refused, tmp_path):
         says = 'gone.h5: no such file; "lsengine eval JOB" writes one'
         refused(command, tmp_path / "gone.h5", says=says)
         refused(command, tmp_path, says="is a directory; expected a surface file")
+
+
+def test_a_job_in_place_of_its_surface(refused, job, tmp_path):
+    """A picture of a job file names the surface that the job makes, or has made."""
+    path = job()
+    says = [f"{path}: is a job file; --as filled needs a surface", "job.h5, which", "lsengine eval"]
+    refused("render", path, "--as", "filled", says=says)
+    refused("compare", path, says=["this command needs a surface", "job.h5"])
+    (tmp_path / "job.h5").write_bytes(b"")
+    output = refused("render", path, "--as", "filled", says="needs a surface: ")
+    assert "will make" not in str(output)
+    path.write_text("name: [")
+    refused("render", path, "--as", "history", says="is a job file; --as history needs a training")
 
 
 # Pictures.

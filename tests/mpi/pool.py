@@ -1,8 +1,9 @@
 """A warm pool of ranks: evaluates jobs again and again without starting Python anew.
 
-Started under mpiexec.  Rank 0 reads one JSON line per request from standard input, ``{"jobs":
-paths, "ranks": n, "options": {...}}`` or ``null`` to end, the first n ranks evaluate it, and
-rank 0 answers with one JSON line.  Waiting ranks probe and sleep, as lsengine's own do.
+Started under mpiexec.  Rank 0 reads one JSON line per request from standard input, ``{"command":
+"evaluate", "jobs": paths, "ranks": n, "options": {...}}`` or ``null`` to end, the first n ranks
+evaluate it (or connect), and rank 0 answers with one JSON line.  Waiting ranks probe and sleep,
+as lsengine's own do.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from mpi4py import MPI
 
+from lsengine import connect
 from lsengine.engine import Options, evaluate
 from lsengine.errors import LsengineError
 from lsengine.ranks import World, abort_all
@@ -34,8 +37,14 @@ def main() -> None:
         world = World(groups[ranks], MPI.COMM_SELF, "pool") if ranks > 1 else None
         code, message = 0, ""
         try:
-            options = Options(progress="none", **request.get("options", {}))
-            code = evaluate(request["jobs"], options, world=world)
+            given = request.get("options", {})
+            if "extend" in given:
+                given["extend"] = Path(given["extend"])
+            options = Options(progress="none", **given)
+            if request["command"] == "connect":
+                code, message = connect.run(request["jobs"][0], options, world=world)
+            else:
+                code = evaluate(request["jobs"], options, world=world)
         except LsengineError as error:
             code, message = error.exit_code, str(error)
         if comm.rank == 0:
@@ -50,7 +59,7 @@ def _next_request(comm: Any) -> dict[str, Any] | None:
             comm.send(request, dest=rank, tag=99)
         return request
     while not comm.iprobe(source=0, tag=99):
-        time.sleep(0.005)
+        time.sleep(0.02)
     return comm.recv(source=0, tag=99)
 
 

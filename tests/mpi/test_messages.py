@@ -9,6 +9,7 @@ from launchers import BIN, launcher_environment, run_ranks
 
 from jobs import values, write_job
 from lsengine import store
+from lsengine.engine import Options, evaluate
 
 _ORDER = """
 import sys, time
@@ -81,7 +82,7 @@ def test_a_slow_goodbye_costs_the_next_job_no_worker(tmp_path):
             directions={"alpha": {"kind": "random", "seed": number}},
             grid={"alpha": [-1, 1, 9]},
         )
-        assert run_ranks(1, ["eval", str(alone)]).returncode == 0
+        assert evaluate([alone], Options(progress="none"), world=None) == 0
         assert values(path.with_suffix(".h5")) == values(alone.with_suffix(".h5"))
 
 

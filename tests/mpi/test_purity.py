@@ -150,3 +150,35 @@ def test_infinite_and_undefined_losses_are_results(pool, make_job):
     surface = store.read(job.with_suffix(".h5"))
     assert surface.counts()["done"] == 5
     assert not np.isfinite(surface.quantities["train_loss"]).all()
+
+
+@pytest.mark.parametrize("quantities", [["loss", "accuracy"], ["loss", "curvature"]])
+def test_out_of_memory_halves_the_batch_and_marks_the_cells(pool, make_job, quantities):
+    """A real refusal of memory: smaller batches, the same values to tolerance, and a mark."""
+    changes = {"quantities": quantities, "grid": {"alpha": [-1, 1, 3], "beta": [0, 1, 2]}}
+    job = make_job(
+        model={"arch": "testnets:Hungry", "args": {"most": 5}, "checkpoint": "centre.pt"}, **changes
+    )
+    assert pool.evaluate(job, 2) == {"code": 0, "message": ""}
+    surface = store.read(job.with_suffix(".h5"))
+    fed = make_job(
+        "fed", model={"arch": "testnets:Hungry", "args": {"most": 64}, "checkpoint": "centre.pt"},
+        **changes,
+    )  # fmt: skip
+    assert pool.evaluate(fed, 2)["code"] == 0
+    expected = store.read(fed.with_suffix(".h5"))
+    assert (surface.provenance["batch"] == 4).all()  # of 16, halved twice
+    assert (expected.provenance["batch"] == 0).all()
+    for name in surface.quantities:
+        if name.endswith(("_loss", "_accuracy", "_min", "_max")):
+            found, reference = surface.quantities[name], expected.quantities[name]
+            np.testing.assert_allclose(found, reference, rtol=1e-5)
+
+
+def test_a_network_for_which_there_is_no_memory_at_all_is_refused(pool, make_job):
+    """Even two samples are too many: one message before any work."""
+    model = {"arch": "testnets:Hungry", "args": {"most": 0}, "checkpoint": "centre.pt"}
+    job = make_job(model=model, directions={"alpha": {"kind": "random"}}, grid={"alpha": [1, 2, 2]})
+    answer = pool.evaluate(job, 2)
+    assert answer["code"] == 2, answer
+    assert "memory" in answer["message"]

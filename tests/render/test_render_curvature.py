@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from landscapes import cliffs, make_curve, make_plane
 from matplotlib.collections import PatchCollection, QuadMesh
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.contour import QuadContourSet
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 
 from lsengine import render
@@ -60,7 +62,20 @@ def mesh(axes):
 def hatched(axes):
     """Return how many cells are hatched one by one, by hatch."""
     found = [c for c in axes.collections if isinstance(c, PatchCollection)]
-    return {c.get_hatch(): len(c.get_paths()) for c in found}
+    hatches = {c.get_hatch() for c in found}
+    return {h: sum(len(c.get_paths()) for c in found if c.get_hatch() == h) for h in hatches}
+
+
+def luminance(color):
+    """Return the relative luminance of a colour, as WCAG 2 has it."""
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
+def contrast(one, other):
+    """Return the ratio of contrast of two colours, as WCAG 2 has it."""
+    low, high = sorted(luminance(color) for color in (one, other))
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_the_map_is_the_ratio_of_the_eigenvalues():
@@ -144,6 +159,38 @@ def test_cells_that_did_not_converge_are_hatched_and_counted():
     for axes in figure.axes[:4]:
         assert sorted(hatched(axes).values()) == [5]
     assert "5 of 441 cells not converged" in words(figure)
+
+
+@pytest.mark.parametrize("style", ["default", "paper", "dark"])
+@pytest.mark.parametrize("quantity", ["ratio", "sign", "eigenvalue_max"])
+def test_hatches_show_on_every_colour(style, quantity):
+    """Dark ones on light cells, light ones on dark cells: a contrast of 3 at least."""
+    surface = curved(make_plane(), high=np.geomspace(1.0, 100.0, 441).reshape(21, 21))
+    surface.quantities["converged"][:] = 0
+    axes = draw(surface, style=style, quantity=quantity).axes[0]
+    painted = mesh(axes)
+    colors = painted.to_rgba(painted.get_array()).reshape(21, 21, 4)
+    alpha, beta = surface.axes["alpha"], surface.axes["beta"]
+    seen = 0
+    for hatches in (c for c in axes.collections if isinstance(c, PatchCollection)):
+        for path in hatches.get_paths():
+            a, b = path.vertices[:4].mean(0)
+            cell = colors[np.abs(beta - b).argmin(), np.abs(alpha - a).argmin()]
+            assert contrast(tuple(hatches.get_edgecolor()[0][:3]), tuple(cell[:3])) >= 3
+            seen += 1
+    assert seen == 441
+
+
+@pytest.mark.parametrize("style", ["default", "paper", "dark"])
+def test_lines_of_the_loss_lie_in_a_bed_that_hides_the_map(style):
+    """Line and bed differ in any case; the bed is opaque, and seen on both sides of the line."""
+    axes = draw(curved(make_plane()), style=style, quantity="ratio").axes[0]
+    drawn = next(c for c in axes.collections if isinstance(c, QuadContourSet))
+    (bed,) = [e for e in drawn.get_path_effects() if isinstance(e, withStroke)]
+    foreground, width = bed._gc["foreground"], bed._gc["linewidth"]
+    assert to_rgba(foreground)[3] == 1
+    assert contrast(foreground, tuple(drawn.get_edgecolor()[0][:3])) >= 7
+    assert width >= drawn.get_linewidths()[0] + 1
 
 
 def test_cells_without_positive_curvature_have_no_ratio():

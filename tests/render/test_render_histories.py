@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,7 +110,17 @@ def test_several_histories_share_panels_and_have_colours():
     assert colors[0] == colors[1] == colors[2]
     assert len(colors[0]) == 2
     assert lines_at(figure.axes[0]) == [10.0, 20.0, 30.0]
-    assert "large (test error 10.03 %)" in words(figure)
+    assert "large (10.03 %)" in words(figure)
+    assert "in parentheses: test error" in words(figure)
+
+
+def test_histories_of_one_name_are_told_apart_by_their_folders():
+    """Two trainings of one job file's name get the parts in which their files differ."""
+    files = ("runs/a/history.h5", "runs/b/history.h5")
+    both = [replace(make_history("net"), source=file) for file in files]
+    said = words(render.figure(both, kind="history"))
+    assert "net (a) (10.03 %)" in said
+    assert "net (b) (10.03 %)" in said
 
 
 def test_unfinished_and_diverged_histories_say_so():
@@ -148,6 +160,18 @@ def test_one_curve_of_a_history_can_be_asked_for():
     assert len(figure.axes) == 1
     with pytest.raises(UsageError, match=r"no curve 'weigt_norm'.*weight_norm"):
         render.figure([make_history()], kind="history", quantity="weigt_norm")
+
+
+def test_the_norm_of_one_parameter_can_be_asked_for():
+    """By the name of the parameter, as a histogram can; one line, with the norms of the file."""
+    epochs = np.arange(41)
+    norms = np.stack([3.0 + epochs, 0.1 * epochs], axis=1)
+    made = replace(make_history(), parameters=("conv1.weight", "fc.bias"), layer_norms=norms)
+    (side,) = render.figure([made], kind="history", quantity="fc.bias").axes
+    assert side.get_ylabel() == "norm of fc.bias"
+    np.testing.assert_array_equal(side.lines[0].get_ydata(), norms[:, 1])
+    with pytest.raises(UsageError, match=r"no curve 'conv1.wieght'.*mean \"conv1.weight\""):
+        render.figure([made], kind="history", quantity="conv1.wieght")
 
 
 def test_a_history_comes_back_from_its_file(tmp_path):
@@ -265,6 +289,29 @@ def test_files_of_another_kind_are_named(checkpoints, tmp_path, capsys):
         render.figure([make_history()], kind="history", levels=4)
     with pytest.raises(UsageError, match="made of history files only"):
         render.figure([make_plane()], kind="history")
+
+
+def test_a_file_draws_itself_without_a_kind(checkpoints, tmp_path, capsys):
+    """A plane is filled or, lit, a landscape; a line a curve; records have their own kinds."""
+    history.write(tmp_path / "h.h5", make_history())
+    weights.histograms(checkpoints, tmp_path / "w.h5")
+    data = Path(__file__).parents[1] / "data"
+    for source, file, kind in (
+        (data / "loss-landscape-1d.h5", "one.h5", "curve"),
+        (data / "surface-v1.h5", "two.h5", "filled"),
+        (None, "h.h5", "history"),
+        (None, "w.h5", "histogram"),
+    ):
+        if source:
+            shutil.copy(source, tmp_path / file)
+        drawn = tmp_path / f"{Path(file).stem}-{kind}.png"
+        assert main(["render", str(tmp_path / file)]) == 0
+        assert capsys.readouterr().out.strip() == str(drawn)
+        assert drawn.stat().st_size > 5000
+    assert inputs.kind_of(str(tmp_path / "two.h5"), "lit") == "surface"
+    assert inputs.kind_of(str(tmp_path / "one.h5"), "lit") == "curve"
+    assert main(["render", str(tmp_path / "absent.h5")]) == 2
+    assert "absent.h5" in capsys.readouterr().err
 
 
 def test_drawing_needs_no_torch(checkpoints, tmp_path):

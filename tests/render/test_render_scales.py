@@ -68,6 +68,35 @@ def test_the_basin_is_never_clipped_on_a_log_scale():
     """The lowest cells of a deep narrow minimum keep their own colour."""
     values = np.r_[0.02, 0.05, np.random.default_rng(0).uniform(2, 9, 1000)]
     assert fitted(values).low <= 0.02
+    assert fitted(values, "log").low <= 0.02
+
+
+@pytest.mark.parametrize("kind", ["auto", "linear", "log"])
+@pytest.mark.parametrize("seed", range(8))
+def test_few_values_are_beyond_the_scale(kind, seed):
+    """However they are spread, about three of a hundred values lie beyond either end at most."""
+    random = np.random.default_rng(seed)
+    values = np.exp(random.normal(size=121) ** 2 * random.uniform(0.1, 4))
+    scale = fitted(values, kind)
+    assert (values > scale.high).sum() <= 4
+    assert (values < scale.low).sum() <= 4
+
+
+def test_the_basin_is_never_clipped_on_a_linear_scale():
+    """A lowest loss far below all others keeps its own colour, which no other low value does."""
+    values = np.r_[1.2, np.random.default_rng(0).uniform(8, 9, 1000)]
+    assert fitted(values, "linear").low <= 1.2
+    assert fitted(values, "linear", quantity=describe("grad_norm")).low > 1.2
+
+
+def test_accuracies_are_never_clipped():
+    """The best cell of a small basin among chance has its own colour, and so has the worst."""
+    for few, many in ((81.4, 10.0), (10.0, 90.0)):
+        values = np.r_[few, many + np.random.default_rng(0).uniform(-1, 1, 1000)]
+        scale = fitted(values, quantity=ACCURACY)
+        assert scale.low <= values.min()
+        assert values.max() <= scale.high
+        assert scale.extend == "neither"
 
 
 def test_limits_of_the_user_are_kept_exactly():
@@ -103,6 +132,18 @@ def test_forward_keeps_order_and_nan():
         scale = fitted(values)
         assert (np.diff(scale.forward(np.sort(values))) > 0).all()
         assert np.isnan(scale.forward(np.array([np.nan]))).all()
+
+
+@pytest.mark.parametrize(
+    ("low", "plain"), [(4e-4, ["0.001", "0.01", "0.1", "1", "10"]), (4e-5, ["$10^{-4}$"])]
+)
+def test_the_numbers_of_a_bar_are_plain_where_all_of_them_are_short(low, plain):
+    """What lies beyond the outermost number, at an end of the scale, does not count."""
+    scale = fitted(np.geomspace(low, 90.0, 500))
+    shown = scale.labelled(9)
+    texts = [scale.tick_text(float(value), shown) for value in shown]
+    assert set(plain) <= set(texts)
+    assert len({text.startswith("$") for text in texts}) == 1
 
 
 @pytest.mark.parametrize(

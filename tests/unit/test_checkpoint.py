@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from lsengine import checkpoint
+from lsengine import checkpoint, models, schema
 from lsengine.errors import UsageError
 
 KEY = "model.checkpoint"
@@ -57,6 +57,120 @@ def test_every_habit_of_saving_is_read(tmp_path, network, wrap, zipped):
     checkpoint.fit(fresh, found, key=KEY)
     for name, tensor in network.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], tensor)
+
+
+def _batch_norm(name, size):
+    """Shapes of a batch norm, in the order of a state dict."""
+    parts = {n: (size,) for n in ("weight", "bias", "running_mean", "running_var")}
+    return {f"{name}.{n}": shape for n, shape in (parts | {"num_batches_tracked": ()}).items()}
+
+
+def _linear(name, inputs, outputs):
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _residual(depth, width=16, shortcut=True):
+    """Names and shapes that the ancestor's residual networks have, by its layout."""
+    small = depth in (18, 34, 50)
+    counts = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}.get(
+        depth, ((depth - 2) // 6,) * 3
+    )
+    inputs = width = 64 if small else width
+    shapes = {"conv1.weight": (width, 3, 3, 3), **_batch_norm("bn1", width)}
+    for stage, count in enumerate(counts):
+        planes = width * 2**stage
+        outputs = planes * (4 if depth == 50 else 1)
+        for block in range(count):
+            name = f"layer{stage + 1}.{block}"
+            sizes = [(planes, inputs, 3), (planes, planes, 3)]
+            if depth == 50:
+                sizes = [(planes, inputs, 1), (planes, planes, 3), (outputs, planes, 1)]
+            for i, (rows, columns, side) in enumerate(sizes, start=1):
+                shapes[f"{name}.conv{i}.weight"] = (rows, columns, side, side)
+                shapes |= _batch_norm(f"{name}.bn{i}", rows)
+            if shortcut and ((stage and not block) or inputs != outputs):
+                shapes[f"{name}.shortcut.0.weight"] = (outputs, inputs, 1, 1)
+                shapes |= _batch_norm(f"{name}.shortcut.1", outputs)
+            inputs = outputs
+    return shapes | _linear("linear", inputs, 10)
+
+
+def _vgg(depth):
+    """The same of its VGG: positions count pooling and ReLU, too."""
+    stages = {9: (2, 2, 3), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}[depth]
+    shapes, position, inputs = {}, 0, 3
+    for planes, count in zip((64, 128, 256, 512, 512), stages, strict=False):
+        for _ in range(count):
+            shapes[f"features.{position}.weight"] = (planes, inputs, 3, 3)
+            shapes[f"features.{position}.bias"] = (planes,)
+            shapes |= _batch_norm(f"features.{position + 1}", planes)
+            position, inputs = position + 3, planes
+        position += 1
+    side = 32 // 2 ** len(stages)
+    shapes |= _linear("fc.0", inputs * side * side, inputs) | _batch_norm("fc.1", inputs)
+    return shapes | _linear("classifier", inputs, 10)
+
+
+def _densenet():
+    """The same of its DenseNet-121."""
+    shapes, planes = {"conv1.weight": (64, 3, 3, 3)}, 64
+    for stage, count in enumerate((6, 12, 24, 16), start=1):
+        for layer in range(count):
+            name = f"dense{stage}.{layer}"
+            shapes |= _batch_norm(f"{name}.bn1", planes)
+            shapes[f"{name}.conv1.weight"] = (128, planes, 1, 1)
+            shapes |= _batch_norm(f"{name}.bn2", 128)
+            shapes[f"{name}.conv2.weight"] = (32, 128, 3, 3)
+            planes += 32
+        if stage < 4:
+            shapes |= _batch_norm(f"trans{stage}.bn", planes)
+            shapes[f"trans{stage}.conv.weight"] = (planes // 2, planes, 1, 1)
+            planes //= 2
+    return shapes | _batch_norm("bn", planes) | _linear("linear", planes, 10)
+
+
+ANCESTORS = {
+    **{f"vgg{depth}": _vgg(depth) for depth in (9, 16, 19)},
+    **{f"resnet{depth}": _residual(depth) for depth in (18, 34, 50, 20, 32, 44, 56, 110)},
+    **{
+        f"resnet{d}_noshort": _residual(d, shortcut=False)
+        for d in (18, 34, 50, 20, 32, 44, 56, 110)
+    },
+    **{
+        f"wrn{depth}_{k}{end}": _residual(depth, 16 * k, shortcut=not end)
+        for depth, k in ((56, 1), (56, 2), (56, 4), (56, 8), (110, 2), (110, 4))
+        for end in ("", "_noshort")
+    },
+    "densenet121": _densenet(),
+}
+
+
+@pytest.mark.parametrize("arch", ANCESTORS)
+def test_names_and_shapes_of_the_whole_zoo_are_the_ancestors(arch):
+    """Of every family; also the order, on which its direction files rely."""
+    with torch.device("meta"):
+        model = models.build(
+            schema.Model(arch=arch), channels=3, classes=10, size=(32, 32), beside=Path()
+        )
+    assert [(n, (*t.shape,)) for n, t in model.state_dict().items()] == [*ANCESTORS[arch].items()]
+
+
+@pytest.mark.parametrize("arch", ["vgg9", "resnet18", "resnet20_noshort", "wrn56_1", "densenet121"])
+def test_a_file_of_the_ancestors_loads_as_it_is(tmp_path, arch):
+    """A .t7 of a data-parallel model, nested, in torch's format before 1.6, fits by name."""
+    counters = {"num_batches_tracked": torch.int64}
+    state = {
+        f"module.{name}": torch.randn(shape).to(counters.get(name.rpartition(".")[2]))
+        for name, shape in ANCESTORS[arch].items()
+    }
+    path = tmp_path / "model_300.t7"
+    content = {"acc": 93.1, "epoch": 300, "state_dict": state}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    model = models.build(
+        schema.Model(arch=arch), channels=3, classes=10, size=(32, 32), beside=Path()
+    )
+    checkpoint.fit(model, checkpoint.load(path), key=KEY)
+    assert all(torch.equal(t, state[f"module.{n}"]) for n, t in model.state_dict().items())
 
 
 def test_epoch_and_numbers_are_kept(tmp_path, network):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from lsengine import compare
 from lsengine.cli import main
@@ -213,6 +217,25 @@ def test_a_parabola_has_its_width_and_curvature():
     assert figures(curve(), "9")["width"] == whole
 
 
+def test_a_width_of_few_cells_is_said_to_be_coarse():
+    """Fewer than five cells in it: a note, which a finer grid takes away."""
+    coarse, fine = curve(alphas=9), curve(alphas=81)
+    assert figures(coarse)["width"].value < 5 * 0.25
+    assert figures(fine)["width"].value > 5 * 0.025
+    assert "fewer than 5 cells lie within the width" in notes(coarse)
+    assert "fewer than 5 cells" not in notes(fine)
+
+
+def test_the_table_says_what_its_figures_mean():
+    """Of the figures that it has, and whose they are; nothing about others."""
+    of_planes = compare.text(compare.compare([plane()]))
+    of_curves = compare.text(compare.compare([curve()]))
+    assert "radius: median distance from the centre to the level" in of_planes
+    assert "(Hochreiter" not in of_curves
+    assert "width: length of the interval around the centre" in of_curves
+    assert set(compare.DEFINITIONS) < set(compare.COLUMNS)
+
+
 def test_repeats_have_a_median_and_quartiles():
     """Three parabolas: the middle one, and the quartiles between neighbours."""
     found = figures(curve((2.0, 4.0, 8.0)))["curvature"]
@@ -291,3 +314,69 @@ def test_a_centre_on_the_grids_edge_is_measured_without_a_complaint():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isfinite(figures(corner, level="+0.25")["radius"].value)
+
+
+def test_a_line_between_minima_has_the_width_of_both():
+    """Two parabolas of known width at 0 and 1, each at its own level, and both errors."""
+    alpha = np.linspace(-1.0, 2.0, 301)
+    left = alpha < 0.5
+    values = np.where(left, 0.3 + 16 * alpha**2, 0.1 + 64 * (alpha - 1) ** 2)
+    accuracy = np.where(left, 0.97, 0.94)
+    toward = {"kind": "toward", "normalize": "none", "ignore": []}
+    line = Surface(
+        "line", "l.h5", {"alpha": alpha}, {"train_loss": values, "test_accuracy": accuracy},
+        np.full(values.shape, DONE, np.uint8),
+        attributes={"identity": json.dumps({"directions": {"alpha": toward}})},
+    )  # fmt: skip
+    found = figures(line, "+1")
+    assert found["width"].value == pytest.approx(2 * math.sqrt(1 / 16), rel=1e-2)
+    assert found["other_width"].value == pytest.approx(2 * math.sqrt(1 / 64), rel=1e-2)
+    assert found["other_error"].value == pytest.approx(0.06)
+    assert "width at 1" in compare.text(compare.compare([line, curve()]))
+    beyond = replace(line, axes={"alpha": alpha - 1.005})
+    assert figures(beyond)["other_width"].why == "no cell at 1"
+
+
+@pytest.mark.parametrize("grid", [(9, 9, 1.0), (5, 7, 1.5), (21, 21, 8.0)], ids=str)
+def test_the_finer_grid_that_is_advised_does_resolve_the_basin(grid):
+    """With few cells in the basin a note gives a grid; on it, the note is gone."""
+    alphas, betas, reach = grid
+    said = notes(plane(alphas=alphas, betas=betas, reach=(reach, reach)))
+    found = re.search(r"only \d+ cells? lies? in the basin; a job with (grid: .*) would", said)
+    assert found
+    advised = yaml.safe_load(found[1])["grid"]
+    (low, high, points), (_, far, rows) = advised["alpha"], advised["beta"]
+    assert low == -high
+    finer = plane(alphas=points, betas=rows, reach=(high, far))
+    assert "in the basin" not in notes(finer)
+    measures = figures(finer)
+    assert not measures["area"].is_bound
+    assert measures["area"].value == pytest.approx(math.pi * H / math.sqrt(A * B), rel=0.1)
+
+
+def test_the_finer_grid_resolves_a_valley_narrower_than_the_cells():
+    """A basin of one column of cells is narrower than they are; the grid advised has enough."""
+
+    def valley(x, y):
+        return 0.3 + 4e3 * x**2 + 2 * y**2
+
+    said = notes(plane(valley, alphas=9, betas=9, reach=(1.0, 1.0)))
+    advised = yaml.safe_load(re.search(r"a job with (grid: .*) would", said)[1])["grid"]
+    (_, high, points), (_, far, rows) = advised["alpha"], advised["beta"]
+    finer = plane(valley, alphas=points, betas=rows, reach=(high, far))
+    assert "in the basin" not in notes(finer)
+    assert figures(finer)["area"].value == pytest.approx(math.pi / math.sqrt(8e3), rel=0.5)
+    assert points * rows < 60 * 60
+
+
+def test_surfaces_of_one_name_are_told_apart_by_their_files():
+    """Table and CSV append the parts in which the files differ; another name stays as it is."""
+    one, two, three = plane(), plane(), plane()
+    files = ("run1/s.h5", "run2/s.h5", "other.h5")
+    named = [
+        replace(s, source=f, name=n)
+        for s, f, n in zip((one, two, three), files, ("a", "a", "b"), strict=True)
+    ]
+    rows = compare.compare(named).rows
+    assert [row.name for row in rows] == ["a (run1)", "a (run2)", "b"]
+    assert [row.source for row in rows] == list(files)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
+import shutil
+import time
+
 import h5py
 import numpy as np
 import pytest
+import torch
 
-from jobs import write_job
-from lsengine import objective, store
+from jobs import values, write_job
+from lsengine import engine, lock, resident, status, store
+from lsengine import job as jobs
 from lsengine.engine import Options, evaluate
-from lsengine.engine.coordinator import place
-from lsengine.engine.messages import Hello
+from lsengine.engine.messages import Facts, Hello
+from lsengine.engine.places import Places, place
+from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
 
 
 def _hellos(*workers):
     return {
-        rank: Hello(host, frozenset(cores), visible)
+        rank: Hello(host, rank, frozenset(cores), visible)
         for rank, (host, cores, visible) in enumerate(workers, 1)
     }
 
@@ -63,15 +72,72 @@ def test_a_late_worker_finds_a_free_device():
     assert sorted((first, second, third)) == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "workers", "devices", "expected"),
+    [
+        ("auto", [("a", range(8), "0,1")], ("cuda", 2, "0,1"), 1),  # one of two cards is idle
+        ("auto", [("a", range(8), "0,1")] * 2, ("cuda", 2, "0,1"), None),
+        ("evaluates", [("a", range(8), "0,1")] * 2, ("cuda", 2, "0,1"), 2),
+        ("waits", [("a", range(8), "0,1")], ("cuda", 2, "0,1"), None),
+        ("auto", [("a", range(8), "1"), ("a", range(8), "2")], ("cuda", 1, "0"), 0),  # its own
+        ("auto", [("b", range(8), "0")], ("cuda", 1, "0"), 0),  # alone on its host
+        ("evaluates", [("b", range(8), "0")], ("cpu", 1, None), None),  # no card here
+        ("auto", [("a", [1], None), ("a", [2], None)], ("cpu", 1, None), 2),  # core 0 is idle
+        ("auto", [("a", range(2), None)] * 2, ("cpu", 1, None), None),  # two threads, two cores
+    ],
+)
+def test_rank_0_takes_part_where_it_would_leave_a_device_idle(
+    tmp_path, wanted, workers, devices, expected
+):
+    """Cards given or shared, cores bound or not; what the job says comes first."""
+    job = jobs.load(write_job(tmp_path, launch={"coordinator": wanted}), command="eval")
+    places = _places(job, *workers)
+    hello = Hello("a", 0, frozenset({0, *workers[0][1]}), devices[2])
+    here = places.assign_here(hello, devices, job)
+    assert (here.slot if here else None) == expected
+
+
+def _places(job, *workers):
+    """Return the places of workers that have loaded everything."""
+    places = Places()
+    places.hellos.update(_hellos(*workers))
+    for rank, hello in places.hellos.items():
+        places.assign(rank, job)
+        kind, card = ("cuda card", f"card {rank}") if hello.visible else ("cpu", "")
+        places.loaded(rank, Facts(hello.host, kind, card, 1, "2", (1,), "float32"))
+    return places
+
+
+def test_a_late_worker_does_not_get_rank_0s_card(tmp_path):
+    """Of three cards the worker has the first, rank 0 the second, and who comes late the third."""
+    job = jobs.load(write_job(tmp_path), command="eval")
+    places = _places(job, ("a", range(8), "0,1,2"))
+    here = places.assign_here(
+        Hello("a", 0, frozenset(range(8)), "0,1,2"), ("cuda", 3, "0,1,2"), job
+    )
+    places.hellos[2] = Hello("a", 2, frozenset(range(8)), "0,1,2")
+    assert (here.slot, places.assign(2, job).slot) == (1, 2)
+
+
+def test_a_card_shared_with_rank_0_is_warned_of(tmp_path, caplog):
+    """Two names of one card are told by its identity, whoever of the two is rank 0."""
+    job = jobs.load(write_job(tmp_path), command="eval")
+    places = _places(job, ("a", range(8), "0"))
+    places.loaded(0, Facts("a", "cuda card", "card 0", 1, "2", (1,), "float32"))
+    assert "share" not in caplog.text
+    places.loaded(2, Facts("a", "cuda card", "card 0", 1, "2", (1,), "float32"))
+    assert "ranks 0 and 2 share one card (cuda card on a)" in caplog.text
+
+
 def test_a_centre_that_is_not_the_checkpoint_stops_the_run(make_job, monkeypatch):
     """If displacing were wrong by a little, the check at the centre would say so as a bug."""
-    displace = objective._FlatParameters.displace
+    displace = resident.Vectors.displace
 
-    def wrong(self, cell):
-        displace(self, cell)
-        self._moved_M.mul_(1.001)
+    def wrong(self, cell, out):
+        displace(self, cell, out)
+        out.mul_(1.001)
 
-    monkeypatch.setattr(objective._FlatParameters, "displace", wrong)
+    monkeypatch.setattr(resident.Vectors, "displace", wrong)
     job = make_job()
     with pytest.raises(
         RuntimeError, match=r"centre check: train_loss of the cell at 0 is .*own is"
@@ -123,6 +189,59 @@ def test_the_file_says_where_it_comes_from(make_job):
     assert all(attributes.get(name) not in (None, "") for name in expected)
 
 
+@pytest.mark.parametrize(
+    ("deed", "message"),
+    [
+        ("remove", "is not there any more .*bring it back"),
+        ("replace", "is another file than the one this run has written"),
+        ("lose", "28 cells that were written are not in the file"),
+    ],
+)
+def test_a_file_that_has_gone_is_not_called_done(make_job, monkeypatch, deed, message):
+    """Removed, replaced, or without what was written: exit 3 and one message, no success."""
+    job = make_job()
+    surface = job.with_suffix(".h5")
+    conclude = store.Writer.close
+
+    def close(writer):
+        conclude(writer)
+        if deed == "replace":
+            shutil.copy(surface, surface.with_suffix(".copy"))
+            surface.with_suffix(".copy").rename(surface)
+        elif deed == "remove":
+            surface.unlink()
+        else:
+            with h5py.File(surface, "r+") as file:
+                file["status"][...] = 0
+
+    monkeypatch.setattr(store.Writer, "close", close)
+    with pytest.raises(EnvironmentUnfit, match=message):
+        evaluate([job], Options(progress="none"), world=None)
+
+
+def test_a_clock_that_jumps_disturbs_nothing(make_job, monkeypatch, tmp_path):
+    """Days forth and back at every look: same values, lock kept and renewed, a sensible rate."""
+    assert evaluate([make_job("steady")], Options(progress="none"), world=None) == 0
+    jumps = itertools.cycle([0.0, 86400.0, -86400.0, 3.0e6])
+    now, beats = time.time, []
+    monkeypatch.setattr(time, "time", lambda: now() + next(jumps))
+    monkeypatch.setattr(engine, "held", functools.partial(lock.held, beat_s=0.01))
+    write = store.Writer.write
+
+    def look(writer, results):
+        write(writer, results)
+        beats.append(lock.owner(tmp_path / "jumps.h5"))
+
+    monkeypatch.setattr(store.Writer, "write", look)
+    options = Options(progress="lines", chunk=1)
+    assert evaluate([make_job("jumps", output="jumps.h5")], options, world=None) == 0
+    assert all(beat is not None for beat in beats)
+    assert beats[-1]["heartbeat"] > 0
+    assert values(tmp_path / "jumps.h5") == values(tmp_path / "steady.h5")
+    rate = status.summary(tmp_path / "jumps.h5")["rate_per_s"]
+    assert rate is None or 0 < rate < math.inf
+
+
 def test_several_jobs_in_one_launch(make_job, pool, tmp_path):
     """One launch evaluates all; a job with failed cells does not keep the next from it."""
     fragile = {"arch": "testnets:Fragile", "args": {"repaired": "no"}, "checkpoint": "centre.pt"}
@@ -136,3 +255,59 @@ def test_several_jobs_in_one_launch(make_job, pool, tmp_path):
     assert answer["code"] == 5
     assert "first.h5" in answer["message"]
     assert store.read(second.with_suffix(".h5")).counts()["done"] == 3
+
+
+def test_the_rate_is_that_of_the_latest_run(make_job):
+    """A pause of a day between two runs does not count as work."""
+    job = make_job()
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+        cells = np.arange(28.0)
+        file["finished"][...] = (cells / 4 + 86400 * (cells >= 20)).reshape(4, 7)
+    assert status.summary(job.with_suffix(".h5"))["rate_per_s"] == pytest.approx(4)
+
+
+def test_a_network_of_chance_is_no_bug(make_job):
+    """Dropout that evaluation mode leaves on is the user's to switch off, and said so."""
+    job = make_job(model={"arch": "testnets:Chance", "checkpoint": "centre.pt"})
+    with pytest.raises(UsageError, match="two evaluations of the same weights differ"):
+        evaluate([job], Options(progress="none"), world=None)
+
+
+def test_an_undefined_checkpoint_is_warned_of(make_job, tmp_path, capsys):
+    """A parameter that is NaN is named; the surface is what it is, and no check has passed."""
+    job = make_job(directions={"alpha": {"kind": "random"}}, grid={"alpha": [0, 1, 2]})
+    content = torch.load(tmp_path / "centre.pt")
+    content["state_dict"]["0.weight"][0, 0] = float("nan")
+    torch.save(content, tmp_path / "centre.pt")
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    text = capsys.readouterr().err
+    assert "model.checkpoint: 0.weight holds NaN" in text
+    assert "check passed" not in text
+
+
+def test_a_pattern_that_ignores_nothing_is_warned_of(make_job, capsys):
+    """A typing mistake in `ignore` would change the picture without a word."""
+    directions = {"alpha": {"kind": "random", "ignore": ["layer9.*", "bias"]}}
+    job = make_job(directions=directions, grid={"alpha": [0, 1, 2]})
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    assert "directions.alpha.ignore: layer9.* fits no parameter" in capsys.readouterr().err
+
+
+def test_another_grid_is_told_of_extend(make_job):
+    """Where only the grid differs the refusal names the way to keep what is there."""
+    assert evaluate([make_job()], Options(progress="none"), world=None) == 0
+    finer = make_job(grid={"alpha": [-1, 1, 13], "beta": [-0.5, 1, 4]})
+    with pytest.raises(SurfaceError, match=r"grid\.alpha is .*--extend"):
+        evaluate([finer], Options(progress="none"), world=None)
+
+
+def test_another_checkpoint_is_named_in_words(make_job, tmp_path):
+    """The refusal speaks of contents, not of digests."""
+    job = make_job()
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    content = torch.load(tmp_path / "centre.pt")
+    content["state_dict"]["0.weight"] += 1
+    torch.save(content, tmp_path / "centre.pt")
+    with pytest.raises(SurfaceError, match="the content of checkpoint is not what it was"):
+        evaluate([job], Options(progress="none"), world=None)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsengine.grid import chunk_size, contiguous_runs, coordinates, plane_or_curve
+from lsengine.grid import Cell, chunk_size, contiguous_runs, coordinates, plane_or_curve
 
 
 @given(st.floats(0.01, 100), st.integers(1, 60))
@@ -34,6 +34,13 @@ def test_row_is_beta_and_column_is_alpha():
     assert grid.shape == (3, 4)
     cell = grid.cell(1 * 4 + 2)
     assert (cell.alpha, cell.beta) == (2.0, 15.0)
+
+
+def test_the_place_of_a_cell_names_the_axes_there_are():
+    """A curve has no beta to speak of, a plane has one even where it is 0."""
+    assert plane_or_curve([-1, 1, 5]).place(Cell(0.5)) == "alpha=0.5"
+    assert plane_or_curve([-1, 1, 5], [0, 1, 2]).place(Cell(0.5)) == "alpha=0.5 beta=0"
+    assert plane_or_curve([-1, 1, 5], repeats=3).place(Cell(0.5, 0.0, 2)) == "alpha=0.5 repeat=2"
 
 
 def test_repeats_are_rows_of_a_curve():

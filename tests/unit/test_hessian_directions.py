@@ -10,7 +10,8 @@ from torch.func import functional_call, hessian
 from jobs import values, write_job
 from lsengine import job as jobs
 from lsengine import store
-from lsengine.engine import Options, evaluate, prepare
+from lsengine.engine import Options, eigenvectors, evaluate, prepare
+from lsengine.engine.messages import Facts
 from lsengine.errors import JobError, UsageError
 
 STEP = 1e-5  # so small that no unit of the network is switched on or off
@@ -89,6 +90,21 @@ def test_what_is_ignored_is_not_in_the_hessian(tmp_path):
     stored = store.read_directions(job.with_suffix(".h5"))["alpha"]
     assert set(stored) == set(names)
     assert abs(_flat(stored, names) @ vectors[0]) == pytest.approx(1, abs=1e-6)
+
+
+def test_what_is_frozen_does_not_move_along_an_eigenvector(tmp_path):
+    """The direction is of the block of trainable parameters that are not ignored."""
+    directions = {"alpha": {"kind": "hessian", "ignore": ["bias", "norm"]}}
+    job = write_job(tmp_path, **{**SHARP, "directions": directions, "grid": {"alpha": [0, 1, 2]}})
+    names, _, vectors = _dense(job, ["3.weight"])
+    job = jobs.load(job, command="eval")
+    loaded = prepare.load(job)
+    loaded.model[0].requires_grad_(False)
+    facts = Facts("a", "cpu", "", 1, str(torch.__version__), (6,), "float64")
+    found = eigenvectors.of_directions(job, loaded, facts, batch_size=16, tick=lambda: None)
+    vector = {name: tensor.numpy() for name, tensor in found["alpha"].vector.items()}
+    assert list(vector) == names
+    assert abs(_flat(vector, names) @ vectors[0]) == pytest.approx(1, abs=1e-6)
 
 
 def test_hessian_and_random_directions_go_together(tmp_path):

@@ -124,6 +124,15 @@ def test_all_problems_come_at_once(load):
             {"directions": {"alpha": {"kind": "randm"}, "beta": {"kind": "random"}}},
             'did you mean "random"?',
         ),
+        (
+            {
+                "directions": {
+                    "alpha": {"kind": "random", "orthogonal": True},
+                    "beta": {"kind": "random"},
+                }
+            },
+            "directions.alpha.orthogonal: alpha is drawn first",
+        ),
     ],
 )
 def test_a_problem_names_its_key_what_was_found_and_what_to_do(load, changes, expected):

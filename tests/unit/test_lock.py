@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import subprocess
 import sys
@@ -28,11 +30,10 @@ def _hold(path, **options):
 def holder(tmp_path):
     """Another process that holds the lock of s.h5."""
     command = [sys.executable, "-c", _HOLD, str(tmp_path / "s.h5")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
 
 
 def test_the_lock_goes_away_with_its_run(tmp_path):
@@ -118,3 +119,19 @@ def test_the_heartbeat_changes(tmp_path):
             assert time.monotonic() < end
             time.sleep(0.02)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_lock_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch, caplog, fails):
+    """A folder that has become read-only changes no outcome: no error, or the run's own."""
+
+    def refuse(path, **options):
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    outcome = pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext()
+    with outcome, _hold(tmp_path / "s.h5"):
+        monkeypatch.setattr(type(tmp_path), "unlink", refuse)
+        if fails:
+            raise ZeroDivisionError
+    assert "the lock cannot be removed (Operation not permitted)" in caplog.text
+    assert f"rm {tmp_path / 's.h5.lock'}" in caplog.text

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from lsengine import models, schema
 from lsengine.errors import EnvironmentUnfit, UsageError
@@ -131,6 +132,65 @@ def test_without_shortcuts_a_block_does_not_add_its_input():
         assert differs is passes
 
 
+def _published(state, x, blocks, kind, shortcut):
+    """Return the logits as the code published with Li et al. (2018) computes them from a state."""
+
+    def conv(x, name, stride=1, padding=0):
+        return F.conv2d(x, state[f"{name}.weight"], stride=stride, padding=padding)
+
+    def norm(x, name):
+        mean, var, weight, bias = (
+            state[f"{name}.{n}"] for n in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, var, weight, bias)
+
+    out = F.relu(norm(conv(x, "conv1", padding=1), "bn1"))
+    for stage, count in enumerate(blocks):
+        for position in range(count):
+            name, stride = f"layer{stage + 1}.{position}", 2 if stage and not position else 1
+            own = out
+            if kind == "basic":
+                out = F.relu(norm(conv(own, f"{name}.conv1", stride, 1), f"{name}.bn1"))
+                out = norm(conv(out, f"{name}.conv2", 1, 1), f"{name}.bn2")
+            else:
+                out = F.relu(norm(conv(own, f"{name}.conv1"), f"{name}.bn1"))
+                out = F.relu(norm(conv(out, f"{name}.conv2", stride, 1), f"{name}.bn2"))
+                out = norm(conv(out, f"{name}.conv3"), f"{name}.bn3")
+            if shortcut and f"{name}.shortcut.0.weight" in state:
+                own = norm(conv(own, f"{name}.shortcut.0", stride), f"{name}.shortcut.1")
+            if shortcut:
+                out = out + own
+            if shortcut or kind == "basic":  # without shortcut a bottleneck ends at its norm
+                out = F.relu(out)
+    pooled = F.avg_pool2d(out, out.shape[-1]).flatten(1)
+    return F.linear(pooled, state["linear.weight"], state["linear.bias"])
+
+
+@pytest.mark.parametrize(
+    ("arch", "blocks", "kind"),
+    [
+        ("resnet20", (3, 3, 3), "basic"),
+        ("resnet20_noshort", (3, 3, 3), "basic"),
+        ("resnet18", (2, 2, 2, 2), "basic"),
+        ("resnet50", (3, 4, 6, 3), "bottleneck"),
+        ("resnet50_noshort", (3, 4, 6, 3), "bottleneck"),
+    ],
+)
+def test_residual_networks_compute_what_the_published_ones_do(arch, blocks, kind):
+    """The same logits as a forward pass written out over the state dict, in float64."""
+    torch.manual_seed(0)
+    network = build(arch, size=(32, 32), width=4).double().eval()
+    for name, tensor in network.state_dict().items():
+        if name.endswith(("running_mean", "bias")):
+            tensor.normal_()
+        elif name.endswith("running_var") or ("bn" in name and name.endswith("weight")):
+            tensor.uniform_(0.5, 1.5)
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        expected = _published(network.state_dict(), x, blocks, kind, not arch.endswith("_noshort"))
+        torch.testing.assert_close(network(x), expected, rtol=1e-10, atol=1e-12)
+
+
 def test_arguments_win_over_the_data():
     """Classes, channels and width of the job's args are used."""
     network = build("resnet20", channels=1, classes=100, width=4)
@@ -149,6 +209,10 @@ def test_arguments_win_over_the_data():
         ("mlp", {"hidden": 3}, "model.args.hidden.*list"),
         ("mlp", {"hidden": [3, True]}, "model.args.hidden.*integers"),
         ("resnet21", {}, 'model.arch: got "resnet21".*did you mean "resnet'),
+        ("resnet2o", {}, 'did you mean "resnet20"'),
+        ("ResNet-110", {}, 'did you mean "resnet110"'),
+        ("wrn-56-2-noshort", {}, 'did you mean "wrn56_2_noshort"'),
+        ("vgg", {}, 'did you mean "vgg9"'),
         (":x", {}, "module:name"),
         ("no_such_module:make", {}, 'model.arch: no module "no_such_module"'),
         ("math:sqroot", {}, 'model.arch: no "sqroot" in .*math.*; did you mean "sqrt"'),

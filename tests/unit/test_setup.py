@@ -35,13 +35,25 @@ def test_the_pinned_version_lies_in_the_range(requirement):
     assert requirement.specifier.contains(_pins()[canonicalize_name(requirement.name)])
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["--serial"], ["one", "two"]])
+def test_an_installation_has_every_file_beside_the_modules():
+    """Each is named as package data, and none is a link, which a copy of the project may lose."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    patterns = config["options.package_data"]["lsengine"].split(", ")
+    package = ROOT / "lsengine"
+    beside = {p for p in package.rglob("*") if p.is_file() and p.suffix not in {".py", ".pyc"}}
+    assert beside == {path for pattern in patterns for path in package.glob(pattern)}
+    assert package / "submit" / "rounds.sh" in beside
+    assert not [path for path in beside if path.is_symlink()]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--serial"], ["--lean"], ["one", "two"]])
 def test_wrong_usage_makes_nothing(arguments, tmp_path):
     """Without exactly one folder the script says how it is used, with exit code 2."""
     done = subprocess.run(
         [SETUP, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (2, "usage: launch/setup.sh [--serial] DIR\n")
+    assert (done.returncode, done.stderr) == (2, "usage: launch/setup.sh [--serial] [--lean] DIR\n")
     assert not [*tmp_path.iterdir()]
 
 
@@ -91,8 +103,15 @@ def _check_kind(prefix: Path, allowed: set[str]) -> None:
     kind = re.match(r"\w+", stamp.read_text())[0]
     assert kind in allowed
     code = "from mpi4py import MPI; import h5py; print(h5py.get_config().mpi)"
+    # What another MPI has left in this process' environment is none of that environment's.
+    foreign = ("OMPI_", "PMI", "PMIX_", "PRTE_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     done = subprocess.run(
-        [prefix / "bin" / "python", "-c", code], capture_output=True, text=True, check=True
+        [prefix / "bin" / "python", "-c", code],
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == str(kind == "parallel")
     assert {"lsengine", "mpiexec"} <= {path.name for path in (prefix / "bin").iterdir()}

@@ -14,7 +14,7 @@ from jobs import write_job
 from lsengine import history, spectrum
 from lsengine import job as jobs
 from lsengine.cli import main
-from lsengine.engine import prepare
+from lsengine.engine import eigenvectors, prepare
 from lsengine.errors import JobError, Stopped, UsageError
 from lsengine.ranks import StopRequest, Tag
 
@@ -72,6 +72,25 @@ def test_spectrum_is_that_of_the_dense_hessian(job, capsys):
     assert f"{found.eigenvalues[2]:.6g}" in printed
     assert f"trace {value:.6g}" in printed
     assert printed.splitlines()[-1] == str(job.with_name("job-spectrum.h5"))
+
+
+def test_the_spectrum_is_of_trainable_parameters(job):
+    """Products are those of their block of the dense Hessian; without any there is no spectrum."""
+    names, dense = _dense(job)
+    loaded_job = jobs.load(job, command="spectrum")
+    loaded = prepare.load(loaded_job)
+    sizes = dict(loaded.model.named_parameters())
+    loaded.model[0].requires_grad_(False)
+    cpu = torch.device("cpu")
+    hessian = eigenvectors.at_centre(loaded_job, loaded, cpu, batch_size=16)
+    assert hessian.names == [n for n in names if not n.startswith("0.")]
+    inside = np.repeat([n in hessian.names for n in names], [sizes[n].numel() for n in names])
+    v = torch.randn(hessian.size, dtype=torch.float64)
+    block = dense[np.ix_(inside, inside)]
+    np.testing.assert_allclose(hessian(v).numpy(), block @ v.numpy(), rtol=1e-8, atol=1e-10)
+    loaded.model.requires_grad_(False)
+    with pytest.raises(UsageError, match="the network has none"):
+        eigenvectors.at_centre(loaded_job, loaded, cpu, batch_size=16)
 
 
 def test_the_same_command_gives_the_same_bytes(job, tmp_path):

@@ -355,11 +355,11 @@ def test_killed_trainings_end_as_if_undisturbed(make_job):
     )
     for _ in range(4):
         command = [sys.executable, "-c", code, str(one.source)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "go\n"
-        time.sleep(rng.uniform(0.2, 1.0))
-        process.kill()
-        killed += process.wait() == -signal.SIGKILL
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "go\n"
+            time.sleep(rng.uniform(0.2, 1.0))
+            process.kill()
+            killed += process.wait() == -signal.SIGKILL
         for file in folder(one).glob("epoch_*.pt"):
             checkpoint.load(file)
     assert killed

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from runs import PRINCIPAL, run_job
+from runs import PRINCIPAL, TRAIN, run_job
 
 from jobs import values, write_job
 from lsengine import job as jobs
-from lsengine import status, store
+from lsengine import status, store, train, trajectories
 from lsengine.engine import Options, evaluate, prepare, trajectory
-from lsengine.errors import JobError, SurfaceError, UsageError
+from lsengine.engine.run import Run
+from lsengine.errors import JobError, Stopped, SurfaceError, UsageError
 
 LAST = "run/epoch_008.pt"
+MODEL = {"arch": "testnets:mlp"}
 RANDOM = {
     "directions": {"alpha": {"kind": "random", "ignore": []}, "beta": {"kind": "random"}},
     "grid": {"alpha": [-1, 1, 3], "beta": [-1, 1, 2]},
@@ -167,12 +170,29 @@ def test_a_run_hardly_moves_in_a_random_plane(folder):
     assert np.abs(track.columns["cosine_alpha"]).max() < 5 * expected
     assert track.attributes["explained_displacement"] < 0.2
     assert "explained_variance_ratio" not in track.attributes
+    text = trajectories.text([folder / "random.yaml"])
+    assert f"; of random vectors {expected:.3g}" in text
+    tiny = replace(track, attributes=track.attributes | {"explained_displacement": 1.5e-5})
+    assert "centre, 0.0015% is in the plane" in "\n".join(trajectories.summary(tiny))
 
 
-def test_the_learning_rates_drop_is_found(folder):
-    """It is the history's: after epoch 5 the rate is a tenth."""
-    track = _run(run_job(folder, "drop"), trajectory_only=True).trajectory
+def test_the_learning_rates_drop_is_found(own, capsys):
+    """After epoch 5 the rate is a tenth: by the checkpoints, else by the history beside them."""
+    history = (own / "run/history.h5").rename(own / "history.h5")
+    track = _run(run_job(own), trajectory_only=True).trajectory
     assert track.columns["epoch"][track.drops].tolist() == [5]
+    for path in _names(own):
+        content = torch.load(path)
+        del content["learning_rate"]
+        torch.save(content, path)
+    assert "say the learning rate" not in capsys.readouterr().err
+    other = run_job(own, "other")
+    assert not _run(other, trajectory_only=True).trajectory.drops.any()
+    text = capsys.readouterr().err
+    assert text.count("neither they nor a history.h5 beside say the learning rate") == 1
+    history.rename(own / "run/history.h5")
+    rates = trajectory.find(jobs.load(other, command="eval")).learning_rates
+    np.testing.assert_array_equal(rates, track.columns["learning_rate"])
 
 
 @pytest.mark.parametrize("policy", ["interpolated", "recalibrated"])
@@ -191,10 +211,10 @@ def test_statistics_follow_the_policy(folder, policy):
 
 def test_checkpoints_are_cells_under_mpi_too(folder, pool):
     """Three ranks write the bytes that one process writes."""
-    alone, ranks = run_job(folder, "alone"), run_job(folder, "ranks")
+    alone, job = (run_job(folder, name) for name in ("alone", "ranks"))
     _run(alone)
-    assert pool.evaluate(ranks, 3, chunk=2)["code"] == 0
-    assert values(alone.with_suffix(".h5")) == values(ranks.with_suffix(".h5"))
+    assert pool.evaluate(job, 3, chunk=2)["code"] == 0
+    assert values(alone.with_suffix(".h5")) == values(job.with_suffix(".h5"))
 
 
 def test_a_resume_evaluates_only_missing_checkpoints(folder):
@@ -211,6 +231,7 @@ def test_a_resume_evaluates_only_missing_checkpoints(folder):
 
 def test_changed_missing_and_new_checkpoints_are_named(own):
     """A surface refuses a run whose checkpoints are others, and says which."""
+    (own / "run/history.h5").unlink()  # it would miss them first
     job = run_job(own)
     _run(job, trajectory_only=True)
     (own / "run/epoch_003.pt").rename(own / "hidden.pt")
@@ -219,6 +240,87 @@ def test_changed_missing_and_new_checkpoints_are_named(own):
     shutil.copy(own / "run/epoch_002.pt", own / "run/epoch_003.pt")
     with pytest.raises(UsageError, match=r"epoch_002\.pt and .*epoch_003\.pt are both of epoch 2"):
         _run(job)
+
+
+@pytest.mark.parametrize("train_section", [TRAIN, None])
+@pytest.mark.parametrize("epoch", [3, 8])
+def test_a_checkpoint_that_the_training_saves_is_missed(own, train_section, epoch):
+    """By the job's recipe or the history's; a pattern that does not ask for it is legal."""
+    job = run_job(own, train=train_section, model={**MODEL, "checkpoint": "run/epoch_000.pt"})
+    (own / f"run/epoch_00{epoch}.pt").unlink()
+    with pytest.raises(UsageError, match=rf"checkpoints: missing: epoch_00{epoch}\.pt; the train"):
+        trajectory.find(jobs.load(job, command="eval"))
+    some = {"kind": "principal", "checkpoints": "run/epoch_00[0246].pt"}
+    job = run_job(
+        own,
+        "some",
+        train=train_section,
+        model={**MODEL, "checkpoint": "run/epoch_000.pt"},
+        directions={"alpha": some, "beta": some},
+    )
+    assert trajectory.find(jobs.load(job, command="eval")).epochs == (0, 2, 4, 6)
+
+
+def test_a_gap_is_warned_of_where_nothing_says_what_is_saved(own, capsys):
+    """Without recipe and history a step longer than the usual one is named; even steps are not."""
+    (own / "run/history.h5").unlink()
+    _run(run_job(own, "even"), trajectory_only=True)
+    assert "no checkpoint between" not in capsys.readouterr().err
+    (own / "run/epoch_003.pt").unlink()
+    _run(run_job(own, "uneven"), trajectory_only=True)
+    text = capsys.readouterr().err
+    assert "no checkpoint between epochs: 2 and 4; elsewhere they are closer" in text
+
+
+@pytest.mark.parametrize(
+    ("centre", "warning"),
+    [
+        ("run/epoch_008.pt", None),
+        ("run/epoch_004.pt", "model.checkpoint is epoch_004.pt, and the final one of"),
+        ("centre.pt", "model.checkpoint has the parameters of none of directions.alpha.check"),
+    ],
+)
+def test_a_centre_that_is_not_the_end_of_the_run_is_warned_of(folder, capsys, centre, warning):
+    """Another checkpoint of the run, or one of another, is legal and named."""
+    job = run_job(folder, f"at-{Path(centre).stem}", model={**MODEL, "checkpoint": centre})
+    _run(job, trajectory_only=True)
+    found = [line for line in capsys.readouterr().err.splitlines() if "model.checkpoint" in line]
+    assert len(found) == (warning is not None)
+    assert all(warning in line for line in found)
+
+
+def test_reading_checkpoints_can_be_stopped(folder):
+    """A request to stop is heard before every file, while hashing, combining and projecting."""
+    asked = []
+    job = jobs.load(run_job(folder, "stopped"), command="eval")
+    series = trajectory.find(job, lambda: asked.append("find"))
+    loaded = prepare.load(job)
+    parts = trajectory.of_directions(job, loaded.model, series, lambda: asked.append("combine"))
+    arrays = {a: {n: t.numpy() for n, t in d.items()} for a, d in parts.directions.items()}
+    trajectory.project(job, loaded, series, arrays, tick=lambda: asked.append("project"))
+    assert asked.count("find") == asked.count("project") == 9
+    assert asked.count("combine") >= 18
+
+    def stop():
+        raise Stopped("stopped by a test")
+
+    with pytest.raises(Stopped):
+        Run(job, Options(), stop)
+
+
+def test_several_runs_are_projected_by_one_command(own):
+    """Jobs of a matrix have a trajectory each, in the plane they name."""
+    jobs_file = run_job(
+        own, "{seed}", matrix={"seed": [0, 1]}, output="several-{seed}.h5",
+        directions={"alpha": {**PRINCIPAL, "ignore": ["bias"]},
+                    "beta": {**PRINCIPAL, "ignore": ["bias"]}},
+    )  # fmt: skip
+    assert evaluate([jobs_file], Options(progress="none", trajectory_only=True), world=None) == 0
+    first, second = (store.read(own / f"several-{seed}.h5").trajectory for seed in (0, 1))
+    np.testing.assert_array_equal(first.columns["train_loss"], second.columns["train_loss"])
+    text = trajectories.text([jobs_file])
+    assert text.count("learning rate drops") == 2
+    assert text.count("explained variance: ") == 2
 
 
 def test_reordered_checkpoints_are_named(own):
@@ -235,6 +337,20 @@ def test_foreign_checkpoints_are_named(own):
     torch.save(content, own / "run/epoch_003.pt")
     with pytest.raises(UsageError, match=r"epoch_003\.pt does not fit the model: .*3\.weight"):
         _run(run_job(own))
+
+
+def test_a_checkpoint_of_another_training_is_named(own):
+    """One that fits the network, but whose numbers are not those of the history beside it."""
+    other = write_job(
+        own, "other", model={"arch": "testnets:mlp", "args": {}},
+        train={**TRAIN, "output": "other", "seed": 7},
+    )  # fmt: skip
+    train.run(jobs.load(other), progress="none")
+    (own / "other/epoch_003.pt").replace(own / "run/epoch_003.pt")
+    with pytest.raises(UsageError, match=r"not of this run: epoch_003\.pt; .*history\.h5"):
+        _run(run_job(own))
+    (own / "run/history.h5").unlink()  # nothing says so any more
+    assert _run(run_job(own), trajectory_only=True).trajectory.done.all()
 
 
 def test_without_an_epoch_in_the_file_the_name_counts(own):

@@ -1,0 +1,92 @@
+"""Networks with random weights on random images of CIFAR's shape, ready to be timed."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import reference
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lsengine import data, devices, directions, losses, models
+from lsengine import objective as objectives
+from lsengine.grid import Cell
+from lsengine.schema import Model
+
+SHAPE = (3, 32, 32)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network and its data.
+
+    Attributes:
+        name: For the table.
+        model: On the CPU, in evaluation mode, with running statistics that fit.
+        dataset: One split of random images.
+        flop: Operations of one image in convolutions and matrix products (two per MAC).
+        directions: Random, normalised filter by filter.
+    """
+
+    name: str
+    model: nn.Module
+    dataset: data.Dataset
+    flop: float
+    directions: dict[str, dict[str, Tensor]]
+
+    @property
+    def samples(self) -> int:
+        """Images of a cell."""
+        return len(self.dataset.splits["train"].x)
+
+    def objective(
+        self, precision: str, device: torch.device, batch_size: int = 0
+    ) -> objectives.Objective:
+        """Return what evaluates cells, as a worker makes it; a batch size of 0 is automatic."""
+        settings = objectives.Settings(
+            device=device,
+            precision=precision,
+            batch_size=batch_size or devices.automatic_batch_size(SHAPE, device.type),
+        )
+        loss = losses.loss_function("cross_entropy", beside=Path())
+        model = copy.deepcopy(self.model)
+        return objectives.Objective(model, self.dataset, loss, self.directions, settings)
+
+    def naive(self) -> reference.Loop:
+        """Return the reference loop over the same cells."""
+        split = self.dataset.splits["train"]
+        pair = [self.directions[axis] for axis in ("alpha", "beta")]
+        return reference.Loop(copy.deepcopy(self.model), reference.Images(split.x, split.y), pair)
+
+
+def make(arch: str, samples: int, args: dict[str, object] | None = None) -> Workload:
+    """Return a zoo network and so many images of 3x32x32, all from fixed seeds."""
+    torch.manual_seed(0)
+    spec = Model(arch=arch, args=args or {})
+    model = models.build(spec, channels=3, classes=10, size=SHAPE[1:], beside=Path())
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(0, 256, (samples, *SHAPE), dtype=torch.uint8, generator=generator)
+    y = torch.randint(0, 10, (samples,), generator=generator)
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (reference.MEAN, reference.STD))
+    dataset = data.Dataset({"train": data.Split(x, y)}, mean, std, 10)
+    few = data.standardized(x[:32], dataset, torch.float32)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval()(few)
+    with torch.no_grad():
+        model.train()(few)  # running statistics of something like these activations
+    centre = {n: p.detach() for n, p in model.named_parameters() if p.ndim > 1}
+    drawn = {
+        axis: directions.normalized(directions.draw(centre, seed=1, axis=number), centre, "filter")
+        for number, axis in enumerate(("alpha", "beta"))
+    }
+    flop = counter.get_total_flops() / len(few)
+    return Workload(arch, model.eval(), dataset, flop, drawn)
+
+
+def cells(count: int) -> list[Cell]:
+    """Return cells near the centre, each one different."""
+    return [Cell(0.01 * (i + 1), -0.01 * i) for i in range(count)]

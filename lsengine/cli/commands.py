@@ -1,0 +1,253 @@
+"""The commands: each calls one function and prints what a person wants to know.
+
+Nothing heavy is imported before a command needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import lsengine
+from lsengine.errors import UsageError
+
+
+def _join() -> Any:
+    """Join the other ranks, before anything imports HDF5: that may load another MPI library."""
+    from lsengine.ranks import connect
+
+    return connect()
+
+
+def train(parsed: argparse.Namespace) -> int:
+    """Train the jobs' networks."""
+    world = _join()
+    from lsengine.trainings import run_all
+
+    return run_all(parsed.jobs, world=world, only=parsed.only, progress=parsed.progress)
+
+
+def evaluate(parsed: argparse.Namespace) -> int:
+    """Evaluate the jobs' surfaces."""
+    world = _join()
+    from lsengine.engine import Options, evaluate
+
+    if parsed.extend is not None and (len(parsed.jobs) > 1 or parsed.shard is not None):
+        raise UsageError("--extend goes with one job, and not with --shard")
+    options = Options(
+        parsed.retry_failed,
+        parsed.chunk,
+        parsed.progress,
+        shard=parsed.shard,
+        extend=parsed.extend,
+    )
+    return evaluate(parsed.jobs, options, world=world, only=parsed.only)
+
+
+def submit(parsed: argparse.Namespace) -> int:
+    """Submit jobs, and print number, step and name of each; or print their scripts."""
+    from lsengine import submit
+
+    wishes = submit.Wishes(parsed.site, parsed.array, parsed.chain, parsed.probe)
+    planned = submit.plan(parsed.jobs, wishes, only=parsed.only)
+    if parsed.dry_run:
+        steps = [step for _, steps in planned for step in steps]
+        for place, step in enumerate(steps, 1):
+            if len(steps) > 1:
+                print(f"# ==== {place} of {len(steps)}: {step.kind} {step.name}")
+            print(step.text)
+        return 0
+    for job, steps in planned:
+        for step, number in zip(steps, submit.send(job, steps), strict=False):
+            print(number, step.kind, step.name, flush=True)
+    return 0
+
+
+def merge(parsed: argparse.Namespace) -> int:
+    """Make one surface of shards, and print what it lacks."""
+    from lsengine import log as logs
+    from lsengine.merge import merge
+
+    logs.configure(rank=0)
+    merged = merge(parsed.shards, parsed.output)
+    print(merged.text)
+    return merged.code
+
+
+def spectrum(parsed: argparse.Namespace) -> int:
+    """Write what is known of a Hessian, and print it."""
+    world = _join()
+    from lsengine import spectrum
+
+    sizes = spectrum.Sizes(parsed.vectors, parsed.trace, parsed.density)
+    code, text = spectrum.run(parsed.job, sizes, world=world, output=parsed.output)
+    if text:
+        print(text)
+    return code
+
+
+def connect(parsed: argparse.Namespace) -> int:
+    """Train and evaluate a curve between two minima, and print the barriers."""
+    world = _join()
+    from lsengine import connect
+    from lsengine.engine import Options
+
+    options = Options(parsed.retry_failed, None, parsed.progress)
+    code, text = connect.run(parsed.job, options, world=world)
+    if text:
+        print(text)
+    return code
+
+
+def trajectory(parsed: argparse.Namespace) -> int:
+    """Evaluate the jobs' checkpoints and print their tables."""
+    world = _join()
+    from lsengine import trajectories
+    from lsengine.engine import Options, evaluate
+
+    options = Options(parsed.retry_failed, None, parsed.progress, trajectory_only=True)
+    code = evaluate(parsed.jobs, options, world=world, only=parsed.only)
+    if world is None or world.rank == 0:
+        print(trajectories.text(parsed.jobs, parsed.only))
+    return code
+
+
+def status(parsed: argparse.Namespace) -> int:
+    """Print how far surfaces are."""
+    import json
+
+    from lsengine import status
+
+    if parsed.watch:
+        from lsengine import watch
+
+        return watch.progress(
+            parsed.surface, parsed.only, every_s=parsed.every, as_json=parsed.json
+        )
+    found = status.summaries(parsed.surface, parsed.only)
+    if parsed.json:
+        print(json.dumps(found if len(found) > 1 else found[0], indent=2))
+    else:
+        print("\n".join(status.text(surface) for surface in found))
+    return 0
+
+
+def render(parsed: argparse.Namespace) -> int:
+    """Draw one picture and print its name."""
+    from lsengine import inputs, render
+
+    first = Path(parsed.surfaces[0])
+    kind = parsed.kind or inputs.kind_of(parsed.surfaces[0], parsed.style, growing=parsed.watch)
+    suffix = "html" if kind == "html" else "png"
+    output = parsed.output or first.with_name(f"{first.stem}-{kind}.{suffix}")
+    render.check_output(output, kind)
+    looks: dict[str, Any] = {
+        "quantity": parsed.quantity,
+        "scale": parsed.scale,
+        "style": parsed.style,
+        "levels": parsed.levels,
+        "limits": tuple(parsed.limits) if parsed.limits else None,
+    }
+    if parsed.watch:
+        from lsengine import watch  # knows jobs, for which a picture need not wait
+
+        return watch.picture(parsed.surfaces, kind, output, every_s=parsed.every, **looks)
+    render.write(inputs.read(parsed.surfaces, kind), output, kind=kind, **looks)
+    print(output)
+    return 0
+
+
+def export(parsed: argparse.Namespace) -> int:
+    """Write a surface in another format and print the files' names."""
+    from lsengine import export, inputs
+
+    (surface,) = inputs.read_surfaces([parsed.surface])
+    written = export.export(
+        surface,
+        parsed.to,
+        parsed.output,
+        quantity=parsed.quantity,
+        scale=parsed.scale,
+    )
+    for path in written:
+        print(path)
+    return 0
+
+
+def compare(parsed: argparse.Namespace) -> int:
+    """Print a table of flatness figures."""
+    import json
+
+    from lsengine import compare, inputs
+    from lsengine.flatness import Level
+
+    if parsed.csv and parsed.csv.suffix != ".csv":  # a slip must not cost a surface
+        raise UsageError(f"{parsed.csv}: expected a name that ends in .csv")
+    level = Level.parse(parsed.level)
+    surfaces = inputs.read_surfaces(parsed.surfaces)
+    found = compare.compare(surfaces, level=level, quantity=parsed.quantity)
+    if parsed.csv:
+        try:
+            parsed.csv.write_text(compare.csv_text(found))
+        except OSError as error:
+            raise UsageError(f"{parsed.csv}: cannot be written: {error.strerror}") from None
+    print(json.dumps(compare.as_dict(found), indent=2) if parsed.json else compare.text(found))
+    return 0
+
+
+def histogram(parsed: argparse.Namespace) -> int:
+    """Write histograms of checkpoints, and print their norms."""
+    from lsengine import weights
+
+    made = weights.histograms(
+        parsed.checkpoints, parsed.output, names=parsed.names, bins=parsed.bins
+    )
+    for group, bins in made.groups.items():
+        for name, norm, size in zip(
+            made.checkpoints, bins.total_norms, bins.sizes.sum(axis=1), strict=True
+        ):
+            print(f"{name}: {size:,} {group}, norm {norm:.6g}")
+    print(parsed.output)
+    return 0
+
+
+def doctor(parsed: argparse.Namespace) -> int:
+    """Try what a run needs, and print a verdict for each."""
+    from lsengine import doctor
+
+    return doctor.run(parsed.output, json=parsed.json)
+
+
+def models(parsed: argparse.Namespace) -> int:
+    """Print the zoo."""
+    from lsengine import models
+
+    for name, parameters in models.zoo():
+        print(f"{name:18} {parameters:>12,}")
+    return 0
+
+
+def init(parsed: argparse.Namespace) -> int:
+    """Write a starter job."""
+    starter = Path(lsengine.__file__).with_name("starter.yaml").read_text()
+    try:
+        with parsed.path.open("x") as file:
+            file.write(starter)
+    except FileExistsError:
+        raise UsageError(f"{parsed.path}: exists; give another name") from None
+    except OSError as error:
+        raise UsageError(f"{parsed.path}: cannot be written: {error.strerror}") from None
+    job = parsed.path
+    print(f"{job}: try  lsengine train {job}  and then  lsengine eval {job}")
+    return 0
+
+
+def schema(parsed: argparse.Namespace) -> int:
+    """Print the JSON schema of job files."""
+    import json
+
+    from lsengine.job import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0

@@ -1,0 +1,80 @@
+"""What a check has found, and how it is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One verdict.
+
+    Attributes:
+        name: What was checked.
+        verdict: How it ended.
+        found: What was found, with numbers and names.
+        remedy: What to do; empty if nothing is.
+    """
+
+    name: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+
+
+def ok(name: str, found: str) -> Check:
+    """Return a check without objection."""
+    return Check(name, Verdict.OK, found)
+
+
+def warning(name: str, found: str, remedy: str) -> Check:
+    """Return a check that found something that works, but not as well as it could."""
+    return Check(name, Verdict.WARNING, found, remedy)
+
+
+def problem(name: str, found: str, remedy: str) -> Check:
+    """Return a check that found something that ends a run, or keeps it from starting."""
+    return Check(name, Verdict.PROBLEM, found, remedy)
+
+
+def text(checks: Sequence[Check]) -> str:
+    """Return one line per verdict, and a last one that counts them."""
+    wide = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        told = "; ".join(filter(None, (check.found, check.remedy)))
+        lines.append(f"{check.verdict:8} {check.name:{wide}}  {told}")
+    problems, warnings = (
+        sum(check.verdict is verdict for check in checks)
+        for verdict in (Verdict.PROBLEM, Verdict.WARNING)
+    )
+    lines.append(f"{len(checks)} checks; problems: {problems}, warnings: {warnings}")
+    return "\n".join(lines)
+
+
+def as_json(checks: Sequence[Check]) -> str:
+    """Return the checks as a JSON list of objects with the attributes of `Check`."""
+    return json.dumps([asdict(check) for check in checks], indent=2)
+
+
+def from_json(document: str) -> list[Check]:
+    """Return what `as_json` has made text of.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    try:
+        return [Check(**{**c, "verdict": Verdict(c["verdict"])}) for c in json.loads(document)]
+    except (KeyError, TypeError) as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,138 @@
+"""Coloured triangles: glTF (``.glb``) for slides, browsers and Blender, PLY for MeshLab.
+
+Shape suffixes: B betas, A alphas, V vertices, F faces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsengine.errors import UsageError
+from lsengine.export.wishes import Wishes
+from lsengine.extras import library
+from lsengine.render import cells, scales
+from lsengine.render.quantities import describe
+from lsengine.surface import Surface
+
+HEIGHT = 0.6  # of the longer side of the plane
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """A landscape: z is up, and x and y are alpha and beta.
+
+    Attributes:
+        vertices: (V, 3).
+        faces: Indices of vertices, counter-clockwise seen from above; (F, 3).
+        colors: Red, green, blue and opacity of the vertices, sRGB; (V, 4).
+    """
+
+    vertices: Floats
+    faces: NDArray[np.intp]
+    colors: NDArray[np.uint8]
+
+
+def write_glb(surface: Surface, path: Path, wishes: Wishes) -> None:
+    """Write glTF: y is up there, and colours are linear; viewers and Blender turn both back.
+
+    Raises like `mesh`, and EnvironmentUnfit if trimesh is missing.
+    """
+    made = mesh(surface, wishes)
+    trimesh = library("trimesh", "mesh", "export --to glb")
+    to_glb = library("trimesh.exchange.gltf", "mesh", "export --to glb").export_glb
+    x, y, z = made.vertices.T
+    turned = trimesh.Trimesh(
+        np.stack([x, z, -y], axis=1),
+        made.faces,
+        vertex_colors=_linear(made.colors),
+        process=False,
+    )
+    scene = turned.scene()
+    path.write_bytes(to_glb(scene, include_normals=True, tree_postprocessor=_matt))
+
+
+def write_ply(surface: Surface, path: Path, wishes: Wishes) -> None:
+    """Write binary PLY; raises like `write_glb`."""
+    made = mesh(surface, wishes)
+    trimesh = library("trimesh", "mesh", "export --to ply")
+    upright = trimesh.Trimesh(made.vertices, made.faces, vertex_colors=made.colors, process=False)
+    path.write_bytes(upright.export(file_type="ply", vertex_normal=True))
+
+
+def mesh(surface: Surface, wishes: Wishes) -> Mesh:
+    """Return a plane as triangles, with the heights, the scale and the colours of `render`.
+
+    Holes stay open where a cell has no finite result.  A partial plane is drawn from its
+    complete coarser cells, as pictures are.
+
+    Raises:
+        UsageError: If the surface is no plane, has no such quantity, or too few cells.
+    """
+    if not surface.is_plane:
+        raise UsageError(f"{surface.source}: has one direction; a mesh needs a plane of two")
+    quantity = describe(wishes.height(surface))
+    plane = cells.joined(cells.plane(surface, quantity))
+    if not plane.finite.size:
+        raise UsageError(
+            f"{surface.source}: {quantity.name} has no finite value to be a height "
+            f"({plane.tally.reasons()}); choose another --quantity, or --to csv, which takes any "
+            "value"
+        )
+    scale = scales.choose(plane.finite, quantity, wishes.scale, None, None)
+    low, high = scale.span
+    share_BA = (np.clip(scale.forward(plane.values), low, high) - low) / (high - low)
+    faces = _faces(share_BA)
+    if not faces.size:
+        raise UsageError(
+            f"{surface.source}: {quantity.name} has no three neighbouring finite cells to join "
+            f"({plane.tally.reasons()}); --to csv or vts takes each cell"
+        )
+    a, b = np.meshgrid(plane.alpha, plane.beta)
+    extent = max(np.ptp(plane.alpha), np.ptp(plane.beta))
+    vertices = np.stack([a, b, share_BA * HEIGHT * extent], axis=-1).reshape(-1, 3)
+    used, renumbered = np.unique(faces, return_inverse=True)
+    from lsengine.render.colors import rgba  # and matplotlib with it
+
+    colors = rgba(share_BA.ravel()[used])
+    return Mesh(vertices[used], renumbered.reshape(faces.shape), colors)
+
+
+def _faces(z_BA: Floats) -> NDArray[np.intp]:
+    """Split quads along the diagonal that bends less; leave out triangles without a corner."""
+    index = np.arange(z_BA.size).reshape(z_BA.shape)
+    near, right = index[:-1, :-1].ravel(), index[:-1, 1:].ravel()
+    left, far = index[1:, :-1].ravel(), index[1:, 1:].ravel()
+    z = z_BA.ravel()
+    bends = [np.abs(z[near] - z[far]), np.abs(z[right] - z[left])]
+    straight, other = (np.nan_to_num(bend, nan=np.inf) for bend in bends)
+    first = (straight <= other)[:, None]
+    corners = [
+        np.where(first, np.stack([near, right, far], 1), np.stack([near, right, left], 1)),
+        np.where(first, np.stack([near, far, left], 1), np.stack([right, far, left], 1)),
+    ]
+    faces = np.stack(corners, axis=1).reshape(-1, 3)
+    return np.asarray(faces[np.isfinite(z[faces]).all(axis=1)])
+
+
+def _linear(colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return sRGB colours as linear ones (IEC 61966-2-1)."""
+    c = colors / 255.0
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    linear[:, 3] = c[:, 3]
+    return np.round(255 * linear).astype(np.uint8)
+
+
+def _matt(tree: dict[str, Any]) -> None:
+    """Give meshes a material: glTF's default is bare metal, black in most viewers."""
+    surface = {"metallicFactor": 0.0, "roughnessFactor": 0.65}
+    tree["materials"] = [{"pbrMetallicRoughness": surface, "doubleSided": True}]
+    for mesh_ in tree["meshes"]:
+        for primitive in mesh_["primitives"]:
+            primitive["material"] = 0

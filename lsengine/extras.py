@@ -1,0 +1,29 @@
+"""Libraries that not everybody needs: imported when used, or missed with a plain hint."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from lsengine.errors import EnvironmentUnfit
+
+
+def library(module: str, extra: str, purpose: str) -> Any:
+    """Import a module of an optional library.
+
+    Args:
+        module: Its dotted name.
+        extra: The extra of lsengine's that installs it.
+        purpose: What it is needed for, for the message.
+
+    Raises:
+        EnvironmentUnfit: If it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise EnvironmentUnfit(
+            f"{purpose} needs {name}, which cannot be imported ({error}); install it with "
+            f"\"pip install 'lsengine[{extra}]'\""
+        ) from error

@@ -1,0 +1,295 @@
+"""The text of batch scripts: pure functions of a job and what its cluster needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import escape
+from importlib.resources import files
+from pathlib import Path
+from shlex import join, quote
+
+from lsengine import __version__
+from lsengine.errors import Stopped
+from lsengine.job import Job
+from lsengine.schema import Launch
+from lsengine.submit.site import ranks
+
+_STARTERS: dict[str, tuple[str, ...]] = {
+    "openmpi": ("mpirun", "-n"),
+    "openmpi-ulfm": ("mpirun", "--with-ft", "ulfm", "-n"),
+    "mpich": ("mpiexec", "-n"),
+    # Intel's mpirun is a shell script, which a signal would end; this is what it starts.
+    "intel": ("mpiexec.hydra", "-bootstrap", "slurm", "-n"),
+    "srun-pmix": ("srun", "--mpi=pmix", "--kill-on-bad-exit=1", "-n"),
+    "srun-pmi2": ("srun", "--mpi=pmi2", "--kill-on-bad-exit=1", "-n"),
+}
+_KEPT = "HOME,USER,LANG,PATH"  # of the submitter's environment; nothing else, so no secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a script is written.
+
+    Attributes:
+        binaries: The folder of lsengine and, as a rule, of the launcher.
+        several: Whether the job file makes several jobs, of which the script is for one.
+    """
+
+    binaries: Path
+    several: bool = False
+
+
+def evaluating(job: Job, launch: Launch, place: Place, parts: int | None = None) -> str:
+    """Return the script that evaluates a job's surface; with parts, as an array of shards."""
+    command = ["lsengine", "eval", *_named(job, place), "--progress", "lines"]
+    surface = quote(str(job.surface))
+    if parts is not None:
+        surface = f'{quote(str(job.surface.with_suffix("")))}.shard-"$SLURM_ARRAY_TASK_ID".h5'
+    counting = join([*_inside(job, launch, alone=True), "lsengine", "status", "--json"])
+    # Checkpoints of a section that the job does not have any more are none of its business.
+    only = "" if job.trajectory else "; exit"
+    lines = [
+        f"counts() {{ {counting} {surface} 2>/dev/null; }}",
+        "progress() { # cells and checkpoints that are done",
+        """    counts | awk -F '[:,]' '/"done":/ { n += $2 } END { print n + 0 }'""",
+        "}",
+        "left() { # those that are missing",
+        *(
+            ["    echo 0 # of the others' cells a shard knows nothing"]
+            if parts
+            else [
+                f"    if ! [ -e {surface} ]; then echo all; return; fi",
+                "    counts | awk -F '[:,]' '",
+                f"""        /"missing":/ {{ n += $2; known = 1{only} }}""",
+                """        END { if (known) print n; else print "an unknown number of" }'""",
+            ]
+        ),
+        "}",
+        *_run(
+            job, launch, command, more=f' --shard "$SLURM_ARRAY_TASK_ID/{parts}"' if parts else ""
+        ),
+    ]
+    title = f"The loss surface of {job.document.name}"
+    title += f", one of {parts} shards" if parts else ""
+    return _script(title, "eval", job, launch, place, lines, parts)
+
+
+def probing(
+    job: Job, launch: Launch, place: Place, cells: int, site: Path | None, parts: int | None
+) -> str:
+    """Return the script that evaluates a few cells on one device, and says what all will cost.
+
+    It ends with 2 if a cell takes longer than a round.
+    """
+    one = of_one_rank(launch, gpus=min(1, launch.gpus_per_node))
+    folders = [str(site.resolve().parent)] if site else []
+    command = [*_inside(job, one, alone=True, more=folders), "lsengine", "submit"]
+    command += [*_named(job, place), "--dry-run", "--probe", str(cells)]
+    command += ["--site", str(site.resolve())] if site else []
+    command += ["--array", str(parts)] if parts else []
+    lines = [f"{join(command)} >/dev/null # the script; the estimate goes to the log"]
+    title = f"What the loss surface of {job.document.name} will cost"
+    return _script(title, "probe", job, one, place, lines, rounds=False)
+
+
+def training(job: Job, launch: Launch, place: Place) -> str:
+    """Return the script that trains a job's network, as one rank."""
+    assert job.document.train is not None
+    folder = job.path(job.document.train.output)
+    launch = of_one_rank(launch, gpus=min(1, launch.gpus_per_node))
+    command = ["lsengine", "train", *_named(job, place), "--progress", "lines"]
+    lines = [
+        "progress() { # changes with every epoch",
+        f"    find {quote(str(folder))} -name '*.pt' -printf '%p %T@\\n' 2>/dev/null |",
+        "        sort | cksum | cut -d ' ' -f 1",
+        "}",
+        "left() { echo 0; }",
+        *_run(job, launch, command),
+    ]
+    return _script(f"The training of {job.document.name}", "train", job, launch, place, lines)
+
+
+def merging(job: Job, launch: Launch, place: Place, parts: int) -> str:
+    """Return the script that makes one surface of shards."""
+    launch = of_one_rank(launch)
+    command = [*_inside(job, launch, alone=True), "lsengine", "merge"]
+    stem = quote(str(job.surface.with_suffix("")))
+    lines = [
+        "shards=()",
+        f"for part in {{1..{parts}}}; do # a shard without cells has no file",
+        f'    if [ -e {stem}.shard-"$part".h5 ]; then shards+=({stem}.shard-"$part".h5); fi',
+        "done",
+        "if [ ${#shards[@]} = 0 ]; then",
+        f'    echo "none of {parts} shards has a file: there is nothing to merge; the logs of"',
+        '    echo "the shards say why none has begun; mend that, and submit again"',
+        f"    exit {Stopped.exit_code}",
+        "fi",
+        f'{join(command)} "${{shards[@]}}" --output {quote(str(job.surface))}',
+    ]
+    title = f"The loss surface of {job.document.name}, from its shards"
+    return _script(title, "merge", job, launch, place, lines, rounds=False)
+
+
+def drawing(job: Job, launch: Launch, place: Place) -> str:
+    """Return the script that draws a finished surface."""
+    launch = of_one_rank(launch)
+    assert job.document.directions is not None
+    kind = "filled" if job.document.directions.beta is not None else "curve"
+    figure = job.surface.with_name(f"{job.surface.stem}-{kind}.png")
+    command = [*_inside(job, launch, alone=True), "lsengine", "render", str(job.surface)]
+    lines = [join([*command, "--as", kind, "--output", str(figure)])]
+    title = f"A picture of the loss surface of {job.document.name}"
+    return _script(title, "render", job, launch, place, lines, rounds=False)
+
+
+def of_one_rank(launch: Launch, gpus: int = 0) -> Launch:
+    """Return what one process needs of what all ranks would."""
+    changes = {"nodes": 1, "ranks": 1, "gpus_per_node": gpus, "gpu_binding": "node"}
+    return launch.model_copy(update=changes)
+
+
+def _named(job: Job, place: Place) -> list[str]:
+    return [str(job.source), *(["--only", escape(job.document.name)] if place.several else [])]
+
+
+def _run(job: Job, launch: Launch, command: Sequence[str], more: str = "") -> list[str]:
+    whole = join([*_start(launch), *_inside(job, launch, alone=ranks(launch) == 1), *command])
+    return [
+        *_new_step(launch),
+        f"run=({whole}{more})",
+        f"most_fruitless={launch.max_fruitless}",
+        f"signal_s={launch.signal_s}",
+    ]
+
+
+def _new_step(launch: Launch) -> list[str]:
+    """Return lines that give a round a number of its own among the job's steps.
+
+    By that number MPICH names its shared memory, and does not start where a killed round of the
+    same number has left some.
+    """
+    if ranks(launch) == 1 or launch.launcher != "srun-pmi2":
+        return []
+    return [
+        "for ((round = 0; round < ${SLURM_RESTART_COUNT:-0}; round++)); do",
+        "    srun --nodes=1 --ntasks=1 true # moves the number of the next step on",
+        "done",
+    ]
+
+
+def _start(launch: Launch) -> list[str]:
+    """Return the launcher's part of a command; nothing for one rank."""
+    if ranks(launch) == 1:
+        return []
+    start = [*_STARTERS[launch.launcher], str(ranks(launch))]
+    if launch.launcher.startswith("srun"):
+        if launch.cores_per_rank:  # which srun does not take over from the job
+            start.append(f"--cpus-per-task={launch.cores_per_rank}")
+        if launch.gpu_binding == "task":
+            start.append(f"--gpus-per-task={_gpus(launch, 1)}")
+    return start + launch.launcher_options
+
+
+def _inside(job: Job, launch: Launch, *, alone: bool, more: Sequence[str] = ()) -> list[str]:
+    """Return what goes before a command so that it runs in the container, if there is one.
+
+    The container sees the site's folders, the job's, and ``more``.
+    """
+    container = launch.container
+    if container is None:
+        return []
+    own = [folder for folder in [*_folders(job), *more] if folder not in container.binds]
+    binds = [*container.binds, *own]
+    if container.runtime == "pyxis":
+        mounts = ",".join(b if ":" in b else f"{b}:{b}" for b in binds)
+        options = [f"--container-image={container.image}", f"--container-mounts={mounts}"]
+        return [*(["srun", "-n", "1", "--overlap"] if alone else []), *options]
+    graphics = ["--nv"] if launch.gpus_per_node else []
+    folders = [word for bind in binds for word in ("--bind", bind)]
+    return [container.runtime, "exec", *graphics, *folders, container.image]
+
+
+def _folders(job: Job) -> list[str]:
+    """Return the folders a job reads and writes, without those inside of others."""
+    model, data, train = job.document.model, job.document.data, job.document.train
+    paths = {job.source.parent, job.surface.parent}
+    paths |= {job.path(model.checkpoint).parent} if model.checkpoint else set()
+    paths |= {job.path(data.root)} if data.root else set()
+    paths |= {job.path(train.output).parent} if train else set()
+    paths |= {path.parent for path in job.direction_files().values()}
+    return sorted(str(p) for p in paths if not any(q in p.parents for q in paths))
+
+
+def _gpus(launch: Launch, count: int) -> str:
+    return f"{launch.gpu_type}:{count}" if launch.gpu_type else str(count)
+
+
+def _script(
+    title: str,
+    step: str,
+    job: Job,
+    launch: Launch,
+    place: Place,
+    lines: Sequence[str],
+    parts: int | None = None,
+    *,
+    rounds: bool = True,
+) -> str:
+    head = [
+        "#!/bin/bash -l" if launch.modules else "#!/bin/bash",
+        f"# {_comment(title)}: {_comment(str(job.source))}",
+        f"# Written by lsengine submit {__version__}.  It goes on where the files end.",
+        *(f"#SBATCH {option}" for option in _options(step, job, launch, parts, rounds=rounds)),
+        "",
+        "export SLURM_EXPORT_ENV=ALL # ranks get what is set here",
+        *([f"module load {join(launch.modules)}"] if launch.modules else []),
+        *launch.activate,
+        *([] if launch.container else [f'export PATH={quote(str(place.binaries))}:"$PATH"']),
+        *(f"export {name}={quote(value)}" for name, value in launch.environment.items()),
+        "",
+        *lines,
+        "",
+    ]
+    template = files("lsengine.submit").joinpath("rounds.sh").read_text("utf-8")
+    return "\n".join(head) + (f"\n{template}" if rounds else "")
+
+
+def _options(
+    step: str, job: Job, launch: Launch, parts: int | None, *, rounds: bool
+) -> Iterator[str]:
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", job.document.name)
+    number = "%A-%a" if parts else "%j"
+    log = f"{str(job.surface.parent).replace('%', '%%')}/{name}-{step}-{number}.log"
+    yield f"--job-name={name}-{step}"
+    yield f'--output="{log}"' if re.search(r"\s", log) else f"--output={log}"
+    yield "--open-mode=append"
+    if rounds:
+        yield "--requeue"
+        yield f"--signal=B:USR1@{launch.signal_s}"
+    if parts:
+        yield f"--array=1-{parts}"
+    if launch.time:
+        yield f"--time={launch.time}"
+    for option, value in (
+        *(("partition", launch.partition), ("account", launch.account), ("qos", launch.qos)),
+        *(("constraint", launch.constraint), ("mem", launch.memory)),
+    ):
+        if value is not None:
+            yield f'--{option}="{value}"' if re.search(r"[\s&|]", value) else f"--{option}={value}"
+    count = ranks(launch)
+    yield f"--nodes={launch.nodes}"
+    yield f"--ntasks={count}"
+    if launch.nodes > 1:
+        yield f"--ntasks-per-node={-(-count // launch.nodes)}"
+    if launch.cores_per_rank:
+        yield f"--cpus-per-task={launch.cores_per_rank}"
+    if launch.gpus_per_node:
+        yield f"--gpus-per-node={_gpus(launch, launch.gpus_per_node)}"
+    yield from launch.sbatch
+    yield f"--export={_KEPT}"
+
+
+def _comment(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,155 @@
+"""What a cluster needs of every job: a site file, and what a job's launch section overrides."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lsengine import slurm
+from lsengine.errors import JobError
+from lsengine.job import Job, read_mapping
+from lsengine.problems import explain
+from lsengine.schema import Launch
+
+_SUFFIXES = (".yaml", ".yml", ".toml")
+_OF_THE_JOB = ("coordinator", "hang_s")  # eval reads them, and eval knows no site
+_WRITTEN = {
+    *("--job-name", "--output", "--open-mode", "--requeue", "--no-requeue", "--signal", "--time"),
+    *("--nodes", "--ntasks", "--ntasks-per-node", "--export", "--array", "--dependency"),
+    *("--partition", "--account", "--qos", "--constraint", "--mem", "--cpus-per-task"),
+    *("--gpus-per-node", "--gpus-per-task", "--comment"),
+}
+_SECRET = re.compile(
+    r"(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|(API|PRIVATE|ACCESS)_?KEY)", re.IGNORECASE
+)
+_ASSIGNMENT = re.compile(r"\b([A-Za-z_][A-Za-z0-9_]*)=(?!\"?\$\()[^\s]")
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    launch: Launch
+
+
+def find(asked: Path | None) -> Path | None:
+    """Return the site file: the one asked for, else `LSENGINE_SITE`, else the user's, or None.
+
+    Raises:
+        JobError: If the first two name no file.
+    """
+    named = asked or (
+        Path(os.environ["LSENGINE_SITE"]) if os.environ.get("LSENGINE_SITE") else None
+    )
+    if named is not None:
+        if not named.is_file():
+            source = "--site" if asked else "LSENGINE_SITE"
+            raise JobError(str(named), [f"{source}: no such file"])
+        return named
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    folder = Path(base).expanduser() / "lsengine"
+    return next((p for s in _SUFFIXES if (p := folder / f"site{s}").is_file()), None)
+
+
+def read(path: Path | None) -> Launch:
+    """Return what a site file says, defaults where it is silent.
+
+    Raises:
+        JobError: With every problem of the file.
+    """
+    if path is None:
+        return Launch()
+    raw = _toml(path) if path.suffix == ".toml" else read_mapping(path)
+    try:
+        site = _File.model_validate({"launch": raw}).launch
+    except ValidationError as error:
+        problems = [p.removeprefix("launch.") for p in explain(error, {"launch": raw})]
+        raise JobError(str(path), [_with_allowed(p) for p in problems]) from None
+    problems = [
+        f"{key}: belongs into the job's launch section"
+        for key in _OF_THE_JOB
+        if key in site.model_fields_set
+    ]
+    if problems:
+        raise JobError(str(path), problems)
+    return site
+
+
+def settled(job: Job, site: Launch) -> Launch:
+    """Return a job's launch section on top of what the site says.
+
+    A key of the job replaces the site's; of `environment` each name does.
+
+    Raises:
+        JobError: If keys do not go together, or a secret would get into the script.
+    """
+    own = job.document.launch
+    merged = {k: getattr(site, k) for k in site.model_fields_set}
+    merged |= {k: getattr(own, k) for k in own.model_fields_set}
+    merged["environment"] = {**site.environment, **own.environment}
+    launch = Launch.model_construct(**{**Launch().__dict__, **merged})
+    if problems := [f"launch.{problem}" for problem in _problems(launch)]:
+        raise JobError(str(job.source), problems)
+    return launch
+
+
+def ranks(launch: Launch) -> int:
+    """Return how many ranks are started: one per GPU, else one per node, unless it is said."""
+    return launch.ranks or launch.nodes * max(1, launch.gpus_per_node)
+
+
+def _problems(launch: Launch) -> Iterator[str]:
+    by_srun = launch.launcher.startswith("srun")
+    if launch.time and slurm.seconds(launch.time) <= launch.signal_s:
+        yield (
+            f"time: got {launch.time}, of which the last {launch.signal_s} s (launch.signal_s) are "
+            "for stopping; nothing is left to work in"
+        )
+    if launch.launcher == "none" and ranks(launch) > 1:
+        yield f"launcher: none starts one rank, and {ranks(launch)} are asked for"
+    if launch.nodes > ranks(launch):
+        yield f"ranks: got {ranks(launch)}; expected at least one for each of {launch.nodes} nodes"
+    if launch.gpu_binding == "task" and not by_srun:
+        yield (
+            f"gpu_binding: task is applied by srun, not by launcher {launch.launcher}; use node: "
+            "each rank takes the GPU of its number"
+        )
+    if launch.gpu_binding == "task" and not launch.gpus_per_node:
+        yield "gpu_binding: task needs gpus_per_node"
+    if launch.container and launch.container.runtime == "pyxis" and not by_srun:
+        yield f"container.runtime: pyxis is a part of srun; got launcher {launch.launcher}"
+    for option in launch.sbatch:
+        if (name := option.partition("=")[0].split()[0]) in _WRITTEN:
+            yield f"sbatch: {name} is written by submit; give its own key"
+    for name in launch.environment:
+        if _SECRET.search(name):
+            yield _about_secrets(f"environment.{name}")
+    for line in launch.activate:
+        if any(_SECRET.search(name) for name in _ASSIGNMENT.findall(line)):
+            yield _about_secrets("activate")
+
+
+def _about_secrets(key: str) -> str:
+    return (
+        f"{key}: looks like a secret, and SLURM keeps scripts where others may read them; put it "
+        'into a file of yours with mode 600, and read it in activate: export NAME="$(cat FILE)"'
+    )
+
+
+def _with_allowed(problem: str) -> str:
+    if "unknown key" in problem and "allowed:" not in problem:
+        allowed = [name for name in Launch.model_fields if name not in _OF_THE_JOB]
+        return f"{problem} allowed: {', '.join(allowed)}"
+    return problem
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise JobError(str(path), [f"not valid TOML: {error}"]) from None
