@@ -28,13 +28,13 @@ gallery: setup ## every kind of picture, from surfaces at digits size, into docs
 	@ENVIRONMENT=$(VENV) launch/gallery.sh
 
 test: setup setup-serial check ## all checks, and all tests but the slow ones
-	$(BIN)/pytest -n $(TESTERS) --dist loadfile
+	$(BIN)/pytest -n $(TESTERS) --dist loadfile --reruns 2 -r aR
 
 test-slow: setup setup-serial ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
-test-cluster: setup setup-serial ## more tests on a SLURM that they start (root, Debian)
-	$(BIN)/pytest -m cluster
+test-cluster: setup setup-serial ## more tests of SLURM, launchers and faults (root, Debian)
+	$(BIN)/pytest -m cluster --reruns 2 -r aR
 
 check: setup ## style, format and types
 	$(BIN)/ruff check

@@ -9,6 +9,7 @@ Shapes: N samples, C channels, H rows, W columns, F features, K values to predic
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lsengine import images, schema
@@ -198,19 +200,33 @@ def _read(spec: schema.Data, root: Path | None, beside: Path) -> images.Raw:
 
 def _digits() -> images.Raw:
     """Return scikit-learn's 1,797 digits, 1x8x8 in [0, 1], split once and for all."""
+    table = torch.from_numpy(_digits_table())
+    x = table[:, :-1].reshape(-1, 1, 8, 8).to(torch.float32).div_(16)
+    y = table[:, -1].to(torch.int64)
+    test = torch.zeros(len(y), dtype=torch.bool)
+    test[_stratified(y, _DIGITS_TEST, torch.Generator().manual_seed(0))] = True
+    splits = {"train": (x[~test], y[~test]), "test": (x[test], y[test])}
+    return images.Raw(splits, 10, (_DIGITS_MEAN,), (_DIGITS_STD,))
+
+
+def _digits_table() -> NDArray[np.float64]:
+    """Return 64 pixels and a label for each digit, (1797, 65).
+
+    Read from scikit-learn's folder, because to import it takes longer than many a surface.
+    """
+    found = importlib.util.find_spec("sklearn")
+    if found is not None and found.origin is not None:
+        file = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if file.exists():
+            return np.loadtxt(file, delimiter=",")
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise EnvironmentUnfit(
             f"data.dataset: digits come with scikit-learn, which cannot be imported: {error}"
         ) from None
-    bunch = load_digits()
-    x = torch.from_numpy(bunch.images).to(torch.float32).div_(16).unsqueeze(1)
-    y = torch.from_numpy(bunch.target).to(torch.int64)
-    test = torch.zeros(len(y), dtype=torch.bool)
-    test[_stratified(y, _DIGITS_TEST, torch.Generator().manual_seed(0))] = True
-    splits = {"train": (x[~test], y[~test]), "test": (x[test], y[test])}
-    return images.Raw(splits, 10, (_DIGITS_MEAN,), (_DIGITS_STD,))
+    pixels, labels = load_digits(return_X_y=True)
+    return np.column_stack([pixels, labels])
 
 
 def _arrays(file: Path, classes: Any) -> images.Raw:

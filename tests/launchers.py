@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +21,14 @@ POOL_RANKS = 5
 
 
 def launcher_environment(**more: str) -> dict[str, str]:
-    """Return an environment in which Open MPI runs as root on few cores."""
+    """Return an environment in which Open MPI runs as root on few cores.
+
+    Each launch has a folder of its own for what it writes beside: Open MPI 5 does not start if
+    a launch that was killed has left a file with its process number (openpmix issue 4022), and
+    these tests kill many.
+    """
     quiet = {
+        "TMPDIR": tempfile.mkdtemp(dir=_temporaries()),
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
@@ -26,6 +36,13 @@ def launcher_environment(**more: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
     }
     return {**os.environ, **quiet, **more}
+
+
+@functools.cache
+def _temporaries() -> str:
+    folder = tempfile.mkdtemp(prefix="lsengine-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def serial_environment() -> Path | None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,9 @@ _LIMIT_S = 120.0
 _PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HYDRA_", "HYDI_", "MPI_", "MPICH_", "I_MPI_")
 _KEPT = ("OMPI_ALLOW_RUN_AS_ROOT", "PRTE_MCA_rmaps", "OMPI_MCA_rmaps")
 _OF_RANKS = ("launcher", "MPI libraries", "ring message", "parallel writing")
+# What Open MPI 5 says if a launch that was killed has left a file named for this one's process
+# number (openpmix issue 4022).  The start that fails takes the file away.
+LEFTOVER = "listener thread failed to start"
 
 
 def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
@@ -50,16 +53,11 @@ def launcher(folder: Path) -> list[Check]:
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
         "OMPI_MCA_rmaps_base_oversubscribe": "1",
     }
+    command = [found, "-n", "2", sys.executable, "-m", "lsengine", *flags]
     try:
-        done = subprocess.run(
-            [found, "-n", "2", sys.executable, "-m", "lsengine", *flags],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_LIMIT_S,
-            check=False,
-        )
+        done = _start(command, environment)
+        if LEFTOVER in done.stderr:
+            done = _start(command, environment)
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = "gives no answer" if isinstance(error, subprocess.TimeoutExpired) else str(error)
         return [problem(name, f"{found} -n 2: {reason}", "try it with a program of its own")]
@@ -72,6 +70,20 @@ def launcher(folder: Path) -> list[Check]:
         for check in checks
         if check.name in _OF_RANKS
     ]
+
+
+def _start(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT_S,
+        check=False,
+    )
 
 
 def _reason(errors: str) -> str:
@@ -90,6 +102,8 @@ def _remedy(errors: str) -> str:
             "do not run as root, or set OMPI_ALLOW_RUN_AS_ROOT=1 and "
             "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
         )
+    if LEFTOVER in errors:
+        return "remove what killed launches left: ompi.* in TMPDIR or /tmp, while none runs"
     return "run it by hand to see all it says; without a launcher lsengine works as one process"
 
 

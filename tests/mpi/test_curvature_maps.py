@@ -48,8 +48,8 @@ def slow_values(pool, tmp_path_factory):
     return values(job.with_suffix(".h5"))
 
 
-def _dense_spectra(job, names=None):
-    """Return eigenvalues (C, P) of every cell, from dense Hessians by torch.func."""
+def _dense_spectra(job, names=None, every=1):
+    """Return eigenvalues (C, P) of every or every n-th cell, from dense Hessians by torch.func."""
     loaded = prepare.load(jobs.load(job, command="eval"))
     model, split = loaded.model.double(), loaded.dataset.splits["train"]
     directions = store.read_directions(job.with_suffix(".h5"))
@@ -57,7 +57,7 @@ def _dense_spectra(job, names=None):
     names = names or list(centre)
     spectra = []
     grid = plane_or_curve([-1, 1, 9], [-1, 1, 5])
-    for index in range(grid.size):
+    for index in range(0, grid.size, every):
         cell = grid.cell(index)
         at = {n: t.clone() for n, t in centre.items()}
         for step, axis in ((cell.alpha, "alpha"), (cell.beta, "beta")):
@@ -101,7 +101,7 @@ def test_eigenvalues_of_a_map_are_those_of_the_dense_hessians(
     assert (found["eigenvalue_min"] < 0).any()
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 5])
+@pytest.mark.parametrize("ranks", [1, 5])
 def test_a_map_has_the_same_bytes_for_any_ranks(pool, make_job, reference, ranks):
     """As with three; starting from the fixed coarse cell keeps cells pure."""
     job = make_job(**MAP)
@@ -126,7 +126,7 @@ def test_a_map_resumed_in_the_middle_has_the_same_bytes(pool, make_job, referenc
     assert values(job.with_suffix(".h5")) == before
 
 
-@pytest.mark.parametrize("who", ["worker", "coordinator", "all"])
+@pytest.mark.parametrize("who", ["worker", "all"])
 def test_a_map_killed_in_the_middle_resumes_to_the_same_bytes(pool, tmp_path, slow_values, who):
     """SIGKILL while eigenvalues are computed: finished cells stay, the rest comes out the same."""
     job = write_job(tmp_path, **SLOW)
@@ -140,8 +140,8 @@ def test_only_moved_parameters_count_where_asked(pool, make_job):
     job = make_job(**{**MAP, "curvature": curvature})
     assert pool.evaluate(job, 2)["code"] == 0
     found = store.read(job.with_suffix(".h5")).quantities["eigenvalue_max"]
-    dense = _dense_spectra(job, ["0.weight", "3.weight"])
-    np.testing.assert_allclose(found.ravel(), dense[:, -1], rtol=2e-3)
+    dense = _dense_spectra(job, ["0.weight", "3.weight"], every=4)
+    np.testing.assert_allclose(found.ravel()[::4], dense[:, -1], rtol=2e-3)
 
 
 def test_a_cell_that_does_not_converge_says_so(pool, make_job):

@@ -12,7 +12,9 @@ import pytest
 from launchers import BIN, launcher_environment, run_alone, run_ranks, serial_environment
 
 from lsengine import store
+from lsengine.doctor import launching
 
+_PID_MAX = Path("/proc/sys/kernel/pid_max")
 DEBIANS = Path("/usr/bin/mpirun.openmpi")
 
 
@@ -37,7 +39,49 @@ def test_alone_it_tries_the_launcher_at_hand(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("environment", ["main", "serial"])
+def test_a_start_that_met_a_leftover_is_tried_again(tmp_path, monkeypatch):
+    """A launcher that fails once on what a killed launch left is no problem; twice is, named."""
+    said = "The PMIx server's listener thread failed to start. We cannot"
+    fine = json.dumps([{"name": "launcher", "verdict": "ok", "found": "2 ranks", "remedy": ""}])
+    mpirun, met = tmp_path / "mpirun", tmp_path / "met"
+    mpirun.write_text(
+        f"""#!/bin/sh
+        if [ -e {met} ]; then echo '{fine}'; exit; fi
+        touch {met}; echo "{said}" >&2; exit 1"""
+    )
+    mpirun.chmod(0o755)
+    monkeypatch.setattr(launching.sys, "executable", str(tmp_path / "python"))
+    (found,) = launching.launcher(tmp_path)
+    assert (found.verdict, found.found) == ("ok", f"{mpirun} -n 2: 2 ranks")
+    mpirun.write_text(f"""#!/bin/sh\necho "{said}" >&2; exit 1""")
+    (found,) = launching.launcher(tmp_path)
+    assert found.verdict == "problem"
+    assert said in found.found
+    assert "ompi.* in TMPDIR" in found.remedy
+
+
+def test_open_mpi_meets_leftovers_as_the_doctor_knows_them(tmp_path):
+    """Open MPI 5 does not start where a file has its process number, and takes it away."""
+    environment = launcher_environment()
+    command = [str(BIN / "mpirun"), "-n", "1", "true"]
+    if (
+        b"Open MPI) 5"
+        not in subprocess.run([*command[:1], "--version"], capture_output=True).stdout
+    ):
+        pytest.skip("not Open MPI 5")
+    host, temporaries = os.uname().nodename, Path(environment["TMPDIR"])
+    with subprocess.Popen(["true"]) as process:
+        numbers = {1 + (process.pid + more) % int(_PID_MAX.read_text()) for more in range(1000)}
+    for number in numbers:  # one of them will be the launcher's
+        (temporaries / f"ompi.{number}").mkdir()
+        (temporaries / f"ompi.{number}" / f"pmix.{host}.tool.{number}").touch()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode
+    assert launching.LEFTOVER in done.stderr
+    assert len([*temporaries.glob("ompi.*")]) == len(numbers) - 1
+
+
+@pytest.mark.parametrize("environment", ["main", pytest.param("serial", marks=pytest.mark.cluster)])
 def test_all_ranks_are_checked(tmp_path, environment):
     """Three ranks: each is heard, signs the ring message, and writes where h5py can."""
     binaries = BIN
@@ -133,6 +177,7 @@ def test_a_full_disk_is_a_problem(mounted):
     assert found["lock"]["verdict"] == "ok"
 
 
+@pytest.mark.cluster
 def test_a_folder_for_reading_only_is_a_problem(mounted):
     """No lock can be made, so nothing else is tried there; the other checks go on."""
     done = run_alone(["doctor", "--json", "--output", str(mounted("size=1m,ro"))])

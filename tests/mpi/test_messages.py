@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from launchers import BIN, launcher_environment, run_ranks
 
 from jobs import values, write_job
@@ -62,6 +63,7 @@ if os.environ.get("OMPI_COMM_WORLD_RANK") == "2":
 """
 
 
+@pytest.mark.cluster
 def test_a_slow_goodbye_costs_the_next_job_no_worker(tmp_path):
     """Three jobs in one launch, one rank always late to leave: all three are whole and right."""
     (tmp_path / "sitecustomize.py").write_text(_LATE_GOODBYE)

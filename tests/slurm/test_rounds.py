@@ -355,7 +355,9 @@ devices.device_of = device_of
 @pytest.mark.parametrize(
     ("launch", "nodes", "ranks"),
     [
-        pytest.param({**MPICH, "gpu_binding": "node"}, 1, 3, id="gpus-per-node"),
+        pytest.param(
+            {**MPICH, "gpu_binding": "node"}, 1, 3, id="gpus-per-node", marks=pytest.mark.cluster
+        ),
         pytest.param({**MPICH, "gpu_binding": "task"}, 2, 4, id="gpus-per-task"),
         pytest.param(OPENMPI, 1, 3, id="mpirun"),
     ],

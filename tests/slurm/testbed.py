@@ -73,11 +73,15 @@ class Testbed:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._pids = folder, folder / "pids"
-        for name in ("state", "log", "pids", "munge", "dev"):
+        for name in ("state", "log", "pids", "munge", "dev", "tmp"):
             (folder / name).mkdir(parents=True)
         folder.chmod(0o755)
         self._socket = folder / "munge" / "socket"
-        self.environment: dict[str, str] = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+        self.environment: dict[str, str] = {
+            **os.environ,
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "TMPDIR": str(folder / "tmp"),  # see launchers.launcher_environment
+        }
 
     def start(self) -> None:
         """Start everything, and wait until all nodes are idle."""

@@ -39,6 +39,19 @@ def test_digits_are_the_same_for_ever():
     assert digits.sha256 == DIGITS_SHA256
 
 
+def test_digits_do_not_wait_for_scikit_learn(monkeypatch):
+    """They are read from its folder; where they lie elsewhere, it is asked for the same numbers."""
+    code = (
+        "import sys; from pathlib import Path; from lsengine import data, schema\n"
+        "spec = schema.Data(dataset='digits')\n"
+        f"found = data.load(spec, root=None, beside=Path(), seed=0).sha256 == {DIGITS_SHA256!r}\n"
+        "sys.exit('sklearn' in sys.modules or not found)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    monkeypatch.setattr(data.importlib.util, "find_spec", lambda _: None)
+    assert load("digits").sha256 == DIGITS_SHA256
+
+
 def test_the_digits_test_split_is_stratified_and_disjoint():
     """Each class has its share, and both splits together are scikit-learn's images."""
     from sklearn.datasets import load_digits

@@ -41,7 +41,7 @@ def _lsengine(command, path):
     return subprocess.run(argv, cwd=path.parent, capture_output=True, text=True, timeout=400)
 
 
-@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("width", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_narrow_network_is_trained_to_the_end(tmp_path, width):
     """An epoch at any width ends with exit code 0, and with the checkpoint of the epoch."""
     path = _write(tmp_path, width, train={"output": "ck", "epochs": 1, "batch_size": 32, "lr": 0.1})
