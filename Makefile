@@ -2,8 +2,9 @@
 VENV := .venv
 SERIAL := .venv-serial
 BIN := $(VENV)/bin
-# Test files at a time; many of them start ranks of their own.
-TESTERS ?= 2
+# Test files at a time, for two cores: many wait for ranks of their own.  In their order, long ones
+# early: sorted by their number of tests the long ones would come last.
+TESTERS ?= 3
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
 
 .PHONY: help setup setup-serial demo studies gallery test test-slow test-cluster check bench soak image clean
@@ -28,7 +29,7 @@ gallery: setup ## every kind of picture, from surfaces at digits size, into docs
 	@ENVIRONMENT=$(VENV) launch/gallery.sh
 
 test: setup setup-serial check ## all checks, and all tests but the slow ones
-	$(BIN)/pytest -n $(TESTERS) --dist loadfile --reruns 2 -r aR
+	$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder --reruns 2 -r aR
 
 test-slow: setup setup-serial ## the tests that take minutes
 	$(BIN)/pytest -m slow
