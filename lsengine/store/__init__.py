@@ -44,10 +44,7 @@ from lsengine.store.making import PROVENANCE as PROVENANCE
 from lsengine.surface import DONE, FAILED, Surface, Trajectory
 
 # What HDF5 and NumPy raise over rotten bytes, depending on where they are.
-_DAMAGE = (
-    *(OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError),
-    *(AttributeError, MemoryError),
-)
+_DAMAGE = (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError)
 
 
 def has_mpi() -> bool:
@@ -177,7 +174,8 @@ class Writer:
             serial driver (then this must be the file's only writer).
 
     Raises:
-        SurfaceError: If the file cannot be opened.
+        EnvironmentUnfit: If the file has gone.
+        SurfaceError: If it cannot be opened.
     """
 
     def __init__(self, path: Path, comm: Any = None) -> None:
@@ -187,6 +185,11 @@ class Writer:
             else:
                 self._file = h5py.File(path, "r+", driver="mpio", comm=comm)
         except OSError as error:
+            if not path.exists():
+                raise EnvironmentUnfit(
+                    f"{path}: the file that this run has laid out is not there (removed, its file "
+                    "system gone, or not shared by this host); bring it back and run the same again"
+                ) from None
             raise SurfaceError(f"{path}: cannot be opened for writing: {error}") from error
         self._is_serial, self._is_abandoned = comm is None, False
         self._names = set(_quantities(self._file))

@@ -86,6 +86,12 @@ def test_values_land_in_their_cells(layout, tmp_path):
     assert surface.provenance["worker"].ravel()[9] == 3
 
 
+def test_a_surface_that_has_gone_before_the_first_write_is_said_so(tmp_path):
+    """A worker opens the file late: then it may be gone, or not be shared by its host."""
+    with pytest.raises(EnvironmentUnfit, match="laid out is not there"):
+        store.Writer(tmp_path / "s.h5")
+
+
 def test_failed_cells_keep_their_reason_and_no_values(layout, tmp_path):
     """A failed cell is status 2 with its reason; success later clears both."""
     store.create(tmp_path / "s.h5", layout)
