@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # Test files at a time, for two cores: many wait for ranks of their own.  In their order, long ones
 # early: sorted by their number of tests the long ones would come last.
 TESTERS ?= 3
+# Failed tests are tried again, and shown: hundreds of processes start and die on a shared machine.
+RERUNS := --reruns 2 --max-suite-reruns 8 --rerun-show-tracebacks
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
 
 .PHONY: help setup setup-serial demo studies gallery test test-slow test-cluster check bench soak image clean
@@ -29,13 +31,13 @@ gallery: setup ## every kind of picture, from surfaces at digits size, into docs
 	@ENVIRONMENT=$(VENV) launch/gallery.sh
 
 test: setup setup-serial check ## all checks, and all tests but the slow ones
-	$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder --reruns 2 -r aR
+	$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(RERUNS)
 
 test-slow: setup setup-serial ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
 test-cluster: setup setup-serial ## more tests of SLURM, launchers and faults (root, Debian)
-	$(BIN)/pytest -m cluster --reruns 2 -r aR
+	$(BIN)/pytest -m cluster $(RERUNS)
 
 check: setup ## style, format and types
 	$(BIN)/ruff check

@@ -252,12 +252,6 @@ class World:
             time.sleep(_SHORTEST_S)
         self._pending = []
 
-    def abort(self, code: int) -> None:
-        """End all ranks now."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self._comm.Abort(code)
-
 
 def connect() -> World | None:
     """Join the other ranks; None when this process was started alone.
@@ -351,7 +345,7 @@ def end_others(code: int) -> None:
     mpi = _running_mpi()
     if mpi is not None and mpi.COMM_WORLD.Get_size() > 1:
         sys.stderr.flush()
-        time.sleep(0.2)  # let the launcher forward what was printed
+        time.sleep(0.5)  # let the launcher, which may be busy, forward what was printed
         mpi.COMM_WORLD.Abort(code)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 import subprocess
 import time
@@ -36,7 +36,7 @@ def volume(tmp_path):
 
     bring()
     yield folder, take, bring
-    if os.path.ismount(folder):
+    with contextlib.suppress(subprocess.CalledProcessError):  # a test that failed has taken it
         take()
 
 
