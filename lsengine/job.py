@@ -248,17 +248,6 @@ def matching(pattern: str) -> list[Path]:
     return sorted(p for p in found if not p.name.startswith(".") and p.is_file())
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of job files, for editors."""
-    schema = Document.model_json_schema()
-    schema["required"] = [k for k in schema.get("required", []) if k != "name"]
-    schema["properties"] |= {
-        "extends": {"type": "string", "description": "a job file whose keys this one overrides"},
-        "matrix": {"type": "object", "description": "key: [values], one job per combination"},
-    }
-    return schema
-
-
 def _shared_outputs(jobs: list[Job], command: str) -> Iterator[str]:
     """Yield what several jobs of one file would all write."""
     outputs = {

@@ -6,6 +6,7 @@ the file system is `lsengine.job`'s duty.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -252,10 +253,13 @@ class Trajectory(Section):
     margin: NonNegative = 0.15
 
 
+Policy = Literal["frozen", "interpolated", "recalibrated"]
+
+
 class BatchNorm(Section):
     """What running statistics do away from the centre."""
 
-    policy: Literal["frozen", "interpolated", "recalibrated"]
+    policy: Policy
     samples: Count = 5000
     batch_size: Count = 128
 
@@ -391,7 +395,9 @@ class Document(Section):
         AfterValidator(_distinct),
     ] = ["loss", "accuracy"]
     curvature: Curvature = Curvature()
-    batch_norm: Annotated[BatchNorm, WrapValidator(_batch_norm)] = BatchNorm(policy="frozen")
+    batch_norm: Annotated[
+        BatchNorm, WrapValidator(_batch_norm, json_schema_input_type=BatchNorm | Policy)
+    ] = BatchNorm(policy="frozen")
     precision: Precision = "float32"
     precision_tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     batch_size: AutoOrCount = "auto"
@@ -403,3 +409,21 @@ class Document(Section):
     train: Train | None = None
     curve: Curve | None = None
     launch: Launch = Launch()
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of job files, for editors.
+
+    It requires nothing: a file may extend another, be extended by one, or leave a key to its
+    matrix.
+    """
+    # A direction without its kind may be one of several.
+    text = json.dumps(Document.model_json_schema()).replace('"oneOf"', '"anyOf"')
+    schema: dict[str, Any] = json.loads(text)
+    for section in (schema, *schema["$defs"].values()):
+        section.pop("required", None)
+    schema["properties"] |= {
+        "extends": {"type": "string", "description": "a job file whose keys this one overrides"},
+        "matrix": {"type": "object", "description": "key: [values], one job per combination"},
+    }
+    return schema

@@ -247,7 +247,7 @@ def schema(parsed: argparse.Namespace) -> int:
     """Print the JSON schema of job files."""
     import json
 
-    from lsengine.job import json_schema
+    from lsengine.schema import json_schema
 
     print(json.dumps(json_schema(), indent=2))
     return 0

@@ -94,7 +94,7 @@ def check(job: Job, loaded: Loaded) -> None:
     _warn_of_undefined(loaded.model)
     if "curvature" in document.quantities:
         moved = None
-        if document.curvature.parameters == "moved":
+        if document.curvature.parameters == "moved" and document.directions:
             specs = job.directions.values()
             moved = {name for spec in specs for name in movable(job, loaded.model, spec)}
         extremes.chosen(extremes.trainable(loaded.model), moved)

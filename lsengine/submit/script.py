@@ -219,6 +219,7 @@ def _folders(job: Job) -> list[str]:
     paths |= {job.path(data.root)} if data.root else set()
     paths |= {job.path(train.output).parent} if train else set()
     paths |= {path.parent for path in job.direction_files().values()}
+    paths |= {Path(job.trajectory[1]).parent} if job.trajectory else set()
     return sorted(str(p) for p in paths if not any(q in p.parents for q in paths))
 
 

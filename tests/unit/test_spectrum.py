@@ -50,6 +50,14 @@ def _dense(job):
     return list(centre), hessian(loss)(torch.cat([p.flatten() for p in centre.values()])).numpy()
 
 
+def test_moved_parameters_of_a_job_without_directions_are_all(tmp_path):
+    """A spectrum needs no directions, whatever the job's maps count."""
+    network = {**NETWORK, "curvature": {**NETWORK["curvature"], "parameters": "moved"}}
+    job = write_job(tmp_path, **network, quantities=["loss", "curvature"])
+    loaded = prepare.load(jobs.load(job, command="spectrum"))
+    prepare.check(jobs.load(job, command="spectrum"), loaded)
+
+
 def test_spectrum_is_that_of_the_dense_hessian(job, capsys):
     """Eigenpairs to the tolerance; trace and density within their own errors."""
     assert main(["spectrum", str(job), "--vectors", "3", "--trace", "200"]) == 0

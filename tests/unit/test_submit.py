@@ -283,6 +283,16 @@ def test_ranks_in_containers(make_job, tmp_path, runtime, launcher, pieces):
     assert "/opt" not in text
 
 
+def test_a_container_sees_the_checkpoints_of_a_trajectory(make_job, tmp_path_factory):
+    """Of a run that lies elsewhere, too."""
+    container = {"image": "/x/i.sif", "runtime": "apptainer"}
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "epoch_1.pt").touch()
+    trajectory = {"checkpoints": f"{folder}/epoch_*.pt"}
+    (text,) = _scripts(make_job(launch={"container": container}, trajectory=trajectory))
+    assert f"--bind {folder}" in text
+
+
 def test_names_are_quoted(make_job, tmp_path):
     """A name with blanks, quotes and percents is one name to the shell and to SLURM."""
     folder = tmp_path / "a 'b' 50%"
