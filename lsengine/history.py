@@ -100,7 +100,7 @@ def _made(path: Path, kind: str) -> Iterator[h5py.File]:
         # HDF5 fails loudly, and more than once, on a full disk.
         raise EnvironmentUnfit(f"{path}: No space left on device: {free:,} bytes are free")
     try:
-        with h5py.File(partial, "w") as file:
+        with h5py.File(partial, "w", locking=False) as file:
             file.attrs["format"], file.attrs["format_version"] = kind, FORMAT_VERSION
             yield file
         with partial.open("rb") as written:

@@ -71,12 +71,12 @@ def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
     """
     with _in_place_of(path) as part:
         reserve(part, layout)
-        with h5py.File(part, "w") as file:
+        with h5py.File(part, "w", locking=False) as file:
             lay_out(file, layout)
             file.flush()
         refusal = None if comm is None else refuses_parallel(part, comm)
         if refusal:
-            with h5py.File(part, "r+") as file:
+            with h5py.File(part, "r+", locking=False) as file:
                 file.attrs["writing"] = "gather"
     return refusal
 
@@ -98,7 +98,7 @@ def amend(
     """
     with _in_place_of(path) as part:
         shutil.copyfile(path, part)
-        with h5py.File(part, "r+") as file:
+        with h5py.File(part, "r+", locking=False) as file:
             file.attrs.update(attributes)
             if trajectory is not None:
                 lay_out_trajectory(file.create_group("trajectory"), trajectory)
@@ -120,7 +120,7 @@ def adopt(path: Path, old: Path) -> tuple[int, int]:
     """
     surface = read(old)
     try:
-        with h5py.File(path, "r+") as file:
+        with h5py.File(path, "r+", locking=False) as file:
             return extending.adopt(file, surface, _quantities(file))
     except OSError as error:
         raise EnvironmentUnfit(f"{path}: cannot be written: {error}") from error

@@ -142,7 +142,7 @@ def write(path: Path, surface: Surface, dir_file: str) -> list[str]:
         The names of the quantities written; the ancestor's files know no others.
     """
     own = {ours: theirs for theirs, ours in _NAMES.items() if ours in surface.quantities}
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", locking=False) as file:
         file["dir_file"] = dir_file
         for axis, name in reversed(_AXES.items()):
             if axis in surface.axes:
@@ -170,7 +170,7 @@ def write_directions(
         shapes: Of all parameters, or of the whole state dict, in its order.
         variance_ratio: Explained by each, of principal directions.
     """
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", locking=False) as file:
         for axis, moved in directions.items():
             group = file.create_group(_DIRECTIONS[axis])
             for number, (name, shape) in enumerate(shapes.items()):
