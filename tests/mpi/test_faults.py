@@ -227,7 +227,7 @@ def test_a_signal_during_start_up_is_a_clean_stop(make_job):
 
 def test_a_second_run_on_the_same_surface_is_refused(make_job):
     """While one run writes, another is told who holds the file, with exit 4."""
-    job = make_job(model=SLOW, grid={"alpha": [-1, 1, 9], "beta": [-1, 1, 9]})
+    job = make_job(model=SLOW, grid={"alpha": [-1, 1, 41], "beta": [-1, 1, 41]})
     process = _start(job)
     try:
         second = run_alone(["eval", str(job)])
