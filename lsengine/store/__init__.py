@@ -184,6 +184,8 @@ class Writer:
                 self._file = h5py.File(path, "r+", locking=False)
             else:
                 self._file = h5py.File(path, "r+", driver="mpio", comm=comm)
+            # HDF5's flush is collective under mpio; a second descriptor syncs this process's data.
+            self._descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
             if not path.exists():
                 raise EnvironmentUnfit(
@@ -198,8 +200,6 @@ class Writer:
         for name, dataset in self._file.get("trajectory", {}).items():
             self._datasets[f"trajectory/{name}"] = dataset
         self._size = self._file["status"].size
-        # HDF5's flush is collective under mpio; a second descriptor syncs this process's data.
-        self._descriptor = os.open(path, os.O_RDONLY)
 
     def write(self, results: Results) -> None:
         """Store the values of cells, then mark them done or failed.

@@ -86,10 +86,22 @@ def test_values_land_in_their_cells(layout, tmp_path):
     assert surface.provenance["worker"].ravel()[9] == 3
 
 
-def test_a_surface_that_has_gone_before_the_first_write_is_said_so(tmp_path):
-    """A worker opens the file late: then it may be gone, or not be shared by its host."""
+def test_a_surface_that_has_gone_before_the_first_write_is_said_so(tmp_path, monkeypatch):
+    """A worker opens the file late: then it may be gone, or go between its two openings."""
+    path = tmp_path / "s.h5"
     with pytest.raises(EnvironmentUnfit, match="laid out is not there"):
-        store.Writer(tmp_path / "s.h5")
+        store.Writer(path)
+    h5py.File(path, "w").close()
+    opened = h5py.File
+
+    def open_and_lose(*arguments, **options):
+        file = opened(*arguments, **options)
+        path.unlink()
+        return file
+
+    monkeypatch.setattr(store.h5py, "File", open_and_lose)
+    with pytest.raises(EnvironmentUnfit, match="laid out is not there"):
+        store.Writer(path)
 
 
 def test_failed_cells_keep_their_reason_and_no_values(layout, tmp_path):
