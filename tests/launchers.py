@@ -11,9 +11,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from lsengine import store
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.prefix) / "bin"
@@ -85,6 +88,31 @@ def run_alone(
         timeout=timeout,
         check=False,
     )
+
+
+def start_run(
+    job: Path, surface: Path | None = None, *, ranks: int = 3, launcher: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """Start ``lsengine eval JOB`` under mpirun, and wait until it has finished a cell."""
+    command = [str(BIN / "mpirun"), *launcher, "-n", str(ranks)]
+    process = subprocess.Popen(
+        [*command, str(BIN / "lsengine"), "eval", str(job)],
+        env=launcher_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for_cells(surface or job.with_suffix(".h5"), process)
+    return process
+
+
+def wait_for_cells(surface: Path, process: subprocess.Popen[str], cells: int = 1) -> None:
+    """Wait until a run has finished so many cells of its surface."""
+    end = time.monotonic() + 60
+    while not (surface.exists() and store.read(surface).counts()["done"] >= cells):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 class Pool:

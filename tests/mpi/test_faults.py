@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 from kills import random_trials, rank_processes, trial
-from launchers import BIN, launcher_environment, run_alone, run_ranks, serial_environment
+from launchers import (
+    BIN,
+    launcher_environment,
+    run_alone,
+    run_ranks,
+    serial_environment,
+    start_run,
+    wait_for_cells,
+)
 
 from jobs import values, write_job
 from lsengine import store
@@ -21,30 +29,6 @@ from lsengine.engine import Options, evaluate
 
 QUIET = Options(progress="none")
 SLOW = {"arch": "testnets:Slow", "args": {"seconds": 0.02}, "checkpoint": "centre.pt"}
-
-
-def _start(job, *options, ranks=3, launcher=()):
-    """Start a run under mpirun and wait until it has finished a cell."""
-    command = [str(BIN / "mpirun"), *launcher, "-n", str(ranks)]
-    command += [str(BIN / "lsengine"), "eval", str(job)]
-    process = subprocess.Popen(
-        [*command, *options],
-        env=launcher_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    _wait_for_cells(job, process)
-    return process
-
-
-def _wait_for_cells(job, process, cells=1):
-    end = time.monotonic() + 60
-    surface = job.with_suffix(".h5")
-    while not (surface.exists() and store.read(surface).counts()["done"] >= cells):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_killed_ranks_lose_nothing_that_was_finished(tmp_path, pool):
@@ -92,7 +76,7 @@ def test_gathering_loses_only_the_last_moment(make_job):
 def test_sigusr1_stops_cleanly_wherever_it_arrives(make_job, target, launcher):
     """All ranks leave between mini-batches with code 75, the lock is gone, cells are kept."""
     job = make_job(model=SLOW, grid={"alpha": [-1, 1, 9], "beta": [-1, 1, 9]})
-    process = _start(job, launcher=launcher)
+    process = start_run(job, launcher=launcher)
     ranks = rank_processes(process.pid)
     receiver = {"launcher": process.pid, "coordinator": ranks[0], "worker": ranks[-1]}[target]
     os.kill(receiver, signal.SIGUSR1)
@@ -117,7 +101,7 @@ def test_signals_stop_a_process_alone(make_job, number):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    _wait_for_cells(job, process)
+    wait_for_cells(job.with_suffix(".h5"), process)
     process.send_signal(number)
     text = process.communicate(timeout=30)[0]
     assert process.returncode == 75, text
@@ -228,7 +212,7 @@ def test_a_signal_during_start_up_is_a_clean_stop(make_job):
 def test_a_second_run_on_the_same_surface_is_refused(make_job):
     """While one run writes, another is told who holds the file, with exit 4."""
     job = make_job(model=SLOW, grid={"alpha": [-1, 1, 41], "beta": [-1, 1, 41]})
-    process = _start(job)
+    process = start_run(job)
     try:
         second = run_alone(["eval", str(job)])
         status = run_alone(["status", str(job)])
@@ -294,7 +278,7 @@ def test_a_launcher_that_does_not_fit_the_library_is_refused(make_job):
 def test_a_reader_follows_a_running_job(make_job):
     """Every surface read while ranks write is consistent: done cells have their values."""
     job = make_job(model=SLOW, grid={"alpha": [-1, 1, 7], "beta": [-1, 1, 7]})
-    process = _start(job)
+    process = start_run(job)
     seen = []
     while process.poll() is None:
         surface = store.read(job.with_suffix(".h5"))
@@ -333,7 +317,7 @@ def test_under_mpich_a_killed_worker_ends_the_job_and_a_resume_completes_it(tmp_
         text=True,
     )
     try:
-        _wait_for_cells(job, process, cells=10)
+        wait_for_cells(job.with_suffix(".h5"), process, cells=10)
         os.kill(int(Path(f"{pids}2").read_text()), signal.SIGKILL)
         text = process.communicate(timeout=60)[0]
     finally:
@@ -374,7 +358,7 @@ def test_the_pip_only_environment_stops_cleanly_and_resumes(tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    _wait_for_cells(job, process, cells=4)
+    wait_for_cells(job.with_suffix(".h5"), process, cells=4)
     process.send_signal(signal.SIGUSR1)
     text = process.communicate(timeout=30)[0]
     assert process.returncode == 75, text

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-import time
 
 import pytest
-from launchers import BIN, launcher_environment
+from launchers import start_run
 
 from jobs import values, write_job
 from lsengine import store
@@ -55,18 +54,7 @@ def test_a_file_system_that_goes_is_named_and_costs_nothing(volume, tmp_path, wr
     assert evaluate([alone], Options(progress="none"), world=None) == 0
     surface = folder / "a.h5"
     job = write_job(tmp_path, output=str(surface), **changes)
-    process = subprocess.Popen(
-        [str(BIN / "mpirun"), "-n", "3", str(BIN / "lsengine"), "eval", str(job)],
-        env=launcher_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    end = time.monotonic() + 60
-    while not (surface.exists() and store.read(surface).done.any()):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    process = start_run(job, surface)
     take()
     text = process.communicate(timeout=60)[0]
     assert process.returncode == 3, text

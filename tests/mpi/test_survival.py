@@ -6,12 +6,11 @@ import os
 import re
 import signal
 import subprocess
-import time
 
 import numpy as np
 import pytest
 from kills import rank_processes
-from launchers import BIN, launcher_environment, run_alone, run_ranks
+from launchers import BIN, launcher_environment, run_alone, run_ranks, wait_for_cells
 
 from jobs import values, write_job
 from lsengine import store
@@ -117,11 +116,8 @@ def test_a_killed_coordinator_ends_the_run_and_a_resume_completes_it(make_job, r
         text=True,
     )
     try:
-        surface, end = job.with_suffix(".h5"), time.monotonic() + 60
-        while not (surface.exists() and store.read(surface).counts()["done"] >= 10):
-            assert process.poll() is None, process.stdout.read()
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        surface = job.with_suffix(".h5")
+        wait_for_cells(surface, process, cells=10)
         os.kill(rank_processes(process.pid)[0], signal.SIGKILL)
         text = process.communicate(timeout=60)[0]
     finally:

@@ -143,8 +143,8 @@ def _until_done_by_rounds(cluster, tmp_path, expected, launch):
     log = _log(job)
     assert ended["JobState"] == "COMPLETED", log
     assert int(ended["Restarts"]) >= 1, log
-    assert "the time limit is near" in log
-    assert "ended with 75" in log
+    assert "the time limit is near" in log, log
+    assert "ended with 75" in log, log
     assert log.count("back into the queue") == int(ended["Restarts"])
     assert values(job.with_suffix(".h5")) == expected(model=QUICK, grid=GRID)
 
