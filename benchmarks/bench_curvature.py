@@ -22,13 +22,15 @@ import torch
 from torch.func import functional_call, grad, jvp
 from torch.nn import functional as F
 
-from lsengine import devices, losses, train
+from lsengine import devices
 from lsengine import job as jobs
 from lsengine import objective as objectives
-from lsengine.curvature import Hessian, Lanczos
+from lsengine.curvature import Hessian, LanczosOptions
+from lsengine.curvature.cells import NAMES
 from lsengine.engine import prepare
-from lsengine.extremes import NAMES
-from lsengine.grid import Cell, plane_or_curve
+from lsengine.objective import losses
+from lsengine.surface.grid import Cell, make_grid
+from lsengine.training import training
 
 TARGET_COLD, TARGET_WARM = 32, 20
 JOB = harness.ROOT / "jobs" / "demo.yaml"
@@ -45,7 +47,7 @@ def main() -> int:
         options.cells, options.samples = 2, 96
     load_before = os.getloadavg()[0]
     torch.set_num_threads(1)
-    devices.keep_freed_memory()
+    devices.tune_malloc()
     objective = made(options.samples)
     times = timed(objective.hessian(Cell(0.0)), repeats=2 if options.quick else 5)
     rows, cells = measured(objective, options.points, options.cells)
@@ -79,7 +81,7 @@ def main() -> int:
 def made(samples: int) -> objectives.Objective:
     """Return the demo's objective with curvature, on so many training images."""
     if not jobs.load(JOB).checkpoint.exists():
-        train.run(jobs.load(JOB, command="train"), progress="none")
+        training.run(jobs.load(JOB, command="train"), progress="none")
     job = jobs.load(JOB, command="eval")
     data = job.document.data.model_copy(update={"splits": ["train"], "subset": samples})
     job = jobs.Job(job.source, job.document.model_copy(update={"data": data}))
@@ -88,13 +90,13 @@ def made(samples: int) -> objectives.Objective:
         axis: {name: torch.from_numpy(values) for name, values in parameters.items()}
         for axis, parameters in prepare.make_directions(job, loaded.model).items()
     }
-    settings = objectives.Settings(
+    settings = objectives.EvaluationSettings(
         device=torch.device("cpu"),
         precision="float32",
         batch_size=devices.automatic_batch_size((1, 8, 8), "cpu"),
-        curvature=Lanczos(),
+        curvature=LanczosOptions(),
     )
-    loss = losses.loss_function("cross_entropy", beside=harness.ROOT)
+    loss = losses.loss_function("cross_entropy", job_folder=harness.ROOT)
     return objectives.Objective(loaded.model, loaded.dataset, loss, directions, settings)
 
 
@@ -102,8 +104,8 @@ def measured(
     objective: objectives.Objective, points: int, count: int
 ) -> tuple[list[tuple[str, ...]], list[dict[str, Any]]]:
     """Evaluate ``count`` coarse cells and a fine cell of the block of each."""
-    grid = plane_or_curve([-1, 1, points], [-1, 1, points])
-    coarse_C = grid.coarse_cells()
+    grid = make_grid([-1, 1, points], [-1, 1, points])
+    coarse_C = grid.warm_start_cells()
     rng = np.random.default_rng(0)
     every = np.unique(coarse_C)
     rows, cells = [], []

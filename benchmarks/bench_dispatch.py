@@ -26,11 +26,11 @@ from typing import Any
 
 import harness  # first: it imports MPI before HDF5
 
-from lsengine.engine.coordinator import Coordinator
-from lsengine.engine.messages import Facts, Hello, Plan, Report
+from lsengine.engine.messages import Hello, Plan, Report, WorkerInfo
+from lsengine.engine.protocol.coordinator import Coordinator
 from lsengine.job import load
 from lsengine.ranks import StopRequest, Tag, World
-from lsengine.store import Results
+from lsengine.store import CellResults
 
 CELL_S = 0.001
 JOB = harness.ROOT / "jobs" / "demo.yaml"
@@ -116,7 +116,7 @@ def _coordinate(world: World, chunk: int | None, cells: int) -> dict[str, float]
     """Have cells slept through; return what it took."""
     busy_s, chunks = 0.0, 0
 
-    def sink(results: Results) -> None:
+    def sink(results: CellResults) -> None:
         nonlocal busy_s, chunks
         busy_s += sum(results.wall_s)
         chunks += 1
@@ -147,7 +147,7 @@ def _work(world: World) -> float:
     """Speak a worker's side of the protocol; return its processor seconds per wall second."""
     world.send(Hello(world.host, os.getpid(), frozenset({0}), None), to=0, tag=Tag.HELLO)
     world.wait(Tag.JOB)
-    world.send(Facts(world.host, "cpu", "", 1, "none", (1,), "float32"), to=0, tag=Tag.LOADED)
+    world.send(WorkerInfo(world.host, "cpu", "", 1, "none", (1,), "float32"), to=0, tag=Tag.LOADED)
     world.wait(Tag.PLAN)
     cpu_start, start = time.process_time(), time.perf_counter()
     world.send(None, to=0, tag=Tag.READY)
@@ -161,7 +161,7 @@ def _work(world: World) -> float:
 
 def _sleep_through(cells: Sequence[int], rank: int) -> Report:
     """Do what `Evaluator.run` does around a cell, with a sleep for the cell."""
-    results = Results(worker=rank)
+    results = CellResults(worker=rank)
     begin = time.monotonic()
     for index in cells:
         start = time.monotonic()

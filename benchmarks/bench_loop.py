@@ -28,14 +28,15 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from lsengine import data, fusion, job, losses, objective, store
+from lsengine import data, job, objective, store
 from lsengine.engine.evaluator import Evaluator
 from lsengine.engine.messages import Assignment, Plan
+from lsengine.engine.protocol.leases import chunk_size
 from lsengine.engine.run import Options, Run
-from lsengine.grid import chunk_size
+from lsengine.job.schema import ModelSpec
 from lsengine.models import build
+from lsengine.objective import fused, losses
 from lsengine.ranks import Tag, World
-from lsengine.schema import Model
 
 ARCH = "resnet20"
 TARGET = 0.9
@@ -118,9 +119,9 @@ def _case(folder: Path, name: str, section: dict[str, Any]) -> Case:
     evaluator = Evaluator(Assignment(task, slot=0, threads=1), tick=_tick(world), loaded=run.loaded)
     plan = run.settle(evaluator.facts(socket.gethostname()), world, tick=_tick(world))
     evaluator.start(plan.for_(checks=True))
-    bare = _bare_pass(fusion.fused(network, torch.float32), dataset, plan.batch_size)
+    bare = _bare_pass(fused.fused(network, torch.float32), dataset, plan.batch_size)
     metrics = _objective(second, dataset, plan)
-    writer = store.Writer(plan.path, world.alone if plan.parallel and world else None)
+    writer = store.Writer(plan.path, world.comm_self if plan.parallel and world else None)
     order = cycle(run.cells)
     upcoming = cycle(run.cells)
 
@@ -165,9 +166,13 @@ def _job(folder: Path, name: str, section: dict[str, Any]) -> job.Job:
     torch.manual_seed(0)
     spec = job.load(path).document.data
     root = folder / spec.root if spec.root else None
-    dataset = data.load(spec, root=root, beside=folder, seed=0)
+    dataset = data.load(spec, root=root, job_folder=folder, seed=0)
     network = build(
-        Model(arch=ARCH), channels=dataset.channels, classes=10, size=dataset.size, beside=folder
+        ModelSpec(arch=ARCH),
+        channels=dataset.channels,
+        classes=10,
+        size=dataset.size,
+        job_folder=folder,
     )
     with torch.no_grad():
         network.train()(data.normalized(dataset, "train", torch.float32)[:128])
@@ -188,7 +193,7 @@ def _tick(world: World | None) -> Callable[[], None]:
     return tick
 
 
-def _bare_pass(network: fusion.Network, dataset: data.Dataset, size: int) -> Callable[[], None]:
+def _bare_pass(network: fused.FusedForward, dataset: data.Dataset, size: int) -> Callable[[], None]:
     batches: list[Tensor] = []
     for split in dataset.splits:
         inputs = data.normalized(dataset, split, torch.float32)
@@ -203,10 +208,10 @@ def _bare_pass(network: fusion.Network, dataset: data.Dataset, size: int) -> Cal
 
 
 def _objective(network: nn.Module, dataset: data.Dataset, plan: Plan) -> objective.Objective:
-    settings = objective.Settings(
+    settings = objective.EvaluationSettings(
         device=torch.device("cpu"), precision=plan.precision, batch_size=plan.batch_size
     )
-    loss = losses.loss_function("cross_entropy", beside=plan.path.parent)
+    loss = losses.loss_function("cross_entropy", job_folder=plan.path.parent)
     stored = store.read_directions(plan.path)
     directions = {
         axis: {name: torch.from_numpy(values) for name, values in d.items()}

@@ -19,8 +19,8 @@ import harness
 import numpy as np
 
 from lsengine import store
-from lsengine.grid import plane_or_curve
-from lsengine.layout import Layout, Results
+from lsengine.store.layout import CellResults, Layout
+from lsengine.surface.grid import make_grid
 
 PICTURES = {  # name: options, extension, target in seconds
     "contour": (["--as", "contour"], "png", 2.0),
@@ -85,14 +85,14 @@ def write_surface(path: Path, points: int) -> None:
         "test_loss": loss + 0.1,
         "test_accuracy": 0.95 * np.exp(-loss),
     }
-    grid = plane_or_curve([-1, 1, points], [-1, 1, points])
+    grid = make_grid([-1, 1, points], [-1, 1, points])
     about = {"name": "benchmark", "writing": "gather"}
     store.create(path, Layout(grid, list(values), about))
     cells = list(range(points * points))
     flat = {name: array.ravel().tolist() for name, array in values.items()}
     seconds = [0.0] * len(cells)
     writer = store.Writer(path)
-    writer.write(Results(cells, flat, wall_s=seconds, finished=seconds, worker=0))
+    writer.write(CellResults(cells, flat, wall_s=seconds, finished=seconds, worker=0))
     writer.close()
 
 

@@ -31,12 +31,12 @@ from typing import Any
 
 import harness  # first: it imports MPI before HDF5
 
-from lsengine.engine import worker
-from lsengine.engine.coordinator import Coordinator
-from lsengine.engine.messages import Assignment, Facts, Plan, Report
+from lsengine.engine.messages import Assignment, Plan, Report, WorkerInfo
+from lsengine.engine.protocol import worker
+from lsengine.engine.protocol.coordinator import Coordinator
 from lsengine.job import load
 from lsengine.ranks import Message, StopRequest, Tag, World
-from lsengine.store import Results
+from lsengine.store import CellResults
 
 JOB = Path(__file__).parents[1] / "jobs" / "demo.yaml"
 WANTED = 0.98  # efficiency
@@ -115,7 +115,7 @@ def _be_rank(cells: int, cell_s: float) -> None:
     """Take part; rank 0 prints the result as JSON."""
     base, comm = harness.world(), harness.MPI.COMM_WORLD
     assert base is not None
-    world = CountingWorld(comm, base.alone, base.library)
+    world = CountingWorld(comm, base.comm_self, base.library)
     assert "torch" not in sys.modules
     job = load(JOB) if world.rank == 0 else None
     harness.meet(comm)
@@ -145,7 +145,7 @@ def _coordinate(world: CountingWorld, job: Any, cells: int, cell_s: float) -> di
     """Have cells slept through; return what it took."""
     done, busy_s = 0, 0.0
 
-    def sink(results: Results) -> None:
+    def sink(results: CellResults) -> None:
         nonlocal done, busy_s
         done += len(results.cells)
         busy_s += sum(results.wall_s)
@@ -186,15 +186,15 @@ class _Sleeper:
     def __init__(self, tick: Callable[[], None], rank: int, cell_s: float) -> None:
         self._tick, self._rank, self._cell_s = tick, rank, cell_s
 
-    def facts(self, host: str) -> Facts:
-        return Facts(host, "cpu", "", 1, "none", (1,), "float32")
+    def facts(self, host: str) -> WorkerInfo:
+        return WorkerInfo(host, "cpu", "", 1, "none", (1,), "float32")
 
     def start(self, plan: Plan) -> None:
         """There is nothing to put anywhere."""
 
     def run(self, cells: Sequence[int], limit_s: float) -> Report:
         """Sleep through cells as the evaluator works through them."""
-        results, begin = Results(worker=self._rank), time.monotonic()
+        results, begin = CellResults(worker=self._rank), time.monotonic()
         for index in cells:
             self._tick()
             start = time.monotonic()
@@ -213,7 +213,7 @@ class _NoWriter:
     def __init__(self, path: Path, comm: Any) -> None:
         pass
 
-    def write(self, results: Results) -> None:
+    def write(self, results: CellResults) -> None:
         """Nothing has values."""
 
     def close(self) -> None:

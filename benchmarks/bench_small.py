@@ -18,10 +18,12 @@ import harness
 import torch
 from torch import nn
 
-from lsengine import data, devices, directions, grouping, losses
+from lsengine import data, devices
 from lsengine import objective as objectives
-from lsengine.grid import Cell
-from lsengine.schema import Data
+from lsengine.geometry import directions
+from lsengine.job.schema import DataSpec
+from lsengine.objective import batched, losses
+from lsengine.surface.grid import Cell
 
 TARGET = 5.0
 WIDTHS = (16, 32, 64, 128)
@@ -34,11 +36,11 @@ def main() -> None:
     repeats = 3 if options.quick else 15
     load = os.getloadavg()[0]
     torch.set_num_threads(1)
-    devices.keep_freed_memory()
+    devices.tune_malloc()
     rows, results = [], []
     for samples in SAMPLES:
-        spec = Data(dataset="digits", subset=samples)
-        dataset = data.load(spec, root=None, beside=Path(), seed=0)
+        spec = DataSpec(dataset="digits", subset=samples)
+        dataset = data.load(spec, root=None, job_folder=Path(), seed=0)
         for width in WIDTHS:
             found = measured(dataset, width, repeats)
             results.append(found)
@@ -66,7 +68,7 @@ def measured(dataset: data.Dataset, width: int, repeats: int) -> dict[str, Any]:
         *(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()),
         nn.Linear(width, 10),
     )
-    taken = grouping.cells_per_pass(model, (1, 8, 8))
+    taken = batched.cells_per_pass(model, (1, 8, 8))
     count = taken if taken > 1 else 8
     weights = {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
     drawn = {
@@ -75,12 +77,12 @@ def measured(dataset: data.Dataset, width: int, repeats: int) -> dict[str, Any]:
         )
         for seed, axis in enumerate(("alpha", "beta"))
     }
-    settings = objectives.Settings(
+    settings = objectives.EvaluationSettings(
         device=torch.device("cpu"),
         precision="float32",
         batch_size=devices.automatic_batch_size((1, 8, 8), "cpu"),
     )
-    loss = losses.loss_function("cross_entropy", beside=Path())
+    loss = losses.loss_function("cross_entropy", job_folder=Path())
     objective = objectives.Objective(copy.deepcopy(model), dataset, loss, drawn, settings)
     cells = [Cell(0.01 * number, 0.1) for number in range(count)]
     together, alone = [], []

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lsengine import devices, objective
-from lsengine.grid import Cell
+from lsengine.surface.grid import Cell
 
 CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -66,7 +66,7 @@ def main() -> None:
         roofline.main(load, quick=options.quick)
         return
     torch.set_num_threads(1)
-    devices.keep_freed_memory()
+    devices.tune_malloc()
     repeats = 2 if options.quick else options.repeats
     chosen = options.only.split(",") if options.only else [name for name, *_ in NETWORKS]
     share = 16 if options.quick else 1
@@ -187,8 +187,8 @@ class _Instant:
             self._logits[count] = self._own(inputs)
         return self._logits[count]
 
-    def refresh(self, *, weights_only: bool = False) -> None:
-        self._own.refresh(weights_only=weights_only)
+    def sync_weights(self, *, weights_only: bool = False) -> None:
+        self._own.sync_weights(weights_only=weights_only)
 
     def scales(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         return self._own.scales(weights)

@@ -23,11 +23,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lsengine import data, devices, losses, train
+from lsengine import data, devices
 from lsengine import job as jobs
 from lsengine import objective as objectives
 from lsengine.engine import prepare
-from lsengine.grid import Grid, plane_or_curve
+from lsengine.objective import losses
+from lsengine.surface.grid import Grid, make_grid
+from lsengine.training import training
 
 JOB = harness.ROOT / "jobs" / "demo.yaml"
 Plane = NDArray[np.float64]
@@ -41,11 +43,11 @@ def main() -> None:
     points, draws = (5, 1) if options.quick else (options.points, 3)
     load = os.getloadavg()[0]
     torch.set_num_threads(1)
-    devices.keep_freed_memory()
+    devices.tune_malloc()
     if not jobs.load(JOB).checkpoint.exists():
-        train.run(jobs.load(JOB, command="train"), progress="none")
+        training.run(jobs.load(JOB, command="train"), progress="none")
     job = jobs.load(JOB, command="eval")
-    grid = plane_or_curve((-1, 1, points), (-1, 1, points))
+    grid = make_grid((-1, 1, points), (-1, 1, points))
     loaded = prepare.load(job)
     whole = len(loaded.dataset.splits["train"].x)
     full, _, full_s = surface(job, loaded, grid, None, 0)
@@ -78,18 +80,18 @@ def surface(
 ) -> tuple[Plane, Plane, float]:
     """Return training loss and bars on the grid, (B, A) each, and the processor time."""
     spec = job.document.data.model_copy(update={"splits": ["train"], "subset": samples})
-    dataset = data.load(spec, root=None, beside=JOB.parent, seed=seed)
+    dataset = data.load(spec, root=None, job_folder=JOB.parent, seed=seed)
     model = copy.deepcopy(loaded.model)
     drawn = {
         axis: {name: torch.from_numpy(values) for name, values in parameters.items()}
         for axis, parameters in prepare.make_directions(job, model).items()
     }
-    settings = objectives.Settings(
+    settings = objectives.EvaluationSettings(
         device=torch.device("cpu"),
         precision="float32",
         batch_size=devices.automatic_batch_size((1, 8, 8), "cpu"),
     )
-    loss = losses.loss_function("cross_entropy", beside=Path())
+    loss = losses.loss_function("cross_entropy", job_folder=Path())
     objective = objectives.Objective(model, dataset, loss, drawn, settings)
     start = time.process_time()
     cells = [objective.losses(grid.cell(index)) for index in range(grid.size)]

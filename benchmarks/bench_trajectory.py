@@ -23,9 +23,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lsengine import checkpoint, models
-from lsengine.principal import principal_directions, project
-from lsengine.schema import Model
+from lsengine import models
+from lsengine.geometry.principal import principal_directions, project
+from lsengine.job.schema import ModelSpec
+from lsengine.models import checkpoint
 
 LAYERS = 20
 PROCESS_MIB = 1024  # torch, the network a few times over, and its activations
@@ -56,7 +57,7 @@ def main() -> None:
 def _measure_command(folder: Path, count: int) -> None:
     """Write a walk of a network's parameters, and measure a process that projects it."""
     network = models.build(
-        Model(arch="resnet18"), channels=1, classes=10, size=(8, 8), beside=folder
+        ModelSpec(arch="resnet18"), channels=1, classes=10, size=(8, 8), job_folder=folder
     )
     generator = torch.Generator().manual_seed(0)
     size = sum(parameter.numel() for parameter in network.parameters())

@@ -27,8 +27,8 @@ import harness  # first: it imports MPI before HDF5
 import numpy as np
 
 from lsengine import store
-from lsengine.grid import plane_or_curve
-from lsengine.store import Layout, Results
+from lsengine.store import CellResults, Layout
+from lsengine.surface.grid import make_grid
 
 POINTS = 101
 BATCHES = (1, 8, 64)
@@ -102,7 +102,7 @@ def _be_rank(folder: Path, span_s: float, repeats: int) -> None:
             harness.meet(comm)
             own = 0.0
             if world.rank < variant[1]:
-                alone = world.alone if variant[0] == "parallel" else None
+                alone = world.comm_self if variant[0] == "parallel" else None
                 own = _rate(folder, variant, span_s, world.rank, alone)
             harness.meet(comm)
             together = comm.gather(own, root=0)
@@ -137,7 +137,7 @@ def _results(rates: dict[Variant, list[float]]) -> list[dict[str, Any]]:
 
 
 def _lay_out(folder: Path) -> None:
-    grid = plane_or_curve((-1, 1, POINTS), (-1, 1, POINTS))
+    grid = make_grid((-1, 1, POINTS), (-1, 1, POINTS))
     for way in ("gather", "parallel"):
         store.create(folder / f"{way}.h5", Layout(grid, QUANTITIES, {"writing": way}))
 
@@ -160,14 +160,14 @@ def _rate(folder: Path, variant: Variant, span_s: float, rank: int, comm: Any) -
     return count / elapsed
 
 
-def _batches(cells: int, rank: int, ranks: int) -> Iterator[Results]:
+def _batches(cells: int, rank: int, ranks: int) -> Iterator[CellResults]:
     """Yield this rank's pieces of the visiting order, shuffled, with made-up values."""
-    order = plane_or_curve((-1, 1, POINTS), (-1, 1, POINTS)).visiting_order()
+    order = make_grid((-1, 1, POINTS), (-1, 1, POINTS)).visiting_order()
     rng = np.random.default_rng(0)
     starts = rng.permutation(len(order) // cells)[rank::ranks][:100] * cells
     for first in starts.tolist():
         chosen = order[first : first + cells].tolist()
-        yield Results(
+        yield CellResults(
             cells=chosen,
             values={name: rng.random(cells).tolist() for name in QUANTITIES},
             wall_s=[0.1] * cells,

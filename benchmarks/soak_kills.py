@@ -29,8 +29,7 @@ from unittest import mock
 
 import harness  # first: it imports MPI before HDF5
 
-for folder in ("tests", "tests/mpi"):
-    sys.path.insert(0, str(harness.ROOT / folder))
+sys.path.insert(0, str(harness.ROOT))  # for the tests' own trials
 _BATCH_S = 0.005  # a run takes two seconds and more, most of which are the middle of its work
 
 
@@ -65,7 +64,7 @@ def main() -> None:
 def _soak(folder: Path, kills: int, seed: int) -> list[Any]:
     """Run trials until so many have killed a living rank; a line now and then."""
     found: list[Any] = []
-    kills_of_tests = importlib.import_module("kills")
+    kills_of_tests = importlib.import_module("tests.support.kills")
     trials: Iterator[Any] = kills_of_tests.endless_trials(folder, seed, _BATCH_S, [_complete])
     count = 0
     while count < kills:

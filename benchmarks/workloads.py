@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lsengine import data, devices, directions, losses, models
+from lsengine import data, devices, models
 from lsengine import objective as objectives
-from lsengine.grid import Cell
-from lsengine.schema import Model
+from lsengine.geometry import directions
+from lsengine.job.schema import ModelSpec
+from lsengine.objective import losses
+from lsengine.surface.grid import Cell
 
 SHAPE = (3, 32, 32)
 
@@ -46,12 +48,12 @@ class Workload:
         self, precision: str, device: torch.device, batch_size: int = 0
     ) -> objectives.Objective:
         """Return what evaluates cells, as a worker makes it; a batch size of 0 is automatic."""
-        settings = objectives.Settings(
+        settings = objectives.EvaluationSettings(
             device=device,
             precision=precision,
             batch_size=batch_size or devices.automatic_batch_size(SHAPE, device.type),
         )
-        loss = losses.loss_function("cross_entropy", beside=Path())
+        loss = losses.loss_function("cross_entropy", job_folder=Path())
         model = copy.deepcopy(self.model)
         return objectives.Objective(model, self.dataset, loss, self.directions, settings)
 
@@ -65,8 +67,8 @@ class Workload:
 def make(arch: str, samples: int, args: dict[str, object] | None = None) -> Workload:
     """Return a zoo network and so many images of 3x32x32, all from fixed seeds."""
     torch.manual_seed(0)
-    spec = Model(arch=arch, args=args or {})
-    model = models.build(spec, channels=3, classes=10, size=SHAPE[1:], beside=Path())
+    spec = ModelSpec(arch=arch, args=args or {})
+    model = models.build(spec, channels=3, classes=10, size=SHAPE[1:], job_folder=Path())
     generator = torch.Generator().manual_seed(1)
     x = torch.randint(0, 256, (samples, *SHAPE), dtype=torch.uint8, generator=generator)
     y = torch.randint(0, 10, (samples,), generator=generator)

@@ -5,8 +5,7 @@ Anything that is not an `LsengineError` is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 
 class LsengineError(Exception):
@@ -63,29 +62,3 @@ class Stopped(LsengineError):
     """The run was asked to stop before its end; the same command goes on with it."""
 
     exit_code = 75
-
-
-def did_you_mean(found: object, allowed: Iterable[str]) -> str:
-    """Return ``; did you mean "x"?`` for the nearest allowed word, or an empty string.
-
-    Capitals, hyphens and underscores count for little; of two words that are equally near,
-    the one that begins like ``found`` is meant.
-    """
-    wanted, best, meant = _plain(str(found)), (0.6, 0, 0.0), ""
-    for word in allowed:
-        plain = _plain(word)
-        near = difflib.SequenceMatcher(None, plain, wanted).ratio()
-        alike = difflib.SequenceMatcher(None, word, str(found)).ratio()
-        score = near, _shared_beginning(plain, wanted), alike
-        if score > best:
-            best, meant = score, word
-    return f'; did you mean "{meant}"?' if meant else ""
-
-
-def _plain(word: str) -> str:
-    return word.casefold().replace("_", "").replace("-", "")
-
-
-def _shared_beginning(one: str, other: str) -> int:
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -7,6 +7,8 @@ import socket
 import sys
 
 NOTICE = 25
+
+
 """The level of what a user wants to know of every rank, not only of rank 0."""
 
 

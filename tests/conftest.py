@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +14,15 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell that starts the tests in the background has them, and all they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.path.insert(0, str(Path(__file__).parent))
 
 if TYPE_CHECKING:
-    from launchers import Pool
+    from tests.support.launchers import Pool
 
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
     """A warm pool of five ranks."""
-    from launchers import Pool
+    from tests.support.launchers import Pool
 
     pool = Pool()
     yield pool
@@ -34,6 +32,18 @@ def pool() -> Iterator[Pool]:
 @pytest.fixture
 def make_job(tmp_path: Path) -> Callable[..., Path]:
     """Write small complete jobs in the test's folder; see `tests/jobs.py`."""
-    from jobs import write_job
+    from tests.support.jobs import write_job
 
     return lambda name="job", **changes: write_job(tmp_path, name, **changes)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(kind, steps) for kind in ("mlp", "resnet") for steps in (2, 60)],
+    ids=["mlp-away", "mlp-minimum", "resnet-away", "resnet-minimum"],
+)
+def case_solved(request):
+    """A network away from and near a minimum, with the eigenvalues of its dense Hessian."""
+    from tests.support.hessians import solved  # imports torch
+
+    return solved(*request.param)

@@ -3,95 +3,58 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "lsengine"
-LARGEST = 450
+DRAWING = TESTS.parent / "docs" / "ARCHITECTURE.md"
+LONGEST_FILE, LONGEST_INIT, LONGEST_FUNCTION = 400, 40, 40
+MOST_FILES = 6  # beside the folders
+# Folders of tests that go across rooms; all others have one file for one module.
+ACROSS = {"system", "launch", "slurm", "archive", "support"}
 
-# From top to bottom; a module imports from rows below its own, or from its own package.
-LAYERS = """
-    __main__
-    cli
-    watch
-    trainings trajectories connect inputs compare spectrum export submit doctor
-    engine train render status weights merge
-    learner
-    objective store ranks slurm lock history
-    resident grouping
-    losses
-    data extremes
-    images checkpoint devices
-    models fusion directions curvature principal curve recipe flatness
-    job
-    checks
-    matrix problems surface records layout naming memory_order decoded convolution
-    schema grid log disk extras
-    errors __version__
-"""
-LEVEL = {name: -row for row, names in enumerate(LAYERS.splitlines()) for name in names.split()}
-MATHEMATICS = {
-    "data",
-    "extremes",
-    "models",
-    "fusion",
-    "directions",
-    "curvature",
-    "principal",
-    "curve",
-} | {*("recipe", "flatness", "grid", "memory_order", "grouping", "convolution")}
-LIGHT = {
-    "cli",
-    "watch",
-    "inputs",
-    "compare",
-    "render",
-    "status",
-    "export",
-    "store",
-    "lock",
-    "history",
-} | {
-    *(
-        "flatness",
-        "job",
-        "checks",
-        "matrix",
-        "problems",
-        "surface",
-        "records",
-        "schema",
-        "grid",
-        "errors",
-        "extras",
-    )
-}
-ONLY = {  # foreign library: the modules that may import it
-    "mpi4py": {"ranks"},
-    "h5py": {"store", "history"},
-    "yaml": {"job"},
-    "matplotlib": {"render"},
-    "sklearn": {"data"},
-    "PIL": {"images", "render"},
-    "torchvision": {"models"},
-    "trimesh": {"export"},
-    "vtkmodules": {"export", "render"},
-    "plotly": {"render"},
-    "subprocess": {"slurm", "doctor"},
+LIGHT = {"cli", "render", "report", "export", "store", "job", "surface"}
+ONLY = {  # foreign library: the modules or folders that may import it
+    "mpi4py": ("ranks/",),
+    "h5py": ("store/",),
+    "yaml": ("job/",),
+    "matplotlib": ("render/",),
+    "PIL": ("data/image_folder", "render/"),
+    "torchvision": ("external/torchvision",),
+    "trimesh": ("export/",),
+    "vtkmodules": ("export/", "render/"),
+    "plotly": ("render/html/",),
+    "subprocess": ("submit/slurm", "doctor/"),
 }
 
 
-def _sources():
-    """Yield every module of the package: its name at the top level, its path, its tree."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if name != "__init__":
-            yield name, path, ast.parse(path.read_text())
+def _name(path: Path) -> str:
+    """Return a module as `engine/run`, a folder as `engine/`."""
+    name = path.relative_to(PACKAGE).with_suffix("").as_posix()
+    return name.removesuffix("__init__")
 
 
-IMPORTING = ("import_module", "library")
+def _drawn() -> dict[str, tuple[int, int]]:
+    """Return row and place of every module in the drawing of the house, counted downwards."""
+    drawing = re.search(r"```text\n(.*?)```", DRAWING.read_text(), re.DOTALL)
+    assert drawing is not None
+    places: dict[str, tuple[int, int]] = {}
+    for row, line in enumerate(drawing[1].splitlines()):
+        folder, *modules = line.split()
+        for place, module in enumerate(modules):
+            name = module if folder == "." else f"{folder.rstrip('/')}/{module}"
+            assert name not in places, f"{name} is drawn twice"
+            places[name] = (row, place)
+    return places
+
+
+SOURCES = {_name(p): ast.parse(p.read_text()) for p in sorted(PACKAGE.rglob("*.py"))}
+PLACES = _drawn()
+INIT = {name for name in SOURCES if name == "" or name.endswith("/")}
+MODULES = SOURCES.keys() - INIT - {"__main__"}
 
 
 def _imports(tree):
@@ -102,55 +65,95 @@ def _imports(tree):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(IMPORTING):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            ("import_module", "library")
+        ):
             yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant))
 
 
-EDGES = {
-    (name, path.relative_to(PACKAGE).as_posix(), imported)
-    for name, path, tree in _sources()
-    for imported in _imports(tree)
-}
-INNER = sorted((n, p, i.split(".")[1]) for n, p, i in EDGES if i.startswith("lsengine."))
-OUTER = sorted((n, p, i.partition(".")[0]) for n, p, i in EDGES)
+def _ours(dotted):
+    """Return the module or folder of ours that an import reads, or None."""
+    parts = dotted.split(".")[1:]
+    for end in (len(parts), len(parts) - 1):
+        name = "/".join(parts[:end])
+        if name in MODULES:
+            return name
+        if name and f"{name}/" in INIT:
+            return f"{name}/"
+    return None
 
 
-def test_every_module_has_a_layer():
-    """A new module is put into the table above, where its imports are judged."""
-    assert {name for name, _, _ in _sources()} <= LEVEL.keys()
+def _place(name):
+    """Return the place of a module, of a folder that of the highest module that it hands on."""
+    if not name.endswith("/"):
+        return PLACES[name]
+    handed = {_ours(i) for i in _imports(SOURCES[name]) if i.startswith("lsengine.")} - {None}
+    return min((PLACES[n] for n in handed), default=(len(PLACES), 0))
+
+
+EDGES = [(name, imported) for name in SOURCES for imported in _imports(SOURCES[name])]
+INNER = [(n, _ours(i)) for n, i in EDGES if i.startswith("lsengine.") and _ours(i)]
+OUTER = [(n, i.partition(".")[0]) for n, i in EDGES]
+
+
+def test_every_module_is_in_the_drawing():
+    """Who adds a module says where it stands; what is drawn exists."""
+    assert PLACES.keys() == MODULES
 
 
 def test_imports_point_down_only():
-    """Nothing knows who uses it; modules of one row do not know each other."""
-    wrong = [f"{p} imports {i}" for n, p, i in INNER if i != n and LEVEL[i] >= LEVEL[n]]
+    """A module imports from rows below its own, and in its own row from what stands to the right.
+
+    So nothing knows who uses it, between folders and inside them.
+    """
+    wrong = [f"{n} imports {i}" for n, i in INNER if n in MODULES and _place(i) <= PLACES[n]]
     assert not wrong, wrong
 
 
-def test_mathematics_knows_no_job_no_file_and_no_rank():
-    """It is called with values, and returns values."""
-    doors = {"job", "store", "ranks", "lock", "history", "slurm"}
-    wrong = [f"{p} imports {i}" for n, p, i in INNER if n in MATHEMATICS and i in doors]
-    assert not wrong, wrong
+def test_folders_hand_on_only_their_own():
+    """The `__init__` of a folder is a list of names, and of no other folder's."""
+    for name in INIT - {""}:
+        tree, lines = SOURCES[name], (PACKAGE / name / "__init__.py").read_text().splitlines()
+        assert len(lines) <= LONGEST_INIT, name
+        kinds = (ast.ImportFrom, ast.Expr)
+        logic = [ast.unparse(n) for n in tree.body if not isinstance(n, kinds)]
+        assert all(line.startswith("__all__") for line in logic), f"{name}: {logic}"
+        foreign = [i for n, i in INNER if n == name and not i.startswith(name)]
+        assert not foreign, f"{name} hands on {foreign}"
 
 
 @pytest.mark.parametrize("library", ONLY)
 def test_one_door_for_each_foreign_library(library):
     """Who wants to exchange the library has one place to look at."""
-    wrong = [p for n, p, i in OUTER if i == library and n not in ONLY[library]]
+    wrong = [n for n, i in OUTER if i == library and not n.startswith(ONLY[library])]
     assert not wrong, wrong
 
 
 def test_what_reads_surfaces_imports_no_torch():
     """Neither directly nor through a module of ours, but in commands that need it."""
-    wrong = [p for n, p, i in OUTER if n in LIGHT and i == "torch"]
+    wrong = [n for n, i in OUTER if n.partition("/")[0] in LIGHT and i == "torch"]
     assert not wrong, wrong
 
 
-def test_modules_are_small_and_named_for_what_they_are():
-    """No module is longer than one can read at a sitting, none is a drawer for odds and ends."""
-    for _, path, _ in _sources():
-        assert len(path.read_text().splitlines()) <= LARGEST, path
+def test_files_and_functions_are_small_and_named_for_what_they_are():
+    """No file is longer than one can read at a sitting, none is a drawer for odds and ends."""
+    assert len([n for n in SOURCES if "/" not in n]) <= MOST_FILES
+    for path in PACKAGE.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= LONGEST_FILE, path
         assert path.stem not in ("utils", "util", "helpers", "common", "misc"), path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[bool(ast.get_docstring(node)) :]
+                lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                assert lines <= LONGEST_FUNCTION, f"{path}: {node.name} has {lines} lines"
+
+
+def test_tests_mirror_the_package():
+    """The tests of `store/lock.py` are in `tests/store/test_lock.py`."""
+    for path in TESTS.rglob("test_*.py"):
+        folder, _, name = path.relative_to(TESTS).with_suffix("").as_posix().rpartition("/")
+        if folder and folder.partition("/")[0] not in ACROSS:
+            assert f"{folder}/{name.removeprefix('test_')}" in MODULES, path
 
 
 def test_every_test_says_what_it_shows():

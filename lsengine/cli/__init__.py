@@ -1,47 +1,6 @@
-"""The command line: parse, call one function, map errors to exit codes."""
+"""The command line."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-
-from lsengine.cli import commands
-from lsengine.cli.parser import build_parser
-from lsengine.errors import LsengineError, Stopped
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; an uncaught exception ends all ranks."""
-    code = _run(arguments)
-    if ranks := sys.modules.get("lsengine.ranks"):
-        ranks.leave(code)
-    return code
-
-
-def _run(arguments: Sequence[str] | None) -> int:
-    parsed = build_parser().parse_args(arguments)
-    try:
-        return int(parsed.run(parsed))
-    except LsengineError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        from lsengine.ranks import end_others
-
-        print("interrupted; the same command goes on", file=sys.stderr)
-        end_others(Stopped.exit_code)
-        return Stopped.exit_code
-    except BrokenPipeError as error:
-        done_later = (commands.train, commands.evaluate)
-        if parsed.run in done_later:  # what was asked for has not been done
-            from lsengine.ranks import abort_all
-
-            abort_all(error)
-            return 1
-        sys.stderr.close()  # the reader of our output has gone; nobody is left to tell
-        return 0
-    except Exception as error:
-        from lsengine.ranks import abort_all
-
-        abort_all(error)
-        return 1
+from lsengine.cli.entry import main as main
+from lsengine.cli.parser import build_parser as build_parser

@@ -15,15 +15,15 @@ from lsengine.errors import UsageError
 
 def _join() -> Any:
     """Join the other ranks, before anything imports HDF5: that may load another MPI library."""
-    from lsengine.ranks import connect
+    from lsengine.ranks import join
 
-    return connect()
+    return join()
 
 
 def train(parsed: argparse.Namespace) -> int:
     """Train the jobs' networks."""
     world = _join()
-    from lsengine.trainings import run_all
+    from lsengine.training.command import run_all
 
     return run_all(parsed.jobs, world=world, only=parsed.only, progress=parsed.progress)
 
@@ -49,7 +49,7 @@ def submit(parsed: argparse.Namespace) -> int:
     """Submit jobs, and print number, step and name of each; or print their scripts."""
     from lsengine import submit
 
-    wishes = submit.Wishes(parsed.site, parsed.array, parsed.chain, parsed.probe)
+    wishes = submit.SubmitOptions(parsed.site, parsed.array, parsed.chain, parsed.probe)
     planned = submit.plan(parsed.jobs, wishes, only=parsed.only)
     if parsed.dry_run:
         steps = [step for _, steps in planned for step in steps]
@@ -67,7 +67,7 @@ def submit(parsed: argparse.Namespace) -> int:
 def merge(parsed: argparse.Namespace) -> int:
     """Make one surface of shards, and print what it lacks."""
     from lsengine import log as logs
-    from lsengine.merge import merge
+    from lsengine.store.shards import merge
 
     logs.configure(rank=0)
     merged = merge(parsed.shards, parsed.output)
@@ -78,7 +78,7 @@ def merge(parsed: argparse.Namespace) -> int:
 def spectrum(parsed: argparse.Namespace) -> int:
     """Write what is known of a Hessian, and print it."""
     world = _join()
-    from lsengine import spectrum
+    from lsengine.engine import spectrum
 
     sizes = spectrum.Sizes(parsed.vectors, parsed.trace, parsed.density)
     code, text = spectrum.run(parsed.job, sizes, world=world, output=parsed.output)
@@ -90,8 +90,7 @@ def spectrum(parsed: argparse.Namespace) -> int:
 def connect(parsed: argparse.Namespace) -> int:
     """Train and evaluate a curve between two minima, and print the barriers."""
     world = _join()
-    from lsengine import connect
-    from lsengine.engine import Options
+    from lsengine.engine import Options, connect
 
     options = Options(parsed.retry_failed, None, parsed.progress)
     code, text = connect.run(parsed.job, options, world=world)
@@ -103,13 +102,13 @@ def connect(parsed: argparse.Namespace) -> int:
 def trajectory(parsed: argparse.Namespace) -> int:
     """Evaluate the jobs' checkpoints and print their tables."""
     world = _join()
-    from lsengine import trajectories
     from lsengine.engine import Options, evaluate
+    from lsengine.report import trajectory
 
     options = Options(parsed.retry_failed, None, parsed.progress, trajectory_only=True)
     code = evaluate(parsed.jobs, options, world=world, only=parsed.only)
     if world is None or world.rank == 0:
-        print(trajectories.text(parsed.jobs, parsed.only))
+        print(trajectory.text(parsed.jobs, parsed.only))
     return code
 
 
@@ -117,10 +116,10 @@ def status(parsed: argparse.Namespace) -> int:
     """Print how far surfaces are."""
     import json
 
-    from lsengine import status
+    from lsengine.report import status
 
     if parsed.watch:
-        from lsengine import watch
+        from lsengine.report import watch
 
         return watch.progress(
             parsed.surface, parsed.only, every_s=parsed.every, as_json=parsed.json
@@ -135,7 +134,8 @@ def status(parsed: argparse.Namespace) -> int:
 
 def render(parsed: argparse.Namespace) -> int:
     """Draw one picture and print its name."""
-    from lsengine import inputs, render
+    from lsengine import render
+    from lsengine.report import inputs
 
     first = Path(parsed.surfaces[0])
     kind = parsed.kind or inputs.kind_of(parsed.surfaces[0], parsed.style, growing=parsed.watch)
@@ -150,7 +150,7 @@ def render(parsed: argparse.Namespace) -> int:
         "limits": tuple(parsed.limits) if parsed.limits else None,
     }
     if parsed.watch:
-        from lsengine import watch  # knows jobs, for which a picture need not wait
+        from lsengine.report import watch  # knows jobs, for which a picture need not wait
 
         return watch.picture(parsed.surfaces, kind, output, every_s=parsed.every, **looks)
     render.write(inputs.read(parsed.surfaces, kind), output, kind=kind, **looks)
@@ -160,7 +160,8 @@ def render(parsed: argparse.Namespace) -> int:
 
 def export(parsed: argparse.Namespace) -> int:
     """Write a surface in another format and print the files' names."""
-    from lsengine import export, inputs
+    from lsengine import export
+    from lsengine.report import inputs
 
     (surface,) = inputs.read_surfaces([parsed.surface])
     written = export.export(
@@ -179,8 +180,8 @@ def compare(parsed: argparse.Namespace) -> int:
     """Print a table of flatness figures."""
     import json
 
-    from lsengine import compare, inputs
-    from lsengine.flatness import Level
+    from lsengine.report import compare, inputs
+    from lsengine.report.flatness import Level
 
     if parsed.csv and parsed.csv.suffix != ".csv":  # a slip must not cost a surface
         raise UsageError(f"{parsed.csv}: expected a name that ends in .csv")
@@ -198,9 +199,9 @@ def compare(parsed: argparse.Namespace) -> int:
 
 def histogram(parsed: argparse.Namespace) -> int:
     """Write histograms of checkpoints, and print their norms."""
-    from lsengine import weights
+    from lsengine.training import weight_histogram
 
-    made = weights.histograms(
+    made = weight_histogram.histograms(
         parsed.checkpoints, parsed.output, names=parsed.names, bins=parsed.bins
     )
     for group, bins in made.groups.items():
@@ -230,7 +231,7 @@ def models(parsed: argparse.Namespace) -> int:
 
 def init(parsed: argparse.Namespace) -> int:
     """Write a starter job."""
-    starter = Path(lsengine.__file__).with_name("starter.yaml").read_text()
+    starter = (Path(lsengine.__file__).parent / "job" / "starter.yaml").read_text()
     try:
         with parsed.path.open("x") as file:
             file.write(starter)
@@ -247,7 +248,7 @@ def schema(parsed: argparse.Namespace) -> int:
     """Print the JSON schema of job files."""
     import json
 
-    from lsengine.schema import json_schema
+    from lsengine.job.schema import json_schema
 
     print(json.dumps(json_schema(), indent=2))
     return 0

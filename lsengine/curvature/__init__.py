@@ -8,33 +8,19 @@ Example:
     >>> inputs = torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
     >>> batches = [(inputs, torch.zeros(2, 1, dtype=torch.float64))]
     >>> hessian = Hessian(model, batches, lambda output, target: (output - target).square())
-    >>> ends = extreme_eigenvalues(hessian, Lanczos())
+    >>> ends = extreme_eigenvalues(hessian, LanczosOptions())
     >>> round(ends.eigenvalue_min, 9), round(ends.eigenvalue_max, 9), ends.products
     (1.0, 4.0, 2)
 """
 
-from lsengine.curvature.eigenvalues import (
-    Eigenpairs,
-    Extremes,
-    extreme_eigenvalues,
-    leading_eigenvectors,
-)
-from lsengine.curvature.estimates import Density, Trace, spectral_density, trace
-from lsengine.curvature.hessian import Hessian
-from lsengine.curvature.lanczos import Krylov, Lanczos, Operator, krylov_bytes
+from __future__ import annotations
 
-__all__ = [
-    "Density",
-    "Eigenpairs",
-    "Extremes",
-    "Hessian",
-    "Krylov",
-    "Lanczos",
-    "Operator",
-    "Trace",
-    "extreme_eigenvalues",
-    "krylov_bytes",
-    "leading_eigenvectors",
-    "spectral_density",
-    "trace",
-]
+from lsengine.curvature.eigenvalues import Eigenpairs as Eigenpairs
+from lsengine.curvature.eigenvalues import extreme_eigenvalues as extreme_eigenvalues
+from lsengine.curvature.eigenvalues import leading_eigenvectors as leading_eigenvectors
+from lsengine.curvature.estimates import spectral_density as spectral_density
+from lsengine.curvature.estimates import trace as trace
+from lsengine.curvature.hessian import Hessian as Hessian
+from lsengine.curvature.lanczos import LanczosOptions as LanczosOptions
+from lsengine.curvature.lanczos import LanczosRun as LanczosRun
+from lsengine.curvature.lanczos import krylov_bytes as krylov_bytes

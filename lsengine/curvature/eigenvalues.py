@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsengine.curvature.lanczos import Array, Krylov, Lanczos, Operator, Positions, normalize_
+from lsengine.curvature.lanczos import (
+    Array,
+    LanczosOptions,
+    LanczosRun,
+    Operator,
+    Positions,
+    normalize_,
+)
 
 FLOOR = 1e-4  # no residual is asked below this share of the largest modulus
 _FEWEST = 6  # products before a residual is believed: an unlucky start looks converged
@@ -67,7 +74,7 @@ class Eigenpairs:
 
 
 def extreme_eigenvalues(
-    operator: Operator, options: Lanczos, start: Sequence[Tensor] = ()
+    operator: Operator, options: LanczosOptions, start: Sequence[Tensor] = ()
 ) -> Extremes:
     """Return both ends of the spectrum from one Krylov run.
 
@@ -104,7 +111,7 @@ def extreme_eigenvalues(
 
 
 def leading_eigenvectors(
-    operator: Operator, count: int, options: Lanczos, start: Sequence[Tensor] = ()
+    operator: Operator, count: int, options: LanczosOptions, start: Sequence[Tensor] = ()
 ) -> Eigenpairs:
     """Return the ``count`` eigenpairs of largest modulus, of either sign.
 
@@ -132,13 +139,13 @@ def leading_eigenvectors(
 
 def _solve(
     operator: Operator,
-    options: Lanczos,
+    options: LanczosOptions,
     start: Sequence[Tensor],
     choose: Callable[[Array, int], Positions],
     count: int,
-) -> Krylov:
+) -> LanczosRun:
     """Extend a run until the ``count`` chosen Ritz pairs are good enough, or it ends."""
-    run = Krylov(operator, _start(operator, start, options.seed), options)
+    run = LanczosRun(operator, _start(operator, start, options.seed), options)
     while run.extend():
         values_K, residuals_K = run.ritz()
         which_K = choose(values_K, count)
@@ -150,7 +157,7 @@ def _solve(
 
 
 def _pairs(
-    run: Krylov, operator: Operator, choose: Callable[[Array, int], Positions], count: int
+    run: LanczosRun, operator: Operator, choose: Callable[[Array, int], Positions], count: int
 ) -> tuple[Array, Array, Tensor]:
     if run.failed:
         nothing_K = np.full(count, math.nan)

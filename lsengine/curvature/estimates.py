@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsengine.curvature.lanczos import Array, Krylov, Lanczos, Operator
+from lsengine.curvature.lanczos import Array, LanczosOptions, LanczosRun, Operator
 
 _WIDTH = 0.01  # of the smoothing, as a share of the spectrum's extent
 _TAILS = 6  # widths that the grid reaches beyond the outermost nodes
@@ -102,10 +102,10 @@ def spectral_density(
     """
     if probes < 1 or points < 2:
         raise ValueError(f"expected probes >= 1 and points >= 2, got {probes} and {points}")
-    options = Lanczos(max_products=steps, basis=steps)
+    options = LanczosOptions(max_products=steps, basis=steps)
     nodes, weights, products = [], [], 0
     for probe in range(probes):
-        run = Krylov(operator, _signs(operator, seed, probe), options)
+        run = LanczosRun(operator, _signs(operator, seed, probe), options)
         while run.extend():
             pass
         products += run.products

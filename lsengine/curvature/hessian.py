@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lsengine import memory_order
+from lsengine.devices import memory_format
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -86,7 +86,7 @@ class Hessian:
         self.dtype, self.device = kinds.pop()
         self.size = sum(parameters[n].numel() for n in self.names)
         self._model, self._batches, self._loss, self._tick = model, batches, loss, tick
-        self._as_it_is = memory_order.is_channels_last_safe(model, self.device)
+        self._as_it_is = memory_format.is_channels_last_safe(model, self.device)
         self.forward_mode = self._has_forward_mode()
 
     def __call__(self, vector_P: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class Hessian:
 
     def _laid_out(self, tensor: Tensor) -> Tensor:
         """Return a constant of a product in an order of memory that it survives."""
-        return tensor.detach() if self._as_it_is else memory_order.contiguous(tensor)
+        return tensor.detach() if self._as_it_is else memory_format.contiguous(tensor)
 
     def _has_forward_mode(self) -> bool:
         """Try a product with two samples, so that what is used depends on the model alone."""

@@ -24,7 +24,6 @@ from lsengine.errors import EnvironmentUnfit
 
 Array = NDArray[np.float64]
 Positions = NDArray[np.intp]
-
 _LEAST = 8  # vectors that a job may ask for
 _COLUMNS = 1 << 20  # of the basis that a restart rotates at a time
 _ROUNDING = 32  # units in the last place of a product in float32; 14 at most were measured
@@ -50,7 +49,7 @@ class Operator(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Lanczos:
+class LanczosOptions:
     """How hard to look for eigenvalues.
 
     Attributes:
@@ -82,7 +81,7 @@ def krylov_bytes(size: int, dtype: torch.dtype, basis: int) -> int:
     return ((min(basis, size) + 8) * size + copied) * width
 
 
-class Krylov:
+class LanczosRun:
     """A Lanczos decomposition ``H V = V T + v b'`` that grows by a product at a time.
 
     Args:
@@ -100,7 +99,7 @@ class Krylov:
         EnvironmentUnfit: If there is no memory for the basis.
     """
 
-    def __init__(self, operator: Operator, start_P: Tensor, options: Lanczos) -> None:
+    def __init__(self, operator: Operator, start_P: Tensor, options: LanczosOptions) -> None:
         if options.basis < 4 or options.max_products < 1 or not options.tolerance > 0:
             raise ValueError(
                 "expected basis >= 4, max_products >= 1 and tolerance > 0, got "

@@ -11,19 +11,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lsengine import checkpoint, curve, devices
+from lsengine import devices
 from lsengine import objective as objectives
-from lsengine.curvature import Lanczos
-from lsengine.engine import precision, prepare
-from lsengine.engine.messages import Assignment, Facts, Plan, Report
+from lsengine.curvature import LanczosOptions
+from lsengine.curvature.cells import NAMES
+from lsengine.engine import prepare
+from lsengine.engine.messages import Assignment, Plan, Report, WorkerInfo
+from lsengine.engine.prepare import precision
 from lsengine.errors import LsengineError, Stopped, UsageError
-from lsengine.extremes import NAMES
-from lsengine.grid import Cell
+from lsengine.geometry import curve
 from lsengine.job import Job
+from lsengine.job.schema import CurveDirection, HessianDirection
 from lsengine.log import NOTICE
-from lsengine.losses import loss_function
-from lsengine.schema import CurveDirection, HessianDirection
-from lsengine.store import Results, read, read_directions, read_grid, read_trajectory
+from lsengine.models import checkpoint
+from lsengine.objective.losses import loss_function
+from lsengine.store import CellResults, read, read_directions, read_grid, read_trajectory
+from lsengine.surface.grid import Cell
 
 log = logging.getLogger(__name__)
 _REPORT_S = 0.25  # finished cells wait no longer than this, and the cell in hand, to be written
@@ -53,12 +56,12 @@ class Evaluator:
         torch.set_num_threads(threads)
         self._device = devices.device_of(document.device, assignment.slot)
         if self._device.type == "cpu":
-            devices.keep_freed_memory()
-        devices.repeat_sums(_is_of_hessians(self._job))
+            devices.tune_malloc()
+        devices.use_deterministic_kernels(_is_of_hessians(self._job))
         self._loaded = loaded or prepare.load(self._job)
         self.grid = prepare.grid(self._job)
-        self._coarse = self.grid.coarse_cells()
-        self._quantities = prepare.quantities(self._job, self._loaded.dataset)
+        self._coarse = self.grid.warm_start_cells()
+        self._quantities = prepare.quantity_names(self._job, self._loaded.dataset)
         self._checkpoints: tuple[Path, ...] = ()
         self._under: list[Cell] = []  # where the checkpoints lie
         self._warned = False
@@ -68,7 +71,7 @@ class Evaluator:
             self._precision = precision.settle(self._job, self._loaded, self._device, tick)
         precision.check(self._precision, self._device)
 
-    def facts(self, host: str) -> Facts:
+    def facts(self, host: str) -> WorkerInfo:
         """Return where the values come from."""
         kind, identity = self._device.type, ""
         if kind == "cuda":
@@ -76,7 +79,7 @@ class Evaluator:
             kind, identity = f"cuda {properties.name}", str(getattr(properties, "uuid", ""))
         dataset = self._loaded.dataset
         shape = next(iter(dataset.splits.values())).x.shape[1:]
-        return Facts(
+        return WorkerInfo(
             *(host, kind, identity, torch.get_num_threads(), str(torch.__version__)),
             *(tuple(shape), self._precision),
         )
@@ -101,7 +104,7 @@ class Evaluator:
         self._held = read(plan.path).quantities if both else {}
         if plan.checkpoints:
             self._take_up(plan)
-        settings = objectives.Settings(
+        settings = objectives.EvaluationSettings(
             device=self._device,
             precision=plan.precision,
             batch_size=plan.batch_size,
@@ -112,7 +115,7 @@ class Evaluator:
             curvature=self._lanczos(),
             curvature_of_moved=document.curvature.parameters == "moved",
         )
-        loss = loss_function(document.loss, beside=self._job.source.parent)
+        loss = loss_function(document.loss, job_folder=self._job.source.parent)
         directions, steps = self._directions(plan)
         with_reference = plan.check and batch_norm.policy != "recalibrated"
         self._objective = objectives.Objective(
@@ -143,7 +146,7 @@ class Evaluator:
             cells: Flat indices.
             limit_s: Seconds after which no further cell is begun.
         """
-        results = Results(values={name: [] for name in self._quantities}, worker=self._rank)
+        results = CellResults(values={name: [] for name in self._quantities}, worker=self._rank)
         results.precision_error, self._precision_error = self._precision_error, ()  # told once
         begin = time.monotonic()
         interrupted = None
@@ -207,7 +210,7 @@ class Evaluator:
         beta = found.columns["beta"].tolist() if "beta" in found.columns else [0.0] * len(alpha)
         self._checkpoints = plan.checkpoints
         self._under = [Cell(a, b) for a, b in zip(alpha, beta, strict=True)]
-        names = prepare.trajectory_quantities(self._job, self._loaded.dataset)
+        names = prepare.trajectory_quantity_names(self._job, self._loaded.dataset)
         self._quantities += [name for name in names if name not in self._quantities]
 
     def _metrics(self, index: int) -> tuple[objectives.Metrics, float | None]:
@@ -224,7 +227,7 @@ class Evaluator:
 
     def _begin_groups(self, size: int) -> None:
         self._cells_per_pass = size
-        self._group_of = self.grid.groups(size)
+        self._group_of = self.grid.pass_groups(size)
         self._of_group: dict[int, objectives.Metrics] = {}  # evaluated, and not asked for yet
 
     def _metrics_of_group(self, index: int) -> tuple[objectives.Metrics, float]:
@@ -266,14 +269,14 @@ class Evaluator:
             return self.grid.cell(index)
         return self._under[index - self.grid.size]
 
-    def _lanczos(self) -> Lanczos | None:
+    def _lanczos(self) -> LanczosOptions | None:
         document = self._job.document
         if "curvature" not in document.quantities:
             return None
         asked = document.curvature
-        return Lanczos(asked.tolerance, asked.max_products, asked.basis, document.seed)
+        return LanczosOptions(asked.tolerance, asked.max_products, asked.basis, document.seed)
 
-    def _check_centre(self, settings: objectives.Settings) -> None:
+    def _check_centre(self, settings: objectives.EvaluationSettings) -> None:
         """Compare the centre cell with the checkpoint evaluated on its own."""
         reference = self._objective.reference
         if self._cells_per_pass > 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lsengine.job import Job
-from lsengine.store import Results
+from lsengine.store import CellResults
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class WorkerInfo:
     """Where a worker's values come from.
 
     Attributes:
@@ -119,6 +119,6 @@ class Report:
         interrupted: The signal that ended it early, or None.
     """
 
-    results: Results
+    results: CellResults
     seconds: float
     interrupted: str | None = None

@@ -10,23 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsengine import __version__, store
-from lsengine.engine import belonging
-from lsengine.engine.messages import Facts, Plan
+from lsengine.engine import compatibility
+from lsengine.engine.messages import Plan, WorkerInfo
 from lsengine.engine.progress import Progress
 from lsengine.errors import CellsFailed, EnvironmentUnfit, Stopped, SurfaceError
 from lsengine.job import Job, cell_identity, fingerprint
 from lsengine.ranks import World
-from lsengine.store import Layout, Results
+from lsengine.store import CellResults, Layout
 from lsengine.surface import DONE, FAILED, MISSING
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 Tick = Callable[[], None]
@@ -43,7 +40,7 @@ class Options:
         trajectory_only: Evaluate checkpoints and no cells of the grid.
         extend: A surface whose cells a new one takes over.
         shard: k and n: evaluate only the k-th of n parts, into a file of its own.
-        most: Evaluate at most so many cells, for an estimate.
+        cell_limit: Evaluate at most so many cells, for an estimate.
     """
 
     retry_failed: bool = False
@@ -52,7 +49,7 @@ class Options:
     trajectory_only: bool = False
     extend: Path | None = None
     shard: tuple[int, int] | None = None
-    most: int | None = None
+    cell_limit: int | None = None
 
     def pending(self, status: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return the mask of the cells that a run has to evaluate."""
@@ -79,21 +76,22 @@ class Run:
     """
 
     def __init__(self, job: Job, options: Options, tick: Tick = lambda: None) -> None:
-        from lsengine.engine import prepare, trajectory  # import torch
+        from lsengine.engine import prepare
+        from lsengine.engine.prepare import checkpoint_series  # import torch
 
-        self._prepare, self._job, self._options = prepare, job, options
+        self._job, self._options = job, options
         self.loaded = prepare.load(job)
         prepare.check(job, self.loaded)
-        self._series = trajectory.find(job, tick)
+        self._series = checkpoint_series.find(job, tick)
         digest = self._series.digest if self._series else None
         self._identity = prepare.identity(job, self.loaded, digest)
         self._grid = prepare.grid(job)
         self._exists = job.output.exists()
         if self._exists:
-            belonging.refuse_other_job(job, self._identity, self._series)
+            compatibility.refuse_other_job(job, self._identity, self._series)
             self._grid = store.read_grid(job.output)
         if options.extend is not None:
-            belonging.refuse_other_cells(options.extend, self._identity)
+            compatibility.refuse_other_cells(options.extend, self._identity)
             if self._exists:
                 log.warning("%s is there already; --extend has no effect", job.output)
         self._cells_per_pass = self._group_size()
@@ -113,11 +111,11 @@ class Run:
         order = self._grid.visiting_order()
         if "curvature" in job.document.quantities:
             checkpoints = range(self._grid.size, count)
-            self.blocks = [*self._grid.coarse_cells().tolist(), *checkpoints]
+            self.blocks = [*self._grid.warm_start_cells().tolist(), *checkpoints]
             order = self._grid.visiting_order_by_blocks()
         elif self._cells_per_pass > 1:
             self.blocks = [
-                *self._grid.groups(self._cells_per_pass).tolist(),
+                *self._grid.pass_groups(self._cells_per_pass).tolist(),
                 *range(self._grid.size - count, 0),
             ]
         extra = np.arange(self._grid.size, count)
@@ -125,7 +123,7 @@ class Run:
         if job.shard is not None:
             blocks = self.blocks if self._cells_per_pass == 1 else None  # groups may be few
             concerned = concerned[_share(concerned, blocks, *job.shard)]
-        concerned = concerned[: options.most]
+        concerned = concerned[: options.cell_limit]
         self._concerned, self._count = concerned, len(concerned)
         self._failed = set(concerned[status[concerned] == FAILED].tolist())
         self.cells: list[int] = concerned[options.pending(status)[concerned]].tolist()
@@ -133,7 +131,7 @@ class Run:
 
     def _group_size(self) -> int:
         """Return how many cells are evaluated at once: as the file has it, or by arithmetic."""
-        from lsengine import grouping  # imports torch
+        from lsengine.objective import batched  # imports torch
 
         document, dataset = self._job.document, self.loaded.dataset
         is_plain = document.precision in ("float32", "float64") and ":" not in document.loss
@@ -146,9 +144,9 @@ class Run:
         if file is not None:  # what was settled for its cells is settled
             return int(store.read_attributes(file).get("cells_per_pass", 1))
         sample = next(iter(dataset.splits.values())).x[0]
-        return grouping.cells_per_pass(self.loaded.model, sample.shape)
+        return batched.cells_per_pass(self.loaded.model, sample.shape)
 
-    def settle(self, facts: Facts, world: World | None, *, tick: Tick) -> Plan:
+    def settle(self, facts: WorkerInfo, world: World | None, *, tick: Tick) -> Plan:
         """Fix what all cells share, and lay the file out if there is none.
 
         Args:
@@ -162,11 +160,11 @@ class Run:
             UsageError: If a direction cannot be made.
         """
         wants_parallel = self._wants_parallel(world)
-        alone = world.alone if wants_parallel and world else None
+        alone = world.comm_self if wants_parallel and world else None
         if self._exists:
             self._add_trajectory(tick)
             attributes = store.read_attributes(self._job.output)
-            belonging.warn_of_differences(attributes, facts)
+            compatibility.warn_of_differences(attributes, facts)
             refusal = store.refuses_parallel(self._job.output, alone) if alone else None
         else:
             attributes = self._attributes(facts, world, wants_parallel)
@@ -206,7 +204,7 @@ class Run:
             return self._job.document.device, 0, visible
         return kind, visible_count(kind), visible
 
-    def count(self, results: Results) -> None:
+    def count(self, results: CellResults) -> None:
         """Take note of finished cells."""
         self._failed -= set(results.cells)
         self._failed |= results.failures.keys()
@@ -294,7 +292,7 @@ class Run:
         return writing != "gather" and store.has_mpi() and world is not None
 
     def _attributes(
-        self, facts: Facts, world: World | None, parallel: bool
+        self, facts: WorkerInfo, world: World | None, parallel: bool
     ) -> dict[str, str | int | float]:
         from lsengine.devices import automatic_batch_size
 
@@ -327,40 +325,52 @@ class Run:
             "device_kind": facts.device_kind,
         }
 
-    def _layout(self, attributes: dict[str, str | int | float], facts: Facts, tick: Tick) -> Layout:
-        from lsengine.engine import bends, cautions, eigenvectors, trajectory  # import torch
+    def _layout(
+        self, attributes: dict[str, str | int | float], facts: WorkerInfo, tick: Tick
+    ) -> Layout:
+        from lsengine.engine import prepare
+        from lsengine.engine.prepare import (
+            curve_directions,
+            hessian_directions,
+            loading,
+            principal_directions,
+            warnings,  # import torch
+        )
+        from lsengine.engine.prepare import directions as directions_of_job
 
         job, loaded = self._job, self.loaded
-        found = eigenvectors.of_directions(
+        found = hessian_directions.hessian_directions(
             job, loaded, facts, batch_size=int(attributes["batch_size"]), tick=tick
         )
         for axis, pair in found.items():
             attributes[f"{axis}_eigenvalue"] = pair.value
             attributes[f"{axis}_eigenvalue_residual"] = pair.residual
         computed = {axis: pair.vector for axis, pair in found.items()}
-        components = trajectory.of_directions(job, loaded.model, self._series, tick)
-        plane = bends.of_directions(job, loaded.model)
+        components = principal_directions.principal_directions_of_job(
+            job, loaded.model, self._series, tick
+        )
+        plane = curve_directions.curve_directions(job, loaded.model)
         computed |= {**components.directions, **plane.directions}
-        directions = self._prepare.make_directions(job, loaded.model, computed)
-        cosine = self._prepare.cosine(directions)
+        directions = prepare.make_directions(job, loaded.model, computed)
+        cosine = directions_of_job.cosine(directions)
         if cosine is not None:
             attributes["direction_cosine"] = cosine
-        names = self._prepare.quantities(job, loaded.dataset)
-        ranges = bends.ranges(job, plane.layout) if plane.layout else {}
+        names = prepare.quantity_names(job, loaded.dataset)
+        ranges = curve_directions.ranges(job, plane.layout) if plane.layout else {}
         track = None
         if self._series is not None:
-            track = trajectory.project(
+            track = principal_directions.project(
                 job, loaded, self._series, directions, components.ratio, tick=tick
             )
-            ranges = ranges or trajectory.ranges(job, track)
-        self._grid = self._prepare.grid(job, ranges)
-        cautions.speak(job, loaded.model, directions, self._grid)
-        state = self._prepare.state(loaded.model)
+            ranges = ranges or principal_directions.ranges(job, track)
+        self._grid = prepare.grid(job, ranges)
+        warnings.log_all(job, loaded.model, directions, self._grid)
+        state = loading.state_dict_layout(loaded.model)
         return Layout(self._grid, names, attributes, directions, track, plane.layout, state)
 
     def _add_trajectory(self, tick: Tick) -> None:
         """Give a surface that was made without one its group of checkpoints."""
-        from lsengine.engine import trajectory
+        from lsengine.engine.prepare import principal_directions
 
         job = self._job
         if self._series is None or store.read_trajectory(job.output) is not None:
@@ -368,13 +378,13 @@ class Run:
         directions = store.read_directions(job.output)
         if not directions:
             raise SurfaceError(f"{job.output}: holds no directions to project checkpoints on")
-        track = trajectory.project(job, self.loaded, self._series, directions, tick=tick)
+        track = principal_directions.project(job, self.loaded, self._series, directions, tick=tick)
         store.amend(job.output, {"job": job.resolved()}, track)
         log.info("%s: now has a trajectory", job.output)
 
-    def _adopt(self, old: Path, facts: Facts) -> None:
+    def _adopt(self, old: Path, facts: WorkerInfo) -> None:
         """Take over what an older surface has of this one's cells."""
-        belonging.warn_of_differences(store.read_attributes(old), facts)
+        compatibility.warn_of_differences(store.read_attributes(old), facts)
         whole, partly = store.adopt(self._job.output, old)
         self._take_stock()
         log.info(
@@ -383,7 +393,7 @@ class Run:
         )
 
     def _announce(
-        self, attributes: dict[str, Any], facts: Facts, world: World | None, parallel: bool
+        self, attributes: dict[str, Any], facts: WorkerInfo, world: World | None, parallel: bool
     ) -> None:
         log.info(
             "%s: cells=%d/%d done workers=%d writing=%s device=%s precision=%s batch_size=%s "

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import UsageError
-from lsengine.export.wishes import Wishes
-from lsengine.extras import library
-from lsengine.render import cells, scales
-from lsengine.render.quantities import describe
-from lsengine.surface import Surface
+from lsengine.export.height import HeightOptions
+from lsengine.external.optional import library
+from lsengine.render.page import scales
+from lsengine.surface import Surface, cells
+from lsengine.surface.quantities import describe
 
 HEIGHT = 0.6  # of the longer side of the plane
-
 Floats = NDArray[np.float64]
 
 
@@ -39,7 +38,7 @@ class Mesh:
     colors: NDArray[np.uint8]
 
 
-def write_glb(surface: Surface, path: Path, wishes: Wishes) -> None:
+def write_glb(surface: Surface, path: Path, wishes: HeightOptions) -> None:
     """Write glTF: y is up there, and colours are linear; viewers and Blender turn both back.
 
     Raises like `mesh`, and EnvironmentUnfit if trimesh is missing.
@@ -58,7 +57,7 @@ def write_glb(surface: Surface, path: Path, wishes: Wishes) -> None:
     path.write_bytes(to_glb(scene, include_normals=True, tree_postprocessor=_matt))
 
 
-def write_ply(surface: Surface, path: Path, wishes: Wishes) -> None:
+def write_ply(surface: Surface, path: Path, wishes: HeightOptions) -> None:
     """Write binary PLY; raises like `write_glb`."""
     made = mesh(surface, wishes)
     trimesh = library("trimesh", "mesh", "export --to ply")
@@ -66,7 +65,7 @@ def write_ply(surface: Surface, path: Path, wishes: Wishes) -> None:
     path.write_bytes(upright.export(file_type="ply", vertex_normal=True))
 
 
-def mesh(surface: Surface, wishes: Wishes) -> Mesh:
+def mesh(surface: Surface, wishes: HeightOptions) -> Mesh:
     """Return a plane as triangles, with the heights, the scale and the colours of `render`.
 
     Holes stay open where a cell has no finite result.  A partial plane is drawn from its
@@ -98,7 +97,7 @@ def mesh(surface: Surface, wishes: Wishes) -> Mesh:
     extent = max(np.ptp(plane.alpha), np.ptp(plane.beta))
     vertices = np.stack([a, b, share_BA * HEIGHT * extent], axis=-1).reshape(-1, 3)
     used, renumbered = np.unique(faces, return_inverse=True)
-    from lsengine.render.colors import rgba  # and matplotlib with it
+    from lsengine.render.style.colors import rgba  # and matplotlib with it
 
     colors = rgba(share_BA.ravel()[used])
     return Mesh(vertices[used], renumbered.reshape(faces.shape), colors)

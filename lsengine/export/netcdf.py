@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lsengine.export.wishes import Wishes
-from lsengine.extras import library
+from lsengine.export.height import HeightOptions
+from lsengine.external.optional import library
 from lsengine.surface import Surface
 
 
-def write(surface: Surface, path: Path, wishes: Wishes) -> None:
+def write(surface: Surface, path: Path, wishes: HeightOptions) -> None:
     """Write what `Surface.to_xarray` returns, and the trajectory's columns along ``epoch``.
 
     These are called ``trajectory_alpha`` and so on: below a coordinate ``alpha``, xarray takes a

@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lsengine.errors import EnvironmentUnfit, UsageError
-from lsengine.render import paths, planes
+from lsengine.render import planes
+from lsengine.render.planes import trajectory
 from lsengine.render.request import Request
-from lsengine.render.styles import Style
+from lsengine.render.style.styles import Style
 
 MOST_FRAMES = 150  # of longer runs checkpoints are left out, evenly
 SECONDS = 6.0  # about what a run takes on the screen
@@ -87,7 +88,7 @@ def _walking(request: Request) -> tuple[Figure, Iterator[int], int]:
 
 def _turning(request: Request) -> tuple[Figure, Iterator[int], int]:
     """Return the same of lit landscapes, which turn once around."""
-    from lsengine.render import lit
+    from lsengine.render.landscapes import lit
 
     table = request.style.turntable
     sized = replace(request, style=replace(request.style, dpi=round(_dpi(request))))
@@ -170,7 +171,7 @@ class _Gif(AbstractMovieWriter):
         return palette
 
 
-def _shown(walks: list[paths.Walk], frames: int, hold: int) -> Iterator[int]:
+def _shown(walks: list[trajectory.Walk], frames: int, hold: int) -> Iterator[int]:
     """Show the walks as far as each frame goes, and yield its number; the last one again."""
     clocks = [walk.clock() for walk in walks]
     for frame in [*range(frames), *[frames - 1] * hold]:

@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lsengine.errors import NothingToDraw, UsageError, did_you_mean
-from lsengine.records import History, Weights
-from lsengine.render import cells
-from lsengine.render.quantities import describe, preferred
-from lsengine.render.style_files import SCALES, find
-from lsengine.render.styles import STYLES, Style
-from lsengine.surface import Surface
+from lsengine.errors import NothingToDraw, UsageError
+from lsengine.render.style.files import SCALES, find
+from lsengine.render.style.styles import STYLES, Style
+from lsengine.surface import Surface, cells
+from lsengine.surface.quantities import describe, preferred
+from lsengine.surface.records import History, WeightHistograms
+from lsengine.wording import did_you_mean
 
 KINDS = {
     "contour": "plane",
@@ -27,19 +27,34 @@ KINDS = {
     "histogram": "weights",
     "history": "history",
 }
+
+
 """Every kind of picture, and what it is made of: surfaces of two directions or one, or records."""
 
+
 JOINING = ("contour", "filled", "surface")
+
+
 """Kinds that are nothing without neighbours in both directions."""
 
+
 CURVATURE = ("ratio", "sign", "eigenvalue_min", "eigenvalue_max")
+
+
 """The panels of ``curvature``; the first is what several surfaces are compared by."""
 
-RECORDS: Mapping[str, type[History] | type[Weights]] = {"weights": Weights, "history": History}
 
+RECORDS: Mapping[str, type[History] | type[WeightHistograms]] = {
+    "weights": WeightHistograms,
+    "history": History,
+}
 EXTENSIONS = (".png", ".pdf", ".svg")
 MOVING = (".gif", ".mp4")
+
+
 """Of animations, which trajectories and lit surfaces can be."""
+
+
 PAGE = ".html"
 
 
@@ -81,7 +96,7 @@ class RecordsRequest:
         style: The look.
     """
 
-    records: tuple[History | Weights, ...]
+    records: tuple[History | WeightHistograms, ...]
     kind: str
     quantity: str | None
     scale: str

@@ -6,18 +6,43 @@ Shape suffixes: C cells of the new surface that the old one has, too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine.store.making import PROVENANCE
+from lsengine.errors import EnvironmentUnfit
+from lsengine.store.file import quantity_names
+from lsengine.store.format import PROVENANCE
+from lsengine.store.reader import read
 from lsengine.surface import DONE, Surface
 
 _APART = 1e-9  # of an axis's extent: coordinates that differ by rounding only
 
 
-def adopt(file: h5py.File, old: Surface, quantities: Sequence[str]) -> tuple[int, int]:
+def adopt(path: Path, old: Path) -> tuple[int, int]:
+    """Take over the done cells of another surface.
+
+    Args:
+        path: A surface file that nobody writes; its lock is held.
+        old: A surface of the same cell fingerprint.
+
+    Returns:
+        How many cells are done now, and how many more have some of their quantities.
+
+    Raises:
+        EnvironmentUnfit: If the disk refuses the data.
+    """
+    surface = read(old)
+    try:
+        with h5py.File(path, "r+", locking=False) as file:
+            return _copy_cells(file, surface, quantity_names(file))
+    except OSError as error:
+        raise EnvironmentUnfit(f"{path}: cannot be written: {error}") from error
+
+
+def _copy_cells(file: h5py.File, old: Surface, quantities: Sequence[str]) -> tuple[int, int]:
     """Copy the done cells of another surface to where their coordinates lie in this one.
 
     A cell for which the old surface has every quantity becomes done; of the others what there

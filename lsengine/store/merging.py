@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine import store
 from lsengine.errors import SurfaceError
-from lsengine.store.making import PROVENANCE
+from lsengine.store.file import axis_name, in_place_of, opened, quantity_names
+from lsengine.store.format import PROVENANCE
 from lsengine.surface import DONE, FAILED, MISSING
 
 _GROUPS = ("", "trajectory/")
@@ -40,10 +40,10 @@ def difference(one: Path, other: Path) -> str | None:
     Raises:
         SurfaceError: If one of them is damaged.
     """
-    with store._opened(one) as left, store._opened(other) as right:
+    with opened(one) as left, opened(other) as right:
         if left["status"].shape != right["status"].shape:
             return f"the grid is {left['status'].shape} there, {right['status'].shape} here"
-        for axis in (store._axis_name(dim) for dim in left["status"].dims):
+        for axis in (axis_name(dim) for dim in left["status"].dims):
             if axis not in right or left[axis][...].tobytes() != right[axis][...].tobytes():
                 return f"the coordinates of {axis} differ"
         names = [sorted(_datasets(file.get("directions", {}))) for file in (left, right)]
@@ -75,7 +75,7 @@ def merge(sources: Sequence[Path], output: Path) -> Counts:
         for group in _GROUPS:
             if f"{group}status" in columns:
                 _take(merged, columns, group, (path, sources[base]))
-    with store._in_place_of(output) as part:
+    with in_place_of(output) as part:
         shutil.copyfile(sources[base], part)
         with h5py.File(part, "r+", locking=False) as file:
             for name, column in merged.items():
@@ -89,7 +89,7 @@ def merge(sources: Sequence[Path], output: Path) -> Counts:
 
 def _read(path: Path) -> _Columns:
     """Return everything that belongs to single cells, status first."""
-    with store._opened(path) as file:
+    with opened(path) as file:
         names = [f"{g}status" for g in _GROUPS if f"{g}status" in file]
         columns = {name: file[name][...] for name in names}
         for group in _GROUPS:
@@ -139,7 +139,7 @@ def _refuse_other_values(
 def _quantities(group: h5py.Group) -> list[str]:
     """Return the float64 datasets with a value per cell that runs fill in."""
     if isinstance(group, h5py.File):
-        return store._quantities(group)
+        return quantity_names(group)
     # Of a checkpoint, what is known beforehand looks the same, and is the same in all files.
     known = {*PROVENANCE, "status", "epoch"}
     return [n for n, d in group.items() if n not in known and d.dtype == np.float64]

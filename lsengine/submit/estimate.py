@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lsengine import slurm, store
+from lsengine import store
 from lsengine.errors import Stopped, UsageError
 from lsengine.job import Job
-from lsengine.schema import Launch
+from lsengine.job.schema import LaunchSpec
+from lsengine.submit import slurm
 from lsengine.submit.site import ranks
 from lsengine.surface import DONE
 
@@ -44,7 +45,7 @@ def of_surface(job: Job) -> Cost | None:
     return _cost(job.surface, f"{job.surface.name} itself", finished=None)
 
 
-def of_probe(job: Job, cells: int, launch: Launch) -> Cost:
+def of_probe(job: Job, cells: int, launch: LaunchSpec) -> Cost:
     """Evaluate a few cells here, into a file that is thrown away.
 
     Args:
@@ -55,14 +56,17 @@ def of_probe(job: Job, cells: int, launch: Launch) -> Cost:
     Raises:
         UsageError: If not even one cell ended within the time of a round.
     """
-    from lsengine.engine import Options, evaluate_found  # loads torch
+    from lsengine.engine import (
+        Options,
+        evaluate_found,  # loads torch
+    )
 
     usable = usable_s(launch)
     with tempfile.TemporaryDirectory(prefix="lsengine-probe-") as folder:
         output = Path(folder) / "probe.h5"
         document = job.document.model_copy(update={"output": str(output)})
         trial = replace(job, document=document)
-        options = Options(progress="none", most=cells)
+        options = Options(progress="none", cell_limit=cells)
         is_up = threading.Event()
 
         def stop() -> None:
@@ -90,12 +94,12 @@ def of_probe(job: Job, cells: int, launch: Launch) -> Cost:
     return cost
 
 
-def usable_s(launch: Launch) -> float | None:
+def usable_s(launch: LaunchSpec) -> float | None:
     """Return how long a round may work before SLURM warns it, None without a time limit."""
     return max(0.0, slurm.seconds(launch.time) - launch.signal_s) if launch.time else None
 
 
-def judged(job: Job, launch: Launch, cost: Cost, parts: int = 1) -> str:
+def judged(job: Job, launch: LaunchSpec, cost: Cost, parts: int = 1) -> str:
     """Return the estimate for a person, and refuse what can never end.
 
     Raises:

@@ -13,7 +13,7 @@ from shlex import join, quote
 from lsengine import __version__
 from lsengine.errors import Stopped
 from lsengine.job import Job
-from lsengine.schema import Launch
+from lsengine.job.schema import LaunchSpec
 from lsengine.submit.site import ranks
 
 _STARTERS: dict[str, tuple[str, ...]] = {
@@ -29,7 +29,7 @@ _KEPT = "HOME,USER,LANG,PATH"  # of the submitter's environment; nothing else, s
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ScriptContext:
     """Where a script is written.
 
     Attributes:
@@ -41,7 +41,7 @@ class Place:
     several: bool = False
 
 
-def evaluating(job: Job, launch: Launch, place: Place, parts: int | None = None) -> str:
+def evaluating(job: Job, launch: LaunchSpec, place: ScriptContext, parts: int | None = None) -> str:
     """Return the script that evaluates a job's surface; with parts, as an array of shards."""
     command = ["lsengine", "eval", *_named(job, place), "--progress", "lines"]
     surface = quote(str(job.surface))
@@ -77,7 +77,12 @@ def evaluating(job: Job, launch: Launch, place: Place, parts: int | None = None)
 
 
 def probing(
-    job: Job, launch: Launch, place: Place, cells: int, site: Path | None, parts: int | None
+    job: Job,
+    launch: LaunchSpec,
+    place: ScriptContext,
+    cells: int,
+    site: Path | None,
+    parts: int | None,
 ) -> str:
     """Return the script that evaluates a few cells on one device, and says what all will cost.
 
@@ -94,7 +99,7 @@ def probing(
     return _script(title, "probe", job, one, place, lines, rounds=False)
 
 
-def training(job: Job, launch: Launch, place: Place) -> str:
+def training(job: Job, launch: LaunchSpec, place: ScriptContext) -> str:
     """Return the script that trains a job's network, as one rank."""
     assert job.document.train is not None
     folder = job.path(job.document.train.output)
@@ -111,7 +116,7 @@ def training(job: Job, launch: Launch, place: Place) -> str:
     return _script(f"The training of {job.document.name}", "train", job, launch, place, lines)
 
 
-def merging(job: Job, launch: Launch, place: Place, parts: int) -> str:
+def merging(job: Job, launch: LaunchSpec, place: ScriptContext, parts: int) -> str:
     """Return the script that makes one surface of shards."""
     launch = of_one_rank(launch)
     command = [*_inside(job, launch, alone=True), "lsengine", "merge"]
@@ -132,7 +137,7 @@ def merging(job: Job, launch: Launch, place: Place, parts: int) -> str:
     return _script(title, "merge", job, launch, place, lines, rounds=False)
 
 
-def drawing(job: Job, launch: Launch, place: Place) -> str:
+def drawing(job: Job, launch: LaunchSpec, place: ScriptContext) -> str:
     """Return the script that draws a finished surface."""
     launch = of_one_rank(launch)
     assert job.document.directions is not None
@@ -144,17 +149,17 @@ def drawing(job: Job, launch: Launch, place: Place) -> str:
     return _script(title, "render", job, launch, place, lines, rounds=False)
 
 
-def of_one_rank(launch: Launch, gpus: int = 0) -> Launch:
+def of_one_rank(launch: LaunchSpec, gpus: int = 0) -> LaunchSpec:
     """Return what one process needs of what all ranks would."""
     changes = {"nodes": 1, "ranks": 1, "gpus_per_node": gpus, "gpu_binding": "node"}
     return launch.model_copy(update=changes)
 
 
-def _named(job: Job, place: Place) -> list[str]:
+def _named(job: Job, place: ScriptContext) -> list[str]:
     return [str(job.source), *(["--only", escape(job.document.name)] if place.several else [])]
 
 
-def _run(job: Job, launch: Launch, command: Sequence[str], more: str = "") -> list[str]:
+def _run(job: Job, launch: LaunchSpec, command: Sequence[str], more: str = "") -> list[str]:
     whole = join([*_start(launch), *_inside(job, launch, alone=ranks(launch) == 1), *command])
     return [
         *_new_step(launch),
@@ -164,7 +169,7 @@ def _run(job: Job, launch: Launch, command: Sequence[str], more: str = "") -> li
     ]
 
 
-def _new_step(launch: Launch) -> list[str]:
+def _new_step(launch: LaunchSpec) -> list[str]:
     """Return lines that give a round a number of its own among the job's steps.
 
     By that number MPICH names its shared memory, and does not start where a killed round of the
@@ -179,7 +184,7 @@ def _new_step(launch: Launch) -> list[str]:
     ]
 
 
-def _start(launch: Launch) -> list[str]:
+def _start(launch: LaunchSpec) -> list[str]:
     """Return the launcher's part of a command; nothing for one rank."""
     if ranks(launch) == 1:
         return []
@@ -192,7 +197,7 @@ def _start(launch: Launch) -> list[str]:
     return start + launch.launcher_options
 
 
-def _inside(job: Job, launch: Launch, *, alone: bool, more: Sequence[str] = ()) -> list[str]:
+def _inside(job: Job, launch: LaunchSpec, *, alone: bool, more: Sequence[str] = ()) -> list[str]:
     """Return what goes before a command so that it runs in the container, if there is one.
 
     The container sees the site's folders, the job's, and ``more``.
@@ -223,7 +228,7 @@ def _folders(job: Job) -> list[str]:
     return sorted(str(p) for p in paths if not any(q in p.parents for q in paths))
 
 
-def _gpus(launch: Launch, count: int) -> str:
+def _gpus(launch: LaunchSpec, count: int) -> str:
     return f"{launch.gpu_type}:{count}" if launch.gpu_type else str(count)
 
 
@@ -231,8 +236,8 @@ def _script(
     title: str,
     step: str,
     job: Job,
-    launch: Launch,
-    place: Place,
+    launch: LaunchSpec,
+    place: ScriptContext,
     lines: Sequence[str],
     parts: int | None = None,
     *,
@@ -258,7 +263,7 @@ def _script(
 
 
 def _options(
-    step: str, job: Job, launch: Launch, parts: int | None, *, rounds: bool
+    step: str, job: Job, launch: LaunchSpec, parts: int | None, *, rounds: bool
 ) -> Iterator[str]:
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", job.document.name)
     number = "%A-%a" if parts else "%j"

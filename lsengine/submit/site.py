@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lsengine import slurm
 from lsengine.errors import JobError
 from lsengine.job import Job, read_mapping
-from lsengine.problems import explain
-from lsengine.schema import Launch
+from lsengine.job.messages import explain
+from lsengine.job.schema import LaunchSpec
+from lsengine.submit import slurm
 
 _SUFFIXES = (".yaml", ".yml", ".toml")
 _OF_THE_JOB = ("coordinator", "hang_s")  # eval reads them, and eval knows no site
@@ -34,7 +34,7 @@ _ASSIGNMENT = re.compile(r"\b([A-Za-z_][A-Za-z0-9_]*)=(?!\"?\$\()[^\s]")
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    launch: Launch
+    launch: LaunchSpec
 
 
 def find(asked: Path | None) -> Path | None:
@@ -56,14 +56,14 @@ def find(asked: Path | None) -> Path | None:
     return next((p for s in _SUFFIXES if (p := folder / f"site{s}").is_file()), None)
 
 
-def read(path: Path | None) -> Launch:
+def read(path: Path | None) -> LaunchSpec:
     """Return what a site file says, defaults where it is silent.
 
     Raises:
         JobError: With every problem of the file.
     """
     if path is None:
-        return Launch()
+        return LaunchSpec()
     raw = _toml(path) if path.suffix == ".toml" else read_mapping(path)
     try:
         site = _File.model_validate({"launch": raw}).launch
@@ -80,7 +80,7 @@ def read(path: Path | None) -> Launch:
     return site
 
 
-def settled(job: Job, site: Launch) -> Launch:
+def settled(job: Job, site: LaunchSpec) -> LaunchSpec:
     """Return a job's launch section on top of what the site says.
 
     A key of the job replaces the site's; of `environment` each name does.
@@ -92,18 +92,18 @@ def settled(job: Job, site: Launch) -> Launch:
     merged = {k: getattr(site, k) for k in site.model_fields_set}
     merged |= {k: getattr(own, k) for k in own.model_fields_set}
     merged["environment"] = {**site.environment, **own.environment}
-    launch = Launch.model_construct(**{**Launch().__dict__, **merged})
+    launch = LaunchSpec.model_construct(**{**LaunchSpec().__dict__, **merged})
     if problems := [f"launch.{problem}" for problem in _problems(launch)]:
         raise JobError(str(job.source), problems)
     return launch
 
 
-def ranks(launch: Launch) -> int:
+def ranks(launch: LaunchSpec) -> int:
     """Return how many ranks are started: one per GPU, else one per node, unless it is said."""
     return launch.ranks or launch.nodes * max(1, launch.gpus_per_node)
 
 
-def _problems(launch: Launch) -> Iterator[str]:
+def _problems(launch: LaunchSpec) -> Iterator[str]:
     by_srun = launch.launcher.startswith("srun")
     if launch.time and slurm.seconds(launch.time) <= launch.signal_s:
         yield (
@@ -143,7 +143,7 @@ def _about_secrets(key: str) -> str:
 
 def _with_allowed(problem: str) -> str:
     if "unknown key" in problem and "allowed:" not in problem:
-        allowed = [name for name in Launch.model_fields if name not in _OF_THE_JOB]
+        allowed = [name for name in LaunchSpec.model_fields if name not in _OF_THE_JOB]
         return f"{problem} allowed: {', '.join(allowed)}"
     return problem
 

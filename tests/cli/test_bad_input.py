@@ -22,10 +22,11 @@ import pytest
 import torch
 import yaml
 
-from jobs import write_job
-from lsengine import lock, store
+from lsengine import store
 from lsengine.cli import main
-from lsengine.grid import Grid
+from lsengine.store import lock
+from lsengine.surface.grid import Grid
+from tests.support.jobs import write_job
 
 USER_CODE = '''
 """What a user may have beside a job."""
@@ -143,7 +144,7 @@ def _plane(folder):
         columns = ([0.1] * 12, [float(c) for c in cells])
         values = {"train_loss": [float(c) for c in cells]}
         writer = store.Writer(path)
-        writer.write(store.Results(cells, values, *columns))
+        writer.write(store.CellResults(cells, values, *columns))
         writer.close()
     return path
 

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import yaml
 
-from lsengine import cli, lock, store
+from lsengine import cli, store
 from lsengine import job as jobs
 from lsengine.cli import main
-from lsengine.grid import Grid
-from lsengine.schema import ARCHITECTURES, Document
+from lsengine.job.schema import ARCHITECTURES, Document
+from lsengine.store import lock
+from lsengine.surface.grid import Grid
 
 LSENGINE = Path(sys.prefix, "bin", "lsengine")
 PARAMETERS = {  # at 3x32x32 and 10 classes; sums over the layers of the papers' tables
@@ -56,7 +57,7 @@ def _finish(path, cells, failed=()):
     seconds = [1e9 + c for c in cells]
     failures = {c: f"no cell {c}" for c in failed}
     writer = store.Writer(path)
-    writer.write(store.Results(cells, values, [0.1] * len(cells), seconds, failures=failures))
+    writer.write(store.CellResults(cells, values, [0.1] * len(cells), seconds, failures=failures))
     writer.close()
 
 

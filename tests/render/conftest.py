@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from landscapes import make_curve, make_plane
 
 from lsengine.surface import Surface
+from tests.support.landscapes import make_curve, make_plane
 
 
 @pytest.fixture

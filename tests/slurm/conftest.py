@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from testbed import Testbed, unfit
+
+from tests.support.testbed import Testbed, unfit
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from launchers import BIN, serial_environment
-from testbed import Testbed
 
-from jobs import values, write_job
 from lsengine import store
 from lsengine.engine import Options, evaluate
+from tests.support.jobs import values, write_job
+from tests.support.launchers import BIN, serial_environment
+from tests.support.testbed import Testbed
 
 SLOW = {"arch": "testnets:Slow", "args": {"seconds": 0.02}, "checkpoint": "centre.pt"}
 QUICK = {**SLOW, "args": {"seconds": 0.0}}  # the same network in less time

@@ -1,0 +1,101 @@
+"""Curvature as a quantity of cells: both ends of the Hessian's spectrum at displaced weights.
+
+A cell may start from the eigenvectors of its *fixed* coarse cell (`Grid.warm_start_cells`), which
+itself starts from a seeded random vector. The vectors of a coarse cell are a function of the job
+like everything else, and are computed again by any worker that needs them; so a cell's bytes do
+not depend on ranks, order or resumes. A worker keeps the vectors of one coarse cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+
+from torch import Tensor, nn
+
+from lsengine import devices
+from lsengine.curvature.eigenvalues import Extremes, extreme_eigenvalues
+from lsengine.curvature.hessian import Hessian
+from lsengine.curvature.lanczos import LanczosOptions, krylov_bytes
+from lsengine.errors import UsageError
+from lsengine.surface.grid import Cell
+
+NAMES = (
+    *("eigenvalue_min", "eigenvalue_max"),
+    *("eigenvalue_min_residual", "eigenvalue_max_residual"),
+    *("products", "converged"),
+)
+
+
+class CellCurvature:
+    """Extreme eigenvalues of the Hessian of the mean training loss, cell by cell.
+
+    Args:
+        hessian: Reads the model's weights anew for every product.
+        options: Tolerance, budget and seed.
+        place: Puts the model's weights where a cell is.
+    """
+
+    def __init__(
+        self, hessian: Hessian, options: LanczosOptions, place: Callable[[Cell], None]
+    ) -> None:
+        self._hessian, self._options, self._place = hessian, options, place
+        self._known: tuple[Cell, tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """What the vectors of a cell take on the device, beside a mini-batch's activations."""
+        return krylov_bytes(self._hessian.size, self._hessian.dtype, self._options.basis)
+
+    def measure(self, cell: Cell, coarse: Cell) -> dict[str, float]:
+        """Return the quantities `NAMES` of a cell; the weights are left at the cell.
+
+        Args:
+            cell: Where.
+            coarse: The cell whose eigenvectors it starts from; itself for a cold start.
+        """
+        start = () if coarse == cell else self._vectors(coarse)
+        ends = self._extremes(cell, start)
+        if coarse == cell:
+            self._known = cell, (ends.vector_min, ends.vector_max)
+        values = (
+            *(ends.eigenvalue_min, ends.eigenvalue_max, ends.residual_min, ends.residual_max),
+            *(float(ends.products), float(ends.converged)),
+        )
+        return dict(zip(NAMES, values, strict=True))
+
+    def _vectors(self, coarse: Cell) -> tuple[Tensor, ...]:
+        if self._known is None or self._known[0] != coarse:
+            ends = self._extremes(coarse, ())
+            self._known = coarse, (ends.vector_min, ends.vector_max)
+        return self._known[1]
+
+    def _extremes(self, cell: Cell, start: tuple[Tensor, ...]) -> Extremes:
+        self._place(cell)
+        with devices.without_tf32():  # its 10 bits would be rounded twice in a second derivative
+            return extreme_eigenvalues(self._hessian, self._options, start)
+
+
+def trainable_names(model: nn.Module) -> list[str]:
+    """Return the parameters that a training would change."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def hessian_parameters(names: Sequence[str], among: Container[str] | None = None) -> list[str]:
+    """Return the parameters that the Hessian is of: the trainable ones, or some of them.
+
+    Args:
+        names: The trainable ones.
+        among: Those that may be; default all.
+
+    Raises:
+        UsageError: If none is left.
+    """
+    left = [name for name in names if among is None or name in among]
+    if not left:
+        raise UsageError(
+            "curvature: the Hessian is of trainable parameters, but "
+            + ("none of those that move is one" if names else "the network has none")
+            + "; leave some requires_grad in model.arch"
+            + (", move others, or ask for curvature.parameters: all" if names else "")
+        )
+    return left

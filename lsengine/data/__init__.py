@@ -1,0 +1,9 @@
+"""Data sets as tensors."""
+
+from __future__ import annotations
+
+from lsengine.data.dataset import Dataset as Dataset
+from lsengine.data.dataset import Split as Split
+from lsengine.data.dataset import normalized as normalized
+from lsengine.data.dataset import standardized as standardized
+from lsengine.data.loading import load as load

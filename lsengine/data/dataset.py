@@ -1,0 +1,125 @@
+"""The fixed data: whole splits as tensors, loaded once, the same samples every time.
+
+There is no loader: a split is one tensor of raw inputs and one of labels, small enough to
+stay on the device.  `normalized` turns the raw inputs into what the network sees.
+
+Shapes: N samples, C channels, H rows, W columns, F features, K values to predict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """All samples of one split.
+
+    Attributes:
+        x: Inputs as stored: uint8 images (N, C, H, W), or float32 (N, ...) taken as is.
+        y: Labels, int64 (N,), or values to predict, float32 (N, K).
+    """
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The splits a job asks for.
+
+    Attributes:
+        splits: By name, ``train`` before ``test``.
+        mean: Of each channel on the scale of [0, 1], float64 (C,) or (1,); None for none.
+        std: Likewise.
+        classes: Number of classes; None if the data are no classification.
+    """
+
+    splits: dict[str, Split]
+    mean: Tensor | None
+    std: Tensor | None
+    classes: int | None
+
+    @property
+    def channels(self) -> int:
+        """Channels of images, else the size of the first axis of a sample."""
+        return int(self._x.shape[1])
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of images; None if the inputs are not images."""
+        return (int(self._x.shape[2]), int(self._x.shape[3])) if self._x.ndim == 4 else None
+
+    @property
+    def outputs(self) -> int:
+        """Outputs a network needs: the classes, or the values to predict."""
+        if self.classes is not None:
+            return self.classes
+        return int(next(iter(self.splits.values())).y.shape[1])
+
+    @property
+    def _x(self) -> Tensor:
+        return next(iter(self.splits.values())).x
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of names, types, shapes and little-endian bytes of all splits."""
+        digest = hashlib.sha256()
+        for name in sorted(self.splits):
+            for part in (self.splits[name].x, self.splits[name].y):
+                array = part.numpy()
+                array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
+                digest.update(f"{name} {array.dtype.name} {[*array.shape]}\n".encode())
+                digest.update(array.data)
+        return digest.hexdigest()
+
+
+def normalized(dataset: Dataset, split: str, dtype: torch.dtype) -> Tensor:
+    """Return the inputs of a split as the network sees them, (N, ...) in ``dtype``."""
+    return standardized(dataset.splits[split].x, dataset, dtype)
+
+
+def standardized(x: Tensor, dataset: Dataset, dtype: torch.dtype) -> Tensor:
+    """Scale bytes to [0, 1], then subtract the data set's mean and divide by its std.
+
+    Args:
+        x: Raw inputs (N, ...) on any device; not modified.
+        dataset: Where they are from.
+        dtype: Of the result; computed in float64 for float64, else in float32.
+    """
+    working = torch.float64 if dtype == torch.float64 else torch.float32
+    out = x.to(working, copy=True)
+    if x.dtype == torch.uint8:
+        out.div_(255)
+    if dataset.mean is not None and dataset.std is not None:
+        shape = (-1, *(1,) * (x.ndim - 2))
+        out.sub_(dataset.mean.to(working).to(x.device).reshape(shape))
+        out.div_(dataset.std.to(working).to(x.device).reshape(shape))
+    return out.to(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class RawData:
+    """Unchecked splits and what is known about them.
+
+    Attributes:
+        splits: Inputs and labels by name; arrays or tensors.
+        classes: Number of classes, where the source says it.
+        mean: Of each channel on the scale of [0, 1]; the data set's usual normalisation.
+        std: Likewise.
+    """
+
+    splits: dict[str, tuple[Any, Any]]
+    classes: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None

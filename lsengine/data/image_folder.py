@@ -1,0 +1,121 @@
+"""Image data sets on disk: torchvision's, and folders of image files.
+
+Torchvision is imported only for its own data sets; pillow only for folders.
+
+Shapes: N samples, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lsengine.data import pixel_cache
+from lsengine.data.dataset import RawData
+from lsengine.errors import EnvironmentUnfit, UsageError
+
+log = logging.getLogger(__name__)
+_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
+POLL_S = 0.5
+NETWORK_TIMEOUT_S = 30.0
+
+
+def folder(root: Path) -> RawData:
+    """Load ``root/train/<class>/*`` and ``root/test/<class>/*`` (or ``val``).
+
+    A root that holds the class folders itself is a training split.  Classes are numbered in
+    the order of their names.  All images have one size; grey ones have one channel if all
+    images of the root are grey, else everything is converted to RGB.
+
+    Raises:
+        UsageError: If there are no images, they differ in size, or one cannot be read.
+        EnvironmentUnfit: If pillow is not installed.
+    """
+    if not root.is_dir():
+        raise UsageError(f"data.root: no such folder: {root}; expected train/<class>/*.png in it")
+    found = {"train": root / "train", "test": root / "test"}
+    if not found["test"].is_dir():
+        found["test"] = root / "val"
+    found = {name: path for name, path in found.items() if path.is_dir()}
+    found = found or {"train": root}
+    folders = {name: _subfolders(path) for name, path in found.items()}
+    classes = sorted({name for inner in folders.values() for name in inner})
+    for split, inner in folders.items():
+        if missing := [name for name in classes if name not in inner]:
+            raise UsageError(
+                f"data.root: {found[split]} has no folder {missing[0]}; every split needs "
+                f"a folder for each of the {len(classes)} classes"
+            )
+    files = {
+        split: [(file, label) for label, name in enumerate(classes) for file in _files(inner[name])]
+        for split, inner in folders.items()
+    }
+    if not classes or not all(files.values()):
+        empty = next((found[s] for s in files if not files[s]), root)
+        raise UsageError(
+            f"data.root: no images in {empty}; expected <class>/*.png or another of "
+            f"{', '.join(_ENDINGS)}"
+        )
+    paths = {split: [file for file, _ in rows] for split, rows in files.items()}
+    images = pixel_cache.pixels(root, paths, lambda: _decoded(paths))
+    splits = {
+        split: (
+            torch.from_numpy(images[split]).permute(0, 3, 1, 2).contiguous(),
+            torch.tensor([label for _, label in rows]),
+        )
+        for split, rows in files.items()
+    }
+    return RawData(splits, len(classes))
+
+
+def _subfolders(path: Path) -> dict[str, Path]:
+    entries = (p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return {p.name: p for p in entries}
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
+
+
+def _decoded(paths: Mapping[str, Sequence[Path]]) -> pixel_cache.Pixels:
+    """Decode the image files of all splits, (N, H, W, C), of one size and number of channels."""
+    every = {split: [_decode(file) for file in files] for split, files in paths.items()}
+    pairs = [pair for s, files in paths.items() for pair in zip(files, every[s], strict=True)]
+    first, shape = pairs[0][0], pairs[0][1].shape[:2]
+    for file, pixels in pairs:
+        if pixels.shape[:2] != shape:
+            height, width = pixels.shape[:2]
+            raise UsageError(
+                f"data.root: {file} is {height}x{width}, but {first} is {shape[0]}x{shape[1]}; "
+                "all images must have one size"
+            )
+    channels = 3 if any(pixels.ndim == 3 for _, pixels in pairs) else 1
+    return {
+        split: np.stack(
+            [
+                np.broadcast_to(p if p.ndim == 3 else p[..., None], (*shape, channels))
+                for p in images
+            ]
+        )
+        for split, images in every.items()
+    }
+
+
+def _decode(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise EnvironmentUnfit(
+            f"data.dataset: image_folder needs pillow, which cannot be imported: {error}"
+        ) from None
+    try:
+        with Image.open(file) as image:
+            grey = image.mode in ("1", "L")
+            return np.asarray(image.convert("L" if grey else "RGB"))
+    except OSError as error:
+        raise UsageError(f"data.root: {file} is not a readable image: {error}") from None

@@ -1,0 +1,135 @@
+"""From a job's section to a data set, whatever its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lsengine.data import dataset, image_folder, torchvision
+from lsengine.data.checks import check_alike, count_classes, validated
+from lsengine.data.dataset import SPLITS, Dataset, Split
+from lsengine.data.digits import load_digits
+from lsengine.data.subset import draw_subset
+from lsengine.errors import UsageError
+from lsengine.external import user_code
+from lsengine.job import schema
+
+
+def load(spec: schema.DataSpec, *, root: Path | None, job_folder: Path, seed: int) -> Dataset:
+    """Load the splits that a job asks for.
+
+    Args:
+        spec: The job's section.
+        root: Its ``root``, made absolute: the folder, or the .npz file of ``arrays``.
+        job_folder: The job file's folder, where a module of the user's is looked for.
+        seed: Of the draw of a subset: at most ``spec.subset`` samples of each split, the
+            classes in the proportions of the whole up to rounding, in the file's order.
+
+    Raises:
+        UsageError: If data are missing, damaged, empty, not finite or shaped wrongly.
+        EnvironmentUnfit: If a library that the data set needs is not installed.
+    """
+    raw = _read(spec, root, job_folder)
+    where = _where(spec, root)
+    for name in spec.splits:
+        if name not in raw.splits:
+            have = ", ".join(raw.splits) or "none"
+            raise UsageError(
+                f"data.splits: {name} is asked for, but {where} has: {have}; ask for those only"
+            )
+    checked = {
+        name: validated(f"{where}: {name}", *raw.splits[name])
+        for name in SPLITS
+        if name in raw.splits
+    }
+    check_alike(checked, where)
+    classes = count_classes(checked, raw.classes, where)
+    splits: dict[str, Split] = {name: checked[name] for name in SPLITS if name in spec.splits}
+    if spec.subset is not None:
+        splits = {name: draw_subset(s, spec.subset, seed, name) for name, s in splits.items()}
+    mean, std = raw.mean, raw.std
+    if spec.normalize is not None:
+        mean, std = spec.normalize.mean, spec.normalize.std
+        channels = next(iter(splits.values())).x.shape[1]
+        if len(mean) not in (1, channels):
+            raise UsageError(
+                f"data.normalize: mean has {len(mean)} values; the data have {channels} "
+                "channels, so give as many, or one for all"
+            )
+    return Dataset(splits, _constants(mean), _constants(std), classes)
+
+
+def _constants(values: Sequence[float] | None) -> Tensor | None:
+    return None if values is None else torch.tensor(list(values), dtype=torch.float64)
+
+
+def _where(spec: schema.DataSpec, root: Path | None) -> str:
+    """Return the key path and the name of the source, to start messages with."""
+    if spec.dataset in ("arrays", "image_folder"):
+        return f"data.root: {root}"
+    return f"data.dataset: {spec.dataset}"
+
+
+def _read(spec: schema.DataSpec, root: Path | None, job_folder: Path) -> dataset.RawData:
+    if ":" in spec.dataset:
+        found = user_code.call(spec.dataset, spec.args, key="data.dataset", job_folder=job_folder)
+        if not isinstance(found, Mapping):
+            raise UsageError(
+                f"data.dataset: {spec.dataset} returned {type(found).__name__}; expected a "
+                "mapping with x_train and y_train, x_test and y_test"
+            )
+        return _pairs(found, f"data.dataset: {spec.dataset}", found.get("classes"))
+    for name in spec.args:
+        if spec.dataset != "arrays" or name != "classes":
+            takes = "takes classes only" if spec.dataset == "arrays" else "takes none"
+            raise UsageError(f"data.args.{name}: dataset {spec.dataset} {takes}")
+    if spec.dataset == "digits":
+        return load_digits()
+    if root is None:
+        raise UsageError(f"data.root: required for dataset {spec.dataset}")
+    if spec.dataset == "arrays":
+        return _arrays(root, spec.args.get("classes"))
+    if spec.dataset == "image_folder":
+        return image_folder.folder(root)
+    return torchvision.torchvision_set(spec.dataset, root, spec.splits)
+
+
+def _arrays(file: Path, classes: Any) -> dataset.RawData:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise UsageError(f"data.root: no such file: {file}; expected an .npz file") from None
+    except IsADirectoryError:
+        raise UsageError(f"data.root: {file} is a directory; expected an .npz file") from None
+    except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"data.root: {file} is not a readable .npz file of plain arrays: {error}"
+        ) from None
+    return _pairs(found, f"data.root: {file}", classes)
+
+
+def _pairs(found: Mapping[str, Any], where: str, classes: Any) -> dataset.RawData:
+    """Pick x_<split> and y_<split>."""
+    if classes is not None and (
+        isinstance(classes, bool) or not isinstance(classes, int) or classes < 1
+    ):
+        raise UsageError(f"{where}: classes: expected an integer of at least 1, got {classes!r}")
+    splits = {}
+    for name in SPLITS:
+        there = [key for key in (f"x_{name}", f"y_{name}") if key in found]
+        if len(there) == 1:
+            missing = f"y_{name}" if there[0].startswith("x") else f"x_{name}"
+            raise UsageError(f"{where}: has {there[0]}, but no {missing}")
+        if there:
+            splits[name] = (found[f"x_{name}"], found[f"y_{name}"])
+    if not splits:
+        names = ", ".join(map(str, found)) or "nothing"
+        raise UsageError(f"{where}: expected x_train and y_train, found {names}")
+    return dataset.RawData(splits, classes)

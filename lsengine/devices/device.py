@@ -1,0 +1,117 @@
+"""The device of a process, and what suits it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from lsengine.errors import EnvironmentUnfit
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+
+
+def device_of(kind: str, slot: int) -> torch.device:
+    """Return the device of the ``slot``-th worker that sees the same devices.
+
+    Args:
+        kind: ``auto``, ``cuda``, ``mps`` or ``cpu``.
+        slot: Number of the worker on its host, among those that see the same devices.
+
+    Raises:
+        EnvironmentUnfit: If a kind is asked for that this machine does not have.
+    """
+    if kind in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", slot % torch.cuda.device_count())
+    if kind in ("auto", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    if kind in ("auto", "cpu"):
+        return torch.device("cpu")
+    raise EnvironmentUnfit(
+        f"device: {kind} is asked for, but torch {torch.__version__} sees none here; use auto "
+        "or cpu"
+    )
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let CUDA round the factors of products to 10 bits, or keep it from doing so."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Keep CUDA from rounding factors for a while; afterwards it is as it was."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    allow_tf32(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def use_deterministic_kernels(wanted: bool = True) -> None:
+    """Let CUDA add up in the same order every time, also where that is slower, or let it be.
+
+    Call it before anything is on the device: cuBLAS has such an order only with a workspace of
+    fixed size, and asks for that once.
+    """
+    torch.backends.cudnn.deterministic = wanted
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def fast_precisions(device: torch.device) -> tuple[str, ...]:
+    """Return the precisions that are faster than float32 on a device, the fastest first."""
+    if device.type == "cuda":
+        return ("bfloat16", "float16", "tf32")
+    if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16"):
+        return ("bfloat16",)
+    return ()
+
+
+def visible_count(kind: str) -> int:
+    """Return how many devices of a kind this process sees; of CPUs and of MPS there is one."""
+    return torch.cuda.device_count() if kind == "cuda" else 1
+
+
+def automatic_batch_size(sample_shape: Sequence[int], device: str) -> int:
+    """Return a batch size from the shape of a sample (C, ...) and the device.
+
+    Arithmetic, not a stopwatch, so that it is the same in every run.  On a CPU 128 images of 32x32
+    or 512 of 8x8 were as fast as any on one core with AVX-512, and faster than half of them on
+    one with AVX2, where a call's fixed cost weighs more than the cache.  What a GPU is given, a
+    million positions at once, has not been measured.
+    """
+    positions = math.prod(sample_shape[1:]) or 1
+    if len(sample_shape) < 3:
+        positions = math.prod(sample_shape)
+    budget, largest = (2**17, 512) if device == "cpu" else (2**20, 4096)
+    power = int(math.log2(max(1, budget / positions)))
+    return max(16, min(largest, 1 << power))
+
+
+def tune_malloc() -> None:
+    """Let the C library reuse the memory of activations instead of returning it to the system.
+
+    By default glibc maps and unmaps large blocks one by one, which on a CPU costs a page fault
+    per 4 KiB of every layer's output: a quarter of the time of a small network's forward pass,
+    see ``benchmarks/results``.  Does nothing where the C library is another.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 512 << 20)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that there was no memory, of a device or of this host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(w in text for w in _NO_MEMORY)

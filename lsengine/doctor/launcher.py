@@ -1,0 +1,137 @@
+"""What starts ranks: launchers, tried with two of them, and SLURM, asked whether it answers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lsengine.doctor.checks import Check, from_json, ok, problem, warning
+
+_LIMIT_S = 120.0
+_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HYDRA_", "HYDI_", "MPI_", "MPICH_", "I_MPI_")
+_KEPT = ("OMPI_ALLOW_RUN_AS_ROOT", "PRTE_MCA_rmaps", "OMPI_MCA_rmaps")
+_OF_RANKS = ("launcher", "MPI libraries", "ring message", "parallel writing")
+# What Open MPI 5 says if a launch that was killed has left a file named for this one's process
+# number (openpmix issue 4022).  The start that fails takes the file away.
+LEFTOVER = "listener thread failed to start"
+
+
+def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which a child is nobody's rank, and does not start MPI."""
+    kept = {k: v for k, v in environment.items() if not k.startswith(_PREFIXES)}
+    return {**kept, "MPI4PY_RC_INITIALIZE": "0"}
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the launcher's first, as far as the launcher says."""
+    for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK"):
+        if name in os.environ:
+            return os.environ[name] == "0"
+    return os.environ.get("SLURM_PROCID", "0") == "0"
+
+
+def launcher(folder: Path) -> list[Check]:
+    """Start two ranks by the launcher at hand and return their verdicts on each other.
+
+    Args:
+        folder: Where they write a trial.
+    """
+    name = "launcher"
+    beside = Path(sys.executable).with_name("mpirun")
+    found = str(beside) if beside.exists() else shutil.which("mpirun") or shutil.which("mpiexec")
+    if found is None:
+        remedy = "pip install mpi4py mpich, for more than one process"
+        return [warning(name, "no mpirun and no mpiexec is on the PATH", remedy)]
+    flags = ["doctor", "--json", "--output", str(folder)]
+    environment = {
+        **os.environ,
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    }
+    command = [found, "-n", "2", sys.executable, "-m", "lsengine", *flags]
+    try:
+        done = _start(command, environment)
+        if LEFTOVER in done.stderr:
+            done = _start(command, environment)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = "gives no answer" if isinstance(error, subprocess.TimeoutExpired) else str(error)
+        return [problem(name, f"{found} -n 2: {reason}", "try it with a program of its own")]
+    try:
+        checks = from_json(done.stdout)
+    except ValueError:
+        return [problem(name, f"{found} -n 2: {_reason(done.stderr)}", _remedy(done.stderr))]
+    return [
+        replace(check, found=f"{found} -n 2: {check.found}") if check.name == name else check
+        for check in checks
+        if check.name in _OF_RANKS
+    ]
+
+
+def _start(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT_S,
+        check=False,
+    )
+
+
+def _reason(errors: str) -> str:
+    """Return the first line of a launcher's message that has words."""
+    lines = (line.strip() for line in errors.splitlines())
+    return next((line for line in lines if any(c.isalpha() for c in line)), "failed silently")
+
+
+def _last(errors: str) -> str:
+    return (errors.strip().splitlines() or [""])[-1]
+
+
+def _remedy(errors: str) -> str:
+    if "root" in errors:
+        return (
+            "do not run as root, or set OMPI_ALLOW_RUN_AS_ROOT=1 and "
+            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
+        )
+    if LEFTOVER in errors:
+        return "remove what killed launches left: ompi.* in TMPDIR or /tmp, while none runs"
+    return "run it by hand to see all it says; without a launcher lsengine works as one process"
+
+
+def slurm() -> list[Check]:
+    """Ask SLURM's controller for a sign of life, where there is SLURM, or a job of it."""
+    name, job = "SLURM", os.environ.get("SLURM_JOB_ID")
+    program = shutil.which("scontrol")
+    if program is None and job is None:
+        return []
+    inside = f"job {job}, " if job else ""
+    if program is None:
+        remedy = "put scontrol on the PATH of the job: a run requeues itself by it"
+        return [warning(name, f"{inside}no scontrol on the PATH", remedy)]
+    try:
+        done = subprocess.run(
+            [program, "ping"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        answer = " ".join((done.stdout.strip() or _last(done.stderr)).split())
+        is_up = done.returncode == 0 and " UP" in answer
+    except (OSError, subprocess.TimeoutExpired):
+        answer, is_up = "no answer within 20 s", False
+    if is_up:
+        return [ok(name, f"{inside}{answer}")]
+    remedy = "ask whoever runs the cluster; what is submitted waits until it answers"
+    make = problem if job else warning
+    return [make(name, f"{inside}scontrol ping: {answer or 'fails silently'}", remedy)]

@@ -1,0 +1,213 @@
+"""Where a rank is: its host, cores, memory, torch and devices, tried and not only named."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import lsengine
+from lsengine.engine.messages import Hello
+from lsengine.ranks import available_cores
+
+T = TypeVar("T")
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Torch:
+    """The installed torch and what it sees.
+
+    Attributes:
+        version: With the build's suffix; empty if torch cannot be imported.
+        error: Why it cannot, or why its devices cannot be asked.
+        cuda: Version of CUDA it was built with; empty for a CPU build.
+        available: Whether it can use a card.
+        cards: Name and UUID of all cards it sees.
+    """
+
+    version: str = ""
+    error: str = ""
+    cuda: str = ""
+    available: bool = False
+    cards: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostProbe:
+    """What a rank finds where it is.
+
+    Attributes:
+        hello: What a worker tells of itself before a run.
+        software: Versions of lsengine and Python.
+        torch: See `Torch`.
+        driver: Version of CUDA that the NVIDIA driver supports, as 12.4; empty without driver.
+        around: Processor cores that the launcher's own process may use here.
+        memory: Bytes that are free for all ranks of the host, and what this rank uses now.
+        libraries: Files of MPI libraries that this process has loaded.
+    """
+
+    hello: Hello
+    software: str
+    torch: Torch
+    driver: str
+    around: frozenset[int]
+    memory: tuple[int, int]
+    libraries: tuple[str, ...]
+
+
+def look() -> HostProbe:
+    """Return this rank's place; imports torch, which takes seconds."""
+    hello = Hello(
+        socket.gethostname(), os.getpid(), available_cores(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    )
+    torch = within(60, _torch, Torch(error="no answer from torch or the driver within 60 s"))
+    return HostProbe(
+        hello=hello,
+        software=f"lsengine {lsengine.__version__}, Python {platform.python_version()}",
+        torch=torch,
+        driver=_driver(),
+        around=_around(),
+        memory=(free_memory(), _resident()),
+        libraries=_mpi_libraries(),
+    )
+
+
+def within(seconds: float, function: Callable[[], T], otherwise: T) -> T:
+    """Return what a function returns, or something else if it takes too long.
+
+    A library that hangs in a driver cannot be interrupted: its thread is left behind, and ends
+    with the process.
+    """
+    found = [otherwise]
+    thread = threading.Thread(target=lambda: found.__setitem__(0, function()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0]
+
+
+def _torch() -> Torch:
+    try:
+        import torch
+    except Exception as error:
+        return Torch(error=f"{type(error).__name__}: {error}".splitlines()[0])
+    version, cuda = str(torch.__version__), str(torch.version.cuda or "")
+    try:
+        available = torch.cuda.is_available()
+        properties = [
+            torch.cuda.get_device_properties(i)
+            for i in range(torch.cuda.device_count() if available else 0)
+        ]
+    except Exception as error:
+        return Torch(version, f"{type(error).__name__}: {error}".splitlines()[0], cuda)
+    cards = tuple((p.name, str(getattr(p, "uuid", ""))) for p in properties)
+    return Torch(version, "", cuda, available, cards)
+
+
+def try_device(index: int | None, threads: int) -> str:
+    """Multiply matrices on a device, or with a number of threads; return what is wrong.
+
+    Args:
+        index: Of the card among those that torch sees, None for the CPU.
+        threads: Of the CPU.
+    """
+
+    def multiply() -> str:
+        import torch
+
+        torch.set_num_threads(threads)
+        a = torch.arange(256 * 256, dtype=torch.float32).reshape(256, 256) % 7
+        device = torch.device("cpu") if index is None else torch.device("cuda", index)
+        found = (a.to(device) @ a.to(device)).cpu().double()
+        # Sums of whole numbers below 2**24: every order of adding them gives the same.
+        wrong = int((found != a.double() @ a.double()).sum())
+        return f"{wrong} of {found.numel()} sums of a matrix product are wrong" if wrong else ""
+
+    def tried() -> str:
+        try:
+            return multiply()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}".splitlines()[0]
+
+    return within(60, tried, "a small matrix product was not done within 60 s")
+
+
+def _driver() -> str:
+    """Return the newest CUDA that the driver supports; asked of the driver itself."""
+    version = ctypes.c_int()
+    try:
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)):
+            return ""
+    except (OSError, AttributeError):
+        return ""
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _around() -> frozenset[int]:
+    """Return the cores of the parent process: the launcher binds ranks, not itself."""
+    try:
+        return frozenset(os.sched_getaffinity(os.getppid()))
+    except (AttributeError, OSError):
+        return available_cores()
+
+
+def free_memory() -> int:
+    """Return the bytes that this host, or the container or batch job, still has; 0 if unknown."""
+    free = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = dict(line.split(":", 1) for line in _lines("/proc/meminfo"))
+        free.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    for limit, used in _control_groups():
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no limit
+            free.append(max(0, int(limit.read_text()) - int(used.read_text())))
+    return min(free, default=0)
+
+
+def _control_groups() -> list[tuple[Path, Path]]:
+    """Return files with limit and use of memory, of this process' control group and all above."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in _lines("/proc/self/cgroup"):
+            _, kinds, name = line.split(":", 2)
+            if kinds == "":
+                root, limit, used = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+            elif "memory" in kinds.split(","):
+                root = Path("/sys/fs/cgroup/memory")
+                limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            else:
+                continue
+            group = root / name.lstrip("/")
+            for folder in (group, *group.parents):
+                if folder.is_relative_to(root):
+                    found.append((folder / limit, folder / used))
+    return found
+
+
+def _mpi_libraries() -> tuple[str, ...]:
+    files: set[str] = set()
+    with contextlib.suppress(OSError):
+        files = {line.split(maxsplit=5)[5] for line in _lines("/proc/self/maps") if "/lib" in line}
+    return tuple(sorted(f for f in files if Path(f).name.startswith(("libmpi.so", "libmpich.so"))))
+
+
+def _resident() -> int:
+    try:
+        return int(_lines("/proc/self/statm")[0].split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+def gib(size: float) -> str:
+    """Return bytes as text in GiB, with two digits that count."""
+    return f"{size / _GIB:.2g} GiB" if size < 10 * _GIB else f"{size / _GIB:.0f} GiB"

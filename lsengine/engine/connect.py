@@ -1,0 +1,140 @@
+"""`connect`: a curve of low loss between two minima, and the straight line beside it.
+
+The curve is trained here, by one process; its points and those of the line are then cells
+of two surfaces like any others.  A training is a function of its job: however often it was
+interrupted, it ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from lsengine.engine import prepare
+from lsengine.engine.barrier import barrier_table, measure_barriers
+from lsengine.engine.evaluation import evaluate_found
+from lsengine.engine.run import Options
+from lsengine.errors import UsageError
+from lsengine.job import Job, load
+from lsengine.job.schema import (
+    BatchNormSpec,
+    CurveDirection,
+    DirectionsSpec,
+    GridSpec,
+    TowardDirection,
+)
+from lsengine.ranks import StopRequest, World, available_cores
+from lsengine.store import lock
+from lsengine.training import training
+from lsengine.training.curve_training import CurveTraining, curve_identity, is_trained
+
+log = logging.getLogger(__name__)
+
+
+def run(path: str | Path, options: Options, *, world: World | None) -> tuple[int, str]:
+    """Train the curve of a job, evaluate it and the straight line, and measure both barriers.
+
+    The plane of the curve is evaluated after them, if the job asks for it.
+
+    Every rank calls it; see `lsengine.engine.evaluate`.
+
+    Args:
+        path: The job file; only the coordinator reads it.
+        options: Of the evaluation.
+        world: The ranks, or None alone.
+
+    Returns:
+        The exit code, and on the coordinator a table of both barriers.
+
+    Raises:
+        UsageError: If ends, network, data and loss do not go together, the ends are the same,
+            or the folder holds another curve.
+        Stopped: If a signal asked for it; the same command goes on.
+    """
+    found: list[Job] = []
+
+    def find(stop: StopRequest) -> list[Job]:
+        job = load(path, command="connect")
+        trained(job, stop)
+        found.extend(segments(job))
+        return [*found, *plane(job)]
+
+    code = evaluate_found(find, options, world=world)
+    if not found:  # a rank that has read no job
+        return code, ""
+    return code, barrier_table(measure_barriers(found))
+
+
+def trained(job: Job, stop: StopRequest) -> Path:
+    """Train the curve of a job, or go on where an earlier run of it stopped; return its file.
+
+    Writes ``curve.pt``, all control points, and ``bend_1.pt`` and so on, checkpoints like
+    any others, into ``curve.output``.
+    """
+    settings = job.document.curve
+    assert settings is not None
+    file = job.path(settings.output) / "curve.pt"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"curve.output: {file.parent} cannot be made: {error}") from None
+    place = training.DeviceSlot(0, len(available_cores()))
+    with (
+        lock.held(file, lost=lambda: stop.request("the loss of its lock")),
+        training.deterministic_torch(job, place),
+    ):
+        loaded = prepare.load(job)
+        prepare.check(job, loaded)
+        identity = curve_identity(job, loaded.dataset)
+        if not is_trained(file, identity):
+            CurveTraining(job, loaded.model, loaded.dataset, identity, file, stop).finish()
+    return file
+
+
+def segments(job: Job) -> list[Job]:
+    """Return the jobs of the two surfaces: along the curve, and along the straight line."""
+    settings = job.document.curve
+    assert settings is not None
+    straight = TowardDirection(kind="toward", checkpoint=str(job.path(settings.to)))
+    grid = GridSpec(alpha=(0.0, 1.0, settings.points))
+    return [
+        _surface(job, "curve", DirectionsSpec(alpha=_along(job)), grid),
+        _surface(job, "line", DirectionsSpec(alpha=straight), grid),
+    ]
+
+
+def plane(job: Job) -> list[Job]:
+    """Return the job of the plane through both ends and the first bend, if it is asked for."""
+    settings = job.document.curve
+    assert settings is not None
+    if settings.plane is None:
+        return []
+    both = DirectionsSpec(alpha=_along(job), beta=_along(job))
+    alpha, beta = settings.plane
+    return [_surface(job, "plane", both, GridSpec(alpha=("auto", alpha), beta=("auto", beta)))]
+
+
+def _along(job: Job) -> CurveDirection:
+    settings = job.document.curve
+    assert settings is not None
+    path = job.path(settings.output) / "curve.pt"
+    return CurveDirection(kind="curve", path=str(path), shape=settings.kind)
+
+
+def _surface(job: Job, way: str, directions: DirectionsSpec, grid: GridSpec) -> Job:
+    """Return the job of a surface of its own, beside that of the curve."""
+    document = job.document
+    suffix = "" if way == "curve" else f"-{way}"
+    output = job.output.with_name(f"{job.output.stem}{suffix}{job.output.suffix}")
+    policy = document.batch_norm
+    if "batch_norm" not in document.model_fields_set:
+        policy = BatchNormSpec(policy="recalibrated")
+    changes = {
+        "name": f"{document.name}{suffix}",
+        "directions": directions,
+        "grid": grid,
+        "batch_norm": policy,
+        "output": str(output),
+        **{"repeats": 1, "trajectory": None},
+    }
+    return Job(job.source, document.model_copy(update=changes))

@@ -1,0 +1,232 @@
+"""The directions of a job: drawn, differenced or read, then normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lsengine import models
+from lsengine.errors import SurfaceError, UsageError
+from lsengine.geometry import directions
+from lsengine.job import Job
+from lsengine.job.schema import (
+    CurveDirection,
+    Direction,
+    FileDirection,
+    HessianDirection,
+    PrincipalDirection,
+    RandomDirection,
+    TowardDirection,
+)
+from lsengine.models import checkpoint
+from lsengine.objective import Directions
+from lsengine.store import read_directions
+
+Arrays = dict[str, dict[str, NDArray[np.float32]]]
+
+
+def make_directions(job: Job, model: nn.Module, computed: Directions | None = None) -> Arrays:
+    """Draw, difference or read the directions of a job; normalise them to the weights.
+
+    Args:
+        job: Valid for ``eval``.
+        model: The network at the centre, on the CPU.
+        computed: The directions of kind hessian and principal, and of a curve's plane, by
+            axis; from `hessian_directions`, `principal_directions` and `curve_directions`.
+
+    Returns:
+        By axis and parameter name; with repeats each array has a leading axis, along a curve
+        too: of its control points but the first.
+
+    Raises:
+        UsageError: If a file or checkpoint does not fit the model, or nothing moves.
+    """
+    made: dict[str, list[dict[str, Tensor]]] = {}
+    for number, (axis, spec) in enumerate(job.directions.items()):
+        centre = movable_tensors(job, model, spec)
+        made[axis] = []
+        if isinstance(spec, CurveDirection) and not job.is_curve_plane:
+            first, *others = control_points(job, centre, spec)
+            made[axis] = [directions.toward(first, control) for control in others]
+            continue
+        for repeat in range(job.document.repeats):
+            if isinstance(spec, HessianDirection | PrincipalDirection | CurveDirection):
+                assert computed is not None
+                raw = dict(computed[axis])
+            else:
+                raw = _raw(job, model, axis, spec, centre, (number, repeat))
+            if isinstance(spec, RandomDirection) and spec.orthogonal and axis == "beta":
+                raw = _orthogonal(raw, made["alpha"][0], centre, spec)
+            weights = {name: centre[name] for name in raw}
+            made[axis].append(directions.normalized(raw, weights, spec.normalize))
+        _refuse_zero_direction(axis, made[axis][0])
+    if all(len(d) == 1 for d in made.values()):
+        return {a: {n: t.numpy() for n, t in d[0].items()} for a, d in made.items()}
+    return {a: {n: np.stack([r[n].numpy() for r in d]) for n in d[0]} for a, d in made.items()}
+
+
+def cosine(arrays: Arrays) -> float | None:
+    """Return the cosine between the two directions of a plane, None for a curve."""
+    if "beta" not in arrays:
+        return None
+    both = [{n: torch.from_numpy(v) for n, v in arrays[a].items()} for a in ("alpha", "beta")]
+    return directions.cosine(*both)
+
+
+def movable_tensors(job: Job, model: nn.Module, spec: Direction | None) -> dict[str, Tensor]:
+    """Return the centre's tensors that a direction moves, by name; without one, all that can."""
+    tensors = {n: p.detach() for n, p in model.named_parameters() if p.is_floating_point()}
+    norm = set(models.normalisation_parameters(model))
+    if job.document.batch_norm.policy == "interpolated":
+        buffers = models.batch_norm_buffers(model)
+        tensors |= {n: b for n, b in model.named_buffers() if n in buffers}
+        norm |= buffers
+    names = directions.moving(list(tensors), spec.ignore if spec else (), norm)
+    return {n: tensors[n] for n in names}
+
+
+def _raw(
+    job: Job,
+    model: nn.Module,
+    axis: str,
+    spec: RandomDirection | TowardDirection | FileDirection,
+    centre: Mapping[str, Tensor],
+    seeds: tuple[int, int],
+) -> dict[str, Tensor]:
+    if isinstance(spec, RandomDirection):
+        # Drawn for every parameter, so that `ignore` does not change the others.
+        everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        floating = {n: t for n, t in everything.items() if t.is_floating_point()}
+        drawn = directions.draw(floating, seed=spec.seed, axis=seeds[0], repeat=seeds[1])
+        return {n: drawn[n] for n in centre}
+    if isinstance(spec, TowardDirection):
+        key = f"directions.{axis}.checkpoint"
+        other = checkpoint.load(job.path(spec.checkpoint), key=key).state
+        there = require_shapes(other, centre, axis, spec.checkpoint)
+        own = model.state_dict()
+        if foreign := [n for n in other if n not in own]:
+            raise UsageError(
+                f"directions.{axis}: {spec.checkpoint} does not fit the model: it has "
+                f"{', '.join(foreign[:5])}, which the model has not"
+            )
+        return directions.toward(centre, there)
+    assert isinstance(spec, FileDirection)
+    stored = stored_direction(job, spec, axis, model)
+    # What a stored direction does not have does not move; what it has must be there.
+    moved = {n: t for n, t in centre.items() if n in stored}
+    foreign = [n for n in stored if n not in model.state_dict()]
+    if foreign:
+        raise UsageError(
+            f"directions.{axis}: {spec.path} does not fit the model, which has no {foreign[0]}"
+        )
+    return require_shapes(
+        {n: torch.from_numpy(a) for n, a in stored.items()}, moved, axis, spec.path
+    )
+
+
+def control_points(
+    job: Job, centre: Mapping[str, Tensor], spec: CurveDirection
+) -> list[dict[str, Tensor]]:
+    """Return a curve's control points, of which the first is the centre.
+
+    Raises:
+        UsageError: If the file holds no curve, or one of another network or centre.
+    """
+    content = checkpoint.read(job.path(spec.path), key="directions.alpha.path")
+    found = content.get("controls") if isinstance(content, Mapping) else None
+    if not isinstance(found, list) or len(found) < 2:
+        raise UsageError(
+            f'directions.alpha.path: {spec.path} is no curve; "lsengine connect" writes one'
+        )
+    movable = {name: t for name, t in centre.items() if name in found[0]}
+    points = [require_shapes(control, movable, "alpha", spec.path) for control in found]
+    if any(not torch.equal(t, points[0][n]) for n, t in movable.items()):
+        raise UsageError(f"directions.alpha.path: {spec.path} does not begin at model.checkpoint")
+    return points
+
+
+def stored_direction(
+    job: Job, spec: FileDirection, axis: str, model: nn.Module
+) -> dict[str, NDArray[np.float32]]:
+    """Return a direction out of a file, by parameter name.
+
+    Raises:
+        UsageError: If the file holds no such direction, or one of another network.
+    """
+    try:
+        found = read_directions(job.path(spec.path))
+    except SurfaceError as error:
+        raise UsageError(f"directions.{axis}.path: {error}") from None
+    if spec.which not in found:
+        raise UsageError(
+            f"directions.{axis}.which: {spec.path} has no direction {spec.which}; it has "
+            f"{', '.join(found) or 'none'}"
+        )
+    stored = found[spec.which]
+    if not all(name.isdigit() for name in stored):
+        own = model.state_dict()
+        if stored and all(n in own and a.ndim == own[n].ndim + 1 for n, a in stored.items()):
+            raise UsageError(
+                f"directions.{axis}.path: {spec.path} has {len(next(iter(stored.values())))} "
+                "repeats, each with a direction of its own; name a surface without repeats"
+            )
+        return stored
+    orders = [[n for n, _ in model.named_parameters()], list(model.state_dict())]
+    for names in orders:
+        if len(names) == len(stored):
+            return {name: stored[str(i)] for i, name in enumerate(names)}
+    raise UsageError(
+        f"directions.{axis}.path: {spec.path} holds {len(stored)} numbered tensors; the model has "
+        f"{len(orders[0])} parameters and {len(orders[1])} entries in its state dict"
+    )
+
+
+def require_shapes(
+    other: Mapping[str, Tensor], centre: Mapping[str, Tensor], axis: str, source: str
+) -> dict[str, Tensor]:
+    """Return the centre's parameters out of another source.
+
+    Raises:
+        UsageError: With what is missing there or has another shape.
+    """
+    missing = [n for n in centre if n not in other]
+    wrong = [
+        f"{n} is {[*other[n].shape]} there, {[*t.shape]} here"
+        for n, t in centre.items()
+        if n in other and other[n].shape != t.shape
+    ]
+    if missing or wrong:
+        odd = [f"{n} is missing" for n in missing] + wrong
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        raise UsageError(
+            f"directions.{axis}: {source} does not fit the model: {'; '.join(odd[:5])}{more}"
+        )
+    return {n: other[n] for n in centre}
+
+
+def _orthogonal(
+    raw: dict[str, Tensor],
+    alpha: Mapping[str, Tensor],
+    centre: Mapping[str, Tensor],
+    spec: RandomDirection,
+) -> dict[str, Tensor]:
+    """Make beta orthogonal to alpha in a way that its normalisation keeps."""
+    if spec.normalize == "weight":
+        raw = {n: d * centre[n].abs() for n, d in raw.items()}
+        return {
+            n: torch.where(centre[n] != 0, d / centre[n].abs(), 0.0)
+            for n, d in directions.orthogonalized(raw, alpha, "none").items()
+        }
+    return directions.orthogonalized(raw, alpha, spec.normalize)
+
+
+def _refuse_zero_direction(axis: str, direction: Mapping[str, Tensor]) -> None:
+    if not direction or not any(bool(t.count_nonzero()) for t in direction.values()):
+        raise UsageError(
+            f"directions.{axis}: nothing moves; every parameter is ignored or the direction is "
+            "zero (the same checkpoint as the centre?)"
+        )

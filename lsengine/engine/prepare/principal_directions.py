@@ -1,0 +1,191 @@
+"""A training run's checkpoints in a plane: its own two principal directions, or any others.
+
+Shape suffix: T checkpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lsengine.engine.prepare.checkpoint_series import CheckpointSeries, Tick
+from lsengine.engine.prepare.directions import movable_tensors
+from lsengine.engine.prepare.loading import Loaded
+from lsengine.engine.prepare.quantities import trajectory_quantity_names
+from lsengine.errors import UsageError
+from lsengine.geometry import principal
+from lsengine.job import Job
+from lsengine.job.schema import PrincipalDirection
+from lsengine.store import TrajectoryLayout
+
+log = logging.getLogger(__name__)
+Directions = Mapping[str, Mapping[str, NDArray[np.float32]]]
+_HELD_BYTES = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Principal directions of a job.
+
+    Attributes:
+        directions: By axis, float32 by parameter name; none if no axis is principal.
+        ratio: Fraction of the run's variance that each explains; None without directions.
+    """
+
+    directions: dict[str, dict[str, Tensor]]
+    ratio: NDArray[np.float64] | None = None
+
+
+def principal_directions_of_job(
+    job: Job, model: nn.Module, series: CheckpointSeries | None, tick: Tick = lambda: None
+) -> Components:
+    """Compute the directions of kind principal of a job, by axis; none if it has none.
+
+    Args:
+        job: For ``eval``.
+        model: At the centre.
+        series: The job's checkpoints.
+        tick: Called before every checkpoint is read; may raise to stop.
+
+    Raises:
+        UsageError: If a checkpoint does not fit, or the run has too few dimensions.
+    """
+    specs = _principal(job)
+    if not specs or series is None:
+        return Components({})
+    centre = movable_tensors(job, model, next(iter(specs.values())))
+    block = _block(sum(tensor.numel() for tensor in centre.values()))
+    count = 2 if "beta" in specs else 1
+    with _explained(series):
+        found = principal.principal_directions(
+            series.reader(model, tick),
+            *(len(series.paths), list(centre)),
+            components=count,
+            block=block,
+        )
+    axes = dict(zip(("alpha", "beta"), found.directions, strict=False))
+    ratio = dict(zip(axes, found.explained_variance_ratio, strict=False))
+    return Components({a: axes[a] for a in specs}, np.array([ratio[a] for a in specs]))
+
+
+def project(
+    job: Job,
+    loaded: Loaded,
+    series: CheckpointSeries,
+    directions: Directions,
+    ratio: NDArray[np.float64] | None = None,
+    *,
+    tick: Tick = lambda: None,
+) -> TrajectoryLayout:
+    """Return where a job's checkpoints lie, and what is to be evaluated of each.
+
+    The distance from the plane is in all parameters that can move, of principal directions in
+    those that are not ignored.
+
+    Args:
+        job: For ``eval``.
+        loaded: Its model and data.
+        series: Its checkpoints.
+        directions: By axis.
+        ratio: Explained variance of principal directions, else None.
+        tick: Called before every checkpoint is read; may raise to stop.
+
+    Raises:
+        UsageError: If a checkpoint does not fit, or the directions span no plane.
+    """
+    names = movable_tensors(job, loaded.model, next(iter(_principal(job).values()), None))
+    tensors = [{n: torch.from_numpy(a) for n, a in d.items()} for d in directions.values()]
+    centre = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    with _explained(series):
+        found = principal.project(
+            series.reader(loaded.model, tick),
+            *(len(series.paths), list(names), centre, tensors),
+        )
+    _note_what_lacks(series, found.length)
+    columns: dict[str, NDArray[Any]] = {"epoch": np.array(series.epochs, np.int64)}
+    for k, axis in enumerate(directions):
+        columns[axis] = found.coordinates[:, k]
+        columns[f"cosine_{axis}"] = found.cosine[:, k]
+    columns |= {"distance": found.distance, "length": found.length}
+    columns["learning_rate"] = np.array(series.learning_rates)
+    columns["source"] = np.array([path.name.encode() for path in series.paths])
+    columns["sha256"] = np.array(series.digests, "S64")
+    moving, total = sum(t.numel() for t in tensors[0].values()), float((found.length**2).sum())
+    attributes: dict[str, Any] = {
+        "expected_cosine": principal.expected_cosine(moving),
+        "explained_displacement": 1 - float((found.distance**2).sum()) / total if total else 1.0,
+    }
+    if ratio is not None:
+        attributes["explained_variance_ratio"] = ratio
+    quantities = trajectory_quantity_names(job, loaded.dataset)
+    return TrajectoryLayout(columns, quantities, attributes)
+
+
+def ranges(job: Job, layout: TrajectoryLayout) -> dict[str, tuple[float, float]]:
+    """Return (start, stop) by axis that cover a trajectory and the job's margin."""
+    axes = [axis for axis in ("alpha", "beta") if axis in layout.columns]
+    return {axis: principal.axis_range(layout.columns[axis], job.margin) for axis in axes}
+
+
+def _note_what_lacks(series: CheckpointSeries, length_T: NDArray[np.float64]) -> None:
+    """Warn of a centre that is not the end of the path; say that nobody knows learning rates."""
+    (at,) = np.nonzero(length_T == 0)
+    final = series.paths[-1].name
+    if not at.size:
+        log.warning(
+            "model.checkpoint has the parameters of none of %s: the path does not touch the "
+            "centre; the final one is %s",
+            *(series.key, final),
+        )
+    elif length_T[-1] > 0:
+        log.warning(
+            "model.checkpoint is %s, and the final one of %s is %s: the path does not end at 0",
+            *(series.paths[at[-1]].name, series.key, final),
+        )
+    if np.isnan(series.learning_rates).all():
+        log.info(
+            "%s: neither they nor a history.h5 beside say the learning rate; its drops are not "
+            "marked",
+            series.key,
+        )
+
+
+def _block(numbers: int) -> int:
+    """Return how many checkpoints to hold: 2 GiB of them, but never less than ten in all.
+
+    By arithmetic on shapes, so that it is the same in every run.
+    """
+    return max(1, min(principal.BLOCK, _HELD_BYTES // (4 * numbers) - 9))
+
+
+def _principal(job: Job) -> dict[str, PrincipalDirection]:
+    return {a: s for a, s in job.directions.items() if isinstance(s, PrincipalDirection)}
+
+
+@contextmanager
+def _explained(series: CheckpointSeries) -> Iterator[None]:
+    """Turn what does not fit into an error that names files."""
+    try:
+        with _one_thread():
+            yield
+    except ValueError as error:
+        raise UsageError(f"{series.key}: {series.named(str(error))}") from None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: the last bits must not depend on how many cores a rank has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

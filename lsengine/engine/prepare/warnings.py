@@ -1,0 +1,187 @@
+"""What a job may well do, and its author may not want: warnings before a run.
+
+Shape suffix: C channels of all layers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lsengine import models
+from lsengine.engine.prepare.directions import Arrays, require_shapes, stored_direction
+from lsengine.job import Job
+from lsengine.job.schema import CurveDirection, FileDirection, TowardDirection
+from lsengine.models import checkpoint
+from lsengine.surface.grid import Grid, coordinates
+
+log = logging.getLogger(__name__)
+Tensors = Mapping[str, Tensor]
+
+
+def log_all(job: Job, model: nn.Module, directions: Arrays, grid: Grid) -> None:
+    """Log all warnings of a run that is about to begin; the arguments are those below."""
+    for warning in (
+        *of_statistics(job, model),
+        *of_variances(job, model, directions, grid),
+        *of_centre(job),
+        *of_labels(job),
+    ):
+        log.warning(warning)
+
+
+def of_statistics(job: Job, model: nn.Module) -> Iterator[str]:
+    """Yield where a job's directions and its policy for running statistics do not go together.
+
+    Along a direction that ends at other statistics the activations change with the weights;
+    statistics that stay the centre's then normalise by the wrong numbers.
+
+    Args:
+        job: Valid for ``eval``.
+        model: The network at the centre, on the CPU.
+
+    Raises:
+        UsageError: If a file or checkpoint has statistics, but not those of the model.
+    """
+    policy = job.document.batch_norm.policy
+    buffers = models.batch_norm_buffers(model)
+    here = {n: t for n, t in model.named_buffers() if n in buffers}
+    if not here or policy == "recalibrated":
+        return
+    for axis, spec in job.directions.items():
+        if isinstance(spec, TowardDirection) and policy == "frozen":
+            yield from _of_checkpoint(job, here, axis, spec)
+        if isinstance(spec, FileDirection):
+            yield from _of_file(job, model, here, axis, spec)
+    if policy == "frozen" and any(isinstance(s, CurveDirection) for s in job.directions.values()):
+        yield (
+            "batch_norm: frozen keeps the first end's running statistics, which are wrong along a "
+            "trained curve and at its other end; use recalibrated"
+        )
+
+
+def _of_checkpoint(job: Job, here: Tensors, axis: str, spec: TowardDirection) -> Iterator[str]:
+    key = f"directions.{axis}.checkpoint"
+    found = checkpoint.load(job.path(spec.checkpoint), key=key).state
+    if not here.keys() & found.keys():
+        yield (
+            f"{key}: {spec.checkpoint} holds no running statistics, and batch_norm: frozen keeps "
+            "the centre's: the cell at 1 is not that checkpoint; use recalibrated"
+        )
+        return
+    there = require_shapes(found, here, axis, spec.checkpoint)
+    if differences := _differences(here, there):
+        yield (
+            f"batch_norm: frozen keeps the centre's running statistics, but those of "
+            f"directions.{axis} differ ({differences}): the cell at 1 is not that "
+            "checkpoint; use interpolated or recalibrated"
+        )
+
+
+def _of_file(
+    job: Job, model: nn.Module, here: Tensors, axis: str, spec: FileDirection
+) -> Iterator[str]:
+    stored = stored_direction(job, spec, axis, model)
+    moved = {n: torch.from_numpy(stored[n]) for n in here if n in stored}
+    if job.document.batch_norm.policy == "interpolated":
+        if not moved:
+            yield (
+                f"directions.{axis}.path: {spec.path} holds no running statistics to move, and "
+                "batch_norm: interpolated keeps the centre's; if it leads to another minimum, use "
+                "recalibrated"
+            )
+        return
+    if not moved:
+        return
+    steps = require_shapes(moved, here, axis, spec.path)
+    if differences := _differences(here, {n: here[n] + step for n, step in steps.items()}):
+        yield (
+            f"batch_norm: frozen keeps the centre's running statistics, but {spec.path} moves "
+            f"them along directions.{axis} ({differences} at 1): cells far from 0 are not those "
+            "of the file; use interpolated or recalibrated"
+        )
+
+
+def _differences(here: Tensors, there: Tensors) -> str:
+    """Return by how much two sets of statistics differ, nothing if not clearly.
+
+    Clearly is: means by more than a tenth of a standard deviation, or variances by more than
+    a fifth, on average over all channels.
+    """
+    names = [name.removesuffix("running_mean") for name in here if name.endswith("running_mean")]
+    mean_C, var_C = (
+        [torch.cat([side[f"{n}running_{kind}"].double() for n in names]) for side in (here, there)]
+        for kind in ("mean", "var")
+    )
+    spread_C = var_C[0].clamp_min(1e-12)
+    shift = float(((mean_C[1] - mean_C[0]).abs() / spread_C.sqrt()).mean())
+    ratio = float((var_C[1].clamp_min(1e-12) / spread_C).log().abs().mean())
+    if shift <= 0.1 and ratio <= 0.2:
+        return ""
+    return (
+        f"means by {shift:.2g} standard deviations, variances by a factor of "
+        f"{np.exp(ratio):.2g} on average"
+    )
+
+
+def of_variances(job: Job, model: nn.Module, directions: Arrays, grid: Grid) -> Iterator[str]:
+    """Yield where interpolated variances become negative within the grid, which makes losses NaN.
+
+    Args:
+        job: Valid for ``eval``.
+        model: The network at the centre, on the CPU.
+        directions: By axis and parameter; running variances are there where they move.
+        grid: Its axes hold the largest steps.
+    """
+    along = isinstance(job.directions["alpha"], CurveDirection) and not job.is_curve_plane
+    if along or job.document.batch_norm.policy != "interpolated":
+        return  # a curve stays between its control points
+    names = {n for d in directions.values() for n in d if n.endswith("running_var")}
+    lowest = {n: b.double().numpy() for n, b in model.named_buffers() if n in names}
+    for axis, direction in directions.items():
+        first, last = grid.axes[axis].min(), grid.axes[axis].max()
+        for name in lowest.keys() & direction.keys():
+            step = direction[name].astype(np.float64)
+            lowest[name] = lowest[name] + np.minimum(first * step, last * step)
+    negative = sum(int((values < 0).sum()) for values in lowest.values())
+    if negative:
+        yield (
+            f"batch_norm: interpolated makes {negative} running variances negative towards the "
+            "edge of the grid, where the loss is NaN; use recalibrated, or a smaller grid"
+        )
+
+
+def of_centre(job: Job) -> Iterator[str]:
+    """Yield which axis has no cell at the centre, and how it would get one.
+
+    Axes that take their range from a trajectory have none as a rule, and are not spoken of.
+    """
+    spec, wanting = job.document.grid, []
+    for name in job.directions:
+        axis = getattr(spec, name)
+        if len(axis) == 2 or 0.0 in coordinates(*axis):
+            continue
+        start, stop, points = axis
+        more = (n for n in range(points + 1, 2 * points + 2) if 0.0 in coordinates(start, stop, n))
+        cure = next((f"{n} points have one" for n in more), f"0 is not in {start:g} to {stop:g}")
+        wanting.append(f"grid.{name} has no cell at 0 ({cure})")
+    if wanting:
+        yield (
+            f"{' and '.join(wanting)}: the surface has no cell at the checkpoint, and its pictures "
+            "cannot say the test error there"
+        )
+
+
+def of_labels(job: Job) -> Iterator[str]:
+    """Yield that a training saw other labels than the surface is of."""
+    train, splits = job.document.train, job.document.data.splits
+    if train is not None and train.label_noise and "train" in splits:
+        yield (
+            f"train.label_noise: {train.label_noise:g} of the labels were others in training; the "
+            "surface is of the data as they are, so the training loss at its centre is not that "
+            "of history.h5"
+        )

@@ -1,0 +1,1 @@
+"""Who gets which cells: the conversation between coordinator and workers."""

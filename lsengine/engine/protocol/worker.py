@@ -1,0 +1,165 @@
+"""The worker's conversation with the coordinator; torch is imported when there is work."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lsengine.engine.messages import Assignment, Farewell, Hello, Plan, Report
+from lsengine.engine.protocol.leases import REPORTS
+from lsengine.engine.protocol.watchdog import Watchdog
+from lsengine.errors import LsengineError, Stopped
+from lsengine.ranks import StopRequest, Tag, World, available_cores
+from lsengine.store import CellResults, Writer
+
+if TYPE_CHECKING:
+    from lsengine.engine.evaluator import Evaluator
+
+
+_POLL_S = 0.05
+_OVERDUE = 2  # times the seconds that a chunk was meant to take, none of it is begun any more
+_SIGN_OF_LIFE = 4  # in the time after which silence counts as a hang
+# Imports, hashes and copies give no sign of progress, and take their time on a busy file system.
+_LOADING, _LOADING_S = 10, 300.0  # times hang_s; at least
+Make = Callable[[Assignment, Callable[[], None], int], "Evaluator"]
+
+
+def work(world: World, stop: StopRequest, make: Make | None = None) -> int:
+    """Serve the coordinator, job after job, until it says that there are no more.
+
+    Args:
+        world: The ranks.
+        stop: Becomes true when the run shall end early.
+        make: Makes what evaluates cells, from the assignment, what to call before every
+            mini-batch, and the rank; default `Evaluator`.
+
+    Returns:
+        The exit code all ranks agree on.  Independent: talks to rank 0 only.
+    """
+    farewell = Farewell(0, more=True)
+    while farewell.more:
+        world.forget()  # what is left was about a job that has ended
+        worker = _Worker(world, stop, make or _evaluator)
+        try:
+            farewell, last = worker.serve()
+        except LsengineError as error:
+            farewell, last = worker.fail(error), None
+        world.send(last, to=0, tag=Tag.BYE)
+    world.flush()
+    if world.survives_rank_death:
+        world.skip_finalize()
+    return farewell.code
+
+
+class _Worker:
+    """One worker's conversation with the coordinator."""
+
+    def __init__(self, world: World, stop: StopRequest, make: Make) -> None:
+        self._world, self._stop, self._make = world, stop, make
+        self._farewell: Farewell | None = None
+        self._polled, self._told, self._tell_every_s = 0.0, 0.0, math.inf
+
+    def serve(self) -> tuple[Farewell, Report | None]:
+        """Return the coordinator's last word and the report of a chunk given up, if any."""
+        world = self._world
+        hello = Hello(
+            world.host, os.getpid(), available_cores(), os.environ.get("CUDA_VISIBLE_DEVICES")
+        )
+        world.send(hello, to=0, tag=Tag.HELLO)
+        message = world.wait(Tag.JOB, Tag.STOP)
+        if message.tag is Tag.STOP:
+            return message.payload, None
+        assignment: Assignment = message.payload
+        hang_s = assignment.job.document.launch.hang_s
+        self._watchdog = Watchdog(max(_LOADING * hang_s, _LOADING_S))
+        self._watchdog.progress()
+        try:
+            evaluator = self._make(assignment, self._tick, world.rank)
+        finally:
+            self._watchdog.rest()
+        world.send(evaluator.facts(world.host), to=0, tag=Tag.LOADED)
+        message = world.wait(Tag.PLAN, Tag.STOP)
+        if message.tag is Tag.STOP:
+            return message.payload, None
+        plan: Plan = message.payload
+        self._watchdog, self._tell_every_s = Watchdog(hang_s), hang_s / _SIGN_OF_LIFE
+        self._watchdog.progress()
+        try:
+            evaluator.start(plan)
+        except Stopped as stopped:
+            return self._give_up(Report(CellResults(), 0.0, str(stopped)))
+        finally:
+            self._watchdog.rest()
+        writer = Writer(plan.path, world.comm_self) if plan.parallel else None
+        try:
+            return self._chunks(evaluator, writer, plan.report_s)
+        finally:
+            self._watchdog.rest()
+            if writer is not None:
+                writer.close()
+
+    def fail(self, error: LsengineError) -> Farewell:
+        """Tell why there can be no work, unless there is none any more; return the last word."""
+        if self._farewell is None:
+            self._world.send(error, to=0, tag=Tag.FAIL)
+            self._farewell = self._world.wait(Tag.STOP).payload
+        return self._farewell
+
+    def _chunks(
+        self, evaluator: Evaluator, writer: Writer | None, report_s: float
+    ) -> tuple[Farewell, Report | None]:
+        report: Report | None = None
+        while True:
+            self._tell(report, Tag.READY)
+            message = self._world.wait(Tag.WORK, Tag.STOP)
+            if message.tag is Tag.STOP:
+                return message.payload, None
+            rest, begin = message.payload, time.monotonic()
+            while rest:
+                self._watchdog.progress()
+                report = evaluator.run(rest, report_s)
+                rest = rest[len(report.results.cells) :]
+                if writer is not None:
+                    writer.write(report.results)
+                    report.results.values.clear()
+                if report.interrupted:
+                    return self._give_up(report)
+                if time.monotonic() - begin > _OVERDUE * REPORTS * report_s:
+                    break  # slower than it was: what is left of the chunk goes back to rank 0
+                if rest:
+                    self._tell(report, Tag.PART)
+            self._watchdog.rest()  # nobody knows how long it takes until there is work again
+
+    def _tell(self, report: Report | None, tag: Tag) -> None:
+        self._told = time.monotonic()
+        self._world.send(report, to=0, tag=tag)
+
+    def _give_up(self, report: Report) -> tuple[Farewell, Report | None]:
+        """Leave after an interruption: by the coordinator's word, or after telling it."""
+        self._watchdog.rest()
+        if self._farewell is not None:
+            return self._farewell, report
+        self._world.send(report, to=0, tag=Tag.READY)
+        return self._world.wait(Tag.STOP).payload, None
+
+    def _tick(self) -> None:
+        if self._stop:
+            raise Stopped(str(self._stop.signal))
+        if time.monotonic() - self._polled > _POLL_S:
+            self._polled = time.monotonic()
+            self._world.check_coordinator()
+            self._watchdog.progress()
+            if self._polled - self._told > self._tell_every_s:
+                self._tell(Report(CellResults(), 0.0), Tag.PART)
+            if (message := self._world.poll(Tag.STOP)) is not None:
+                self._farewell = message.payload
+                raise Stopped("the coordinator's word")
+
+
+def _evaluator(assignment: Assignment, tick: Callable[[], None], rank: int) -> Evaluator:
+    from lsengine.engine.evaluator import Evaluator  # the job is valid: now torch is needed
+
+    return Evaluator(assignment, tick=tick, rank=rank)

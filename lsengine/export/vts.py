@@ -1,0 +1,81 @@
+"""VTK's structured grid (``.vts``), for ParaView, VisIt and PyVista.
+
+Shape suffixes: B betas, A alphas, R repeats, P points.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsengine.errors import UsageError
+from lsengine.export.height import HeightOptions
+from lsengine.external.optional import library
+from lsengine.surface import Surface
+from lsengine.surface.cells import tally
+
+_HIDDEN = 2  # vtkDataSetAttributes.HIDDENPOINT
+
+
+def write(surface: Surface, path: Path, wishes: HeightOptions) -> None:
+    """Write points at alpha, beta and one quantity, with all quantities as point arrays.
+
+    Arrays are called as in the surface file and hold what it holds, NaN where there is no
+    result.  Points without a finite height lie at the lowest (of +inf: highest) one and are
+    hidden by ``vtkGhostType``, so that they leave holes.  Repeats lie side by side in y.
+
+    Args:
+        surface: Of any shape.
+        path: A new file.
+        wishes: The quantity that is the height.
+
+    Raises:
+        UsageError: If there is no such quantity, or no finite value of it.
+        EnvironmentUnfit: If VTK is missing.
+    """
+    height = wishes.height(surface)
+    xml = library("vtkmodules.vtkIOXML", "vtk", "export --to vts")
+    model = library("vtkmodules.vtkCommonDataModel", "vtk", "export --to vts")
+    core = library("vtkmodules.vtkCommonCore", "vtk", "export --to vts")
+    to_vtk = library("vtkmodules.util.numpy_support", "vtk", "export --to vts").numpy_to_vtk
+
+    rows = next((surface.axes[a] for a in ("beta", "repeat") if a in surface.axes), np.zeros(1))
+    y, x = np.meshgrid(rows, surface.axes["alpha"], indexing="ij")
+    z_P, hidden_P = _heights(surface, height)
+    grid = model.vtkStructuredGrid()
+    grid.SetDimensions(len(surface.axes["alpha"]), len(rows), 1)
+    points = core.vtkPoints()
+    points.SetDataTypeToDouble()
+    points.SetData(to_vtk(np.stack([x.ravel(), y.ravel(), z_P], axis=1), deep=True))
+    grid.SetPoints(points)
+    arrays = {**surface.quantities, "status": surface.status}
+    if hidden_P.any():
+        arrays["vtkGhostType"] = np.where(hidden_P, _HIDDEN, 0).astype(np.uint8)
+    for name, values in arrays.items():
+        array = to_vtk(np.ascontiguousarray(values).ravel(), deep=True)
+        array.SetName(name)
+        grid.GetPointData().AddArray(array)
+    grid.GetPointData().SetActiveScalars(height)
+    writer = xml.vtkXMLStructuredGridWriter()
+    writer.SetFileName(str(path))
+    writer.SetInputData(grid)
+    writer.SetDataModeToAppended()
+    writer.EncodeAppendedDataOff()
+    if not writer.Write():
+        raise OSError("VTK could not write it; is the disk full?")
+
+
+def _heights(surface: Surface, name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return finite heights of all points and which of them are to be hidden; (P,)."""
+    values_P = np.where(surface.done, surface.quantities[name], np.nan).ravel()
+    finite = values_P[np.isfinite(values_P)]
+    if not finite.size:
+        reasons = tally(surface.status, [surface.quantities[name]]).reasons()
+        raise UsageError(
+            f"{surface.source}: {name} has no finite value to be a height ({reasons}); choose "
+            "another --quantity, or --to csv, which takes any value"
+        )
+    low, high = float(finite.min()), float(finite.max())
+    return np.nan_to_num(values_P, nan=low, posinf=high, neginf=low), ~np.isfinite(values_P)

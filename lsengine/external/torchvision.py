@@ -1,0 +1,60 @@
+"""The import of torchvision, also where it does not fit its torch."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+
+import torch
+
+from lsengine.errors import EnvironmentUnfit
+
+_OPERATORS = ("nms", "qnms")
+
+
+def torchvision() -> ModuleType:
+    """Import torchvision, also where its operators were compiled for another torch.
+
+    Networks, data sets and transforms need none of those operators, but the import looks
+    two of them up.  Their schemas are declared when, and only when, it fails for that.
+
+    Raises:
+        EnvironmentUnfit: If torchvision is not installed or cannot be imported.
+    """
+    try:
+        return _import_torchvision()
+    except ModuleNotFoundError as error:
+        raise EnvironmentUnfit(
+            f"torchvision cannot be imported ({error}); install the one that goes with "
+            f"torch {torch.__version__}, or use digits, arrays and the built-in networks"
+        ) from None
+    except (ImportError, OSError, RuntimeError) as error:
+        raise EnvironmentUnfit(
+            f"torchvision does not fit torch {torch.__version__}: {error}; install the "
+            "version that goes with it"
+        ) from error
+
+
+def _import_torchvision() -> ModuleType:
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if not any(f"torchvision::{name}" in str(error) for name in _OPERATORS):
+            raise
+    for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]  # half imported
+    _declare_operators()
+    return importlib.import_module("torchvision")
+
+
+def _declare_operators() -> None:
+    for name in _OPERATORS:
+        if hasattr(torch.ops.torchvision, name):
+            continue
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _libraries.append(library)
+
+
+_libraries: list[torch.library.Library] = []  # a schema lives as long as its library

@@ -1,0 +1,1 @@
+"""Directions, principal axes and curves in parameter space."""

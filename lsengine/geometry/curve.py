@@ -1,0 +1,202 @@
+"""Curves of low loss between two minima: Bezier curves and polygonal chains.
+
+After Garipov et al. (2018), arXiv:1802.10026.  A curve is a list of control points, mappings
+from parameter names to tensors: the two ends, which stay, and between them the bends, which
+are trained so that the loss is low on average over the curve.  Running statistics of batch
+norm are no part of a curve: they mean something for one point only and are computed anew
+wherever the curve is evaluated.  Knows no file and no rank.
+
+Shape suffixes: C control points, S samples of the curve.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Parameters = Mapping[str, Tensor]
+Batches = Iterable[tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+Array = NDArray[np.float64]
+KINDS = ("bezier", "polygonal")
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePlane:
+    """The plane through both ends and one bend.
+
+    Attributes:
+        directions: Two orthonormal directions, float32: from the first end to the other, and
+            from that line to the bend.  The centre is the first end.
+        coordinates: (C, 2), of all control points; of further bends, those of the nearest
+            point of the plane.
+        distance: (C,), of control points from the plane.
+    """
+
+    directions: tuple[dict[str, Tensor], dict[str, Tensor]]
+    coordinates: Array
+    distance: Array
+
+
+def coefficients(kind: str, bends: int, t: float) -> Array:
+    """Return the weights (C,) of the control points at ``t``; they add up to one.
+
+    A Bezier curve has Bernstein's polynomials, ``binom(n, k) t^k (1 - t)^(n - k)`` with
+    ``n = bends + 1``; a polygonal chain runs through its control points at ``t = k / n``.
+    At 0 and 1 one weight is exactly 1 and the others 0.  Without bends both are the straight
+    line.
+
+    Raises:
+        ValueError: If ``kind`` is unknown, ``bends`` negative, or ``t`` outside [0, 1].
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind of curve: got {kind!r}; allowed: {', '.join(KINDS)}")
+    if bends < 0 or not 0 <= t <= 1:
+        raise ValueError(f"bends is at least 0 and t in [0, 1]; got {bends} and {t}")
+    degree = bends + 1
+    k_C = np.arange(degree + 1)
+    if kind == "polygonal":
+        weights_C: Array = np.maximum(0.0, 1.0 - np.abs(t * degree - k_C))
+        return weights_C
+    return np.array([math.comb(degree, k) * t**k * (1 - t) ** (degree - k) for k in k_C])
+
+
+def point(controls: Sequence[Parameters], kind: str, t: float) -> dict[str, Tensor]:
+    """Return the parameters at ``t``, in the dtype and on the device of the control points.
+
+    At 0 and 1 they are exactly the ends.
+
+    Args:
+        controls: First end, bends, other end.
+        kind: ``bezier`` or ``polygonal``.
+        t: From 0 to 1.
+
+    Raises:
+        ValueError: As for `coefficients`.
+    """
+    weights_C = coefficients(kind, len(controls) - 2, t).tolist()
+    # Without weights of zero, so that an infinite number elsewhere does no harm.
+    terms = [(w, c) for w, c in zip(weights_C, controls, strict=True) if w]
+    weight, first = terms[0]
+    total = {name: weight * tensor for name, tensor in first.items()}
+    for weight, control in terms[1:]:
+        for name, tensor in total.items():
+            tensor.add_(control[name], alpha=weight)
+    return total
+
+
+def initial(start: Parameters, end: Parameters, bends: int) -> list[dict[str, Tensor]]:
+    """Return control points spread evenly over the straight line between two ends.
+
+    Raises:
+        ValueError: If the ends differ in names or shapes, or ``bends`` is negative.
+    """
+    if start.keys() != end.keys():
+        odd = sorted(start.keys() ^ end.keys())
+        raise ValueError(f"the ends differ in parameters: {', '.join(odd)}")
+    for name, tensor in start.items():
+        if tensor.shape != end[name].shape:
+            shapes = f"{[*tensor.shape]} and {[*end[name].shape]}"
+            raise ValueError(f"the ends differ in shape: {name} has {shapes}")
+    parts = range(bends + 2)
+    return [point([start, end], "polygonal", k / (bends + 1)) for k in parts]
+
+
+def barrier(losses: Array, ts: Array) -> float:
+    """Return the height of the barrier along a curve.
+
+    The largest excess of the loss over the straight line between the losses of the ends,
+    ``max_t L(t) - (1 - t) L(0) - t L(1)``: the definition of Entezari et al. (2022),
+    arXiv:2110.06296, there for the straight segment, here along any curve.  It is never
+    negative.  (Frankle et al. 2020, arXiv:1912.05671, compare with the mean of the ends
+    instead; for ends of equal loss there is no difference.)
+
+    Args:
+        losses: (S,); NaN if one of them is.
+        ts: (S,), with 0 and 1 among them, in any order.
+
+    Raises:
+        ValueError: If shapes differ, or one of the ends is not among ``ts``.
+    """
+    if losses.shape != ts.shape:
+        raise ValueError(f"{[*losses.shape]} losses at {[*ts.shape]} values of t")
+    if not ((ts == 0).any() and (ts == 1).any()):
+        raise ValueError("the height of a barrier needs the loss of both ends: t = 0 and t = 1")
+    start, end = losses[ts == 0][0], losses[ts == 1][0]
+    return float((losses - (1 - ts) * start - ts * end).max())
+
+
+def plane(controls: Sequence[Parameters], bend: int = 1) -> CurvePlane:
+    """Return the plane through both ends and a bend, by the Gram-Schmidt process.
+
+    Args:
+        controls: First end, bends, other end.
+        bend: Index of the bend among the control points.
+
+    Raises:
+        ValueError: If there is no such bend, the ends are the same, or the bend lies on the
+            line through them, all but for rounding.
+    """
+    if not 0 < bend < len(controls) - 1:
+        raise ValueError(f"a curve of {len(controls) - 2} bend(s) has no bend {bend}")
+    start = {name: tensor.detach().cpu().double() for name, tensor in controls[0].items()}
+    rounding = _rounding(controls)
+    along = _unit(_difference(controls[-1], start), rounding, "the ends are the same point")
+    aside = _difference(controls[bend], start)
+    for _ in range(2):  # twice, so that a bend close to the line still gives a right angle
+        overlap = _dot(aside, along)
+        aside = {name: tensor - overlap * along[name] for name, tensor in aside.items()}
+    aside = _unit(aside, rounding, "the bend lies on the straight line between the ends")
+    coordinates, distances = [], []
+    for control in controls:
+        rest = _difference(control, start)
+        x, y = _dot(rest, along), _dot(rest, aside)
+        coordinates.append([x, y])
+        rest = {n: r - x * along[n] - y * aside[n] for n, r in rest.items()}
+        distances.append(math.sqrt(_dot(rest, rest)))
+    alpha, beta = ({n: v.float() for n, v in d.items()} for d in (along, aside))
+    return CurvePlane(
+        directions=(alpha, beta),
+        coordinates=np.array(coordinates),
+        distance=np.array(distances),
+    )
+
+
+def curve_in_plane(plane: CurvePlane, kind: str, ts: Array) -> Array:
+    """Return the coordinates (S, 2) of the curve in a plane.
+
+    Projection is linear, so they are the curve of the control points' coordinates.
+
+    Raises:
+        ValueError: As for `coefficients`.
+    """
+    bends = len(plane.coordinates) - 2
+    return np.stack([coefficients(kind, bends, float(t)) @ plane.coordinates for t in ts])
+
+
+def _difference(control: Parameters, start: Parameters) -> dict[str, Tensor]:
+    return {n: control[n].detach().cpu().double() - tensor for n, tensor in start.items()}
+
+
+def _dot(a: Parameters, b: Parameters) -> float:
+    return sum(float((tensor * b[name]).sum()) for name, tensor in a.items())
+
+
+def _unit(vector: Parameters, rounding: float, otherwise: str) -> dict[str, Tensor]:
+    length = math.sqrt(_dot(vector, vector))
+    if length <= rounding:
+        raise ValueError(f"there is no plane through these points: {otherwise}")
+    return {name: tensor / length for name, tensor in vector.items()}
+
+
+def _rounding(controls: Sequence[Parameters]) -> float:
+    """Return how far rounding may have moved a control point."""
+    squares = [sum(float(t.double().square().sum()) for t in c.values()) for c in controls]
+    eps = max(torch.finfo(t.dtype).eps for c in controls for t in c.values())
+    return eps * math.sqrt(max(squares))

@@ -1,0 +1,156 @@
+"""One job: what a user asked for, as a checked value."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lsengine.job import rules
+from lsengine.job.schema import Direction, Document, TrajectorySpec
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A valid job and where it came from.
+
+    Attributes:
+        source: The job file; relative paths in the document are relative to its folder.
+        document: The validated content with all defaults filled in.
+        shard: k and n of a run that evaluates the k-th of n parts into a file of its own.
+    """
+
+    source: Path
+    document: Document
+    shard: tuple[int, int] | None = None
+
+    def path(self, written: str) -> Path:
+        """Return a path of the document, made absolute against the job file's folder."""
+        return absolute(self.source, written)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The centre's checkpoint; only for jobs loaded for a command that needs one."""
+        assert self.document.model.checkpoint is not None
+        return self.path(self.document.model.checkpoint)
+
+    @property
+    def surface(self) -> Path:
+        """The surface file."""
+        return self.path(self.document.output or f"surfaces/{self.document.name}.h5")
+
+    @property
+    def output(self) -> Path:
+        """The file that a run writes: the surface's, or the shard's beside it."""
+        whole = self.surface
+        return whole.with_suffix(f".shard-{self.shard[0]}.h5") if self.shard else whole
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """The directions by axis name, ``alpha`` first."""
+        assert self.document.directions is not None
+        both = {"alpha": self.document.directions.alpha, "beta": self.document.directions.beta}
+        return {axis: spec for axis, spec in both.items() if spec is not None}
+
+    def direction_files(self) -> dict[str, Path]:
+        """Return every file that a direction reads, by key path."""
+        return {key: self.path(p) for key, p in direction_files(self.document)}
+
+    @property
+    def trajectory(self) -> tuple[str, str] | None:
+        """Key path and absolute glob of the checkpoints that are projected, if any are."""
+        found = rules.trajectory_glob(self.document)
+        return found and (found[0], str(self.path(found[1])))
+
+    @property
+    def is_curve_plane(self) -> bool:
+        """Whether the directions are the plane of a trained curve."""
+        return rules.is_curve_plane(self.document)
+
+    @property
+    def margin(self) -> float:
+        """Room around a trajectory or curve on axes that fit it, as a fraction of its extent."""
+        return (self.document.trajectory or TrajectorySpec()).margin
+
+    @property
+    def fits_trajectory(self) -> bool:
+        """Whether an axis takes its range from the trajectory or the curve."""
+        return self.document.grid is not None and any(rules.automatic_axes(self.document))
+
+    def resolved(self) -> str:
+        """Return the whole document as YAML text, defaults filled in and paths absolute."""
+        content = self.document.model_dump(mode="json")
+        content["output"] = str(self.surface)
+        for keys in _PATHS:
+            section: Any = content
+            for key in keys[:-1]:
+                section = (section or {}).get(key)
+            if section and section.get(keys[-1]) is not None:
+                section[keys[-1]] = str(self.path(section[keys[-1]]))
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+    def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
+        """Return everything that decides the values of the surface, as plain JSON values.
+
+        Args:
+            digests: SHA-256 of the checkpoint, of the data and of each direction's files; of
+                the trajectory's where an axis fits it.
+        """
+        content = self.document.model_dump(mode="json")
+        kept = {k: content[k] for k in _IDENTITY}
+        if self.document.cells_per_pass != 1:  # left out where it is 1: files are older than it
+            kept["cells_per_pass"] = self.document.cells_per_pass
+        kept["model"] = {k: content["model"][k] for k in ("arch", "args")}
+        kept["data"] = {k: v for k, v in content["data"].items() if k != "root"}
+        kept["directions"] = {
+            axis: {k: v for k, v in spec.items() if k not in _DIRECTION_PATHS}
+            for axis, spec in (content["directions"] or {}).items()
+            if spec is not None
+        }
+        if self.fits_trajectory:
+            kept["trajectory"] = {"margin": self.margin}
+        kept["digests"] = dict(digests)
+        return kept
+
+
+_PATHS = (
+    ("model", "checkpoint"),
+    ("data", "root"),
+    ("directions", "alpha", "checkpoint"),
+    ("directions", "alpha", "path"),
+    ("directions", "beta", "checkpoint"),
+    ("directions", "beta", "path"),
+    ("directions", "alpha", "checkpoints"),
+    ("directions", "beta", "checkpoints"),
+    ("trajectory", "checkpoints"),
+    *(("train", "output"), ("curve", "to"), ("curve", "output")),
+)
+_DIRECTION_FILES = ("checkpoint", "path")
+_DIRECTION_PATHS = (*_DIRECTION_FILES, "checkpoints")
+_IDENTITY = (
+    *("loss", "batch_norm", "curvature", "precision", "batch_size"),
+    *("quantities", "grid", "repeats", "seed"),
+)
+
+
+def direction_files(job: Document) -> Iterator[tuple[str, str]]:
+    """Yield key and path of every file that a direction reads."""
+    for axis in ("alpha", "beta"):
+        spec = getattr(job.directions, axis, None)
+        for key in _DIRECTION_FILES:
+            if getattr(spec, key, None) is not None:
+                yield f"directions.{axis}.{key}", getattr(spec, key)
+
+
+def absolute(source: Path, written: str) -> Path:
+    """Return a path that a job writes, taken from the folder of the job."""
+    # Not `resolve`: a link to a folder of checkpoints should stay what the user wrote.
+    path = Path(written)
+    with contextlib.suppress(RuntimeError):  # no such user: then "~" is part of a name
+        path = path.expanduser()
+    return Path(os.path.normpath(source.absolute().parent / path))

@@ -1,0 +1,205 @@
+"""Job files: YAML in, one validated value out, or every problem at once.
+
+The only module that reads or writes YAML.  A bad job is refused before torch or MPI is loaded.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from lsengine.errors import JobError
+from lsengine.job import matrix, rules
+from lsengine.job.files import file_checks
+from lsengine.job.job import Job, absolute
+from lsengine.job.messages import drop, explain, short
+from lsengine.job.schema import Document
+
+_SURFACE = ("model.checkpoint", "directions", "grid")
+_NEEDS = {
+    "eval": _SURFACE,
+    "trajectory": _SURFACE,
+    "spectrum": ("model.checkpoint",),
+    "train": ("train",),
+    "connect": ("model.checkpoint", "curve"),
+    "any": (),
+}
+
+
+def load(path: str | Path, *, command: str = "any") -> Job:
+    """Read and check a file that is one job.
+
+    Args:
+        path: The YAML file.
+        command: What the job is for (``eval``, ``trajectory``, ``train`` or ``any``); decides
+            which sections and files must be there.
+
+    Raises:
+        JobError: With every problem of the file, each starting with its key path; also if a
+            matrix makes several jobs of it.
+    """
+    jobs = load_all(path, command=command)
+    if len(jobs) > 1:
+        names = ", ".join(job.document.name for job in jobs)
+        problem = f"matrix: makes {len(jobs)} jobs of this file, one is needed here: {names}"
+        raise JobError(str(path), [problem])
+    return jobs[0]
+
+
+def load_all(path: str | Path, *, command: str = "any", only: str = "*") -> list[Job]:
+    """Read and check a file that may be several jobs, by `lsengine.job.matrix`.
+
+    Args:
+        path: The YAML file.
+        command: See `load`.
+        only: Pattern that the names of the wanted jobs match.
+
+    Raises:
+        JobError: With every problem of every job.
+    """
+    source = Path(path)
+    raw = _read_with_base(source, ())
+    raw.setdefault("name", source.stem)
+    try:
+        documents = matrix.expanded(raw)
+    except ValueError as error:
+        raise JobError(str(path), [str(error)]) from None
+    jobs, problems = [], []
+    for content in documents:
+        if not fnmatchcase(str(content["name"]), only):
+            continue
+        document, found = _validate(content)
+        found += rules.between_keys(document)
+        found += _needs(document, content, command)
+        found += file_checks(source, document, command)
+        prefix = f"{content['name']}: " if len(documents) > 1 else ""
+        problems += [prefix + problem for problem in found]
+        jobs.append(Job(source=source.absolute(), document=document))
+    if not jobs:
+        names = ", ".join(str(content["name"]) for content in documents)
+        problems.append(f"no job's name matches {only}; there are: {names}")
+    if not problems:
+        problems += _shared_outputs(jobs, command)
+    if problems:
+        raise JobError(str(path), problems)
+    return jobs
+
+
+def _shared_outputs(jobs: list[Job], command: str) -> Iterator[str]:
+    """Yield what several jobs of one file would all write."""
+    outputs = {
+        "eval": ("output", [job.output for job in jobs]),
+        "train": ("train.output", [j.path(t.output) for j in jobs if (t := j.document.train)]),
+    }
+    key, paths = outputs.get(command, ("", []))
+    if len(set(paths)) < len(paths):
+        yield f"{key}: several jobs of the matrix share one; put a key in braces into it"
+
+
+def _read_with_base(source: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    """Read a file laid on top of the one it extends, and so on."""
+    raw = read_mapping(source)
+    base = raw.pop("extends", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str):
+        raise JobError(
+            str(source), [f"extends: expected the name of a job file, got {short(base)}"]
+        )
+    chain = (*chain, source.absolute())
+    if absolute(source, base) in chain:
+        raise JobError(str(source), [f"extends: {base} extends itself"])
+    inherited = _read_with_base(absolute(source, base), chain)
+    inherited.pop("name", None)  # two jobs of one name would share a surface
+    return matrix.merged(inherited, raw)
+
+
+def read_mapping(source: Path) -> dict[str, Any]:
+    """Return a YAML file's keys as they are written; raises `JobError`."""
+
+    def refuse(problem: str) -> JobError:
+        return JobError(str(source), [problem])
+
+    try:
+        text = source.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise refuse('no such file; "lsengine init" writes a starter job') from None
+    except IsADirectoryError:
+        raise refuse("is a directory; expected a YAML job file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise refuse(f"cannot be read as text: {error}") from None
+    try:
+        # _Loader is a SafeLoader: tags that build objects are refused.
+        raw = yaml.load(text, Loader=_Loader)
+        json.dumps(raw, default=str, skipkeys=True)  # as deep as anything after it goes
+    except yaml.YAMLError as error:
+        raise refuse(f"not valid YAML: {' '.join(str(error).split())}") from None
+    except (RecursionError, ValueError):
+        raise refuse("nested too deeply, or an alias stands for what it is part of") from None
+    if not isinstance(raw, dict):
+        found = "an empty file" if raw is None else type(raw).__name__
+        raise refuse(f'expected a mapping of keys such as "model:", got {found}')
+    return raw
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses repeated keys and reads ``1e-2`` as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in written]
+        repeated = {str(k) for k in keys if keys.count(k) > 1}
+        if repeated:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {', '.join(sorted(repeated))} is given twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Document, list[str]]:
+    """Validate; after a failure return what is right without the wrong keys, and the problems."""
+    try:
+        return Document.model_validate(raw), []
+    except ValidationError as error:
+        pruned = copy.deepcopy(raw)
+        for item in error.errors(include_url=False):
+            drop(pruned, item["loc"])
+        partial: dict[str, Any] = {}
+        annotated: Any = Annotated  # built from values here, which types cannot be
+        for name, field in Document.model_fields.items():
+            try:
+                hint = annotated[field.annotation, field]
+                partial[name] = TypeAdapter(hint).validate_python(pruned[name])
+            except (KeyError, ValidationError):
+                partial[name] = None
+        return Document.model_construct(**partial), explain(error, raw)
+
+
+def _needs(job: Document, raw: Mapping[str, Any], command: str) -> Iterator[str]:
+    for key in _NEEDS[command]:
+        section, _, inner = key.partition(".")
+        is_there = raw.get(section) is not None
+        if is_there and inner and job.model is not None:
+            is_there = getattr(job.model, inner) is not None
+        if not is_there:
+            yield f'{key}: required by "lsengine {command}", but missing'
+    if command == "trajectory" and job.directions and rules.trajectory_glob(job) is None:
+        yield (
+            'trajectory.checkpoints: required by "lsengine trajectory", because no direction is '
+            "principal"
+        )

@@ -1,0 +1,107 @@
+"""Pydantic's errors as lines for a person: key path, what was found, what is allowed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from lsengine.job.schema import Document
+from lsengine.wording import did_you_mean
+
+
+def drop(raw: Any, loc: tuple[int | str, ...]) -> None:
+    """Remove the key at a location of pydantic's, so that its neighbours can be checked."""
+    owner, last = None, None
+    for element in loc:
+        try:
+            raw[element]
+        except (KeyError, IndexError, TypeError):
+            continue
+        owner, last, raw = raw, element, raw[element]
+    if isinstance(owner, dict):
+        owner.pop(last)
+
+
+def explain(error: ValidationError, raw: Any) -> list[str]:
+    """Turn pydantic's errors into one line per key: what was found, what is allowed."""
+    by_key: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False):
+        key, owner = _key_path(item["loc"], raw, item["type"])
+        by_key.setdefault(key, []).append(_message(item, owner))
+    return [f"{key}: {' or '.join(dict.fromkeys(m))}" for key, m in by_key.items()]
+
+
+def _key_path(loc: tuple[int | str, ...], raw: Any, kind: str) -> tuple[str, str]:
+    """Return the path as the user wrote it, and the model's path used to find its fields.
+
+    Pydantic adds the tags of unions to its locations; what is not in the input is such a tag,
+    except for the last element of a missing key.
+    """
+    keys: list[str] = []
+    for depth, element in enumerate(loc):
+        last = depth == len(loc) - 1
+        try:
+            raw = raw[element]
+        except (KeyError, IndexError, TypeError):
+            if not (last and kind == "missing"):
+                continue
+            raw = None
+        keys.append(f"[{element}]" if isinstance(element, int) else f".{element}")
+    if kind.startswith("union_tag"):
+        keys.append(".kind")
+    return "".join(keys).lstrip(".") or "job", ".".join(str(e) for e in loc[:-1])
+
+
+def _message(item: Mapping[str, Any], owner: str) -> str:
+    kind, found, context = item["type"], item.get("input"), item.get("ctx", {})
+    if kind == "extra_forbidden":
+        fields = _fields_at(owner)
+        hint = did_you_mean(item["loc"][-1], fields)
+        return "unknown key" + (hint or "; allowed: " + ", ".join(fields))
+    if kind == "missing":
+        return "required, but missing"
+    if kind in ("literal_error", "union_tag_invalid"):
+        allowed = context.get("expected") or context.get("expected_tags", "")
+        found = context.get("tag", found)
+        words = [w.strip("' ") for w in re.split(r",| or ", allowed)]
+        return f"got {short(found)}; allowed: {', '.join(words)}{did_you_mean(found, words)}"
+    if kind == "union_tag_not_found":
+        return "required, but missing"
+    text = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    text = text.replace("a valid ", "").replace("greater than or equal to", "at least")
+    text = text if text.startswith("expected") or kind == "value_error" else f"expected {text}"
+    return f"{text}, got {short(found)}"
+
+
+def _fields_at(owner: str) -> list[str]:
+    """Return the keys allowed at a model path, found in the JSON schema."""
+    schema = Document.model_json_schema()
+    node: dict[str, Any] = schema
+    for part in filter(None, owner.split(".")):
+        options = [node, *node.get("anyOf", []), *node.get("oneOf", [])]
+        options = [_dereference(o, schema) for o in options]
+        options += [_dereference(n, schema) for o in options for n in o.get("oneOf", [])]
+        for option in options:
+            if part in option.get("properties", {}):
+                node = _dereference(option["properties"][part], schema)
+                break
+            if option.get("properties", {}).get("kind", {}).get("const") == part:
+                node = option
+                break
+    options = [_dereference(o, schema) for o in [node, *node.get("anyOf", [])]]
+    return [name for option in options for name in option.get("properties", {})]
+
+
+def _dereference(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    reference = node.get("$ref", "").rpartition("/")[2]
+    return schema["$defs"][reference] if reference else node
+
+
+def short(value: Any) -> str:
+    """Return a value as a user would write it, cut to 60 characters."""
+    text = json.dumps(value, default=str) if not isinstance(value, float) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

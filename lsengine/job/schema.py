@@ -1,0 +1,431 @@
+"""What a job file may say: one model per section, with types, ranges and defaults.
+
+Only shapes of values are judged here.  Reading YAML, collecting every problem and looking at
+the file system is `lsengine.job`'s duty.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
+
+ARCHITECTURES = (
+    "mlp",
+    *("vgg9", "vgg16", "vgg19"),
+    *(f"resnet{depth}{kind}" for depth in (18, 34, 50) for kind in ("", "_noshort")),
+    *(f"resnet{depth}{kind}" for depth in (20, 32, 44, 56, 110) for kind in ("", "_noshort")),
+    *(f"wrn56_{width}{kind}" for width in (1, 2, 4, 8) for kind in ("", "_noshort")),
+    *(f"wrn110_{width}{kind}" for width in (2, 4) for kind in ("", "_noshort")),
+    "densenet121",
+)
+
+
+"""The zoo's names; here, so that a job can be checked without importing torch."""
+
+
+DATASETS = (
+    *("digits", "cifar10", "cifar100", "mnist", "fashion_mnist"),
+    *("image_folder", "arrays"),
+)
+LOSSES = ("cross_entropy", "mse")
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _auto_or_count(value: Any, handler: Callable[[Any], Any]) -> Any:
+    if value == "auto":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError('expected "auto" or an integer of at least 1')
+    return handler(value)
+
+
+AutoOrCount = Annotated[
+    Literal["auto"] | int,
+    WrapValidator(_auto_or_count),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
+]
+
+
+def _axis(value: Any, handler: Callable[[Any], Any]) -> Any:
+    shape = "expected [start, stop, points] or [auto, points]"
+    if not isinstance(value, list | tuple) or len(value) not in (2, 3):
+        raise ValueError(shape)
+    points = value[-1]
+    if isinstance(points, bool) or not isinstance(points, int) or points < 1:
+        raise ValueError(f"{shape}; points is an integer of at least 1")
+    if len(value) == 2:
+        if value[0] != "auto":
+            raise ValueError(shape)
+        return ("auto", points)
+    if any(isinstance(v, bool) or not isinstance(v, int | float) for v in value[:2]):
+        raise ValueError(f"{shape}; start and stop are numbers")
+    start, stop = float(value[0]), float(value[1])
+    if not (abs(start) < float("inf") and abs(stop) < float("inf")):
+        raise ValueError(f"{shape}; start and stop are finite")
+    if start > stop:
+        raise ValueError(f"{shape}; start must not be greater than stop")
+    if points == 1 and start != stop:
+        raise ValueError(f"{shape}; with one point start and stop must be equal")
+    return (start, stop, points)
+
+
+AxisSpec = Annotated[
+    tuple[float, float, int] | tuple[Literal["auto"], int],
+    WrapValidator(_axis),
+    PlainSerializer(list),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "minItems": 2,
+            "maxItems": 3,
+            "items": {"anyOf": [{"type": "number"}, {"const": "auto"}]},
+            "description": "[start, stop, points], or [auto, points] to fit a trajectory",
+        }
+    ),
+]
+
+
+def _distinct(values: Sequence[str]) -> Sequence[str]:
+    if len(set(values)) != len(values):
+        raise ValueError("expected each entry once")
+    return values
+
+
+Quantity = Literal["loss", "accuracy", "curvature"]
+Precision = Literal["float32", "float64", "tf32", "bfloat16", "float16", "auto"]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and silent conversions are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelSpec(Section):
+    """The network and, for everything but training, its trained parameters."""
+
+    arch: Annotated[str, Field(min_length=1)]
+    args: dict[str, Any] = {}
+    checkpoint: str | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the user's own code, of which nothing is known."""
+        return ":" in self.arch and not self.arch.startswith("torchvision:")
+
+
+class NormalizeSpec(Section):
+    """Per-channel mean and standard deviation, on the scale of the data in [0, 1]."""
+
+    mean: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
+    std: Annotated[list[Positive], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> NormalizeSpec:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values, std has {len(self.std)}")
+        return self
+
+
+class DataSpec(Section):
+    """The fixed data on which every cell is evaluated."""
+
+    dataset: Annotated[str, Field(min_length=1)]
+    args: dict[str, Any] = {}
+    root: str | None = None
+    splits: Annotated[
+        list[Literal["train", "test"]], Field(min_length=1), AfterValidator(_distinct)
+    ] = ["train", "test"]
+    subset: Count | None = None
+    normalize: NormalizeSpec | None = None
+
+
+Ignore = Annotated[list[str], AfterValidator(_distinct)]
+
+
+class RandomDirection(Section):
+    """A Gaussian direction, drawn on the CPU from (seed, axis)."""
+
+    kind: Literal["random"]
+    normalize: Literal["filter", "layer", "weight", "none"] = "filter"
+    ignore: Ignore = ["bias", "norm"]
+    seed: Seed = 1
+    orthogonal: bool = False
+
+
+class TowardDirection(Section):
+    """The difference between another checkpoint and the centre."""
+
+    kind: Literal["toward"]
+    checkpoint: str
+    normalize: Literal["filter", "layer", "weight", "none"] = "none"
+    ignore: Ignore = []
+
+
+class FileDirection(Section):
+    """A direction stored in a surface file or in one of the ancestor's direction files."""
+
+    kind: Literal["file"]
+    path: str
+    which: Literal["alpha", "beta"] = "alpha"
+    normalize: Literal["filter", "layer", "weight", "none"] = "none"
+    ignore: Ignore = []
+
+
+class HessianDirection(Section):
+    """An eigenvector of the Hessian of the mean training loss at the centre, of unit length.
+
+    The rank counts by falling modulus; the section `curvature` says how hard to look.
+    """
+
+    kind: Literal["hessian"]
+    rank: Count = 1
+    normalize: Literal["filter", "layer", "weight", "none"] = "none"
+    ignore: Ignore = []
+
+
+class PrincipalDirection(Section):
+    """A principal component of a training run's checkpoints: the first for alpha."""
+
+    kind: Literal["principal"]
+    checkpoints: Annotated[str, Field(min_length=1)]
+    normalize: Literal["filter", "layer", "weight", "none"] = "none"
+    ignore: Ignore = []
+
+
+class CurveDirection(Section):
+    """Along a trained curve: alpha alone is its parameter t; both axes are its plane.
+
+    The plane goes through both ends and the given bend.
+    """
+
+    kind: Literal["curve"]
+    path: str
+    shape: Literal["bezier", "polygonal"] = "bezier"
+    bend: Count = 1
+    normalize: Literal["none"] = "none"
+    ignore: Annotated[Ignore, Field(max_length=0)] = []
+
+
+Direction = Annotated[
+    RandomDirection
+    | TowardDirection
+    | FileDirection
+    | HessianDirection
+    | PrincipalDirection
+    | CurveDirection,
+    Field(discriminator="kind"),
+]
+
+
+class DirectionsSpec(Section):
+    """One entry makes a curve, two make a plane."""
+
+    alpha: Direction
+    beta: Direction | None = None
+
+
+class GridSpec(Section):
+    """The coordinates, one axis per direction."""
+
+    alpha: AxisSpec
+    beta: AxisSpec | None = None
+
+
+class TrajectorySpec(Section):
+    """A run's checkpoints that are projected on the directions, and room around them."""
+
+    checkpoints: Annotated[str, Field(min_length=1)] | None = None
+    margin: NonNegative = 0.15
+
+
+Policy = Literal["frozen", "interpolated", "recalibrated"]
+
+
+class BatchNormSpec(Section):
+    """What running statistics do away from the centre."""
+
+    policy: Policy
+    samples: Count = 5000
+    batch_size: Count = 128
+
+
+class CurvatureSpec(Section):
+    """How hard to look for the extreme eigenvalues of a cell's Hessian."""
+
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-2
+    max_products: Annotated[int, Field(ge=2)] = 200
+    parameters: Literal["all", "moved"] = "all"
+    basis: Annotated[int, Field(ge=8)] = 32
+
+
+def _batch_norm(value: Any, handler: Callable[[Any], Any]) -> Any:
+    return handler({"policy": value} if isinstance(value, str) else value)
+
+
+class TrainSpec(Section):
+    """One training recipe (Li et al. 2018, appendix A, unless said otherwise)."""
+
+    output: str
+    epochs: Count
+    save_every: Count = 10
+    save_epochs: list[Annotated[int, Field(ge=0)]] = []
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    batch_size: Count = 128
+    lr: Positive = 0.1
+    momentum: Fraction = 0.9
+    nesterov: bool = True
+    weight_decay: NonNegative = 5e-4
+    milestones: list[Count] | None = None
+    gamma: Positive = 0.1
+    crop: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+    noise: NonNegative = 0.0
+    label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_of_adam(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("optimizer") == "adam":
+            return {"lr": 0.001, **value}
+        return value
+
+
+class CurveSpec(Section):
+    """A curve of low loss from the checkpoint to another (Garipov et al. 2018)."""
+
+    to: str
+    output: str
+    kind: Literal["bezier", "polygonal"] = "bezier"
+    bends: Count = 1
+    epochs: Count = 50
+    batch_size: Count = 128
+    lr: Positive = 0.01
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 1e-4
+    seed: Seed = 0
+    points: Annotated[int, Field(ge=2)] = 61
+    plane: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+
+
+Launcher = Literal["openmpi", "openmpi-ulfm", "mpich", "intel", "srun-pmix", "srun-pmi2", "none"]
+_TIME = r"^([0-9]+(:[0-9]{1,2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2})$"
+_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+
+def _one_line(value: str) -> str:
+    if not value or set(value) & set("\n\r\0"):
+        raise ValueError("expected one line of text")
+    return value
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+Word = Annotated[str, Field(pattern=r"^[^\s\x00]+$")]
+
+
+class ContainerSpec(Section):
+    """An image in which ranks run."""
+
+    image: Line
+    runtime: Literal["apptainer", "singularity", "pyxis"] = "apptainer"
+    binds: list[Line] = []
+
+
+class LaunchSpec(Section):
+    """What a cluster is asked for, and how ranks behave; never affects values.
+
+    All but `coordinator` and `hang_s` may come from a site file, too.
+    """
+
+    nodes: Count = 1
+    ranks: Count | None = None
+    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    gpu_type: Word | None = None
+    gpu_binding: Literal["node", "task"] = "node"
+    cores_per_rank: Count | None = None
+    memory: Word | None = None
+    time: Annotated[str, Field(pattern=_TIME)] | None = None
+    signal_s: Annotated[int, Field(ge=10, le=65535)] = 120
+    max_fruitless: Count = 3
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    constraint: Line | None = None
+    sbatch: list[Annotated[str, Field(pattern=r"^--[a-z][^\r\n]*$")]] = []
+    modules: list[Word] = []
+    environment: dict[Annotated[str, Field(pattern=_NAME)], Line] = {}
+    activate: list[Line] = []
+    container: ContainerSpec | None = None
+    launcher: Launcher = "openmpi"
+    launcher_options: list[Line] = []
+    coordinator: Literal["auto", "evaluates", "waits"] = "auto"
+    hang_s: Annotated[float, Field(gt=0)] = 600.0
+
+
+class Document(Section):
+    """A whole job file."""
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[^/\x00]+$")]
+    model: ModelSpec
+    data: DataSpec
+    loss: Annotated[str, Field(min_length=1)] = "cross_entropy"
+    directions: DirectionsSpec | None = None
+    grid: GridSpec | None = None
+    trajectory: TrajectorySpec | None = None
+    repeats: Count = 1
+    seed: Seed = 0
+    quantities: Annotated[
+        list[Quantity],
+        Field(min_length=1),
+        AfterValidator(_distinct),
+    ] = ["loss", "accuracy"]
+    curvature: CurvatureSpec = CurvatureSpec()
+    batch_norm: Annotated[
+        BatchNormSpec, WrapValidator(_batch_norm, json_schema_input_type=BatchNormSpec | Policy)
+    ] = BatchNormSpec(policy="frozen")
+    precision: Precision = "float32"
+    precision_tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    batch_size: AutoOrCount = "auto"
+    cells_per_pass: Literal[1, "auto"] = 1
+    threads: AutoOrCount = "auto"
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    writing: Literal["auto", "parallel", "gather"] = "auto"
+    output: str | None = None
+    train: TrainSpec | None = None
+    curve: CurveSpec | None = None
+    launch: LaunchSpec = LaunchSpec()
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of job files, for editors.
+
+    It requires nothing: a file may extend another, be extended by one, or leave a key to its
+    matrix.
+    """
+    # A direction without its kind may be one of several.
+    text = json.dumps(Document.model_json_schema()).replace('"oneOf"', '"anyOf"')
+    schema: dict[str, Any] = json.loads(text)
+    for section in (schema, *schema["$defs"].values()):
+        section.pop("required", None)
+    schema["properties"] |= {
+        "extends": {"type": "string", "description": "a job file whose keys this one overrides"},
+        "matrix": {"type": "object", "description": "key: [values], one job per combination"},
+    }
+    return schema

@@ -1,0 +1,71 @@
+"""Which parameters and buffers belong to normalisation layers."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from lsengine.errors import UsageError
+
+_NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NAMED_NORM = re.compile(r"norm(\dd)?$", re.IGNORECASE)
+
+
+def check_model_accepts(model: nn.Module, x: Tensor, outputs: int | None) -> None:
+    """Run two samples through the network, to find a misfit before the work starts.
+
+    Args:
+        model: The network; its mode and its running statistics are left as they are.
+        x: A batch of inputs on the network's device.
+        outputs: The number of outputs that the labels need at least (classes) or exactly
+            (values to be predicted); None to skip that check.
+
+    Raises:
+        UsageError: If the network refuses the data's shape, or has too few outputs.
+    """
+    training = model.training
+    try:
+        with torch.no_grad():
+            out = model.eval()(x[:2])
+    except Exception as error:
+        raise UsageError(
+            f"model.arch: the network refuses data of shape {[*x.shape[1:]]} per sample: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        model.train(training)
+    if not isinstance(out, Tensor) or out.shape[0] != min(2, x.shape[0]):
+        found = f"shape {[*out.shape]}" if isinstance(out, Tensor) else type(out).__name__
+        raise UsageError(f"model.arch: expected one tensor, a row per sample; got {found}")
+    if outputs is not None and (out.ndim < 2 or out.shape[1] < outputs):
+        raise UsageError(
+            f"model.arch: the outputs have shape {[*out.shape[1:]]}, but the data "
+            f"need {outputs}; check model.args"
+        )
+
+
+def normalisation_parameters(model: nn.Module) -> frozenset[str]:
+    """Return the names of all parameters that belong to normalisation layers.
+
+    These are torch's own layers and any other class whose name ends in ``Norm``,
+    ``Norm1d``, ``Norm2d`` or ``Norm3d``.  Only parameters that such a layer owns itself
+    count: a class that wraps a whole block does not take the block's weights with it.
+    """
+    return frozenset(
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, _NORMALISATIONS) or _NAMED_NORM.search(type(module).__name__)
+        for name, _ in module.named_parameters(recurse=False)
+    )
+
+
+def batch_norm_buffers(model: nn.Module) -> frozenset[str]:
+    """Return the names of all running means and variances."""
+    return frozenset(
+        name
+        for name, _ in model.named_buffers(remove_duplicate=False)
+        if name.rpartition(".")[2] in ("running_mean", "running_var")
+    )

@@ -1,0 +1,167 @@
+"""The zoo, and every other network a job may name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lsengine.errors import UsageError
+from lsengine.external import torchvision, user_code
+from lsengine.job import schema
+from lsengine.models import densenet, mlp, resnet, vgg
+from lsengine.wording import did_you_mean
+
+Size = tuple[int, int]
+_SMALLEST = 8
+
+
+def build(
+    model: schema.ModelSpec, *, channels: int, classes: int, size: Size | None, job_folder: Path
+) -> nn.Module:
+    """Build the network that a job names, with fresh parameters from torch's generator.
+
+    Args:
+        model: The job's section; its ``args`` win over what follows.
+        channels: Channels of the data, or features per sample if the data are not images.
+        classes: Number of outputs.
+        size: Height and width of the data's images; None if they are not images.
+        job_folder: The job file's folder, where the user's modules are looked for.
+
+    Raises:
+        UsageError: If the name or its arguments are wrong, or the user's factory fails.
+        EnvironmentUnfit: If torchvision is needed and cannot be imported.
+    """
+    origin, _, name = model.arch.partition(":")
+    if origin == "torchvision" and name:
+        return _from_torchvision(name, {"num_classes": classes, **model.args})
+    if name:
+        network = user_code.call(model.arch, model.args, key="model.arch", job_folder=job_folder)
+        if not isinstance(network, nn.Module):
+            raise UsageError(
+                f"model.arch: {model.arch} returned {type(network).__name__}; expected a "
+                "torch.nn.Module"
+            )
+        return network
+    if model.arch not in schema.ARCHITECTURES:
+        near = did_you_mean(model.arch, schema.ARCHITECTURES)
+        raise UsageError(
+            f'model.arch: got "{model.arch}"; allowed: a zoo name (see "lsengine models"), '
+            f"torchvision:NAME or module:factory{near}"
+        )
+    maker, allowed = _entry(model.arch)
+    args = {"channels": channels, "classes": classes, **allowed, **model.args}
+    _check_args(model.arch, args, {"channels": 1, "classes": 1, **allowed})
+    if model.arch != "mlp":
+        if size is None:
+            raise UsageError(
+                f"model.arch: {model.arch} needs images, but the data have {channels} "
+                "features per sample; use mlp or module:factory"
+            )
+        if min(size) < _SMALLEST:
+            raise UsageError(
+                f"model.arch: {model.arch} needs at least {_SMALLEST}x{_SMALLEST} pixels, "
+                f"got {size[0]}x{size[1]}; use mlp or module:factory"
+            )
+    return maker(size, args)
+
+
+def zoo() -> list[tuple[str, int]]:
+    """Return each zoo name with its number of parameters at 3x32x32 and 10 classes."""
+    sizes = []
+    for name in schema.ARCHITECTURES:
+        with torch.device("meta"):  # shapes only: nothing is allocated or drawn
+            network = build(
+                schema.ModelSpec(arch=name),
+                channels=3,
+                classes=10,
+                size=(32, 32),
+                job_folder=Path(),
+            )
+        sizes.append((name, sum(p.numel() for p in network.parameters())))
+    return sizes
+
+
+Maker = Callable[[Size | None, dict[str, Any]], nn.Module]
+
+
+def _entry(arch: str) -> tuple[Maker, dict[str, Any]]:
+    """Return how to make a zoo network, and its arguments beside channels and classes."""
+    shortcut = not arch.endswith("_noshort")
+    if match := re.match(r"wrn(\d+)_(\d+)", arch):
+        depth, width = int(match[1]), 16 * int(match[2])
+        return partial(_resnet, resnet.cifar, depth, shortcut), {"width": width}
+    if match := re.match(r"resnet(\d+)", arch):
+        depth = int(match[1])
+        if depth in (18, 34, 50):
+            return partial(_resnet, resnet.four_stages, depth, shortcut), {"width": 64}
+        return partial(_resnet, resnet.cifar, depth, shortcut), {"width": 16}
+    if match := re.match(r"vgg(\d+)", arch):
+        return partial(_vgg, int(match[1])), {}
+    if arch == "densenet121":
+        return _densenet, {"growth": 32}
+    return _mlp, {"hidden": [128, 128]}
+
+
+def _resnet(
+    family: Callable[..., nn.Module],
+    depth: int,
+    shortcut: bool,
+    _: Size | None,
+    args: dict[str, Any],
+) -> nn.Module:
+    return family(depth, shortcut=shortcut, **args)
+
+
+def _vgg(depth: int, size: Size | None, args: dict[str, Any]) -> nn.Module:
+    assert size is not None
+    return vgg.VGG(depth, size=size, **args)
+
+
+def _densenet(_: Size | None, args: dict[str, Any]) -> nn.Module:
+    return densenet.DenseNet(**args)
+
+
+def _mlp(size: Size | None, args: dict[str, Any]) -> nn.Module:
+    height, width = size or (1, 1)
+    features = args["channels"] * height * width
+    return mlp.MLP(features=features, classes=args["classes"], hidden=args["hidden"])
+
+
+def _check_args(arch: str, args: dict[str, Any], allowed: dict[str, Any]) -> None:
+    for name, value in args.items():
+        if name not in allowed:
+            near = did_you_mean(name, allowed) or f"; allowed: {', '.join(allowed)}"
+            raise UsageError(f"model.args.{name}: {arch} takes no such argument{near}")
+        several = isinstance(allowed[name], list)
+        if several and not isinstance(value, list | tuple):
+            raise UsageError(f"model.args.{name}: expected a list of integers, got {value!r}")
+        if not all(_is_count(v) for v in (value if several else [value])):
+            kind = "integers of at least 1" if several else "an integer of at least 1"
+            raise UsageError(f"model.args.{name}: expected {kind}, got {value!r}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _from_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
+    library = torchvision.torchvision().models
+    known = library.list_models()
+    if name not in known:
+        near = did_you_mean(name, known) or f"; allowed: {', '.join(known[:6])}, ..."
+        raise UsageError(f'model.arch: torchvision has no network "{name}"{near}')
+    builder = library.get_model_builder(name)
+    try:
+        network = builder(**{"weights": None, **args})
+    except Exception as error:
+        raise UsageError(
+            f"model.args: torchvision:{name} refuses {args}: {type(error).__name__}: {error}"
+        ) from error
+    assert isinstance(network, nn.Module)
+    return network

@@ -1,0 +1,9 @@
+"""How a cell is evaluated: parameters in, metrics out, on one device."""
+
+from __future__ import annotations
+
+from lsengine.objective.device_state import Directions as Directions
+from lsengine.objective.device_state import Steps as Steps
+from lsengine.objective.objective import Metrics as Metrics
+from lsengine.objective.objective import Objective as Objective
+from lsengine.objective.settings import EvaluationSettings as EvaluationSettings

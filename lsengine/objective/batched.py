@@ -1,0 +1,173 @@
+"""Several cells in one pass, for networks so small that a step takes longer to start than to do.
+
+A multilayer perceptron is evaluated at G weights at once: its layers become products of stacks
+of matrices, with samples along the last axis, where a loss over few classes runs fastest, too.
+Cells are grouped by a fixed partition of the order of visiting (`Grid.pass_groups`),
+whatever is missing, so that a cell's companions, and its bits, depend on the job alone.
+
+Shapes: G cells, M numbers that move, N samples, C inputs and F outputs of a layer.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lsengine.objective.losses import Loss, cross_entropy, per_sample
+
+_WIDEST = 1024  # outputs of a layer times cells: more do not stay in a core's cache
+_FEWEST, _MOST = 16, 64
+SAMPLES = 256  # of a batch at once, on a CPU; for the same reason
+_ONE_BY_ONE = (
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus),
+    *(nn.Identity, nn.Dropout),
+)
+
+
+def cells_per_pass(model: nn.Module, sample_shape: Sequence[int]) -> int:
+    """Return how many cells to evaluate at once, by arithmetic on the network's shapes.
+
+    More than one only for stacks (`nn.Sequential`) of linear layers, their normalisations and
+    activations, with no layer wider than 64: there it was measured to pay (``docs/SPEED.md``).
+
+    Args:
+        model: The network.
+        sample_shape: Of one input.
+
+    Example:
+        >>> cells_per_pass(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)), [64])
+        32
+    """
+    layers = list(_layers(model))
+    while layers and isinstance(layers[0], nn.Flatten) and layers[0].start_dim == 1:
+        layers, sample_shape = layers[1:], [math.prod(sample_shape)]
+    if len(sample_shape) != 1 or not layers or not isinstance(layers[0], nn.Linear):
+        return 1
+    if not all(_is_known(*pair) for pair in itertools.pairwise(layers)):
+        return 1
+    fitting = _WIDEST // max(la.out_features for la in layers if isinstance(la, nn.Linear))
+    return min(_MOST, 1 << fitting.bit_length() - 1) if fitting >= _FEWEST else 1
+
+
+def _is_known(before: nn.Module, layer: nn.Module) -> bool:
+    if isinstance(layer, nn.BatchNorm1d):
+        return isinstance(before, nn.Linear) and layer.running_mean is not None
+    return type(layer) is nn.Linear or type(layer) in _ONE_BY_ONE
+
+
+def _layers(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the layers of a stack of stacks in order; anything else as it is."""
+    if type(model) is nn.Sequential:
+        for layer in model:
+            yield from _layers(layer)
+    else:
+        yield model
+
+
+class StackedMLP:
+    """A perceptron at G weights at once.
+
+    Args:
+        model: For which `cells_per_pass` is more than 1.
+        places: Where the numbers of each parameter or statistic that moves are among the M.
+        weights_GM: What moves, for every cell.
+    """
+
+    def __init__(self, model: nn.Module, places: Mapping[str, slice], weights_GM: Tensor) -> None:
+        self._places, self._weights_GM = places, weights_GM
+        self._names = {module: name for name, module in model.named_modules()}
+        self._steps: list[Callable[[Tensor], Tensor]] = []
+        layers = list(_layers(model))
+        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+            if isinstance(layer, nn.Linear):
+                norm = following if isinstance(following, _BatchNorm) else None
+                weight_GFC, bias_GF1 = self._folded(layer, norm)
+                step = functools.partial(_linear if self._steps else _first, weight_GFC, bias_GF1)
+                self._steps.append(step)
+            elif isinstance(layer, nn.ReLU):
+                self._steps.append(torch.relu_)
+            elif isinstance(layer, _ONE_BY_ONE):
+                self._steps.append(layer)
+
+    def __call__(self, x_NC: Tensor) -> Tensor:
+        """Return the outputs (G, F, N) of a batch at every row of weights."""
+        h = x_NC.flatten(1).T.contiguous()
+        for step in self._steps:
+            h = step(h)
+        return h
+
+    def _folded(self, layer: nn.Linear, norm: _BatchNorm | None) -> tuple[Tensor, Tensor | None]:
+        """Return weight (G, F, C) and bias (G, F, 1) of a layer, its normalisation folded in."""
+        weight = self._numbers(layer, "weight")
+        has_bias = "bias" in dict(layer.named_parameters(recurse=False))
+        bias = self._numbers(layer, "bias") if has_bias else None
+        if norm is not None:
+            mean, var = (self._numbers(norm, f"running_{n}") for n in ("mean", "var"))
+            scale = torch.rsqrt(var + norm.eps)
+            if norm.affine:
+                scale = scale * self._numbers(norm, "weight")
+            shift = -mean * scale if bias is None else (bias - mean) * scale
+            bias = shift + self._numbers(norm, "bias") if norm.affine else shift
+            weight = weight * scale[..., None]
+        weight_GFC = weight.expand(len(self._weights_GM), -1, -1).contiguous()
+        return weight_GFC, None if bias is None else bias[..., None]
+
+    def _numbers(self, layer: nn.Module, name: str) -> Tensor:
+        """Return a parameter or statistic with a leading axis of cells, or of 1 if it stays."""
+        tensor: Tensor = getattr(layer, name)
+        place = self._places.get(f"{self._names[layer]}.{name}".lstrip("."))
+        if place is None:
+            return tensor.detach()[None]
+        return self._weights_GM[:, place].view(-1, *tensor.shape)
+
+
+def _first(weight_GFC: Tensor, bias_GF1: Tensor | None, x_CN: Tensor) -> Tensor:
+    """Apply the first layer: the samples are the same for all cells, so one product does."""
+    output_GFN = torch.mm(weight_GFC.flatten(0, 1), x_CN).view(*weight_GFC.shape[:2], -1)
+    return output_GFN if bias_GF1 is None else output_GFN.add_(bias_GF1)
+
+
+def _linear(weight_GFC: Tensor, bias_GF1: Tensor | None, h_GCN: Tensor) -> Tensor:
+    output_GFN = torch.bmm(weight_GFC, h_GCN)
+    return output_GFN if bias_GF1 is None else output_GFN.add_(bias_GF1)
+
+
+def losses_and_hits(loss: Loss, logits_GKN: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the losses (G, N) of a built-in loss, and whether the largest output is the target.
+
+    Args:
+        loss: Of outputs (samples, K) and targets.
+        logits_GKN: The outputs, in float32 or float64.
+        targets: Of N samples; hits mean something if they are classes.
+    """
+    if loss is not cross_entropy or targets.is_floating_point():
+        return _plainly(loss, logits_GKN.double(), targets)
+    # Far fewer and faster steps than by `loss`, and as exact as the logits are: without the term
+    # of the largest logit, which is 1, small losses keep all their digits.
+    cells, classes, samples = logits_GKN.shape
+    below_GKN = logits_GKN - logits_GKN.amax(1, keepdim=True)
+    of_target_GN = below_GKN.gather(1, targets.expand(cells, 1, -1)).squeeze(1)
+    lower_GKN = below_GKN.sign()
+    is_odd_G = lower_GKN.flatten(1).sum(1) != samples * (1 - classes)
+    losses_GN = below_GKN.exp_().mul_(lower_GKN).sum(1).neg_().log1p_().sub_(of_target_GN)
+    hits_GN = of_target_GN == 0
+    if bool(is_odd_G.any()):  # two largest logits, or none: the first one counts
+        wide_GKN = logits_GKN[is_odd_G].double()
+        odd_losses, odd_hits = _plainly(loss, wide_GKN, targets)
+        losses_GN[is_odd_G], hits_GN[is_odd_G] = odd_losses.to(losses_GN.dtype), odd_hits
+    return losses_GN, hits_GN
+
+
+def _plainly(loss: Loss, logits_GKN: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    cells, _, samples = logits_GKN.shape
+    indices_GN = logits_GKN.max(1).indices
+    repeated = targets.repeat(cells, *[1] * (targets.ndim - 1))
+    flat = loss(logits_GKN.transpose(1, 2).flatten(0, 1), repeated)
+    losses_GN = per_sample(flat, cells * samples).view(cells, samples)
+    return losses_GN, indices_GN == targets if targets.ndim == 1 else indices_GN > 0

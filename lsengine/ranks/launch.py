@@ -1,0 +1,89 @@
+"""Joining the other ranks of a launch."""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import os
+import signal
+import sys
+from typing import Any
+
+from lsengine.errors import EnvironmentUnfit
+from lsengine.ranks.signals import remember_early_signal
+from lsengine.ranks.world import World, survives_rank_death
+
+_MEETING_S = 600.0  # for all ranks to reach MPI_Init
+_NO_STEPS = (None, "4294967291", "4294967290")  # SLURM's numbers of batch and interactive steps
+
+
+def launched_size() -> int:
+    """Return how many ranks the launcher says it started; 1 without a launcher.
+
+    Only variables that a launcher sets for each rank are asked, so that a plain process inside
+    a batch allocation counts as one.
+    """
+    for size in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "PALS_SIZE"):
+        if size in os.environ:
+            return int(os.environ[size])
+    if "SLURM_PROCID" in os.environ and os.environ.get("SLURM_STEP_ID") not in _NO_STEPS:
+        return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    return 1
+
+
+def join() -> World | None:
+    """Join the other ranks; None when this process was started alone.
+
+    Raises:
+        EnvironmentUnfit: If the launcher started several ranks that do not find each other.
+    """
+    signal.signal(signal.SIGUSR1, remember_early_signal)  # it would end a process that is starting
+    # And one that is ending: Python gives up its handlers before MPI is finalized.
+    atexit.register(signal.signal, signal.SIGUSR1, signal.SIG_IGN)
+    expected = launched_size()
+    if expected == 1 and not _under_launcher():
+        return None
+    try:
+        MPI = _meet()
+    except (ImportError, RuntimeError) as error:
+        if expected == 1:
+            return None
+        raise EnvironmentUnfit(
+            f"started as {expected} ranks, but mpi4py cannot be used: {error}; install it with "
+            "an MPI library (pip install mpi4py mpich), or run without a launcher"
+        ) from error
+    library = MPI.Get_library_version().split("\n")[0].split(",")[0].strip("\x00 ")
+    size = MPI.COMM_WORLD.Get_size()
+    if size != expected and size == 1:
+        if int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))):
+            raise SystemExit(EnvironmentUnfit.exit_code)  # once is enough
+        raise EnvironmentUnfit(
+            f"the launcher started {expected} ranks, but each finds itself alone: launcher and MPI "
+            f'library do not belong together (this process uses "{library}"); start with the '
+            "mpirun of that library, or choose the library with MPI4PY_MPIABI=mpich|openmpi"
+        )
+    return World(MPI.COMM_WORLD, MPI.COMM_SELF, library) if size > 1 else None
+
+
+def _meet() -> Any:
+    """Initialise MPI, which waits for every rank; end this process if one does not come.
+
+    A rank that is killed before it has joined leaves the others inside ``MPI_Init`` for good
+    where the launcher outlives it; elsewhere its death is the end of all, and who is late is
+    waited for as long as it takes.  Nothing of Python runs there, so it is a thread of C that
+    writes where the process stands and ends it.  With exit code 1: if all ranks end by a signal,
+    a launcher that outlives them calls that a success.
+    """
+    errors = sys.__stderr__ if survives_rank_death() else None
+    if errors is not None:
+        faulthandler.dump_traceback_later(_MEETING_S, exit=True, file=errors)
+    try:
+        from mpi4py import MPI
+    finally:
+        if errors is not None:
+            faulthandler.cancel_dump_traceback_later()
+    return MPI
+
+
+def _under_launcher() -> bool:
+    return any(v in os.environ for v in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"))

@@ -1,0 +1,328 @@
+"""The plane as a page to turn and to ask: one HTML file that needs no network.
+
+Python puts every number and every word on the scales into the page; its script, in
+``interactive.js``, shows them with plotly.js, which is in the page once, compressed.
+
+Shape suffixes: B betas, A alphas, T checkpoints.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex, to_rgb
+from numpy.typing import NDArray
+
+from lsengine.errors import EnvironmentUnfit, UsageError
+from lsengine.render import page
+from lsengine.render.landscapes.shaded import FADE, box, is_to_scale
+from lsengine.render.page import scales
+from lsengine.render.page.scales import Scale
+from lsengine.render.planes import NOT_TO_SCALE
+from lsengine.render.request import Request
+from lsengine.render.style.styles import Style
+from lsengine.surface import MISSING, Surface, cells
+from lsengine.surface.cells import Plane, nearest
+from lsengine.surface.quantities import Quantity, describe
+
+Floats = NDArray[np.float64]
+MOST = 12  # surfaces on a page: browsers draw no more scenes at once
+TICKS = 8  # numbers on the vertical axis at most
+EYE = 2.25  # from the middle of a scene, 1.25 wide: its corners and names are in the picture
+COLORS = 33  # of the ramp; between them the browser mixes
+LIFT = 0.012  # of the height: paths lie on the surface, not in it
+RAISED = 0.04  # of the height: a mark on a slope must not sink into it
+_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def draw(request: Request, *, reload_s: float | None = None) -> str:
+    """Return the page of a request.
+
+    Args:
+        request: Of kind ``html``; its quantity is the one shown first.
+        reload_s: Seconds after which the page loads itself anew, for runs that are writing.
+
+    Raises:
+        UsageError: If there are too many surfaces.
+        EnvironmentUnfit: If Plotly is not there.
+    """
+    if len(request.surfaces) > MOST:
+        raise UsageError(
+            f"render: {len(request.surfaces)} surfaces on one page; a browser draws at most "
+            f"{MOST} scenes at once; make several pages"
+        )
+    viewer = base64.b64encode(gzip.compress(_viewer(), mtime=0)).decode("ascii")
+    title = ", ".join(surface.name for surface in request.surfaces)
+    parts = {
+        "TITLE": html.escape(title),
+        "STYLE": _css(request.style),
+        "DATA": json.dumps(_data(request, reload_s), allow_nan=False).replace("<", "\\u003c"),
+        "VIEWER": viewer,
+        "CODE": _text("interactive.js"),
+    }
+    # Put together piece by piece: what is put in may itself contain the name of a place.
+    pieces = _text("interactive.html").split("@")
+    return "".join(parts.get(piece, piece) for piece in pieces)
+
+
+def _text(name: str) -> str:
+    return resources.files("lsengine.render.html").joinpath(name).read_text(encoding="utf-8")
+
+
+def _viewer() -> bytes:
+    try:
+        files = resources.files("plotly")
+    except ImportError as error:
+        raise EnvironmentUnfit(
+            f"an interactive page contains Plotly, which is not there ({error}); "
+            "pip install 'lsengine[html]'"
+        ) from error
+    return files.joinpath("package_data", "plotly.min.js").read_bytes()
+
+
+def _css(style: Style) -> str:
+    font = f"'{style.rc['font.family']}', 'Helvetica Neue', Arial, sans-serif"
+    colors = {"ground": style.ground, "ink": style.ink, "faint": style.faint, "font": font}
+    return ":root { " + " ".join(f"--{name}: {value};" for name, value in colors.items()) + " }"
+
+
+def _data(request: Request, reload_s: float | None) -> dict[str, Any]:
+    """Return everything the script shows, as plain values."""
+    style, surfaces = request.style, request.surfaces
+    shared = [n for n in surfaces[0].quantities if all(n in s.quantities for s in surfaces)]
+    planes = {n: [cells.plane(s, describe(n)) for s in surfaces] for n in shared}
+    usable = [name for name in shared if any(plane.finite.size for plane in planes[name])]
+    any_missing = any((s.status == MISSING).any() for s in surfaces)
+    ramp = colormaps[style.colormap](np.linspace(0, 1, COLORS))
+    pale = ramp[:, :3] + FADE * (np.array(to_rgb(style.ground)) - ramp[:, :3])
+    azimuth, elevation = np.radians([style.camera.azimuth, style.camera.elevation])
+    eye = (
+        EYE
+        / style.camera.zoom
+        * np.array(
+            [
+                np.cos(elevation) * np.cos(azimuth),
+                np.cos(elevation) * np.sin(azimuth),
+                np.sin(elevation),
+            ]
+        )
+    )
+    live = None
+    if reload_s is not None:
+        done = sum(s.counts()["done"] for s in surfaces)
+        text = f"running: {done:,} of {sum(s.status.size for s in surfaces):,} cells"
+        live = {"seconds": reload_s, "text": text}
+    return {
+        "start": request.quantity,
+        "style": {
+            **{"ink": style.ink, "ground": style.ground, "faint": style.faint, "bad": style.bad},
+            "font": f"{style.rc['font.family']}, sans-serif",
+        },
+        "colors": [[i / (COLORS - 1), to_hex(color)] for i, color in enumerate(ramp)],
+        "pale": [[i / (COLORS - 1), to_hex(color)] for i, color in enumerate(pale)],
+        "relief": style.relief,
+        "camera": {
+            "eye": dict(zip("xyz", eye.tolist(), strict=True)),
+            "center": {"x": 0, "y": 0, "z": -0.25},
+        },
+        "live": live,
+        "notes": _page_notes(surfaces, planes[usable[0]], any_missing),
+        "surfaces": [_surface(s, planes[usable[0]][i], usable) for i, s in enumerate(surfaces)],
+        "quantities": [_quantity(name, planes[name], request) for name in usable],
+    }
+
+
+def _page_notes(
+    surfaces: Sequence[Surface], planes: Sequence[Plane], any_missing: bool
+) -> list[str]:
+    lines = []
+    if any_missing:
+        lines.append("lighter: not computed yet, the nearest cell's value stands in")
+    if any(_has_bad(s) for s in surfaces):
+        lines.append("\N{MULTIPLICATION SIGN} on the floor: failed, or not a finite number")
+    if not all(is_to_scale(plane) for plane in planes if min(plane.values.shape) > 1):
+        lines.append(NOT_TO_SCALE)
+    return lines
+
+
+def _has_bad(surface: Surface) -> bool:
+    return bool(cells.tally(surface.status, surface.quantities.values()).bad)
+
+
+def _surface(surface: Surface, plane: Plane, names: Sequence[str]) -> dict[str, Any]:
+    """Return what belongs to a surface whatever quantity is shown."""
+    order = np.ix_(*(np.argsort(surface.axes[name]) for name in ("beta", "alpha")))
+    values = {}
+    for name in names:
+        factor = describe(name).factor
+        values[name] = _packed(np.asarray(surface.quantities[name])[order] * factor, "<f8")
+    return {
+        "name": surface.name,
+        "about": page.errors(surface),
+        "alpha": plane.alpha.tolist(),
+        "beta": plane.beta.tolist(),
+        "range": [_range(plane.alpha, plane.beta), _range(plane.beta, plane.alpha)],
+        "base": _base(plane),
+        "status": _packed(surface.status[order], "u1"),
+        "missing": bool(plane.missing.any()),
+        "values": values,
+        "path": _path(surface),
+        "marks": [
+            {"name": name, "alpha": at[0], "beta": at[1], "symbol": symbol}
+            for name, at, symbol in _marks(surface)
+        ],
+    }
+
+
+def _range(axis: Floats, other: Floats) -> list[float]:
+    edges = cells.edges(axis, other)
+    return [float(edges[0]), float(edges[-1])] if axis.size == 1 else [axis[0], axis[-1]]
+
+
+def _base(plane: Plane) -> list[float]:
+    return list(box(plane)) if min(plane.values.shape) > 1 else [1.0, 1.0]
+
+
+def _path(surface: Surface) -> dict[str, Any] | None:
+    if not surface.has_path:
+        return None
+    assert surface.trajectory is not None  # it has a path
+    columns = surface.trajectory.columns
+    told = [
+        [name.replace("_", " "), [_number(v) for v in column.tolist()]]
+        for name, column in columns.items()
+        if column.ndim == 1 and column.dtype.kind in "fiu" and name != "status"
+    ]
+    return {
+        "alpha": columns["alpha"].tolist(),
+        "beta": columns["beta"].tolist(),
+        "drops": surface.trajectory.lr_drops.tolist(),
+        "columns": told,
+    }
+
+
+def _number(value: float) -> float | str:
+    return value if np.isfinite(value) else str(value)  # JSON has no word for these
+
+
+def _marks(surface: Surface) -> list[tuple[str, tuple[float, float], str]]:
+    """Return name, alpha and beta, and symbol of the centre and of other minima."""
+    minima = surface.marked_minima
+    inside = [(0.0, 0.0), *minima]
+    names = ["centre", *page.ordinal_minima(len(minima))]
+    symbols = ["cross", *["diamond"] * len(minima)]
+    alpha, beta = surface.axes["alpha"], surface.axes["beta"]
+    return [
+        (name, at, symbol)
+        for name, at, symbol in zip(names, inside, symbols, strict=True)
+        if alpha.min() <= at[0] <= alpha.max() and beta.min() <= at[1] <= beta.max()
+    ]
+
+
+def _quantity(name: str, planes: Sequence[Plane], request: Request) -> dict[str, Any]:
+    quantity = describe(name)
+    values = np.concatenate([plane.finite for plane in planes])
+    mine = name == request.quantity
+    limits, levels = (request.limits if mine else None), request.levels
+    asked = request.scale if mine else "auto"
+    auto = scales.choose(values, quantity, asked, levels, limits)
+    offered = {auto.kind: auto}
+    kinds = ["linear"]
+    if not quantity.is_percent and (values > 0).all() and not (limits and limits[0] <= 0):
+        kinds.append("log")
+    for kind in kinds:
+        if kind not in offered:
+            offered[kind] = scales.choose(values, quantity, kind, levels, limits)
+    made = {kind: _scale(offered[kind], planes, request, quantity) for kind in sorted(offered)}
+    return {"name": name, "label": quantity.label, "auto": auto.kind, "scales": made}
+
+
+def _scale(
+    scale: Scale, planes: Sequence[Plane], request: Request, quantity: Quantity
+) -> dict[str, Any]:
+    low, high = scale.span
+    shares = [
+        np.clip((scale.forward(plane.values) - low) / (high - low), 0.0, 1.0) for plane in planes
+    ]
+    filled = [_filled(plane, share) for plane, share in zip(planes, shares, strict=True)]
+    every = [np.where(np.isfinite(s), s, f) for s, f in zip(shares, filled, strict=True)]
+    levels = (scale.forward(scale.levels) - low) / (high - low)
+    notes = []
+    for plane, surface in zip(planes, request.surfaces, strict=True):
+        about = page.about_cells(plane.tally) + page.about_clipping(plane.finite, scale)
+        name = f"{surface.name}: " if len(planes) > 1 else ""
+        notes += [f"{name}{plain(line)}" for line in about]
+    ticks = scale.labelled(TICKS)
+    at = (scale.forward(ticks) - low) / (high - low)
+    words = [plain(scale.text(float(tick))) for tick in ticks]
+    return {
+        "heights": [_packed(share, "<f4") for share in shares],
+        "filled": [
+            _packed(share, "<f4") if plane.missing.any() else ""
+            for plane, share in zip(planes, filled, strict=True)
+        ],
+        "lines": [] if scale.constant else levels[1:-1].tolist(),
+        "ticks": [[float(a), word] for a, word in zip(at, words, strict=True)],
+        "notes": notes,
+        "path": [
+            _over(plane, share, LIFT, *_track(surface))
+            for plane, share, surface in zip(planes, every, request.surfaces, strict=True)
+        ],
+        "marks": [
+            _over(plane, share, RAISED, *np.reshape([m[1] for m in _marks(surface)], (-1, 2)).T)
+            for plane, share, surface in zip(planes, every, request.surfaces, strict=True)
+        ],
+    }
+
+
+def _filled(plane: Plane, share_BA: Floats) -> Floats:
+    """Return heights of the cells not computed yet: the nearest one's; NaN well inside others."""
+    if not plane.missing.any() or not np.isfinite(share_BA).any():
+        return np.full_like(share_BA, np.nan)
+    rows, columns = plane.missing.shape
+    padded = np.pad(plane.missing, 1)
+    shifts = [padded[b : b + rows, a : a + columns] for b in range(3) for a in range(3)]
+    around = np.any(shifts, axis=0)  # with all eight neighbours
+    return np.where(around & ~plane.bad, nearest(plane.alpha, plane.beta, share_BA), np.nan)
+
+
+def _track(surface: Surface) -> tuple[Floats, Floats]:
+    if not surface.has_path or surface.trajectory is None:
+        return np.empty(0), np.empty(0)
+    columns = surface.trajectory.columns
+    return np.asarray(columns["alpha"], float), np.asarray(columns["beta"], float)
+
+
+def _over(
+    plane: Plane, share_BA: Floats, lift: float, alpha_T: Floats, beta_T: Floats
+) -> list[float | None]:
+    """Return heights a little above the surface at some places; None where there is none."""
+    if not alpha_T.size or not np.isfinite(share_BA).any():
+        return [None] * alpha_T.size
+    known_BA = nearest(plane.alpha, plane.beta, share_BA)
+    if min(known_BA.shape) < 2:
+        return [float(np.nanmax(known_BA)) + lift] * alpha_T.size
+    heights: list[float | None] = (cells.at_place(plane, known_BA, alpha_T, beta_T) + lift).tolist()
+    return heights
+
+
+def _packed(values: NDArray[Any], dtype: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode("ascii")
+
+
+def plain(text: str) -> str:
+    r"""Return a label without markup: ``$-2\times10^{-5}$`` as it would be typeset."""
+    if "$" not in text:
+        return text
+    head, _, tail = text.partition("^{")
+    power, _, rest = tail.partition("}")
+    head = head.replace(r"\times", "\N{MULTIPLICATION SIGN}").replace("-", "\N{MINUS SIGN}")
+    return (head + power.translate(_SUPERSCRIPTS) + plain(rest)).replace("$", "")

@@ -1,0 +1,111 @@
+"""Where the camera of a lit landscape stands, and where things then are in the picture.
+
+Plain geometry, so that words can be placed beside a scene before it is drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsengine.render.style.styles import Camera
+
+Floats = NDArray[np.float64]
+DISTANCE = 3.6  # from the camera to the middle of the scene; its base is 1 wide
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A camera and the picture it takes, 1 wide.
+
+    Attributes:
+        focal: The point in the middle of the picture; (3,).
+        toward: Unit vector from there to the camera; (3,).
+        half_width: Half the picture's width, seen at distance 1.
+        ratio: Height of the picture by its width.
+        middle: The point through which the vertical line goes that the camera turns about; (3,).
+    """
+
+    focal: Floats
+    toward: Floats
+    half_width: float
+    ratio: float
+    middle: Floats
+
+    @property
+    def position(self) -> Floats:
+        """Where the camera stands; (3,)."""
+        return np.asarray(self.focal + DISTANCE * self.toward)
+
+    @property
+    def angle(self) -> float:
+        """Vertical angle of view in degrees."""
+        return float(np.degrees(2 * np.arctan(self.half_width * self.ratio)))
+
+    def turned(self, angle: float) -> View:
+        """Return the view after the camera, and what it aims at, went around the middle.
+
+        Args:
+            angle: Radians from alpha towards beta.
+        """
+        cos, sin = np.cos(angle), np.sin(angle)
+        turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+        focal = self.middle + turn @ (self.focal - self.middle)
+        return replace(self, focal=focal, toward=turn @ self.toward)
+
+    def project(self, points: Floats) -> Floats:
+        """Return where points (..., 3) are in the picture: (..., 2), 0 to 1 by 0 to ratio."""
+        flat = _plane(points, self.focal, self.toward)
+        return np.asarray(flat / (2 * self.half_width) + np.array([0.5, self.ratio / 2]))
+
+
+def fitted(points: Floats, camera: Camera, *, all_around: bool = False) -> View:
+    """Return the view that has all points in it, as large as they can be, at zoom 1.
+
+    Args:
+        points: What to show; (N, 3).
+        camera: Where from.
+        all_around: Whether the points turn about the vertical line through their middle, and
+            are to stay in the picture while they do.
+    """
+    toward = _toward(camera)
+    middle = (points.min(axis=0) + points.max(axis=0)) / 2
+    if all_around:
+        rest = points - middle
+        angles = np.radians(np.arange(0, 360, 10))[:, None]
+        x = np.cos(angles) * rest[:, 0] - np.sin(angles) * rest[:, 1]
+        y = np.sin(angles) * rest[:, 0] + np.cos(angles) * rest[:, 1]
+        z = np.broadcast_to(rest[:, 2], x.shape)
+        points = np.stack([x, y, z], axis=-1).reshape(-1, 3) + middle
+    right, up = _sideways(toward)
+    focal = middle
+    for _ in range(8):  # perspective moves the middle of what is seen
+        flat = _plane(points, focal, toward)
+        low, high = flat.min(axis=0), flat.max(axis=0)
+        shift = DISTANCE * (low + high) / 2
+        focal = focal + shift[0] * right + shift[1] * up
+    flat = _plane(points, focal, toward)
+    width, height = np.ptp(flat, axis=0)
+    return View(focal, toward, float(width) / 2 / camera.zoom, float(height / width), middle)
+
+
+def _toward(camera: Camera) -> Floats:
+    azimuth, elevation = np.radians([camera.azimuth, camera.elevation])
+    flat = np.cos(elevation)
+    return np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
+
+
+def _sideways(toward: Floats) -> tuple[Floats, Floats]:
+    right = np.cross([0.0, 0.0, 1.0], toward)
+    right /= np.linalg.norm(right)
+    return right, np.cross(toward, right)
+
+
+def _plane(points: Floats, focal: Floats, toward: Floats) -> Floats:
+    """Return points as seen: right and up, each by the distance from the camera; (..., 2)."""
+    right, up = _sideways(toward)
+    rest = points - focal
+    depth = DISTANCE - rest @ toward
+    return np.stack([rest @ right / depth, rest @ up / depth], axis=-1)

@@ -1,0 +1,267 @@
+"""The lit landscape itself: light, mesh and lines, drawn off screen by VTK.
+
+The only module that draws with VTK, of which it imports no more than it needs: that is most of
+the time a picture takes.  No window and no display is needed: on Linux VTK draws through EGL, by
+the processor if there is no graphics card.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import SimpleNamespace, TracebackType
+from typing import Any
+
+import numpy as np
+from contourpy import contour_generator
+from numpy.typing import NDArray
+
+from lsengine.errors import EnvironmentUnfit
+from lsengine.render.landscapes.camera import DISTANCE, View
+from lsengine.render.landscapes.mesh import LandscapeMesh
+
+Floats = NDArray[np.float64]
+LINE = 0.002  # radius of a contour line, in units of the base; half of it is in the ground
+SMOOTHING = 8  # samples in a pixel
+# Lamps by their place as the camera sees it (right, up, towards it), and their strength.  The
+# third lights what is seen from below, which would be black.
+LAMPS = (((-0.9, 1.2, 0.7), 0.8), ((1.2, 0.3, 0.8), 0.32), ((0.1, -1.2, 0.5), 0.3))
+LANDSCAPE = {"ambient": 0.32, "diffuse": 0.78, "specular": 0.22, "specular_power": 24.0}
+MATT = {"ambient": 0.7, "diffuse": 0.3}
+FLAT = {"ambient": 1.0, "diffuse": 0.0}
+MODULES = {
+    "vtkCommonCore": "vtkLogger vtkPoints",
+    "vtkCommonDataModel": "vtkCellArray vtkPolyData",
+    "vtkFiltersCore": "vtkTubeFilter",
+    "vtkRenderingCore": "vtkActor vtkLight vtkPolyDataMapper vtkRenderer vtkRenderWindow "
+    "vtkWindowToImageFilter",
+    "util.numpy_support": "numpy_to_vtk numpy_to_vtkIdTypeArray vtk_to_numpy",
+}
+
+
+"""What is used of VTK."""
+
+
+@dataclass(frozen=True, slots=True)
+class Landscape:
+    """What is in a scene, colours included.
+
+    Attributes:
+        relief: The mesh.
+        colors: RGB of its points before light, 0 to 1; (Y, X, 3).
+        lines: Heights at which contour lines go along the surface; (L,).
+        floor: Height of the ground plane, whose edge is drawn.
+        floor_lines: Heights of the lines drawn on the ground, too; (F,).
+        floor_colors: Their RGB; (F, 3).
+        ink, faint: RGB of lines on the surface, and of the edge of the ground.
+    """
+
+    relief: LandscapeMesh
+    colors: Floats
+    lines: Floats
+    floor: float
+    floor_lines: Floats
+    floor_colors: Floats
+    ink: tuple[float, float, float]
+    faint: tuple[float, float, float]
+
+
+class Scene:
+    """A landscape under lamps, of which pictures can be taken; use as a context manager.
+
+    Args:
+        landscape: What to draw.
+        size: Width and height of the pictures in pixels.
+
+    Raises:
+        EnvironmentUnfit: If VTK is not there, or nothing to draw with.
+    """
+
+    def __init__(self, landscape: Landscape, size: tuple[int, int]) -> None:
+        vtk = _vtk()
+        self._renderer = vtk.vtkRenderer()
+        self._renderer.SetBackground(1.0, 1.0, 1.0)
+        self._renderer.SetBackgroundAlpha(0.0)
+        self._window = vtk.vtkRenderWindow()
+        self._window.SetOffScreenRendering(True)
+        self._window.SetAlphaBitPlanes(True)
+        self._window.SetMultiSamples(SMOOTHING)
+        self._window.SetSize(*size)
+        self._window.AddRenderer(self._renderer)
+        for actor in (_mesh(landscape), *_lines(landscape), _floor(landscape)):
+            self._renderer.AddActor(actor)
+        for place, strength in LAMPS:
+            lamp = vtk.vtkLight()
+            lamp.SetLightTypeToCameraLight()
+            lamp.SetPosition(*place)
+            lamp.SetIntensity(strength)
+            self._renderer.AddLight(lamp)
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._window.Finalize()
+
+    def picture(self, view: View) -> NDArray[np.uint8]:
+        """Return the scene as RGBA, its ground transparent; (H, W, 4)."""
+        camera = self._renderer.GetActiveCamera()
+        camera.SetPosition(*view.position)
+        camera.SetFocalPoint(*view.focal)
+        camera.SetViewUp(0.0, 0.0, 1.0)
+        camera.SetViewAngle(view.angle)
+        camera.SetClippingRange(DISTANCE - 2.0, DISTANCE + 2.0)
+        self._window.Render()
+        shot = _vtk().vtkWindowToImageFilter()
+        shot.SetInput(self._window)
+        shot.SetInputBufferTypeToRGBA()
+        shot.ReadFrontBufferOff()
+        shot.ShouldRerenderOff()
+        shot.Update()
+        image = shot.GetOutput()
+        width, height, _ = image.GetDimensions()
+        pixels = _vtk().vtk_to_numpy(image.GetPointData().GetScalars())
+        rgba = pixels.reshape(height, width, 4)[::-1].astype(np.float32) / 255.0
+        # At its edges the scene is mixed with the white behind it: take that out.
+        share = rgba[..., 3:]
+        own = (rgba[..., :3] - (1.0 - share)) / np.maximum(share, 1e-3)
+        both = np.concatenate([np.where(share > 0, own, 1.0), share], axis=-1)
+        return np.asarray(np.round(255 * np.clip(both, 0, 1)), dtype=np.uint8)
+
+
+def _mesh(landscape: Landscape) -> Any:
+    """Return the coloured landscape, smooth by the normals of its heights."""
+    vtk, relief = _vtk(), landscape.relief
+    x, y = np.meshgrid(relief.x, relief.y)
+    index = np.arange(x.size).reshape(x.shape)
+    corners = (index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1])
+    quads = np.stack(corners, axis=-1)[relief.there]
+    data = _data(np.stack([x, y, relief.z], axis=-1).reshape(-1, 3))
+    data.SetPolys(_cells(np.full(len(quads), 4), quads))
+    shade = (0.5 + 0.5 * relief.sky)[..., None]  # soft light comes from the whole sky
+    colors = np.round(255 * np.clip(landscape.colors * shade, 0, 1)).astype(np.uint8)
+    data.GetPointData().SetScalars(vtk.numpy_to_vtk(colors.reshape(-1, 3), deep=True))
+    by_y, by_x = np.gradient(relief.z, relief.y, relief.x)
+    normals = np.stack([-by_x, -by_y, np.ones_like(by_x)], axis=-1)
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    data.GetPointData().SetNormals(vtk.numpy_to_vtk(normals.reshape(-1, 3), deep=True))
+    return _actor(data, LANDSCAPE)
+
+
+def _lines(landscape: Landscape) -> list[Any]:
+    """Return lines of equal height, on the landscape and on the ground."""
+    relief = landscape.relief
+    lines = contour_generator(relief.x, relief.y, np.ma.masked_invalid(relief.drawn))
+    made = []
+    on_it = [(line, height) for height in landscape.lines for line in lines.lines(height)]
+    if on_it:
+        made.append(_tubes(on_it, LINE, MATT, landscape.ink, 0.55))
+    for height, color in zip(landscape.floor_lines, landscape.floor_colors, strict=True):
+        below = [(line, landscape.floor) for line in lines.lines(height)]
+        if below:
+            made.append(_tubes(below, LINE, MATT, tuple(color)))
+    return made
+
+
+def _floor(landscape: Landscape) -> Any:
+    (left, right), (near, far) = landscape.relief.x[[0, -1]], landscape.relief.y[[0, -1]]
+    edge = np.array([(left, near), (right, near), (right, far), (left, far), (left, near)])
+    return _tubes([(edge, landscape.floor)], 0.7 * LINE, FLAT, landscape.faint)
+
+
+def _tubes(
+    lines: list[tuple[Any, float]],
+    radius: float,
+    material: dict[str, float],
+    color: tuple[float, ...],
+    opacity: float = 1.0,
+) -> Any:
+    """Return level lines, (N, 2) each with its height, as thin tubes."""
+    points = [np.column_stack([line, np.full(len(line), height)]) for line, height in lines]
+    data = _data(np.concatenate(points))
+    sizes = np.array([len(part) for part in points])
+    data.SetLines(_cells(sizes, np.arange(sizes.sum())))
+    tube = _vtk().vtkTubeFilter()
+    tube.SetInputData(data)
+    tube.SetRadius(radius)
+    tube.SetNumberOfSides(6)
+    tube.Update()
+    actor = _actor(tube.GetOutput(), material)
+    actor.GetProperty().SetColor(*color)
+    actor.GetProperty().SetOpacity(opacity)
+    return actor
+
+
+def _data(points: Floats) -> Any:
+    vtk = _vtk()
+    data, places = vtk.vtkPolyData(), vtk.vtkPoints()
+    places.SetData(vtk.numpy_to_vtk(points, deep=True))
+    data.SetPoints(places)
+    return data
+
+
+def _cells(sizes: NDArray[np.int64], indices: NDArray[np.int64]) -> Any:
+    """Return cells of so many points each, from the indices of all their points."""
+    vtk, cells = _vtk(), _vtk().vtkCellArray()
+    parts = (np.concatenate([[0], np.cumsum(sizes)]), indices.ravel())
+    cells.SetData(*(vtk.numpy_to_vtkIdTypeArray(p.astype(np.int64), deep=True) for p in parts))
+    return cells
+
+
+def _actor(data: Any, material: dict[str, float]) -> Any:
+    mapper, actor = _vtk().vtkPolyDataMapper(), _vtk().vtkActor()
+    mapper.SetInputData(data)
+    actor.SetMapper(mapper)
+    look = actor.GetProperty()
+    look.SetInterpolationToPhong()
+    look.SetAmbient(material["ambient"])
+    look.SetDiffuse(material["diffuse"])
+    look.SetSpecular(material.get("specular", 0.0))
+    look.SetSpecularPower(material.get("specular_power", 1.0))
+    return actor
+
+
+@cache
+def _vtk() -> Any:
+    """Import what is used of VTK, and see that it can draw; else it would end the process."""
+    if sys.platform == "linux":  # before VTK looks for a display, and complains
+        os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+    try:
+        import_module("vtkmodules.vtkRenderingOpenGL2")  # the windows there are to choose from
+        found = {
+            name: getattr(import_module(f"vtkmodules.{module}"), name)
+            for module, names in MODULES.items()
+            for name in names.split()
+        }
+    except ImportError as error:
+        raise EnvironmentUnfit(
+            f"a lit surface is drawn by VTK, which is not there ({error}); "
+            "pip install 'lsengine[lit]', or use --style default"
+        ) from error
+    vtk = SimpleNamespace(**found)
+    vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)
+    if vtk.vtkRenderWindow().GetClassName() == "vtkOSOpenGLRenderWindow" and not _has_osmesa():
+        raise EnvironmentUnfit(
+            "a lit surface needs OpenGL, and there is none here, not even in software; install "
+            "Mesa's EGL (Debian: apt-get install libegl1 libgl1-mesa-dri), or use --style default"
+        )
+    return vtk
+
+
+def _has_osmesa() -> bool:
+    for name in ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so"):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return True
+    return False

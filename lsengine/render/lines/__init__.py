@@ -1,0 +1,1 @@
+"""Pictures with lines: curves, curvature, histories, histograms."""

@@ -1,0 +1,350 @@
+"""The page: panels, captions, notes and one colour bar, at a fixed width.
+
+The width is the style's, since a column of a journal has one; the height follows from what
+is on the page.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+
+from lsengine.render.page.scales import Scale, log_text, power_text
+from lsengine.render.style.styles import Style
+from lsengine.surface import Surface
+from lsengine.surface.cells import Tally, centre_error, error_at
+from lsengine.surface.quantities import Quantity
+
+LONGEST_NUMBER = 7  # characters at a colour bar; longer ones have what is common taken out
+LONGEST_NAME = 44  # characters; a longer name keeps its beginning and its end
+POINT = 1.0 / 72.0  # inch
+MARGIN = 6.0  # points around everything
+ERRORS = "in parentheses: test error"  # over a legend
+
+
+def columns_for(panels: int) -> int:
+    """Return how many panels go side by side: up to four, without a lonely last one."""
+    if panels <= 4:
+        return {1: 1, 2: 2, 3: 3, 4: 2}[panels]
+    return 4 if panels > 6 else 3
+
+
+def sheet(panels: int, style: Style, ratio: float, **axes: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure with ``panels`` axes, of which each is ``ratio`` as high as wide.
+
+    Args:
+        panels: At least 1.
+        style: Gives the width.
+        ratio: Of the drawing area; the height of the page is made to fit later.
+        axes: Passed to ``Figure.add_subplot``.
+    """
+    columns = columns_for(panels)
+    rows = -(-panels // columns)
+    width = style.width if panels == 1 else style.wide
+    figure = Figure(figsize=(width, rows * (ratio * width / columns + 0.9)), layout="compressed")
+    FigureCanvasAgg(figure)
+    gap = MARGIN * POINT
+    cast(Any, figure.get_layout_engine()).set(w_pad=gap, h_pad=gap, wspace=0.03, hspace=0.03)
+    grid = figure.add_gridspec(rows, columns)
+    made = [figure.add_subplot(grid[i // columns, i % columns], **axes) for i in range(panels)]
+    return figure, made
+
+
+def settle(figure: Figure) -> None:
+    """Lay the page out, trim its height to what is on it, and fix every position.
+
+    Nothing may move afterwards: contour labels cut gaps that are computed from positions.
+    """
+    engine = figure.get_layout_engine()
+    assert engine is not None  # `sheet` gave it one
+    for _ in range(2):
+        engine.execute(figure)
+        renderer = cast(Any, figure.canvas).get_renderer()
+        box = figure.get_tightbbox(renderer)
+        wanted = box.height + 2 * MARGIN * POINT
+        if abs(wanted - figure.get_figheight()) < 0.02:
+            break
+        figure.set_figheight(wanted)
+    else:
+        engine.execute(figure)
+    figure.set_layout_engine("none")
+
+
+def caption(axes: Axes, surface: Surface, *, top: float = 1.0, above: float = 0.0) -> None:
+    """Put the surface's name over the axes, and the test error at its centre below that.
+
+    Args:
+        axes: Where.
+        surface: Whose.
+        top: Height of the upper edge, in that of the axes.
+        above: Points to keep free for what else stands there.
+    """
+    size, pad = float(axes.xaxis.label.get_fontsize()), 4.0 + above
+    for line in reversed(errors(surface)):
+        below = _outside((0.5, top), (0, pad), "bottom")
+        axes.annotate(line, **below, fontsize=size * 0.9)
+        pad += size * 1.25
+    name = axes.annotate(
+        printable(surface.name), **_outside((0.5, top), (0, pad), "bottom"), fontsize=size * 1.1
+    )
+    name.set_parse_math(False)
+
+
+def errors(surface: Surface) -> list[str]:
+    """Return what a caption says of test errors: at the centre, and at other minima."""
+    centre, minima = centre_error(surface), surface.marked_minima
+    lines = [] if centre is None else [f"test error {centre:.2f} %"]
+    if surface.is_plane and lines and minima:
+        lines[0] += " at the centre"
+        others = zip(ordinal_minima(len(minima)), minima, strict=True)
+        told = [(name, error_at(surface, *at)) for name, at in others]
+        lines.append(
+            ", ".join(f"{name} {error:.2f} %" for name, error in told if error is not None)
+        )
+    return [line for line in lines if line]
+
+
+def note(axes: Axes, lines: Sequence[str], drop: float) -> None:
+    """Put small lines below the axes, wrapped to their width.
+
+    Args:
+        axes: Where.
+        lines: Sentences; each starts a line of its own.
+        drop: Points from the axes' lower edge to the text.
+    """
+    if not lines:
+        return
+    size = float(axes.xaxis.label.get_fontsize()) * 0.8
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    spec = axes.get_subplotspec()
+    columns = spec.get_gridspec().ncols if spec else 1
+    room = figure.get_figwidth() / columns * 0.86 / (size * 0.52 * POINT)
+    wrapped = [part for line in lines for part in _wrapped(line, max(int(room), 20))]
+    axes.annotate(
+        "\n".join(wrapped),
+        **_outside((0.5, 0.0), (0, -drop), "top"),
+        fontsize=size,
+        alpha=0.85,
+        linespacing=1.35,
+    )
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """Wrap a line whose numbers in math text are shorter to see than to write."""
+    math = re.findall(r"\$[^$]*\$", line)
+    for index, text in enumerate(math):
+        plain = re.sub(r"\\[a-z]+", "x", text.replace("\\mathrm", ""))
+        seen = len(re.sub(r"[${}^_\\]", "", plain))
+        line = line.replace(text, chr(0xE000 + index) * seen, 1)
+    parts = textwrap.wrap(line, width)
+    for index, text in enumerate(math):
+        parts = [re.sub(f"{chr(0xE000 + index)}+", lambda _, t=text: t, part) for part in parts]  # type: ignore[misc]
+    return parts
+
+
+def _outside(at: tuple[float, float], offset: tuple[float, float], va: str) -> dict[str, Any]:
+    return {
+        "xy": at,
+        "xycoords": "axes fraction",
+        "xytext": offset,
+        "textcoords": "offset points",
+        "ha": "center",
+        "va": va,
+        "annotation_clip": False,
+    }
+
+
+def ordinal_minima(count: int) -> list[str]:
+    """Return what the minima that a surface leads to are called; the first is the centre."""
+    return ["other minimum"] if count == 1 else [f"minimum {i + 2}" for i in range(count)]
+
+
+def about_cells(counts: Tally, *, hatched: str = "", bad: str = "") -> list[str]:
+    """Return the sentences that say what is not drawn, none if all is.
+
+    Args:
+        counts: Of the surface.
+        hatched: How missing cells show, in parentheses; may be empty.
+        bad: How failed and non-finite cells show; may be empty.
+    """
+    lines = []
+    if counts.missing:
+        shown = f" ({hatched})" if hatched else ""
+        lines.append(f"{counts.missing:,} of {counts.cells:,} cells missing{shown}")
+    if counts.bad:
+        shown = f" ({bad})" if bad else ""
+        lines.append(f"not drawn: {counts.bad_text()}{shown}")
+    return lines
+
+
+def about_clipping(values: Any, scale: Scale) -> list[str]:
+    """Return how many of a surface's values lie beyond the ends of the scale."""
+    above, below = int((values > scale.high).sum()), int((values < scale.low).sum())
+    parts = [
+        f"{count:,} {'cell' if count == 1 else 'cells'} {word} {scale.text(end)}"
+        for count, word, end in ((above, "above", scale.high), (below, "below", scale.low))
+        if count
+    ]
+    return [", ".join(parts) + ", beyond the scale"] if parts else []
+
+
+def beyond_axis(axes: Axes, values: Any) -> list[str]:
+    """Return how many values of curves lie above or below the vertical axis.
+
+    Args:
+        axes: With its limits set.
+        values: Finite values drawn there; (N,).
+    """
+    low, high = axes.get_ylim()
+    parts = [
+        f"{count:,} of {values.size:,} values {word} {power_text(float(f'{end:.2g}'))}"
+        for count, word, end in (
+            (int((values > high).sum()), "above", high),
+            (int((values < low).sum()), "below", low),
+        )
+        if count
+    ]
+    return [", ".join(parts) + ", beyond the axis"] if parts else []
+
+
+def bar(
+    figure: Figure,
+    mappable: ScalarMappable,
+    axes: list[Axes],
+    scale: Scale,
+    quantity: Quantity,
+    *,
+    shrink: float = 1.0,
+    pad: float = 0.02,
+    most: int = 11,
+) -> Colorbar:
+    """Add the one colour bar of a figure, with ``most`` numbers in values at most."""
+    shown = scale.labelled(most)
+    ticks = scale.forward(shown)
+    made = figure.colorbar(
+        mappable, ax=axes, ticks=ticks, fraction=0.05, pad=pad, aspect=24 * shrink, shrink=shrink
+    )
+    texts = [scale.tick_text(float(tick), shown) for tick in shown]
+    if scale.kind == "linear" and max(map(len, texts)) > LONGEST_NUMBER:
+        made.ax.yaxis.set_major_formatter(ScalarFormatter(useOffset=True, useMathText=True))
+    else:
+        made.ax.set_yticklabels(texts)
+    made.ax.minorticks_off()
+    made.set_label(quantity.label)
+    made.outline.set_linewidth(0.5)
+    return made
+
+
+def log_axis(axes: Axes, low: float, high: float) -> None:
+    """Make the vertical axis logarithmic, with two numbers or more, all in one manner."""
+    decades = np.log10(high / low)
+    subs = (1.0,) if decades > 2.0 else (1.0, 3.0) if decades > 1.0 else (1.0, 2.0, 3.0, 5.0, 7.0)
+    axes.set_yscale("log", nonpositive="mask")
+    axes.set_ylim(low, high)
+    if decades < 0.3:  # powers of ten say nothing here
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+    else:
+        locator = LogLocator(subs=subs, numticks=8)
+        seen = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
+        first, last = min(seen, default=low), max(seen, default=high)
+        axes.yaxis.set_major_locator(locator)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: log_text(v, first, last)))
+    axes.yaxis.set_minor_locator(LogLocator(subs=[float(n) for n in range(1, 10)], numticks=10))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def colors(style: Style, count: int) -> list[str]:
+    """Return ``count`` different colours for lines: more than are named form a ramp."""
+    if count <= len(style.colors):
+        return list(style.colors[:count])
+    ramp = colormaps[style.colormap](np.linspace(*style.line_range, count))
+    return [to_hex(color) for color in ramp]
+
+
+def legend(
+    figure: Figure, handles: list[Line2D], size: float, *, keys: int = 0, title: str = ""
+) -> None:
+    """Put a legend below everything, in as many columns as the page has room for.
+
+    Args:
+        figure: The page.
+        handles: Labelled lines.
+        size: Points of the text.
+        keys: How many of the last handles explain looks, not things; they start a column.
+        title: What the numbers in the labels are; above them, if there are any.
+    """
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    entry = size * (0.5 * longest + 4.4) * POINT  # inches, the line and the gaps included
+    most = max(1, min(len(handles), 4, int(figure.get_figwidth() / entry)))
+    things, rows, fewest = len(handles) - keys, 1, -(-len(handles) // most)
+    while rows < len(handles) and -(-things // rows) + -(-keys // rows) > most:
+        rows += 1
+    if rows > fewest + 1:  # a column of its own for one key would make the others towers
+        rows = fewest
+    elif things and keys and most > 1:  # matplotlib makes columns equally long
+        blank = Line2D([], [], linestyle="none", label=" ")
+        tail = [blank] * (-keys % rows)
+        handles = [*handles[:things], *[blank] * (-things % rows), *handles[things:], *tail]
+    columns = -(-len(handles) // rows)  # no lonely last row
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=2.4,
+        borderaxespad=0.4,
+        borderpad=0.1,
+        title=title or None,
+        title_fontsize=size,
+    )
+
+
+def outer_labels(axes: Sequence[Axes], columns: int) -> None:
+    """Keep axis labels at the left and bottom panels only, where ranges are equal."""
+    same = all(a.get_xlim() == axes[0].get_xlim() for a in axes)
+    same = same and all(a.get_ylim() == axes[0].get_ylim() for a in axes)
+    for index, panel in enumerate(axes):
+        if same and index % columns:
+            panel.set_ylabel("")
+            panel.tick_params(labelleft=False)
+
+
+def printable(name: str) -> str:
+    """Return a name on one line, of sensible length, in characters the font has."""
+    line = " ".join(name.split())
+    if len(line) > LONGEST_NAME:
+        line = f"{line[: LONGEST_NAME - 14]}\N{HORIZONTAL ELLIPSIS}{line[-13:]}"
+    has = _glyphs()
+    return "".join(c if c == " " or has(ord(c)) else "?" for c in line)
+
+
+def _glyphs() -> Any:
+    import matplotlib
+
+    return _glyphs_of(tuple(matplotlib.rcParams["font.family"]))
+
+
+@cache
+def _glyphs_of(family: tuple[str, ...]) -> Any:
+    return get_font(findfont(FontProperties(family=list(family)))).get_char_index
+
+
+def is_tiny(values: np.ndarray[Any, Any]) -> bool:
+    """Whether an array has fewer than two rows or columns, and so no area."""
+    return bool(min(values.shape) < 2)

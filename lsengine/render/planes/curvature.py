@@ -1,0 +1,330 @@
+"""Curvature: how negative the Hessian is, cell by cell, under the contours of the loss.
+
+The ratio ``|eigenvalue_min / eigenvalue_max|`` is that of Li et al. (2018), section 6 and figure
+7: near 0 the surface is almost convex, at 1 it curves down as much as up.
+
+Shape suffixes: B betas, A alphas.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PatchCollection, QuadMesh
+from matplotlib.colors import BoundaryNorm, ListedColormap, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from lsengine.render import page
+from lsengine.render.page import contour_labels, scales
+from lsengine.render.page.scales import Scale
+from lsengine.render.planes.planes import (
+    alike,
+    drop,
+    frame,
+    heatmap,
+    height_by_width,
+    mark_cells,
+    mark_minima,
+    scalar_mappable,
+)
+from lsengine.render.request import CURVATURE, Request
+from lsengine.render.style.colors import contrast
+from lsengine.render.style.styles import Style
+from lsengine.surface import Surface, cells
+from lsengine.surface.cells import Mask, Plane
+from lsengine.surface.quantities import Quantity, describe
+
+RATIO = Quantity("ratio", r"$|\lambda_{\mathrm{min}}\,/\,\lambda_{\mathrm{max}}|$")
+SIGN = Quantity("sign", "sign of the smallest eigenvalue")
+SIGNS = ("\N{MINUS SIGN}", "0", "+")
+PALE = 0.6  # share of a line's colour in the tint of a sign
+LINE, BED = 0.6, 2.0  # widths of a line of the loss, and of what keeps it off the map
+LOSS_LEVELS = 7  # of the lines over a map, about
+UNSOLVED, UNDEFINED = "\\\\\\\\", "...."  # hatches
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """The curvature of one plane, sorted like its `Plane`.
+
+    Attributes:
+        source: The surface.
+        panels: By name (`CURVATURE`); values NaN where there are none.
+        unsolved: Cells whose eigenvalues did not converge; (B, A).
+        undefined: Cells without positive curvature, which have no ratio; (B, A).
+        loss: What the lines are of, if the surface has a loss.
+    """
+
+    source: Surface
+    panels: dict[str, Plane]
+    unsolved: Mask
+    undefined: Mask
+    loss: Plane | None
+
+
+def draw(request: Request) -> Figure:
+    """Draw maps: all panels of one surface, or one panel of several, on one scale."""
+    maps = [_map(surface) for surface in request.surfaces]
+    names = _names(request)
+    loss = _loss_scale(maps, request)
+    ratio = height_by_width(maps[0].panels["ratio"], "heatmap")
+    several = len(names) > 1
+    figure, axes = page.sheet(len(names) if several else len(maps), request.style, ratio)
+    framed = replace(request, kind="heatmap")
+    to_scale = alike([this.panels["ratio"] for this in maps], "heatmap")
+    pairs = [(m, name) for m in maps for name in names]
+    for panel, (this, name) in zip(axes, pairs, strict=True):
+        frame(panel, this.panels[name], framed, to_scale=to_scale)
+    notes: list[list[str]] = [[] for _ in pairs]
+    most = round(3 + 6 * min(ratio, 1.0))
+    for name in names:
+        mine = [i for i, (_, n) in enumerate(pairs) if n == name]
+        scale = _scale([pairs[i][0].panels[name] for i in mine], name, request)
+        for i in mine:
+            this = pairs[i][0]
+            notes[i] += _paint(axes[i], this.panels[name], name, scale, request.style)
+            _hatch(axes[i], this.panels[name], this.unsolved, UNSOLVED, request.style)
+            if name == "ratio":
+                _hatch(axes[i], this.panels[name], this.undefined, UNDEFINED, request.style)
+        _bar(figure, [axes[i] for i in mine], name, scale, request.style, most)
+    for panel, (this, _) in zip(axes, pairs, strict=True):
+        if loss is not None and this.loss is not None:
+            _loss_lines(panel, this.loss, loss, request.style)
+        mark_cells(panel, this.panels["ratio"], RATIO, request.style)
+        mark_minima(panel, this.source.marked_minima, request.style)
+    _words(figure, axes, pairs, notes, loss is not None)
+    page.outer_labels(axes, page.columns_for(len(axes)))
+    page.settle(figure)
+    if loss is not None:
+        for panel, (this, _) in zip(axes, pairs, strict=True):
+            contour_labels.label_contours(panel, loss, ((0.0, 0.0), *this.source.marked_minima))
+    return figure
+
+
+def _names(request: Request) -> tuple[str, ...]:
+    if request.quantity is not None:
+        return (request.quantity,)
+    return CURVATURE if len(request.surfaces) == 1 else CURVATURE[:1]
+
+
+def _map(surface: Surface) -> Map:
+    low, high = (cells.plane(surface, describe(f"eigenvalue_{end}")) for end in ("min", "max"))
+    low_BA, high_BA = low.values, high.values
+    known = np.isfinite(low_BA) & np.isfinite(high_BA)
+    undefined = known & (high_BA <= 0)
+    values = {"eigenvalue_min": low_BA, "eigenvalue_max": high_BA}
+    values["ratio"] = ratios(low_BA, high_BA)
+    residual_BA: cells.Floats = np.zeros(low_BA.shape)
+    if "eigenvalue_min_residual" in surface.quantities:
+        residual_BA = cells.plane(surface, describe("eigenvalue_min_residual")).values
+    values["sign"] = signs(low_BA, residual_BA)
+    kinds = [surface.quantities[f"eigenvalue_{end}"] for end in ("min", "max")]
+    tally, bad = cells.tally(surface.status, kinds), ~known & ~low.missing
+    unsolved = np.zeros(low_BA.shape, dtype=bool)
+    if "converged" in surface.quantities:
+        unsolved = cells.plane(surface, describe("converged")).values == 0
+    return Map(
+        source=surface,
+        panels={n: replace(low, values=v, bad=bad, tally=tally) for n, v in values.items()},
+        unsolved=unsolved & known,
+        undefined=undefined,
+        loss=_loss(surface),
+    )
+
+
+def signs(low: cells.Floats, residual: cells.Floats) -> cells.Floats:
+    """Return -1, 0 or 1 by cell, of any shape: 0 where the residual leaves the sign open."""
+    return np.asarray(np.where(np.abs(low) <= residual, 0.0 * low, np.sign(low)))
+
+
+def ratios(low: cells.Floats, high: cells.Floats) -> cells.Floats:
+    """Return the ratio by cell, of any shape; NaN where no curvature is positive."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(np.abs(low) / np.where(high > 0, high, np.nan))
+
+
+def _loss(surface: Surface) -> Plane | None:
+    for name in ("train_loss", "test_loss"):
+        if name in surface.quantities:
+            found = cells.joined(cells.plane(surface, describe(name)))
+            return None if page.is_tiny(found.values) or not found.finite.size else found
+    return None
+
+
+def _loss_scale(maps: Sequence[Map], request: Request) -> Scale | None:
+    finite = [m.loss.finite for m in maps if m.loss is not None]
+    if not finite:
+        return None
+    levels = request.levels or LOSS_LEVELS
+    return scales.choose(np.concatenate(finite), describe("train_loss"), "auto", levels, None)
+
+
+def _scale(these: Sequence[Plane], name: str, request: Request) -> Scale | None:
+    """Return the one scale of a panel's values; None for signs, or if there are none."""
+    finite = np.concatenate([plane.finite for plane in these])
+    if name == "sign" or not finite.size:
+        return None
+    wanted = request.scale
+    if name == "ratio" and wanted == "auto":
+        wanted = "linear"
+        finite = np.append(finite, 0.0)  # what is convex has the same colour in every picture
+    return scales.choose(finite, quantity_of(name), wanted, None, request.limits)
+
+
+def quantity_of(name: str) -> Quantity:
+    """Return how a panel is called."""
+    return {"ratio": RATIO, "sign": SIGN}.get(name) or describe(name)
+
+
+def _paint(axes: Axes, plane: Plane, name: str, scale: Scale | None, style: Style) -> list[str]:
+    """Colour the cells; return what a reader must know beside the scale."""
+    if name == "sign":
+        colors, norm = _sign_colors(style)
+        x, y = cells.edges(plane.alpha, plane.beta), cells.edges(plane.beta, plane.alpha)
+        values = np.ma.masked_invalid(plane.values)
+        axes.pcolormesh(x, y, values, cmap=colors, norm=norm, rasterized=True, zorder=0.5)
+        return []
+    if scale is None:
+        return []
+    heatmap(axes, plane, scale, style)
+    return [
+        f"{quantity_of(name).label}: {line}" for line in page.about_clipping(plane.finite, scale)
+    ]
+
+
+def _sign_colors(style: Style) -> tuple[ListedColormap, BoundaryNorm]:
+    """Return pale colours of the signs, so that lines can be seen on them."""
+    ground = np.array(to_rgb(style.ground))
+    tints = [PALE * np.array(to_rgb(c)) + (1 - PALE) * ground for c in style.colors[1::-1]]
+    colors = ListedColormap([tuple(tints[0]), style.faint, tuple(tints[1])])
+    return colors, BoundaryNorm([-1.5, -0.5, 0.5, 1.5], 3)
+
+
+def _bar(
+    figure: Figure, axes: list[Axes], name: str, scale: Scale | None, style: Style, most: int
+) -> None:
+    if name == "sign":
+        colors, norm = _sign_colors(style)
+        made = figure.colorbar(
+            ScalarMappable(norm, colors), ax=axes, ticks=[-1, 0, 1], fraction=0.05, pad=0.02,
+            aspect=24,
+        )  # fmt: skip
+        made.ax.set_yticklabels(SIGNS)
+        made.ax.tick_params(length=0)
+        made.ax.minorticks_off()
+        made.set_label(SIGN.label)
+        made.outline.set_linewidth(0.5)
+    elif scale is not None:
+        mappable = scalar_mappable("heatmap", scale, style)
+        page.bar(figure, mappable, axes, scale, quantity_of(name), most=most)
+
+
+def _hatch(axes: Axes, plane: Plane, where_BA: Mask, hatch: str, style: Style) -> None:
+    """Hatch cells, one by one, in what shows better on a cell's colour: dark or light."""
+    x, y = cells.edges(plane.alpha, plane.beta), cells.edges(plane.beta, plane.alpha)
+    ink, ground = (np.array(to_rgb(color)) for color in (style.ink, style.ground))
+    shown_BAC = _shown(axes, where_BA, ground)
+    is_inked_BA = contrast(shown_BAC, ink) >= contrast(shown_BAC, ground)
+    for color, mask_BA in ((style.ink, is_inked_BA), (style.ground, ~is_inked_BA)):
+        boxes = [
+            Rectangle((x[a], y[b]), x[a + 1] - x[a], y[b + 1] - y[b])
+            for b, a in np.argwhere(where_BA & mask_BA)
+        ]
+        if boxes:
+            axes.add_collection(
+                PatchCollection(
+                    boxes, facecolor="none", edgecolor=color, hatch=hatch, linewidth=0, zorder=1
+                ),
+                autolim=False,
+            )
+
+
+def _shown(axes: Axes, like_BA: Mask, ground: cells.Floats) -> cells.Floats:
+    """Return the colours of a panel's cells, (B, A, 3); that of the ground where there is none."""
+    meshes = [c for c in axes.collections if isinstance(c, QuadMesh)]
+    if not meshes:
+        return np.broadcast_to(ground, (*like_BA.shape, 3))
+    painted = meshes[-1]
+    values = painted.get_array()
+    assert values is not None
+    rgba_BAC = painted.to_rgba(values.reshape(like_BA.shape))
+    opacity_BA1 = rgba_BAC[..., 3:]
+    return np.asarray(opacity_BA1 * rgba_BAC[..., :3] + (1 - opacity_BA1) * ground)
+
+
+def _loss_lines(axes: Axes, loss: Plane, scale: Scale, style: Style) -> None:
+    """Draw contours of the loss over a map, each in a bed of the ground's colour."""
+    z_BA = np.ma.masked_invalid(scale.forward(loss.values))
+    levels = scale.forward(scale.levels)
+    levels = levels[(levels > z_BA.min()) & (levels < z_BA.max())]
+    if scale.constant or not levels.size:
+        return
+    drawn = axes.contour(
+        *(loss.alpha, loss.beta, z_BA),
+        levels=levels,
+        colors=style.ink,
+        linestyles="solid",  # else levels whose logarithm is negative are dashed
+        linewidths=LINE,
+        zorder=2,
+    )
+    drawn.set_path_effects([patheffects.withStroke(linewidth=BED, foreground=style.ground)])
+
+
+def _words(
+    figure: Figure,
+    axes: list[Axes],
+    pairs: Sequence[tuple[Map, str]],
+    notes: Sequence[list[str]],
+    has_lines: bool,
+) -> None:
+    """Write captions, and what is not drawn or not to be relied on."""
+    lines = [f"lines of equal {describe('train_loss').label}"] if has_lines else []
+    if len({name for _, name in pairs}) == 1:
+        for panel, (this, name), clipped in zip(axes, pairs, notes, strict=True):
+            page.caption(panel, this.source)
+            said = [*lines, *_about(this, {name}), *clipped]
+            page.note(panel, said, drop(panel))
+        return
+    this = pairs[0][0]
+    error = cells.centre_error(this.source)
+    tail = "" if error is None else f", test error {error:.2f} %"
+    figure.suptitle(page.printable(this.source.name) + tail, parse_math=False)
+    lines += _about(this, set(CURVATURE)) + [line for clipped in notes for line in clipped]
+    size = float(axes[0].xaxis.label.get_fontsize()) * 0.8
+    room = int(figure.get_figwidth() * 0.92 / (size * 0.52 * page.POINT))
+    wrapped = textwrap.wrap("; ".join(lines), room)
+    figure.supxlabel("\n".join(wrapped), fontsize=size, alpha=0.85, linespacing=1.35)
+
+
+def _about(this: Map, names: set[str]) -> list[str]:
+    lines = []
+    if "ratio" in names:
+        lines.append("ratio 0: almost convex, 1: as much curved down as up")
+    if "sign" in names:
+        signs = this.panels["sign"].values
+        counts = {
+            word: int((signs == sign).sum()) for sign, word in ((-1, "<"), (0, "="), (1, ">"))
+        }
+        parts = [f"below 0 in {counts['<']:,} cells", f"above in {counts['>']:,}"]
+        parts += [f"within its residual in {counts['=']:,}"] if counts["="] else []
+        lines.append("smallest eigenvalue " + ", ".join(parts))
+    if "ratio" in names and this.undefined.any():
+        count = int(this.undefined.sum())
+        lines.append(f"{curved_down(count)} (dotted)")
+    lines += page.about_cells(this.panels["ratio"].tally, hatched="hatched", bad="grey")
+    if this.unsolved.any():
+        count, whole = int(this.unsolved.sum()), this.unsolved.size
+        lines.append(f"{count:,} of {whole:,} cells not converged (hatched over the colour)")
+    return lines
+
+
+def curved_down(count: int) -> str:
+    """Return the words for cells without positive curvature."""
+    return f"{count:,} {'cell' if count == 1 else 'cells'} curved down only: no ratio"

@@ -1,0 +1,1 @@
+"""Styles of figures, built in and from files."""

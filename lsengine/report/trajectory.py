@@ -1,0 +1,64 @@
+"""What a surface's file says of its trajectory, as a table for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lsengine import store
+from lsengine.job import load_all
+from lsengine.surface import Surface, Trajectory
+
+_COLUMNS = ("alpha", "beta", "distance", "train_loss", "plane_train_loss", "test_loss")
+_TITLES = {"plane_train_loss": "plane's", "train_loss": "train loss", "test_loss": "test loss"}
+
+
+def text(paths: Sequence[str | Path], only: str = "*") -> str:
+    """Return a table for each job that has a trajectory, from its surface file.
+
+    Args:
+        paths: Job files.
+        only: Pattern of the names of the wanted jobs.
+
+    Raises:
+        UsageError: If a job has no surface file yet.
+        SurfaceError: If one is damaged.
+    """
+    jobs = [job for path in paths for job in load_all(path, only=only)]
+    return "\n\n".join(table(store.read(job.output)) for job in jobs)
+
+
+def table(surface: Surface) -> str:
+    """Return one line per checkpoint, and what the plane shows of the run."""
+    track = surface.trajectory
+    if track is None:
+        return f"{surface.source}: has no trajectory"
+    return "\n".join([surface.source, *_rows(track), *summary(track)])
+
+
+def summary(track: Trajectory) -> list[str]:
+    """Return how much of a run its plane shows, in sentences."""
+    attributes, lines = track.attributes, []
+    if (ratio := attributes.get("explained_variance_ratio")) is not None:
+        shares = ", ".join(f"{share:.1%}" for share in np.atleast_1d(ratio))
+        lines.append(f"explained variance: {shares}; together {np.sum(ratio):.1%}")
+    if (share := attributes.get("explained_displacement")) is not None:
+        lines.append(f"of the squared distance from the centre, {100 * share:.4g}% is in the plane")
+    for axis in ("alpha", "beta"):
+        if (cosine_T := track.columns.get(f"cosine_{axis}")) is not None:
+            moved = cosine_T[cosine_T != 0]
+            mean = float(np.abs(moved).mean()) if moved.size else 0.0
+            expected = attributes.get("expected_cosine", float("nan"))
+            lines.append(f"mean |cosine| with {axis}: {mean:.3g}; of random vectors {expected:.3g}")
+    return lines
+
+
+def _rows(track: Trajectory) -> Iterator[str]:
+    names = [name for name in _COLUMNS if name in track.columns]
+    yield "epoch " + "".join(f"{_TITLES.get(name, name):>12}" for name in names)
+    for row, epoch in enumerate(track.columns["epoch"]):
+        numbers = "".join(f"{track.columns[name][row]:12.5g}" for name in names)
+        mark = "  learning rate drops" if track.lr_drops[row] else ""
+        yield f"{epoch:5} {numbers}{mark}"

@@ -1,0 +1,206 @@
+"""Following runs from another process: pictures and numbers that grow with their surfaces.
+
+Only files are read, as any other reader may at any time.  What is watched need not be there
+yet; watching ends when it is complete, or with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lsengine import render
+from lsengine.errors import NothingToDraw, Stopped, UsageError
+from lsengine.report import inputs, status
+from lsengine.surface import Surface
+from lsengine.surface.records import History
+
+CALM_S = 5.0  # a page that loads itself anew more often cannot be read
+
+
+def picture(paths: Sequence[str], kind: str, output: Path, *, every_s: float, **look: Any) -> int:
+    """Draw a picture again whenever its files have grown, until they are complete.
+
+    Cells that are not computed yet are drawn with their neighbours' values, and marked.  A page
+    (kind ``html``) loads itself anew as long as it is watched.
+
+    Args:
+        paths: Files; those that do not exist yet are waited for.
+        kind: A key of `lsengine.render.KINDS`.
+        output: The picture, replaced as a whole each time.
+        every_s: Seconds between two looks at the files.
+        look: As for `lsengine.render.figure`.
+
+    Returns:
+        The exit code: 0, or that of `Stopped` after Ctrl-C.
+
+    Raises:
+        UsageError: If the picture cannot be drawn, however far the run is.
+        SurfaceError: If a file is damaged.
+        EnvironmentUnfit: If a library that it needs is not there.
+    """
+    render.check_output(output, kind)
+    render.check_look(kind, look.get("scale"), look.get("style", "default"))
+    if kind not in ("history", "histogram", "curve", "curvature"):
+        look["filled"] = True
+    last, said = list[str](), ""
+
+    def look_again() -> bool:
+        nonlocal last, said
+        absent = [path for path in paths if not Path(path).exists()]
+        if absent:
+            said = _say(f"waiting for {', '.join(absent)}", said)
+            return False
+        found = inputs.read(paths, kind)
+        complete = all(map(_is_complete, found))
+        progress = [_progress(thing) for thing in found]
+        if progress == last:
+            return complete
+        last = progress  # before anything that Ctrl-C may interrupt
+        try:
+            if complete or all(map(_has_begun, found)):
+                live = {"reload_s": max(every_s, CALM_S)} if kind == "html" and not complete else {}
+                render.write(found, output, kind=kind, **live, **look)
+                print(f"{output}: {', '.join(progress)}", flush=True)
+                return complete
+        except NothingToDraw:
+            if complete:
+                raise
+        said = _say(f"waiting for the first cells of {', '.join(paths)}", said)
+        return False
+
+    try:
+        return _until(look_again, every_s)
+    except KeyboardInterrupt:
+        if kind == "html" and last:  # nobody will write the page again
+            with suppress(NothingToDraw):  # nor is there one yet
+                render.write(inputs.read(paths, kind), output, kind=kind, **look)
+        return _interrupted()
+
+
+def progress(path: str, only: str, *, every_s: float, as_json: bool) -> int:
+    """Print how far surfaces are whenever that changes, until they are finished.
+
+    On a terminal the lines are replaced, elsewhere printed anew.  JSON is one line each time.
+
+    Args:
+        path: Surface or job file; see `lsengine.report.status.summaries`.
+        only: Pattern of the names of the wanted jobs.
+        every_s: Seconds between two looks at the files.
+        as_json: Print JSON.
+
+    Returns:
+        The exit code: 0, or that of `Stopped` after Ctrl-C.
+    """
+    last, lines = "", 0
+
+    def look_again() -> bool:
+        nonlocal last, lines
+        if not Path(path).exists():
+            if Path(path).suffix in (".yaml", ".yml"):
+                raise UsageError(f"{path}: no such job file")
+            text, finished = f"{path}: not started", False
+        else:
+            found = status.summaries(path, only)
+            finished = all(one["state"] == "finished" for one in found)
+            text = "\n".join(json.dumps(one) if as_json else status.text(one) for one in found)
+        if text != last:
+            again = sys.stdout.isatty() and not as_json and lines
+            print((f"\033[{lines}A\033[J" if again else "") + text, flush=True)
+            last, lines = text, text.count("\n") + 1
+        return finished
+
+    try:
+        return _until(look_again, every_s)
+    except KeyboardInterrupt:
+        return _interrupted()
+
+
+def _until(look_again: Callable[[], bool], every_s: float) -> int:
+    with _control_c() as pause:
+        while not look_again():
+            pause(every_s)
+    return 0
+
+
+@contextmanager
+def _control_c() -> Iterator[Callable[[float], None]]:
+    """Let Ctrl-C end pauses, or the pause after what is being drawn; a second one ends anything.
+
+    Python raises KeyboardInterrupt wherever it happens to be.  In a callback of the garbage
+    collector, which libraries have many of, it is printed and lost, and watching goes on.
+    """
+    asked = pausing = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        again, asked = asked, True
+        if pausing or again:
+            raise KeyboardInterrupt
+
+    def pause(seconds: float) -> None:
+        nonlocal pausing
+        pausing = True
+        try:
+            if asked:
+                raise KeyboardInterrupt
+            time.sleep(seconds)
+        finally:
+            pausing = False
+
+    is_ours = (  # not that of a program around this one, nor nohup's
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if is_ours:
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield pause
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupted() -> int:
+    print("stopped watching; the same command goes on", file=sys.stderr)
+    return Stopped.exit_code
+
+
+def _say(text: str, said: str) -> str:
+    if text != said:
+        print(text, flush=True)
+    return text
+
+
+def _is_complete(thing: Any) -> bool:
+    if isinstance(thing, Surface):
+        checkpoints = thing.trajectory.counts() if thing.trajectory else None
+        return not (thing.counts()["missing"] or (checkpoints and checkpoints["missing"]))
+    return thing.finished if isinstance(thing, History) else True
+
+
+def _has_begun(thing: Any) -> bool:
+    """Whether a training has done an epoch; whether cells suffice, their picture decides."""
+    return not isinstance(thing, History) or len(thing.columns["epoch"]) > 1
+
+
+def _progress(thing: Any) -> str:
+    if isinstance(thing, Surface):
+        counts = thing.counts()
+        failed = f", {counts['failed']:,} failed" if counts["failed"] else ""
+        text = f"{counts['done']:,} of {thing.status.size:,} cells{failed}"
+        checkpoints = thing.trajectory.counts() if thing.trajectory else None
+        if checkpoints:
+            text += f", {checkpoints['done']:,} of {sum(checkpoints.values()):,} checkpoints"
+        return text
+    if isinstance(thing, History):
+        return f"epoch {thing.columns['epoch'][-1]} of {thing.attributes['epochs']}"
+    return "complete"

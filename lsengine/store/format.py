@@ -1,0 +1,20 @@
+"""Names and numbers of the surface file's format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+FORMAT, FORMAT_VERSION = "lsengine-surface", 1
+FAILURE_BYTES = 160
+PROVENANCE: dict[str, tuple[Any, Any]] = {
+    "wall_s": (np.float64, np.nan),
+    "finished": (np.float64, np.nan),
+    "worker": (np.int32, -1),
+    "batch": (np.int32, 0),
+    "failure": (f"S{FAILURE_BYTES}", b""),
+}
+
+
+"""Datasets per cell that are no results: dtype and fill value."""

@@ -1,0 +1,190 @@
+"""Files of github.com/tomgoldstein/loss-landscape, the ancestor, read and written.
+
+Its surface files have ``xcoordinates`` and, of a plane, ``ycoordinates``, and float64 datasets
+that are -1 where nothing was computed (``min_eig`` +1), with accuracies in percent.  Of a plane
+they are allocated (nx, ny), but filled in the order of ``meshgrid``: whatever the shape says,
+the buffer is (ny, nx), row = y.  Its direction files have groups ``xdirection`` and
+``ydirection`` with datasets ``0``, ``1``, ... in the order of the network's parameters, or of
+its state dict.
+
+Shape suffixes: B betas, A alphas; a curve is (A,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from lsengine.errors import SurfaceError
+from lsengine.surface import DONE, MISSING, Surface
+
+FORMAT = "loss-landscape"
+_AXES = {"beta": "ycoordinates", "alpha": "xcoordinates"}
+_DIRECTIONS = {"alpha": "xdirection", "beta": "ydirection"}
+_NAMES = {
+    "train_loss": "train_loss",
+    "test_loss": "test_loss",
+    "train_acc": "train_accuracy",
+    "test_acc": "test_accuracy",
+    "max_eig": "eigenvalue_max",
+    "min_eig": "eigenvalue_min",
+}
+QUANTITIES = tuple(_NAMES.values())
+
+
+"""What its files can hold, by our names."""
+
+
+_PERCENT = {"train_accuracy", "test_accuracy"}
+_FAMILIES = ({"train_loss", "train_accuracy"}, {"test_loss", "test_accuracy"})
+_MISSING = {"eigenvalue_min": 1.0}  # every other one is -1
+
+
+def is_one(file: h5py.File) -> bool:
+    """Whether an open file is of the ancestor's: a surface, directions or a projection."""
+    own = {*_AXES.values(), *_DIRECTIONS.values(), "proj_xcoord"}
+    return "format" not in file.attrs and not own.isdisjoint(file)
+
+
+def read(file: h5py.File, path: Path) -> Surface:
+    """Read a surface.
+
+    A cell is missing if every dataset says so; a loss of -1 beside an accuracy is a loss.
+    Accuracies that nowhere exceed 1 are taken for fractions, as some of its descendants
+    write them.
+
+    Args:
+        file: Open for reading.
+        path: Its name.
+
+    Raises:
+        SurfaceError: If it has no values, or not as many as coordinates.
+    """
+    if "xcoordinates" not in file:
+        what = "directions" if "xdirection" in file else "a projection"
+        raise SurfaceError(f"{path}: holds {what} of {FORMAT}, and no surface")
+    axes = {a: np.asarray(file[n][...], np.float64) for a, n in _AXES.items() if n in file}
+    shape = tuple(len(values) for values in axes.values())
+    quantities = {}
+    for name, dataset in file.items():
+        if name in _AXES.values() or not _is_float(dataset):
+            continue
+        if dataset.size != np.prod(shape):
+            words = " x ".join(map(str, shape))
+            raise SurfaceError(
+                f"{path}: damaged: {name} has {dataset.size:,} values for {words} coordinates"
+            )
+        buffer = np.asarray(dataset[...], np.float64).ravel()
+        quantities[_NAMES.get(name, name)] = buffer.reshape(shape)
+    if not quantities:
+        raise SurfaceError(f"{path}: a surface file of {FORMAT} without any values yet")
+    done = _mask_absent(quantities)
+    for name in _PERCENT & quantities.keys():
+        quantities[name] = _fraction(quantities[name])
+    return Surface(
+        name=path.stem,
+        source=str(path),
+        axes=axes,
+        quantities=quantities,
+        status=np.where(done, DONE, MISSING).astype(np.uint8),
+        attributes={"format": FORMAT, "dir_file": _text(file.get("dir_file"))},
+    )
+
+
+def _mask_absent(quantities: dict[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+    """Put NaN where nothing was computed, and return where anything was."""
+    done = np.zeros(next(iter(quantities.values())).shape, np.bool_)
+    for family in _families(quantities):
+        absent = np.logical_and.reduce(
+            [quantities[name] == _MISSING.get(name, -1.0) for name in family]
+        )
+        for name in family:
+            quantities[name] = np.where(absent, np.nan, quantities[name])
+        done |= ~absent
+    return done
+
+
+def _families(names: Iterable[str]) -> list[list[str]]:
+    """Return the datasets that one pass over the data fills, and all others, together."""
+    left, found = list(names), []
+    for family in _FAMILIES:
+        found.append([name for name in left if name in family])
+        left = [name for name in left if name not in family]
+    return [family for family in (*found, left) if family]
+
+
+def _fraction(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    finite = values[np.isfinite(values)]
+    return values / 100.0 if finite.size and finite.max() > 1.0 else values
+
+
+def read_directions(file: h5py.File) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Return directions by axis and number; empty if the file has none."""
+    return {
+        axis: {name: d[...].astype(np.float32) for name, d in file[group].items()}
+        for axis, group in _DIRECTIONS.items()
+        if group in file
+    }
+
+
+def write(path: Path, surface: Surface, dir_file: str) -> list[str]:
+    """Write a surface as the ancestor does, a plane that is not square in its wrong shape, too.
+
+    Args:
+        path: A new file.
+        surface: A plane, or a curve without repeats.
+        dir_file: What the file says of where its directions are.
+
+    Returns:
+        The names of the quantities written; the ancestor's files know no others.
+    """
+    own = {ours: theirs for theirs, ours in _NAMES.items() if ours in surface.quantities}
+    with h5py.File(path, "w", locking=False) as file:
+        file["dir_file"] = dir_file
+        for axis, name in reversed(_AXES.items()):
+            if axis in surface.axes:
+                file[name] = surface.axes[axis]
+        for ours, theirs in own.items():
+            factor = 100.0 if ours in _PERCENT else 1.0
+            values = np.where(
+                surface.done, surface.quantities[ours] * factor, _MISSING.get(ours, -1.0)
+            )
+            file[theirs] = values.reshape(values.shape[::-1])  # its shape, not its order
+    return list(own)
+
+
+def write_directions(
+    path: Path,
+    directions: Mapping[str, Mapping[str, NDArray[np.float32]]],
+    shapes: Mapping[str, tuple[int, ...]],
+    variance_ratio: NDArray[np.float64] | None = None,
+) -> None:
+    """Write directions as the ancestor does: numbered, what does not move zero.
+
+    Args:
+        path: A new file.
+        directions: By axis and name.
+        shapes: Of all parameters, or of the whole state dict, in its order.
+        variance_ratio: Explained by each, of principal directions.
+    """
+    with h5py.File(path, "w", locking=False) as file:
+        for axis, moved in directions.items():
+            group = file.create_group(_DIRECTIONS[axis])
+            for number, (name, shape) in enumerate(shapes.items()):
+                group[str(number)] = moved[name] if name in moved else np.zeros(shape, np.float32)
+        if variance_ratio is not None:
+            file["explained_variance_ratio_"] = variance_ratio
+
+
+def _is_float(item: Any) -> bool:
+    return isinstance(item, h5py.Dataset) and item.ndim > 0 and item.dtype.kind == "f"
+
+
+def _text(dataset: Any) -> str:
+    found = dataset[()] if isinstance(dataset, h5py.Dataset) else b""
+    return found.decode(errors="replace") if isinstance(found, bytes) else str(found)

@@ -1,0 +1,138 @@
+"""Reading surface files, also while they are being written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from lsengine.store import loss_landscape
+from lsengine.store.file import axis_name, opened, quantity_names
+from lsengine.store.format import FORMAT, PROVENANCE
+from lsengine.surface import PlaneCurve, Surface, Trajectory
+from lsengine.surface.grid import Grid
+
+
+def read(path: str | Path) -> Surface:
+    """Read a surface, also one that is being written, or one of the ancestor's.
+
+    ``status`` is read before the values, so that every cell it calls done has its values.
+
+    Raises:
+        UsageError: If there is no such file.
+        SurfaceError: If it is damaged or no surface file.
+    """
+    with opened(Path(path), formats=(FORMAT, loss_landscape.FORMAT)) as file:
+        if loss_landscape.is_one(file):
+            return loss_landscape.read(file, Path(path))
+        status = file["status"][...]
+        axes = {axis_name(d): file[axis_name(d)][...] for d in file["status"].dims}
+        quantities = {name: file[name][...] for name in quantity_names(file)}
+        attributes = {k: plain(v) for k, v in file.attrs.items()}
+        provenance = {n: file[n][...] for n in PROVENANCE if n in file}
+        return Surface(
+            name=str(attributes.get("name", Path(path).stem)),
+            source=str(path),
+            axes=axes,
+            quantities=quantities,
+            status=status,
+            provenance=provenance,
+            attributes=attributes,
+            trajectory=trajectory(file),
+            curve=curve(file),
+        )
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Return the root attributes; raises like `read`."""
+    with opened(path) as file:
+        return {k: plain(v) for k, v in file.attrs.items()}
+
+
+def read_status(path: Path) -> NDArray[np.uint8]:
+    """Return ``status`` of all cells, flat, checkpoints last: (C + T,); raises like `read`."""
+    with opened(path) as file:
+        status = np.asarray(file["status"][...]).ravel()
+        group = file.get("trajectory", {})
+        return np.concatenate([status, group["status"][...]]) if "status" in group else status
+
+
+def read_grid(path: Path) -> Grid:
+    """Return the coordinates; raises like `read`."""
+    with opened(path) as file:
+        return Grid({axis_name(d): file[axis_name(d)][...] for d in file["status"].dims})
+
+
+def read_trajectory(path: Path) -> Trajectory | None:
+    """Return the group of checkpoints, None if there is none; raises like `read`."""
+    with opened(path) as file:
+        return trajectory(file)
+
+
+def read_cell(path: Path, cell: int) -> dict[str, float]:
+    """Return all quantities of one cell; raises like `read`."""
+    with opened(path) as file:
+        at = np.unravel_index(cell, file["status"].shape)
+        return {name: float(file[name][at]) for name in quantity_names(file)}
+
+
+def read_precision_error(path: Path) -> NDArray[np.float64]:
+    """Return the comparison of a fast precision with float32, (3, 4); raises like `read`."""
+    with opened(path) as file:
+        return np.asarray(file["precision_error"][...])
+
+
+def read_directions(path: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Return the stored directions by axis and parameter name; raises like `read`.
+
+    Of a direction file of github.com/tomgoldstein/loss-landscape the names are numbers, in the
+    order of the network's parameters, or of its state dict.
+    """
+    with opened(path, formats=(FORMAT, loss_landscape.FORMAT)) as file:
+        if loss_landscape.is_one(file):
+            return loss_landscape.read_directions(file)
+        group = file.get("directions", {})
+        return {
+            axis: {name: d[...] for name, d in group[axis].items()}
+            for axis in ("alpha", "beta")
+            if axis in group
+        }
+
+
+def read_state_dict_layout(path: Path) -> str:
+    """Return `Layout.state`, empty if the file does not say it; raises like `read`."""
+    with opened(path, formats=(FORMAT, loss_landscape.FORMAT)) as file:
+        found = file["directions/state"][()] if "directions/state" in file else b""
+        return bytes(found).decode()
+
+
+def trajectory(file: h5py.File) -> Trajectory | None:
+    """Return the group of checkpoints, None if there is none."""
+    group = file.get("trajectory")
+    if group is None:
+        return None
+    first = ("status",) if "status" in group else ()  # values of cells that it calls done
+    columns = {name: group[name][...] for name in (*first, *group)}
+    return Trajectory(columns, {k: plain(v) for k, v in group.attrs.items()})
+
+
+def curve(file: h5py.File) -> PlaneCurve | None:
+    """Return the trained curve that lies in the plane, None if there is none."""
+    group = file.get("curve")
+    if group is None:
+        return None
+    points, controls = (
+        np.stack([group[f"{prefix}alpha"][...], group[f"{prefix}beta"][...]], axis=1)
+        for prefix in ("", "control_")
+    )
+    return PlaneCurve(points, controls, group["control_distance"][...])
+
+
+def plain(value: Any) -> Any:
+    """Return an attribute's value as Python's own, where there is one."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,158 @@
+"""Writing the results of cells: values first, their status last."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from lsengine.errors import EnvironmentUnfit, SurfaceError
+from lsengine.store.file import quantity_names
+from lsengine.store.format import FAILURE_BYTES, PROVENANCE
+from lsengine.store.layout import CellResults
+from lsengine.surface import DONE, FAILED
+
+
+def contiguous_runs(cells: Sequence[int], row: int) -> list[tuple[int, int]]:
+    """Split ascending cells into runs ``(start, stop)`` that stay within one row.
+
+    Example:
+        >>> contiguous_runs([0, 1, 2, 3, 7], row=3)
+        [(0, 3), (3, 4), (7, 8)]
+    """
+    runs: list[tuple[int, int]] = []
+    for cell in cells:
+        if runs and runs[-1][1] == cell and cell % row:
+            runs[-1] = (runs[-1][0], cell + 1)
+        else:
+            runs.append((cell, cell + 1))
+    return runs
+
+
+class Writer:
+    """Writes results into a file that `create` has laid out.  Independent, never collective.
+
+    Args:
+        path: The surface file.
+        comm: A communicator of this process alone for the mpio driver, or None for the
+            serial driver (then this must be the file's only writer).
+
+    Raises:
+        EnvironmentUnfit: If the file has gone.
+        SurfaceError: If it cannot be opened.
+    """
+
+    def __init__(self, path: Path, comm: Any = None) -> None:
+        try:
+            if comm is None:
+                self._file = h5py.File(path, "r+", locking=False)
+            else:
+                self._file = h5py.File(path, "r+", driver="mpio", comm=comm)
+            # HDF5's flush is collective under mpio; a second descriptor syncs this process's data.
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            if not path.exists():
+                raise EnvironmentUnfit(
+                    f"{path}: the file that this run has laid out is not there (removed, its file "
+                    "system gone, or not shared by this host); bring it back and run the same again"
+                ) from None
+            raise SurfaceError(f"{path}: cannot be opened for writing: {error}") from error
+        self._is_serial, self._is_abandoned = comm is None, False
+        self._names = set(quantity_names(self._file))
+        names = [*self._names, *PROVENANCE, "status"]
+        self._datasets = {name: self._file[name] for name in names if name in self._file}
+        for name, dataset in self._file.get("trajectory", {}).items():
+            self._datasets[f"trajectory/{name}"] = dataset
+        self._size = self._file["status"].size
+
+    def write(self, results: CellResults) -> None:
+        """Store the values of cells, then mark them done or failed.
+
+        Raises:
+            EnvironmentUnfit: If the disk refuses the data.
+        """
+        rank_of = {cell: i for i, cell in enumerate(results.cells)}
+        of_grid = [cell for cell in sorted(rank_of) if cell < self._size]
+        of_run = [cell for cell in sorted(rank_of) if cell >= self._size]
+        try:
+            for group, cells in (("", of_grid), ("trajectory/", of_run)):
+                if cells:
+                    self._store(results, group, cells, rank_of)
+            if results.precision_error:
+                self._file["precision_error"][...] = np.array(results.precision_error)
+                self._sync()
+        except (OSError, RuntimeError) as error:
+            self._abandon()
+            reason = " ".join(str(error).split())  # HDF5's own words go over several lines
+            raise EnvironmentUnfit(
+                f"{self._file.filename}: cannot be written: {reason}; cells finished before are "
+                "safe; the same command goes on from them"
+            ) from error
+
+    def _store(
+        self, results: CellResults, group: str, cells: list[int], rank_of: Mapping[int, int]
+    ) -> None:
+        """Store ascending cells of one group, values first and their status last."""
+        failed, first = results.failures, self._size if group else 0
+        done = [c for c in cells if c not in failed]
+        quantities = [name for name in results.values if group + name in self._datasets]
+        known = self._names | {n.partition("/")[2] for n in self._datasets if "/" in n}
+        complete = group or set(quantities) == self._names
+        if done and not (complete and results.values.keys() <= known):
+            raise ValueError(f"results have {sorted(results.values)}, not {sorted(self._names)}")
+        order = [rank_of[c] for c in cells]
+        columns: dict[str, NDArray[Any]] = {
+            "wall_s": np.array(results.wall_s, np.float64)[order],
+            "finished": np.array(results.finished, np.float64)[order],
+            "batch": np.array(results.batch or [0] * len(cells), np.int32)[order],
+            "worker": np.full(len(cells), results.worker, np.int32),
+            "failure": np.array(
+                [failed.get(c, "").encode(errors="replace")[:FAILURE_BYTES] for c in cells],
+                f"S{FAILURE_BYTES}",
+            ),
+        }
+        status = np.array([FAILED if c in failed else DONE for c in cells], np.uint8)
+        places, done_places = [c - first for c in cells], [c - first for c in done]
+        for name in quantities:
+            values = [results.values[name][rank_of[c]] for c in done]
+            self._put(group + name, done_places, np.array(values, np.float64))
+        for name, column in columns.items():
+            if group + name in self._datasets:  # older files have fewer
+                self._put(group + name, places, column)
+        self._sync()
+        self._put(f"{group}status", places, status)
+        self._sync()
+
+    def close(self) -> None:
+        """Close the file; not collective, because no other process shares the handle."""
+        os.close(self._descriptor)
+        if not self._is_abandoned:
+            self._file.close()
+
+    def _abandon(self) -> None:
+        """Never let go of a file whose disk refused: closing it fails again, and loudly."""
+        self._is_abandoned = True
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+
+    def _put(self, name: str, cells: Sequence[int], values: NDArray[Any]) -> None:
+        dataset = self._datasets[name]
+        row = dataset.shape[-1]
+        first = 0
+        for start, stop in contiguous_runs(cells, row):
+            run = values[first : first + stop - start]
+            if dataset.ndim == 1:
+                dataset[start:stop] = run
+            else:
+                dataset[start // row, start % row : (stop - 1) % row + 1] = run
+            first += stop - start
+
+    def _sync(self) -> None:
+        if self._is_serial:
+            self._file.flush()
+        os.fsync(self._descriptor)

@@ -1,0 +1,68 @@
+"""SLURM: the only door to it.  Times as it writes them, and submission."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from lsengine.errors import EnvironmentUnfit
+
+_PATIENCE_S = 120.0
+_DAY, _HOUR, _MINUTE = 86400, 3600, 60
+
+
+def seconds(limit: str) -> int:
+    """Return the seconds of a time limit as sbatch reads it.
+
+    ``minutes``, ``minutes:seconds``, ``hours:minutes:seconds``, ``days-hours``,
+    ``days-hours:minutes`` or ``days-hours:minutes:seconds``.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    days, dash, rest = limit.rpartition("-")
+    fields = [int(field) for field in rest.split(":")]
+    units = [_HOUR, _MINUTE, 1] if dash or len(fields) == 3 else [_MINUTE, 1]
+    if len(fields) > len(units):
+        raise ValueError(f"got {limit!r}; expected such as 04:00:00 or 2-00:00:00")
+    whole = int(days) * _DAY if dash else 0
+    return whole + sum(n * u for n, u in zip(fields, units, strict=False))
+
+
+def submit(script: str, *, after: Sequence[str] = (), after_any: bool = False) -> str:
+    """Hand a script to sbatch and return the job's number.
+
+    Args:
+        script: Its text.
+        after: Numbers of jobs that have to end with 0 before; if one does not, SLURM cancels
+            this one.
+        after_any: Let them end as they like.
+
+    Raises:
+        EnvironmentUnfit: If there is no sbatch, or it refuses; with its own words.
+    """
+    if shutil.which("sbatch") is None:
+        raise EnvironmentUnfit(
+            "submit: there is no sbatch here; submit from a login node of the cluster, or take "
+            "the script of --dry-run there"
+        )
+    command = ["sbatch", "--parsable"]
+    if after:
+        kind = "afterany" if after_any else "afterok"
+        command += [f"--dependency={kind}:{':'.join(after)}", "--kill-on-invalid-dep=yes"]
+    try:
+        ended = subprocess.run(
+            command, input=script, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise EnvironmentUnfit(
+            f"submit: sbatch has not answered for {_PATIENCE_S:g} s; squeue shows whether the job "
+            "is there"
+        ) from None
+    number = re.match(r"[0-9]+", ended.stdout.strip())
+    if ended.returncode or not number:
+        said = " ".join((ended.stderr or ended.stdout).split())
+        raise EnvironmentUnfit(f"submit: sbatch refuses: {said}")
+    return number.group()

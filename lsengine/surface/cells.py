@@ -1,0 +1,309 @@
+"""The cells of one surface, sorted into what can be drawn and what cannot, and why.
+
+Shape suffixes: B betas, A alphas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsengine.errors import UsageError
+from lsengine.surface.quantities import Quantity
+from lsengine.surface.surface import DONE, FAILED, MISSING, Surface
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+PATCHY = 0.6  # a grid whose cells join up to less than this share of a coarser one is patchy
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many cells there are, and how many cannot be drawn for which reason."""
+
+    cells: int
+    missing: int
+    failed: int
+    nan: int
+    infinite: int
+
+    @property
+    def bad(self) -> int:
+        """Cells that were computed, or tried, and have no finite value."""
+        return self.failed + self.nan + self.infinite
+
+    def bad_text(self) -> str:
+        """Return ``3 NaN, 2 infinite, 1 failed``, naming only what there is."""
+        parts = ((self.nan, "NaN"), (self.infinite, "infinite"), (self.failed, "failed"))
+        return ", ".join(f"{count:,} {word}" for count, word in parts if count)
+
+    def reasons(self) -> str:
+        """Return ``5 missing, 3 NaN of 9 cells``: why there is nothing to draw."""
+        missing = f"{self.missing:,} missing" if self.missing else ""
+        words = ", ".join(words for words in (missing, self.bad_text()) if words)
+        return f"{words or 'none'} of {self.cells:,} cells"
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """One quantity of one surface over two directions, in the unit drawn.
+
+    Attributes:
+        alpha: Increasing; (A,).
+        beta: Increasing; (B,).
+        values: NaN wherever there is no finite result; (B, A).
+        missing: Cells not computed yet; (B, A).
+        bad: Cells that failed or are not finite; (B, A).
+        tally: Of the whole grid, also in a coarser cut of it.
+        whole: Alpha and beta of the whole grid.
+        coarse: Empty, or which part of the grid this is a cut of.
+    """
+
+    alpha: Floats
+    beta: Floats
+    values: Floats
+    missing: Mask
+    bad: Mask
+    tally: Tally
+    whole: tuple[Floats, Floats]
+    coarse: str = ""
+
+    @property
+    def filled(self) -> Floats:
+        """Values, with that of the nearest cell where one is not computed yet; (B, A).
+
+        Raises:
+            ValueError: If no cell has a value.
+        """
+        return np.where(self.missing, nearest(self.alpha, self.beta, self.values), self.values)
+
+    @property
+    def finite(self) -> Floats:
+        """All finite values; (N,)."""
+        return self.values[np.isfinite(self.values)]
+
+    @property
+    def joins(self) -> bool:
+        """Whether three corners of any square of four cells have values."""
+        return bool((corners(np.isfinite(self.values)) >= 3).any())
+
+    @property
+    def has_square(self) -> bool:
+        """Whether all corners of any square of four cells have values."""
+        return bool((corners(np.isfinite(self.values)) == 4).any())
+
+    def best(self, end: str) -> tuple[float, float, float] | None:
+        """Return alpha, beta and value of the lowest or highest cell, nearest the centre."""
+        if not end or not self.finite.size:
+            return None
+        value = self.finite.min() if end == "low" else self.finite.max()
+        far = np.hypot(*np.meshgrid(self.alpha, self.beta))
+        far[self.values != value] = np.inf
+        row, column = np.unravel_index(int(far.argmin()), far.shape)
+        return float(self.alpha[column]), float(self.beta[row]), float(value)
+
+
+def tally(status: NDArray[np.uint8], arrays: Iterable[NDArray[Any]]) -> Tally:
+    """Count the cells of a grid by what keeps them from being drawn.
+
+    Args:
+        status: Any shape.
+        arrays: Values of the same shape; a cell counts as NaN or infinite if any array is.
+    """
+    done = status == DONE
+    nan = np.zeros(status.shape, dtype=bool)
+    infinite = np.zeros(status.shape, dtype=bool)
+    for values in arrays:
+        nan |= done & np.isnan(values)
+        infinite |= done & np.isinf(values)
+    return Tally(
+        cells=status.size,
+        missing=int((status == MISSING).sum()),
+        failed=int((status == FAILED).sum()),
+        nan=int((nan & ~infinite).sum()),
+        infinite=int(infinite.sum()),
+    )
+
+
+def plane(surface: Surface, quantity: Quantity) -> Plane:
+    """Sort the cells of a two-dimensional surface.
+
+    Raises:
+        UsageError: If two coordinates of an axis are equal or not finite.
+    """
+    order = {}
+    for name in ("beta", "alpha"):
+        axis = np.asarray(surface.axes[name], dtype=np.float64)
+        order[name] = np.argsort(axis)
+        if not np.isfinite(axis).all() or (np.diff(np.sort(axis)) <= 0).any():
+            raise UsageError(
+                f"{surface.source}: the {name} coordinates are not {axis.size} different "
+                "finite numbers, so there is no plane to draw; check the job's grid"
+            )
+    cut = np.ix_(order["beta"], order["alpha"])
+    values_BA = np.asarray(surface.quantities[quantity.name], dtype=np.float64)[cut]
+    status_BA = surface.status[cut]
+    missing_BA = status_BA == MISSING
+    good_BA = (status_BA == DONE) & np.isfinite(values_BA)
+    alpha = np.asarray(surface.axes["alpha"], dtype=np.float64)[order["alpha"]]
+    beta = np.asarray(surface.axes["beta"], dtype=np.float64)[order["beta"]]
+    return Plane(
+        alpha=alpha,
+        beta=beta,
+        values=np.where(good_BA, values_BA, np.nan) * quantity.factor,
+        missing=missing_BA,
+        bad=~good_BA & ~missing_BA,
+        tally=tally(status_BA, [values_BA]),
+        whole=(alpha, beta),
+    )
+
+
+def joined(whole: Plane) -> Plane:
+    """Return what contours should be drawn of: the plane, or a coarser complete cut of it.
+
+    A run goes from coarse to fine, so a partial grid holds every second or fourth row and
+    column completely.  Between scattered cells there is nothing to join, but those rows and
+    columns alone show the whole shape.
+    """
+    if not whole.missing.any():
+        return whole
+    rows, columns = _complete(whole.missing)
+    if len(rows) < 2 or len(columns) < 2:
+        return whole
+    cut = np.ix_(rows, columns)
+    if _area(whole) >= PATCHY * _area_of(whole.alpha[columns], whole.beta[rows]):
+        return whole
+    return replace(
+        whole,
+        alpha=whole.alpha[columns],
+        beta=whole.beta[rows],
+        values=whole.values[cut],
+        missing=whole.missing[cut],
+        bad=whole.bad[cut],
+        coarse=f"drawn from {len(columns)} \N{MULTIPLICATION SIGN} {len(rows)} complete cells",
+    )
+
+
+def corners(there_BA: Mask) -> NDArray[np.int_]:
+    """Return how many corners of each square of four cells are there; (B - 1, A - 1)."""
+    there = there_BA.astype(int)
+    return np.asarray(there[:-1, :-1] + there[:-1, 1:] + there[1:, 1:] + there[1:, :-1])
+
+
+def nearest(x: Floats, y: Floats, z_BA: Floats) -> Floats:
+    """Return heights with each unknown one replaced by that of the nearest known cell.
+
+    Raises:
+        ValueError: If none is known.
+    """
+    known = np.isfinite(z_BA)
+    if known.all():
+        return z_BA
+    if not known.any():
+        raise ValueError("no cell is known")
+    from scipy.ndimage import distance_transform_edt  # takes as long as drawing a whole surface
+
+    steps = [float(np.diff(a).mean()) if a.size > 1 else 1.0 for a in (y, x)]
+    rows, columns = distance_transform_edt(
+        ~known, sampling=steps, return_distances=False, return_indices=True
+    )
+    return np.asarray(z_BA[rows, columns])
+
+
+def _complete(missing_BA: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return rows and columns with no missing cell where they cross, dropping the worst."""
+    rows, columns = (np.arange(n) for n in missing_BA.shape)
+    left = missing_BA
+    while left.any():
+        by_row, by_column = left.mean(axis=1), left.mean(axis=0)
+        if by_row.max() >= by_column.max():
+            keep = np.arange(rows.size) != int(by_row.argmax())
+            rows, left = rows[keep], left[keep]
+        else:
+            keep = np.arange(columns.size) != int(by_column.argmax())
+            columns, left = columns[keep], left[:, keep]
+        if not left.size:
+            break
+    return rows, columns
+
+
+def _area(plane_: Plane) -> float:
+    """Return the area in which contours can be drawn: quads, and half quads at a hole."""
+    share = np.choose(corners(~plane_.missing), (0.0, 0.0, 0.0, 0.5, 1.0))
+    return float((share * np.outer(np.diff(plane_.beta), np.diff(plane_.alpha))).sum())
+
+
+def _area_of(alpha: Floats, beta: Floats) -> float:
+    return float((alpha[-1] - alpha[0]) * (beta[-1] - beta[0]))
+
+
+def edges(coordinates: Floats, other: Floats) -> Floats:
+    """Return the borders of cells around ``coordinates``; (N + 1,).
+
+    A single coordinate gets the width of a cell of the ``other`` axis, or 1.
+    """
+    if coordinates.size == 1:
+        half = float(np.diff(other).mean()) / 2 if other.size > 1 else 0.5
+        return np.array([coordinates[0] - half, coordinates[0] + half])
+    middle = (coordinates[1:] + coordinates[:-1]) / 2
+    first, last = 2 * coordinates[0] - middle[0], 2 * coordinates[-1] - middle[-1]
+    return np.concatenate(([first], middle, [last]))
+
+
+def at_place(plane_: Plane, values_BA: Floats, alpha: Floats, beta: Floats) -> Floats:
+    """Return values between the cells, bilinearly; beyond the grid those of its border.
+
+    Args:
+        plane_: Its grid has two rows and columns or more.
+        values_BA: Of its cells; (B, A).
+        alpha: Places; (T,).
+        beta: The same; (T,).
+
+    Returns:
+        (T,).
+    """
+    (a, u), (b, v) = (_between(*pair) for pair in ((plane_.alpha, alpha), (plane_.beta, beta)))
+    low = (1 - u) * values_BA[b, a] + u * values_BA[b, a + 1]
+    high = (1 - u) * values_BA[b + 1, a] + u * values_BA[b + 1, a + 1]
+    return np.asarray((1 - v) * low + v * high)
+
+
+def _between(axis: Floats, at: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """Return the cell before each place, and how far it is to the next one, 0 to 1."""
+    index = np.clip(np.searchsorted(axis, at, "right") - 1, 0, axis.size - 2)
+    share = (at - axis[index]) / (axis[index + 1] - axis[index])
+    return index, np.clip(share, 0.0, 1.0)
+
+
+def centre_error(surface: Surface) -> float | None:
+    """Return the test error in percent at alpha = beta = 0, if that cell is done."""
+    return error_at(surface, 0.0, 0.0)
+
+
+def error_at(surface: Surface, alpha: float, beta: float) -> float | None:
+    """Return the test error in percent of the cell at a place, if it is there and done."""
+    accuracy = _at(surface, "test_accuracy", {"alpha": alpha, "beta": beta})
+    return None if accuracy is None else 100.0 * (1.0 - accuracy)
+
+
+def at_centre(surface: Surface, name: str) -> float | None:
+    """Return a quantity at alpha = beta = 0, if it is there, done and finite."""
+    return _at(surface, name, {"alpha": 0.0, "beta": 0.0})
+
+
+def _at(surface: Surface, name: str, place: Mapping[str, float]) -> float | None:
+    if name not in surface.quantities:
+        return None
+    at = np.ones(surface.status.shape, dtype=bool)
+    for position, (axis, values) in enumerate(surface.axes.items()):
+        if axis in place:
+            shape = [1] * at.ndim
+            shape[position] = -1
+            at &= (np.abs(np.asarray(values) - place[axis]) < 1e-9).reshape(shape)
+    found = surface.quantities[name][at & surface.done]
+    found = found[np.isfinite(found)]
+    return float(found[0]) if found.size else None

@@ -1,0 +1,90 @@
+"""Several trainings in one launch: every rank takes its share of the jobs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from lsengine import log as logs
+from lsengine.errors import JobError, LsengineError, Stopped
+from lsengine.job import Job, load_all
+from lsengine.ranks import StopRequest, Tag, World, available_cores
+
+log = logging.getLogger(__name__)
+
+
+def run_all(
+    paths: Sequence[str | Path], *, world: World | None, only: str = "*", progress: str = "auto"
+) -> int:
+    """Train the networks of all jobs; under a launcher rank r trains every size-th of them.
+
+    **Collective** at start; the ranks then meet only to agree on an exit code.
+
+    Args:
+        paths: Job files, each possibly several jobs.
+        world: The ranks, or None alone.
+        only: Pattern of the names of the wanted jobs.
+        progress: See `lsengine.training.training.run`; only rank 0 shows a bar.
+
+    Returns:
+        The exit code all ranks agree on: the largest of any.
+
+    Raises:
+        LsengineError: Alone; under a launcher errors are logged and become the code.
+    """
+    logs.configure(rank=world.rank if world else 0)
+    if world is None:
+        jobs = [job for path in paths for job in load_all(path, command="train", only=only)]
+        return _train(jobs, progress, slot=0, threads=None)
+    # Also for ranks that have nothing to train, or nothing more: a signal must not end them.
+    StopRequest().install()
+    slot, local_rank_and_size = world.local_rank_and_size()
+    threads = max(1, len(available_cores()) // local_rank_and_size)
+    try:
+        jobs = [job for path in paths for job in load_all(path, command="train", only=only)]
+        style = progress if world.rank == 0 else "none"
+        code = _train(jobs[world.rank :: world.size], style, slot=slot, threads=threads)
+    except LsengineError as error:
+        if world.rank == 0 or not isinstance(error, JobError):  # a bad job is bad for all
+            log.error("%s", error)  # noqa: TRY400  a user's error needs no traceback
+        code = error.exit_code
+    return _agreed(code, world)
+
+
+def _train(jobs: Sequence[Job], progress: str, *, slot: int, threads: int | None) -> int:
+    """Train one after the other; a job that cannot be trained does not keep the next from it."""
+    from lsengine.training import training
+
+    failed: list[LsengineError] = []
+    for job in jobs:
+        try:
+            training.run(job, progress=progress, place=training.DeviceSlot(slot, threads))
+        except Stopped:
+            raise
+        except LsengineError as error:
+            if len(jobs) == 1:
+                raise
+            log.error("%s: %s", job.document.name, error)  # noqa: TRY400  as above
+            failed.append(error)
+    return max((error.exit_code for error in failed), default=0)
+
+
+def _agreed(code: int, world: World) -> int:
+    """Tell rank 0 this rank's code and return the largest of all."""
+    if world.rank > 0:
+        world.send(code, to=0, tag=Tag.BYE)
+        agreed: int = world.wait(Tag.STOP).payload
+    else:
+        agreed, away = code, set(range(1, world.size))
+        while away - world.lost():
+            if (message := world.receive(Tag.BYE, limit_s=1.0)) is not None:
+                agreed = max(agreed, message.payload)
+                away.discard(message.source)
+        if away:
+            log.error("ranks %s have died; the same command goes on", sorted(away))
+            agreed = max(agreed, Stopped.exit_code)
+        for rank in set(range(1, world.size)) - away:
+            world.send(agreed, to=rank, tag=Tag.STOP)
+    world.flush()
+    return agreed

@@ -1,0 +1,217 @@
+"""The training steps of a curve: the gradients of its bends, epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lsengine.devices import memory_format
+from lsengine.geometry.curve import Batches, Loss, Parameters, coefficients, initial, point
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurveTrainingSettings:
+    """How a curve is trained; the defaults are those of the authors' own code, but bends.
+
+    Attributes:
+        kind: ``bezier`` (of degree ``bends + 1``) or ``polygonal``.
+        bends: Control points between the ends; one gives the quadratic Bezier curve or the
+            chain of two segments of the paper.
+        epochs: Over the training data.
+        lr: Learning rate of the first half; see `learning_rate`.
+        momentum: Of stochastic gradient descent.
+        weight_decay: Of the weights at the point of the curve, not of the bends.
+        seed: Of the points drawn on the curve, and of dropout.
+    """
+
+    kind: str = "bezier"
+    bends: int = 1
+    epochs: int = 200
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    seed: int = 0
+
+
+def learning_rate(base: float, epoch: int, epochs: int) -> float:
+    """Return the learning rate of an epoch, counted from 1.
+
+    The schedule of the authors' code: ``base`` in the first half of the epochs, then falling
+    linearly to a hundredth of it at nine tenths, where it stays.
+    """
+    progress = epoch / epochs
+    return base * (1.0 - 0.99 * min(1.0, max(0.0, (progress - 0.5) / 0.4)))
+
+
+class CurveTrainer:
+    """Trains the bends of a curve, epoch by epoch, so that it can be saved in between.
+
+    Each step draws a ``t`` uniformly and follows the gradient of a mini-batch's loss at that
+    point (Garipov et al. 2018, section 3.3).  The point is linear in the bends, so the
+    gradient of a bend is its coefficient times the gradient at the point; this costs one
+    forward and backward pass, as ordinary training does.  What an epoch draws depends on seed
+    and epoch only: going on from a saved state changes nothing.
+
+    Args:
+        model: Used in train mode, on its own device; its parameters, buffers and mode are
+            left as they are.
+        ends: Parameters of both ends, all those of the model; further entries are ignored.
+        loss: Called as ``loss(output, target)``; the mean of what it returns is taken.
+        settings: See `Settings`.
+
+    Attributes:
+        controls: First end, bends, other end, on the model's device.
+
+    Raises:
+        ValueError: If there is no bend to train, or an end does not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ends: tuple[Parameters, Parameters],
+        loss: Loss,
+        settings: CurveTrainingSettings,
+    ) -> None:
+        if settings.bends < 1:
+            raise ValueError(f"a curve that is trained has at least one bend; got {settings.bends}")
+        coefficients(settings.kind, settings.bends, 0.0)  # refuses an unknown kind
+        self._model, self._loss, self._settings = model, loss, settings
+        self._buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
+        fitted = [_fitted(model, end, i) for i, end in enumerate(ends)]
+        self.controls = initial(fitted[0], fitted[1], settings.bends)
+        self._bends = self.controls[1:-1]
+        self._optimizer = torch.optim.SGD(
+            [tensor for bend in self._bends for tensor in bend.values()],
+            lr=settings.lr,
+            momentum=settings.momentum,
+        )
+
+    def epoch(
+        self, number: int, batches: Batches, tick: Callable[[], None] = lambda: None
+    ) -> float:
+        """Train for one epoch and return its mean loss over samples.
+
+        Args:
+            number: Of the epoch, from 1.
+            batches: Inputs and targets, on the model's device.
+            tick: Called before every mini-batch; may raise to stop.
+
+        Raises:
+            FloatingPointError: If the mean loss is not finite.
+            ValueError: If there are no batches.
+        """
+        s = self._settings
+        draws = np.random.default_rng([s.seed, number])
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(s.lr, number, s.epochs)
+        losses, sizes = [], []
+        with _training(self._model, int(draws.integers(2**31))):
+            for inputs, targets in batches:
+                tick()
+                losses.append(self.gradients(float(draws.random()), inputs, targets))
+                sizes.append(len(inputs))
+                self._optimizer.step()
+        if not losses:
+            raise ValueError(f"epoch {number} has no batches")
+        mean = float(np.average(torch.stack(losses).double().cpu().numpy(), weights=sizes))
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                f"epoch {number} of the curve: the loss is {mean}; use a lower learning rate"
+            )
+        return mean
+
+    def gradients(self, t: float, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Set the gradients of all bends at ``t``; return the loss, without weight decay."""
+        s = self._settings
+        here = point(self.controls, s.kind, t)
+        for tensor in here.values():
+            tensor.requires_grad_(True)
+        with torch.enable_grad():
+            output = functional_call(self._model, {**here, **self._buffers}, (inputs,))
+            value = self._loss(output, targets).mean()
+        found = torch.autograd.grad(value, list(here.values()), allow_unused=True)
+        weights = coefficients(s.kind, s.bends, t)[1:-1].tolist()
+        for (name, tensor), gradient in zip(here.items(), found, strict=True):
+            slope = s.weight_decay * tensor.detach()
+            if gradient is not None:
+                slope += gradient
+            for weight, bend in zip(weights, self._bends, strict=True):
+                bend[name].grad = weight * slope
+        return value.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return bends and momenta, for `load_state_dict`."""
+        return {"bends": self._bends, "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where ``state`` was taken."""
+        for bend, saved in zip(self._bends, state["bends"], strict=True):
+            for name, tensor in bend.items():
+                tensor.copy_(saved[name])
+        self._optimizer.load_state_dict(dict(state["optimizer"]))
+
+
+def train_curve(
+    model: nn.Module,
+    ends: tuple[Parameters, Parameters],
+    batches_of_epoch: Callable[[int], Batches],
+    loss: Loss,
+    settings: CurveTrainingSettings,
+    tick: Callable[[], None] = lambda: None,
+) -> list[dict[str, Tensor]]:
+    """Train a curve from the straight line on; return its control points, on the CPU.
+
+    Args:
+        model: As for `CurveTrainer`.
+        ends: Likewise.
+        batches_of_epoch: Number of an epoch, from 1, to its mini-batches.
+        loss: As for `CurveTrainer`.
+        settings: Likewise.
+        tick: Called before every mini-batch; may raise to stop.
+
+    Raises:
+        FloatingPointError: If the loss ceases to be finite.
+        ValueError: As for `CurveTrainer`.
+    """
+    trainer = CurveTrainer(model, ends, loss, settings)
+    for number in range(1, settings.epochs + 1):
+        trainer.epoch(number, batches_of_epoch(number), tick)
+    return [{name: tensor.cpu() for name, tensor in c.items()} for c in trainer.controls]
+
+
+@contextmanager
+def _training(model: nn.Module, seed: int) -> Iterator[None]:
+    """Put a model into train mode with its own stream of random numbers, and back."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    model.train()
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _fitted(model: nn.Module, end: Parameters, number: int) -> dict[str, Tensor]:
+    """Return an end's parameters in the model's order, on its device and in its dtype."""
+    fitted = {}
+    for name, own in model.named_parameters():
+        if name not in end:
+            raise ValueError(f"end {number} of the curve lacks {name}")
+        if end[name].shape != own.shape:
+            shapes = f"{[*end[name].shape]}, in the model {[*own.shape]}"
+            raise ValueError(f"end {number} of the curve: {name} has shape {shapes}")
+        # A checkpoint may bring channels-last strides, which the backward pass may not survive.
+        fitted[name] = memory_format.contiguous(end[name]).to(own.device, own.dtype)
+    return fitted

@@ -1,0 +1,194 @@
+"""The learner: one network and its optimiser on resident data, epoch by epoch.
+
+Knows no file.  An epoch takes its randomness from the recipe's seed and its own number, so
+that network, optimiser and number are all of its state.
+
+Shapes: N samples, P parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lsengine import data, models
+from lsengine.devices import device_of, memory_format, tune_malloc
+from lsengine.errors import UsageError
+from lsengine.job.schema import Document
+from lsengine.objective.losses import Loss, loss_function
+from lsengine.training import recipe
+
+_EVALUATION_BATCH = 512
+
+
+class Learner:
+    """Trains the network of a job from fresh parameters.
+
+    Args:
+        document: A job with a ``train`` section.
+        dataset: Its data.
+        beside: The job file's folder, where the user's modules are looked for.
+        tick: Called before every mini-batch; may raise to stop.
+        slot: See `lsengine.devices.device_of`.
+
+    Attributes:
+        model: The network, on its device.
+        optimizer: Its optimiser.
+        parameters: The trainable parameters by name.
+        columns: Names of what `measure` returns.
+
+    Raises:
+        UsageError: If network, data, loss and recipe do not go together.
+    """
+
+    def __init__(
+        self,
+        document: Document,
+        dataset: data.Dataset,
+        *,
+        job_folder: Path,
+        tick: Callable[[], None] = lambda: None,
+        slot: int = 0,
+    ) -> None:
+        assert document.train is not None
+        self._recipe, self._dataset, self._tick = document.train, dataset, tick
+        self._check_data()
+        self.device = device_of(document.device, slot)
+        if self.device.type == "cpu":
+            tune_malloc()
+        # MPS has no float64: what needs it is computed on the host.
+        self._host = torch.device("cpu") if self.device.type == "mps" else self.device
+        self._loss: Loss = loss_function(document.loss, job_folder=job_folder)
+        torch.manual_seed(recipe.seed_of(self._recipe.seed, "initial parameters"))
+        self.model = models.build(
+            document.model,
+            channels=dataset.channels,
+            classes=dataset.outputs,
+            size=dataset.size,
+            job_folder=job_folder,
+        ).to(self.device)
+        # Convolutions are faster with channels last, but a user's own network may depend on
+        # the other order (``view`` does), and a narrow one may not survive it.
+        last = dataset.size is not None and not document.model.is_own
+        last = last and memory_format.is_channels_last_safe(self.model, self.device)
+        self._format = torch.channels_last if last else torch.contiguous_format
+        for parameter in self.model.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=self._format)
+        self._splits = {
+            name: (split.x.to(self.device), self._labels(name).to(self.device))
+            for name, split in dataset.splits.items()
+        }
+        self._check_network(document.loss)
+        named = self.model.named_parameters()
+        self.parameters = {name: p for name, p in named if p.requires_grad}
+        if not self.parameters:
+            raise UsageError("model.arch: the network has no trainable parameters")
+        self.optimizer = recipe.optimizer_of(self._recipe, self.parameters.values())
+        kinds = ("loss", "error") if dataset.classes is not None else ("loss",)
+        measured = (f"{split}_{kind}" for split in self._splits for kind in kinds)
+        self.columns = (*measured, "learning_rate", "weight_norm")
+
+    def _check_data(self) -> None:
+        settings, split = self._recipe, self._dataset.splits["train"]
+        if self._dataset.size is None and (settings.crop or settings.flip):
+            key = "crop" if settings.crop else "flip"
+            raise UsageError(
+                f"train.{key}: needs images; samples have shape {[*split.x.shape[1:]]}"
+            )
+        if settings.label_noise and (self._dataset.classes or 0) < 2:
+            raise UsageError("train.label_noise: needs labels of two or more classes")
+        if len(split.y) < 2:
+            raise UsageError("data.dataset: training needs two or more samples")
+
+    def _labels(self, split: str) -> Tensor:
+        y, settings = self._dataset.splits[split].y, self._recipe
+        if split != "train" or not settings.label_noise:
+            return y
+        assert self._dataset.classes is not None
+        return recipe.with_label_noise(
+            y, self._dataset.classes, settings.label_noise, settings.seed
+        )
+
+    def _check_network(self, loss: str) -> None:
+        """Run two samples through network and loss, before anything is written."""
+        x, y = (part[:2] for part in self._splits["train"])
+        models.check_model_accepts(self.model, self._inputs(x), self._dataset.classes)
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                self._loss(self.model(self._inputs(x)), y)
+        except Exception as error:
+            raise UsageError(
+                f"loss: {loss} refuses the network's output: {type(error).__name__}: {error}"
+            ) from error
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        inputs = data.standardized(x, self._dataset, torch.float32)
+        if inputs.ndim == 4:
+            return inputs.contiguous(memory_format=self._format)
+        return inputs
+
+    def train_epoch(self, epoch: int) -> None:
+        """Go once through the training split.
+
+        Args:
+            epoch: Its number; the first is 1.
+        """
+        settings = self._recipe
+        generator = recipe.generator_of(settings.seed, f"epoch {epoch}")
+        torch.manual_seed(recipe.seed_of(settings.seed, f"noise and dropout of epoch {epoch}"))
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate(settings, epoch)
+        x, y = self._splits["train"]
+        batches = recipe.batches(len(y), settings.batch_size, generator)
+        if settings.crop or settings.flip:
+            x = recipe.augmented(x, crop=settings.crop, flip=settings.flip, generator=generator)
+        self.model.train()
+        for chosen in batches:
+            self._tick()
+            indices = chosen.to(self.device)
+            inputs = self._inputs(x[indices])
+            if settings.noise:
+                inputs.add_(torch.randn_like(inputs), alpha=settings.noise)
+            self.optimizer.zero_grad()
+            self._loss(self.model(inputs), y[indices]).mean().backward()
+            self.optimizer.step()
+
+    def measure(self, epoch: int) -> tuple[dict[str, float], list[float]]:
+        """Return `columns` by name, and the norm of each trainable parameter.
+
+        Args:
+            epoch: The epoch that has just ended; 0 before training.
+        """
+        row = {k: v for name in self._splits for k, v in self._evaluate(name).items()}
+        row["learning_rate"] = recipe.learning_rate(self._recipe, epoch) if epoch else math.nan
+        tensors = [p.detach().to(self._host).double() for p in self.parameters.values()]
+        norms_P = torch.stack([t.norm() for t in tensors])
+        row["weight_norm"] = float(norms_P.norm())
+        return row, norms_P.tolist()
+
+    def _evaluate(self, split: str) -> dict[str, float]:
+        """Return loss and error of a whole split, as it is, in evaluation mode."""
+        x, y = self._splits[split]
+        loss = torch.zeros((), dtype=torch.float64, device=self._host)
+        wrong = torch.zeros_like(loss)
+        self.model.eval()
+        with torch.inference_mode():
+            parts = (x.split(_EVALUATION_BATCH), y.split(_EVALUATION_BATCH))
+            for x_N, y_N in zip(*parts, strict=True):
+                self._tick()
+                output = self.model(self._inputs(x_N)).to(self._host).double()
+                target = y_N.to(self._host)
+                target = target.double() if target.is_floating_point() else target
+                loss += self._loss(output, target).mean() * len(y_N)
+                if self._dataset.classes is not None:
+                    wrong += (output.argmax(1) != target).sum()
+        measured = {f"{split}_loss": float(loss) / len(y)}
+        if self._dataset.classes is not None:
+            measured[f"{split}_error"] = float(wrong) / len(y)
+        return measured

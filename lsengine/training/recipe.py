@@ -1,0 +1,128 @@
+"""The arithmetic of a training recipe: no file, no loop, nothing remembered.
+
+What is random in an epoch comes from generators seeded by the recipe's seed and the number of
+the epoch, so that an interrupted training continues as if nothing had happened.
+
+Shapes: N samples, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from lsengine.job.schema import TrainSpec
+
+
+def seed_of(seed: int, purpose: str) -> int:
+    """Return a seed for one purpose out of the recipe's seed."""
+    digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")
+
+
+def generator_of(seed: int, purpose: str) -> torch.Generator:
+    """Return a generator on the CPU, where it draws the same numbers on every machine."""
+    return torch.Generator().manual_seed(seed_of(seed, purpose))
+
+
+def milestones(recipe: TrainSpec) -> list[int]:
+    """Return the epochs after which the learning rate drops.
+
+    By default these are 1/2, 3/4 and 11/12 of all epochs, rounded up: 150, 225 and 275
+    of 300.
+    """
+    if recipe.milestones is not None:
+        return sorted(recipe.milestones)
+    twelfths = (6, 9, 11)
+    return [math.ceil(recipe.epochs * n / 12) for n in twelfths]
+
+
+def learning_rate(recipe: TrainSpec, epoch: int) -> float:
+    """Return the learning rate of an epoch, the first being 1.
+
+    Example:
+        >>> recipe = Train(output="x", epochs=300, lr=0.1)
+        >>> learning_rate(recipe, 150), learning_rate(recipe, 151)
+        (0.1, 0.010000000000000002)
+    """
+    return recipe.lr * recipe.gamma ** sum(epoch > m for m in milestones(recipe))
+
+
+def checkpoint_name(epoch: int) -> str:
+    """Return the name of the checkpoint after an epoch."""
+    return f"epoch_{epoch:03d}.pt"
+
+
+def saved_epochs(recipe: TrainSpec) -> frozenset[int]:
+    """Return the epochs after which a checkpoint is kept; 0 is before training."""
+    regular = range(0, recipe.epochs + 1, recipe.save_every)
+    return frozenset({0, recipe.epochs, *regular, *recipe.save_epochs})
+
+
+def optimizer_of(recipe: TrainSpec, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser; the learning rate is set at each epoch."""
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def batches(samples: int, size: int, generator: torch.Generator) -> list[Tensor]:
+    """Return the indices of an epoch's batches: every sample once, in random order.
+
+    The last batch is what is left.  A single sample left over joins the batch before it:
+    batch normalisation has no statistics of one sample.
+    """
+    pieces = list(torch.randperm(samples, generator=generator).split(size))
+    if len(pieces) > 1 and len(pieces[-1]) == 1:
+        pieces[-2:] = [torch.cat(pieces[-2:])]
+    return pieces
+
+
+def augmented(x_NCHW: Tensor, *, crop: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Return all images, each shifted at random and perhaps mirrored.
+
+    Args:
+        x_NCHW: Raw images on any device; not modified.
+        crop: Images get a frame of so many zeros, out of which a window of the old size is
+            cut at random.
+        flip: Whether half of the images are mirrored left to right.
+        generator: On the CPU.
+    """
+    samples, channels, height, width = x_NCHW.shape
+    padded = nn.functional.pad(x_NCHW, (crop,) * 4)
+    shifts_2N = torch.randint(2 * crop + 1, (2, samples), generator=generator)
+    mirrored_N = torch.rand(samples, generator=generator) < (0.5 if flip else 0.0)
+    columns_NW = torch.arange(width).expand(samples, width)
+    columns_NW = torch.where(mirrored_N[:, None], columns_NW.flip(1), columns_NW)
+    rows_NH = torch.arange(height) + shifts_2N[0, :, None]
+    columns_NW = columns_NW + shifts_2N[1, :, None]
+    device = x_NCHW.device
+    return padded[
+        torch.arange(samples, device=device)[:, None, None, None],
+        torch.arange(channels, device=device)[:, None, None],
+        rows_NH.to(device)[:, None, :, None],
+        columns_NW.to(device)[:, None, None, :],
+    ]
+
+
+def with_label_noise(y_N: Tensor, classes: int, fraction: float, seed: int) -> Tensor:
+    """Return labels of which a fraction, chosen once for a seed, is replaced by wrong ones.
+
+    A wrong label is any of the other classes with equal probability.
+    """
+    generator = generator_of(seed, "label noise")
+    chosen = torch.randperm(len(y_N), generator=generator)[: round(fraction * len(y_N))]
+    offsets = torch.randint(1, max(2, classes), (len(chosen),), generator=generator)
+    noisy_N = y_N.clone()
+    noisy_N[chosen] = (noisy_N[chosen] + offsets) % classes
+    return noisy_N

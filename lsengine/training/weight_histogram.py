@@ -1,0 +1,126 @@
+"""Histograms and norms of the parameters of checkpoints, into a file that pictures read.
+
+torch is needed to load the checkpoints; the arithmetic is NumPy's, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsengine import wording
+from lsengine.errors import UsageError
+from lsengine.models import checkpoint
+from lsengine.models.checkpoint import Checkpoint
+from lsengine.store import records
+from lsengine.surface.records import Bins, WeightHistograms
+
+Arrays = dict[str, NDArray[np.float64]]
+BINS = 101  # odd: the middle one is around zero
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def histograms(
+    paths: Sequence[Path], output: Path, *, names: Sequence[str] = (), bins: int = BINS
+) -> WeightHistograms:
+    """Count the parameters of checkpoints on common bins and write the result.
+
+    Args:
+        paths: Checkpoints of any networks.
+        output: The HDF5 file; one that is there is replaced.
+        names: What to call the checkpoints; default: what tells their paths apart.
+        bins: How many.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UsageError: If a checkpoint cannot be read, names do not fit, or nothing is finite.
+    """
+    if output.suffix != ".h5":
+        raise UsageError(f"{output}: expected a name that ends in .h5")
+    if not output.parent.is_dir():
+        raise UsageError(f"{output}: there is no folder {output.parent}; make it first")
+    if output.exists() and records.format_of(output) != records.WEIGHTS_FORMAT:
+        raise UsageError(f"{output}: exists and is no file of weights; give another name")
+    labels = _labels(paths, names)
+    loaded = [checkpoint.load(path, key="histogram") for path in paths]
+    arrays = [_parameters(c) for c in loaded]
+    groups = {}
+    for group, is_member in (("weights", _is_weight), ("others", _is_other)):
+        members = [{n: a for n, a in one.items() if is_member(a)} for one in arrays]
+        if any(members):
+            groups[group] = _binned(members, bins, group)
+    epochs = tuple(-1 if c.epoch is None else c.epoch for c in loaded)
+    digests = tuple(c.sha256 for c in loaded)
+    made = WeightHistograms(labels, groups, epochs, digests, str(output))
+    records.write_weights(output, made)
+    return made
+
+
+def _is_weight(array: NDArray[np.float64]) -> bool:
+    return array.ndim >= 2
+
+
+def _is_other(array: NDArray[np.float64]) -> bool:
+    return array.ndim < 2
+
+
+def _parameters(loaded: Checkpoint) -> Arrays:
+    """Return a checkpoint's parameters, without the buffers of normalisation layers."""
+    return {
+        name: tensor.detach().double().numpy()
+        for name, tensor in loaded.state.items()
+        if tensor.is_floating_point() and name.rpartition(".")[2] not in _BUFFERS
+    }
+
+
+def _binned(members: Sequence[Arrays], bins: int, group: str) -> Bins:
+    """Count each parameter of each checkpoint on bins that hold all finite values."""
+    names = tuple(dict.fromkeys(name for one in members for name in one))
+    shape = len(members), len(names)
+    counts = np.zeros((*shape, bins), np.int64)
+    sizes, not_finite = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    norms = np.full(shape, np.nan)
+    edges = _edges([a for one in members for a in one.values()], bins, group)
+    for k, one in enumerate(members):
+        for name, array in one.items():
+            at = k, names.index(name)
+            finite = array[np.isfinite(array)]
+            counts[at] = np.histogram(finite, edges)[0]
+            sizes[at], not_finite[at] = array.size, array.size - finite.size
+            norms[at] = np.linalg.norm(finite)
+    return Bins(edges, names, counts, sizes, norms, not_finite)
+
+
+def _edges(arrays: Sequence[NDArray[np.float64]], bins: int, group: str) -> NDArray[np.float64]:
+    """Return edges around all finite values: of weights symmetric around zero."""
+    kept = [a[np.isfinite(a)] for a in arrays]
+    kept = [a for a in kept if a.size]
+    if not kept:
+        raise UsageError(f"histogram: the checkpoints' {group} have no finite value")
+    low, high = min(float(a.min()) for a in kept), max(float(a.max()) for a in kept)
+    if group == "weights":
+        high = max(abs(low), abs(high))
+        low = -high
+    if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
+        room = abs(low) * 0.5 or 0.5
+        low, high = low - room, high + room
+    return np.linspace(low, high, bins + 1)
+
+
+def _labels(paths: Sequence[Path], names: Sequence[str]) -> tuple[str, ...]:
+    """Return different names for all checkpoints: given, or the parts in which paths differ."""
+    if names:
+        if len(names) != len(paths) or len(set(names)) != len(names):
+            raise UsageError(
+                f"histogram: got {len(names)} names for {len(paths)} checkpoints; give a "
+                "different --name for each, in the same order"
+            )
+        return tuple(names)
+    if len({path.resolve() for path in paths}) != len(paths):
+        raise UsageError("histogram: a checkpoint is named twice")
+    return tuple(wording.parts_that_differ(paths))

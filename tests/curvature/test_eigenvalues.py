@@ -1,0 +1,314 @@
+"""Both ends of a spectrum and its largest moduli, against dense matrices and networks."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+from lsengine.curvature import (
+    LanczosOptions,
+    LanczosRun,
+    extreme_eigenvalues,
+    krylov_bytes,
+    leading_eigenvectors,
+)
+from lsengine.errors import EnvironmentUnfit
+from tests.support.hessians import SPECTRA, Case, Matrix, random_vector, solved, with_spectrum
+
+TIGHT = LanczosOptions(tolerance=1e-4, basis=120, max_products=2000)
+
+
+# Both ends
+
+
+def assert_ends(ends, true, tolerance):
+    """Check both ends against all true eigenvalues, by the residuals and the contract."""
+    largest = np.abs(true).max()
+    for value, residual, end in (
+        (ends.eigenvalue_min, ends.residual_min, true[0]),
+        (ends.eigenvalue_max, ends.residual_max, true[-1]),
+    ):
+        allowed = max(tolerance * abs(value), 1e-4 * largest)
+        assert residual <= allowed
+        assert np.abs(value - true).min() <= residual + 1e-13 * largest
+        assert abs(value - end) <= allowed
+    assert ends.converged
+
+
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-3])
+def test_both_ends_of_a_network_are_within_the_tolerance(case_solved, tolerance):
+    """Of a network with batch norm and a residual one, near a minimum and away from it."""
+    _, matrix, true = case_solved
+    ends = extreme_eigenvalues(Matrix(matrix), LanczosOptions(tolerance=tolerance))
+    assert true[0] < 0 < true[-1]
+    assert_ends(ends, true, tolerance)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "resnet"])
+def test_both_ends_by_products_alone(kind):
+    """The same from the network itself, whose Hessian nobody has written down."""
+    case, _, true = solved(kind, 60)
+    assert_ends(extreme_eigenvalues(case.hessian(), LanczosOptions()), true, 1e-2)
+
+
+def test_residuals_are_the_norms_they_are_said_to_be(case_solved):
+    """The residual of the decomposition is that of the vectors, which are of unit norm."""
+    _, matrix, _ = case_solved
+    ends = extreme_eigenvalues(Matrix(matrix), LanczosOptions(tolerance=0.05))
+    for value, residual, v in (
+        (ends.eigenvalue_min, ends.residual_min, ends.vector_min),
+        (ends.eigenvalue_max, ends.residual_max, ends.vector_max),
+    ):
+        assert float(v.norm()) == pytest.approx(1, rel=1e-12)
+        assert float((matrix @ v - value * v).norm()) == pytest.approx(
+            residual, rel=1e-6, abs=1e-11
+        )
+        assert v[v.abs().argmax()] > 0
+
+
+def test_both_ends_are_those_of_arpack(case_solved):
+    """SciPy's both-ends mode finds the same two eigenvalues."""
+    _, matrix, _ = case_solved
+    operator = LinearOperator(matrix.shape, lambda v: matrix.numpy() @ v, dtype=np.float64)
+    low, high = eigsh(operator, k=2, which="BE", return_eigenvectors=False)
+    ends = extreme_eigenvalues(Matrix(matrix), TIGHT)
+    assert abs(ends.eigenvalue_min - low) <= ends.residual_min
+    assert ends.eigenvalue_max == pytest.approx(high, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "resnet"])
+def test_float32_agrees_with_float64(kind):
+    """Vectors and products in float32 change the ends by less than 1e-4."""
+    case, matrix, _ = solved(kind, 60)
+    exact = extreme_eigenvalues(Matrix(matrix), LanczosOptions(tolerance=1e-3))
+    single = Case(copy.deepcopy(case.model).float(), case.inputs.float(), case.targets)
+    ends = extreme_eigenvalues(single.hessian(), LanczosOptions(tolerance=1e-3))
+    assert ends.vector_min.dtype == torch.float32
+    assert ends.eigenvalue_max == pytest.approx(exact.eigenvalue_max, rel=1e-4)
+    assert ends.eigenvalue_min == pytest.approx(
+        exact.eigenvalue_min, rel=1e-3, abs=1e-4 * exact.eigenvalue_max
+    )
+
+
+@pytest.mark.parametrize("kind", SPECTRA)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_known_spectra(kind, dtype):
+    """Indefinite, definite, nearly and exactly degenerate spectra, within the residuals."""
+    matrix, _ = with_spectrum(SPECTRA[kind], dtype=dtype)
+    ends = extreme_eigenvalues(matrix, LanczosOptions(tolerance=1e-2, max_products=500))
+    assert ends.products == matrix.products
+    assert_ends(ends, np.sort(SPECTRA[kind]), 1e-2)
+
+
+def test_small_eigenvalue_is_not_asked_below_the_floor():
+    """An end at zero converges: its residual may be 1e-4 of the largest modulus."""
+    matrix, _ = with_spectrum(np.r_[np.zeros(150), np.linspace(0, 1, 150)])
+    ends = extreme_eigenvalues(matrix, LanczosOptions(tolerance=1e-6))
+    assert ends.converged
+    assert abs(ends.eigenvalue_min) <= ends.residual_min <= 1e-4
+
+
+@pytest.mark.parametrize("basis", [4, 8, 20])
+def test_restarts_change_memory_not_values(case_solved, basis):
+    """A basis of a few vectors takes more products to the same ends."""
+    _, matrix, true = case_solved
+    roomy = extreme_eigenvalues(Matrix(matrix), LanczosOptions(tolerance=1e-3, basis=200))
+    tight = LanczosOptions(tolerance=1e-3, basis=basis, max_products=2000)
+    ends = extreme_eigenvalues(Matrix(matrix), tight)
+    assert_ends(ends, true, 1e-3)
+    assert ends.products >= roomy.products
+
+
+def test_basis_stays_orthonormal_through_restarts():
+    """The decomposition ``H V = V T + v b'`` holds after many restarts."""
+    matrix, _ = with_spectrum(SPECTRA["positive"])
+    run = LanczosRun(matrix, random_vector(300), LanczosOptions(basis=10, max_products=60))
+    while run.extend():
+        run.make_room(lambda values, count: np.arange(len(values) - count, len(values)))
+    values, residuals = run.ritz()
+    vectors = run.vectors(np.arange(len(values)))
+    gram = vectors @ vectors.T
+    torch.testing.assert_close(gram, torch.eye(len(values), dtype=torch.float64))
+    true = matrix.matrix @ vectors.T - vectors.T * torch.from_numpy(values)
+    np.testing.assert_allclose(true.norm(dim=0).numpy(), residuals, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_tiny_matrices_are_solved_exactly(size):
+    """With fewer dimensions than steps the run ends at the whole space."""
+    matrix, _ = with_spectrum(np.linspace(-1, 2, size) if size > 1 else [-3.0])
+    ends = extreme_eigenvalues(matrix, LanczosOptions(tolerance=1e-10))
+    true = torch.linalg.eigvalsh(matrix.matrix).numpy()
+    assert ends.products == size
+    assert ends.converged
+    assert [ends.eigenvalue_min, ends.eigenvalue_max] == pytest.approx([true[0], true[-1]])
+
+
+@pytest.mark.parametrize(("scale", "value"), [(0.0, 0.0), (-2.5, -2.5)])
+def test_multiples_of_the_identity_take_one_product(scale, value):
+    """Every vector is an eigenvector: the subspace is invariant at once."""
+    matrix = Matrix(scale * torch.eye(50, dtype=torch.float64))
+    ends = extreme_eigenvalues(matrix, LanczosOptions())
+    assert ends.products == 1
+    assert ends.converged
+    assert [ends.eigenvalue_min, ends.eigenvalue_max] == pytest.approx([value, value])
+    assert ends.residual_max <= 1e-13
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_float32_survives_extreme_scales(scale):
+    """Far from the centre curvature is huge; its squares would overflow, or vanish."""
+    matrix, _ = with_spectrum(np.linspace(-1, 3, 100) * scale, dtype=torch.float32)
+    ends = extreme_eigenvalues(matrix, LanczosOptions(tolerance=1e-2))
+    assert ends.converged
+    assert ends.eigenvalue_max == pytest.approx(3 * scale, rel=1e-2)
+    assert ends.eigenvalue_min == pytest.approx(-scale, rel=1e-2)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_products_that_are_not_finite_give_nan(bad):
+    """A diverged cell has no eigenvalues; that is a result, not an error."""
+    matrix, _ = with_spectrum(np.linspace(-1, 1, 60))
+
+    def broken(vector):
+        product = matrix(vector)
+        return product.fill_(bad) if matrix.products == 4 else product
+
+    broken.size, broken.dtype, broken.device = matrix.size, matrix.dtype, matrix.device
+    ends = extreme_eigenvalues(broken, LanczosOptions())
+    assert ends.products == 4
+    assert not ends.converged
+    numbers = (ends.eigenvalue_min, ends.eigenvalue_max, ends.residual_min, ends.residual_max)
+    assert all(map(math.isnan, numbers))
+    again = extreme_eigenvalues(matrix, LanczosOptions(), [ends.vector_min, ends.vector_max])
+    assert again.eigenvalue_min == extreme_eigenvalues(matrix, LanczosOptions()).eigenvalue_min
+
+
+def test_budget_of_products_is_kept():
+    """A run that is cut short says so, with the residuals it reached."""
+    matrix, _ = with_spectrum(SPECTRA["indefinite"])
+    ends = extreme_eigenvalues(matrix, LanczosOptions(tolerance=1e-9, max_products=9))
+    assert ends.products == matrix.products == 9
+    assert not ends.converged
+    assert -3 <= ends.eigenvalue_min <= -3 + ends.residual_min
+    assert 5 - ends.residual_max <= ends.eigenvalue_max <= 5
+
+
+def test_seed_decides_the_start(case_solved):
+    """One seed, one result to the last bit; another agrees within both residuals."""
+    _, matrix, _ = case_solved
+    first, again, other = (
+        extreme_eigenvalues(Matrix(matrix), LanczosOptions(seed=seed)) for seed in (0, 0, 1)
+    )
+    assert first.eigenvalue_min == again.eigenvalue_min
+    assert torch.equal(first.vector_max, again.vector_max)
+    assert first.eigenvalue_min != other.eigenvalue_min
+    difference = abs(first.eigenvalue_min - other.eigenvalue_min)
+    assert difference <= first.residual_min + other.residual_min
+
+
+def test_neighbours_vectors_save_products():
+    """From the ends of a matrix nearby, fewer products give the same ends."""
+    near, _ = with_spectrum(SPECTRA["network"])
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(near.matrix.shape, generator=generator, dtype=torch.float64)
+    here = Matrix(near.matrix + 2e-5 * (noise + noise.T))
+    known = extreme_eigenvalues(near, LanczosOptions())
+    cold = extreme_eigenvalues(here, LanczosOptions())
+    warm = extreme_eigenvalues(here, LanczosOptions(), [known.vector_min, known.vector_max])
+    assert warm.products < cold.products
+    assert_ends(warm, torch.linalg.eigvalsh(here.matrix).numpy(), 1e-2)
+
+
+def test_start_that_misses_the_ends_still_finds_them():
+    """Exact eigenvectors of inner eigenvalues do not hide the outer ones."""
+    values = np.r_[-5, -1, np.linspace(-0.1, 0.1, 300), 1, 6]
+    matrix, basis = with_spectrum(values)
+    ends = extreme_eigenvalues(matrix, LanczosOptions(), [basis[:, 1], basis[:, -2]])
+    assert_ends(ends, np.sort(values), 1e-2)
+
+
+def test_options_that_make_no_sense_are_refused():
+    """A basis too small to restart, no products, no tolerance."""
+    matrix, _ = with_spectrum([1.0, 2.0])
+    for options in (
+        LanczosOptions(basis=3),
+        LanczosOptions(max_products=0),
+        LanczosOptions(tolerance=0),
+    ):
+        with pytest.raises(ValueError, match="expected basis >= 4"):
+            extreme_eigenvalues(matrix, options)
+
+
+def test_memory_is_that_of_the_basis():
+    """What is planned for depends on the basis, not on the products; the run allocates it."""
+    size = 100_000
+    diagonal = torch.linspace(-1, 1, size, dtype=torch.float64)
+
+    def product(vector):
+        return diagonal * vector
+
+    product.size, product.dtype, product.device = size, torch.float64, diagonal.device
+    run = LanczosRun(product, torch.ones(size, dtype=torch.float64), LanczosOptions(basis=8))
+    held = sum(t.nbytes for t in vars(run).values() if isinstance(t, torch.Tensor))
+    assert held == 9 * size * 8
+    assert held < krylov_bytes(size, torch.float64, 8) < 2.3 * held
+
+
+def test_a_basis_without_room_is_named():
+    """Smaller batches would not help, so the run ends with the bytes and the way out."""
+
+    def product(vector):
+        return vector
+
+    product.size, product.dtype, product.device = 2**44, torch.float32, torch.device("cpu")
+    with pytest.raises(EnvironmentUnfit, match=r"curvature\.basis: 32 vectors of 17,592,186"):
+        LanczosRun(product, torch.ones(1), LanczosOptions())
+
+
+# The largest moduli
+
+
+def test_leading_pairs_are_those_of_largest_modulus(case_solved):
+    """Of either sign, orthonormal, and eigenvectors as good as their residuals."""
+    _, matrix, true = case_solved
+    pairs = leading_eigenvectors(
+        Matrix(matrix), 4, LanczosOptions(tolerance=1e-3, max_products=500)
+    )
+    expected = true[np.argsort(-np.abs(true))][:4]
+    assert pairs.converged
+    assert np.all(np.abs(pairs.values - expected) <= pairs.residuals + 1e-13)
+    torch.testing.assert_close(
+        pairs.vectors @ pairs.vectors.T, torch.eye(4, dtype=torch.float64), atol=1e-10, rtol=0
+    )
+    moved = matrix @ pairs.vectors.T - pairs.vectors.T * torch.from_numpy(pairs.values)
+    np.testing.assert_allclose(moved.norm(dim=0).numpy(), pairs.residuals, rtol=1e-5, atol=1e-11)
+
+
+def test_leading_pairs_survive_restarts():
+    """A small basis finds the same leading pairs."""
+    matrix, _ = with_spectrum(np.r_[-9, -8, np.linspace(-4, 4, 300), 7])
+    pairs = leading_eigenvectors(
+        matrix, 3, LanczosOptions(tolerance=1e-4, basis=10, max_products=900)
+    )
+    np.testing.assert_allclose(pairs.values, [-9, -8, 7], atol=1e-4)
+
+
+def test_multiple_eigenvalue_is_seen_once():
+    """A single run has no second vector of an eigenspace: fewer pairs, and it says so."""
+    pairs = leading_eigenvectors(Matrix(torch.eye(20, dtype=torch.float64)), 2, LanczosOptions())
+    np.testing.assert_allclose(pairs.values, [1.0])
+    assert not pairs.converged
+
+
+def test_number_of_leading_pairs_is_checked():
+    """A basis of ten has room for four pairs besides what finds them."""
+    matrix, _ = with_spectrum(np.arange(30.0))
+    for count in (0, 5):
+        with pytest.raises(ValueError, match=f"expected 1 to 4 with basis 10, got {count}"):
+            leading_eigenvectors(matrix, count, LanczosOptions(basis=10))

@@ -1,0 +1,219 @@
+"""The doctor on real launchers and file systems, sound ones and broken ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lsengine import store
+from lsengine.doctor import launcher
+from tests.support.launchers import (
+    BIN,
+    launcher_environment,
+    run_alone,
+    run_ranks,
+    serial_environment,
+)
+
+_PID_MAX = Path("/proc/sys/kernel/pid_max")
+DEBIANS = Path("/usr/bin/mpirun.openmpi")
+
+
+def _found(done):
+    """Return the checks by name; the last of a name wins."""
+    return {check["name"]: check for check in json.loads(done.stdout)}
+
+
+def _ranks(ranks, folder, **options):
+    return run_ranks(ranks, ["doctor", "--json", "--output", str(folder)], **options)
+
+
+def test_alone_it_tries_the_launcher_at_hand(tmp_path):
+    """One process starts two ranks of its own, kills a writer, and leaves nothing behind."""
+    done = run_alone(["doctor", "--json", "--output", str(tmp_path / "later" / "made")])
+    found = _found(done)
+    assert done.returncode == 0, done.stdout
+    assert "mpirun -n 2: 2 ranks on 1 host" in found["launcher"]["found"]
+    assert found["ring message"]["verdict"] == "ok"
+    assert found["lock"]["verdict"] == found["killed writer"]["verdict"] == "ok"
+    assert f"{tmp_path}: " in found["disk"]["found"]
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_start_that_met_a_leftover_is_tried_again(tmp_path, monkeypatch):
+    """A launcher that fails once on what a killed launch left is no problem; twice is, named."""
+    said = "The PMIx server's listener thread failed to start. We cannot"
+    fine = json.dumps([{"name": "launcher", "verdict": "ok", "found": "2 ranks", "remedy": ""}])
+    mpirun, met = tmp_path / "mpirun", tmp_path / "met"
+    mpirun.write_text(
+        f"""#!/bin/sh
+        if [ -e {met} ]; then echo '{fine}'; exit; fi
+        touch {met}; echo "{said}" >&2; exit 1"""
+    )
+    mpirun.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    (found,) = launcher.launcher(tmp_path)
+    assert (found.verdict, found.found) == ("ok", f"{mpirun} -n 2: 2 ranks")
+    mpirun.write_text(f"""#!/bin/sh\necho "{said}" >&2; exit 1""")
+    (found,) = launcher.launcher(tmp_path)
+    assert found.verdict == "problem"
+    assert said in found.found
+    assert "ompi.* in TMPDIR" in found.remedy
+
+
+def test_open_mpi_meets_leftovers_as_the_doctor_knows_them(tmp_path):
+    """Open MPI 5 does not start where a file has its process number, and takes it away."""
+    environment = launcher_environment()
+    command = [str(BIN / "mpirun"), "-n", "1", "true"]
+    if (
+        b"Open MPI) 5"
+        not in subprocess.run([*command[:1], "--version"], capture_output=True).stdout
+    ):
+        pytest.skip("not Open MPI 5")
+    host, temporaries = os.uname().nodename, Path(environment["TMPDIR"])
+    with subprocess.Popen(["true"]) as process:
+        numbers = {1 + (process.pid + more) % int(_PID_MAX.read_text()) for more in range(1000)}
+    for number in numbers:  # one of them will be the launcher's
+        (temporaries / f"ompi.{number}").mkdir()
+        (temporaries / f"ompi.{number}" / f"pmix.{host}.tool.{number}").touch()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode
+    assert launcher.LEFTOVER in done.stderr
+    assert len([*temporaries.glob("ompi.*")]) == len(numbers) - 1
+
+
+@pytest.mark.parametrize("environment", ["main", pytest.param("serial", marks=pytest.mark.cluster)])
+def test_all_ranks_are_checked(tmp_path, environment):
+    """Three ranks: each is heard, signs the ring message, and writes where h5py can."""
+    binaries = BIN
+    if environment == "serial":
+        if (folder := serial_environment()) is None:
+            pytest.skip("no environment made from pip alone")
+        binaries = folder / "bin"
+    done = _ranks(3, tmp_path, binaries=binaries)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = _found(done)
+    host = os.uname().nodename
+    assert found["launcher"]["found"].startswith(f"3 ranks on 1 host: {host} (3); ")
+    assert found["ring message"]["found"] == "passed all 3 ranks in order"
+    assert found["shared folder"]["verdict"] == "ok"
+    if environment == "serial":
+        assert "rank 0 writes for all" in found["parallel writing"]["found"]
+    elif store.has_mpi():
+        assert found["parallel writing"]["found"].startswith("3 ranks wrote a cell each")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_launcher_of_another_mpi_is_named(tmp_path):
+    """Ranks that do not find each other are one problem, told once, with exit code 3."""
+    serial = serial_environment()
+    if serial is None or not store.has_mpi():
+        pytest.skip("needs environments with two kinds of MPI")
+    done = _ranks(2, tmp_path, launcher=[str(serial / "bin" / "mpiexec")])
+    found = _found(done)
+    assert done.returncode == 3
+    assert found["launcher"]["verdict"] == "problem"
+    assert "started 2 ranks, but each finds itself alone" in found["launcher"]["found"]
+    assert "mpirun of that library" in found["launcher"]["remedy"]
+
+
+@pytest.mark.cluster
+def test_the_launcher_of_debian_finds_one_mpi_in_every_rank(tmp_path):
+    """MPI is joined before HDF5 is loaded: else h5py brings the system's library along."""
+    if not DEBIANS.exists() or not store.has_mpi():
+        pytest.skip("no Open MPI of Debian's")
+    done = _ranks(2, tmp_path, launcher=[str(DEBIANS)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "MPI libraries" not in _found(done)
+
+
+@pytest.mark.cluster
+def test_hdf5_first_makes_two_mpi_libraries_which_is_a_problem(tmp_path):
+    """The check above can fail: with h5py loaded first, Debian's launcher gives two."""
+    if not DEBIANS.exists() or not (BIN / "prterun").exists():
+        pytest.skip("needs Open MPI of Debian's and of pip's")
+    program = (
+        "import h5py, pathlib, sys; from lsengine import doctor, ranks;"
+        f"code = doctor.run(pathlib.Path({str(tmp_path)!r}), json=True); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [str(DEBIANS), "-n", "2", sys.executable, "-c", program],
+        env=launcher_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "has loaded 2: " in _found(done)["MPI libraries"]["found"]
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Mount a small file system in memory; give a function that does it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a file system")
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no file systems can be mounted: {done.stderr.strip()}")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)], capture_output=True, check=False)
+
+
+def test_a_full_disk_is_a_problem(mounted):
+    """The lock is made, the file is not: exit code 3, with what to do."""
+    done = _ranks(2, mounted("size=64k"))
+    found = _found(done)
+    assert done.returncode == 3
+    assert found["writing"]["verdict"] == "problem"
+    assert "No space left on device" in found["writing"]["found"]
+    assert "--output" in found["writing"]["remedy"]
+    assert found["lock"]["verdict"] == "ok"
+
+
+@pytest.mark.cluster
+def test_a_folder_for_reading_only_is_a_problem(mounted):
+    """No lock can be made, so nothing else is tried there; the other checks go on."""
+    done = run_alone(["doctor", "--json", "--output", str(mounted("size=1m,ro"))])
+    found = _found(done)
+    assert done.returncode == 3
+    assert found["lock"]["verdict"] == "problem"
+    assert "Read-only file system" in found["lock"]["found"]
+    assert "killed writer" not in found
+    assert found["clock"]["verdict"] == "ok"
+
+
+@pytest.mark.cluster
+def test_a_rank_that_hangs_is_named_and_ended(tmp_path):
+    """Rank 0 waits for a while, says who is missing, and no rank is left."""
+    program = (
+        "import pathlib, sys, time; from lsengine import doctor, ranks;"
+        "from lsengine.doctor import command; command._ARRIVAL_S = 6.0;"
+        "world = ranks.join();"
+        "time.sleep(3600 if world.rank == 2 else 0);"
+        f"sys.exit(doctor.run(pathlib.Path({str(tmp_path)!r}), json=True))"
+    )
+    done = subprocess.run(
+        [str(BIN / "mpirun"), "-n", "3", sys.executable, "-c", program],
+        env=launcher_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    found = _found(done)
+    assert done.returncode != 0
+    assert found["launcher"]["verdict"] == "problem"
+    assert "from ranks 2;" in found["launcher"]["found"]

@@ -1,0 +1,162 @@
+"""The doctor's verdicts, from what ranks of a cluster may find."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lsengine.doctor import rules
+from lsengine.doctor.checks import Verdict, as_json, from_json, ok, problem, text, warning
+from lsengine.doctor.probe import HostProbe, Torch, try_device, within
+from lsengine.engine.messages import Hello
+
+H200 = "NVIDIA H200"
+
+
+def _torch(cards=0, **changes):
+    uuids = tuple((H200, f"GPU-{i}") for i in range(cards))
+    return replace(Torch("2.13.0+cu130", "", "13.0", bool(cards), uuids), **changes)
+
+
+def _place(host="n1", cores=range(8), visible=None, **changes):
+    hello = Hello(host, 100, frozenset(cores), visible)
+    known = {
+        "software": "lsengine 1, Python 3",
+        "torch": _torch(),
+        "driver": "",
+        "around": frozenset(cores),
+        "memory": (2**40, 2**28),
+        "libraries": (),
+    }
+    return HostProbe(hello, **(known | changes))
+
+
+def _verdicts(checks):
+    return [check.verdict for check in checks]
+
+
+def _devices(places):
+    return rules.devices(places, rules.seats(places))
+
+
+def test_every_worker_has_a_card_of_its_own():
+    """Five ranks and four cards: rank 0 coordinates, and the others use one card each."""
+    places = {rank: _place(torch=_torch(4), driver="13.0") for rank in range(5)}
+    seats = rules.seats(places)
+    assert [seats[rank][0] for rank in (1, 2, 3, 4)] == [0, 1, 2, 3]
+    (check,) = _devices(places)
+    assert check.verdict is Verdict.OK
+    assert all(f"rank {r}: cuda:{r - 1} {H200} GPU-{r - 1}" in check.found for r in (1, 2, 3, 4))
+
+
+def test_rank_0_takes_the_card_that_would_be_idle():
+    """Four ranks and four cards: nobody shares one."""
+    places = {rank: _place(torch=_torch(4), driver="13.0") for rank in range(4)}
+    assert sorted(card for card, _ in rules.seats(places).values()) == [0, 1, 2, 3]
+    assert _verdicts(_devices(places)) == [Verdict.OK]
+
+
+def test_two_workers_on_one_card_are_a_warning():
+    """Also where each is given the same card under its own number 0."""
+    one = _place(torch=_torch(1), driver="13.0", visible="0")
+    places = {0: one, 1: one, 2: replace(one, hello=replace(one.hello, visible="0 "))}
+    checks = _devices(places)
+    assert _verdicts(checks) == [Verdict.OK, Verdict.WARNING]
+    assert "ranks 1-2 share one card (GPU-0)" in checks[1].found
+    assert "one worker per card" in checks[1].remedy
+
+
+@pytest.mark.parametrize(
+    ("torch", "driver", "visible", "verdict", "words"),
+    [
+        (_torch(1), "13.0", None, Verdict.OK, "built for CUDA 13.0, driver for CUDA 13.0"),
+        (_torch(), "", None, Verdict.OK, "no NVIDIA driver"),
+        (_torch(cuda="", version="2.13.0+cpu"), "13.0", None, Verdict.WARNING, "for CPUs"),
+        (_torch(), "12.4", None, Verdict.PROBLEM, "too old for this torch"),
+        (_torch(), "13.1", None, Verdict.PROBLEM, "no card can be used"),
+        (_torch(), "13.0", "", Verdict.WARNING, "hides all cards"),
+        (_torch(), "13.0", "-1", Verdict.WARNING, "hides all cards"),
+        (Torch(error="ImportError: none"), "", None, Verdict.PROBLEM, "cannot be imported"),
+        (_torch(error="RuntimeError: CUDA"), "13.0", None, Verdict.PROBLEM, "RuntimeError"),
+    ],
+)
+def test_torch_and_driver_go_together(torch, driver, visible, verdict, words):
+    """A build that the driver cannot run is a problem, unused or hidden cards are a warning."""
+    (check,) = rules.torch({0: _place(torch=torch, driver=driver, visible=visible)})
+    assert check.verdict is verdict
+    assert words in check.found
+
+
+def test_hosts_that_differ_are_told_apart():
+    """Another environment on one host is a problem that names its ranks and host."""
+    other = _place("n2", software="lsengine 2, Python 3")
+    check = rules.software({0: _place(), 1: _place(), 2: other})
+    assert check.verdict is Verdict.PROBLEM
+    assert "ranks 0-1 on n1: lsengine 1" in check.found
+    assert "rank 2 on n2: lsengine 2" in check.found
+
+
+def test_cores_that_the_launcher_leaves_idle_are_a_warning():
+    """Ranks bound to one core each beside six idle ones, and more workers than cores."""
+    bound = {r: _place(cores=[r], around=frozenset(range(8))) for r in range(2)}
+    (check,) = rules.threads(bound, rules.seats(bound))
+    assert check.verdict is Verdict.WARNING
+    assert "6 cores beside them idle" in check.found
+    crowd = {r: _place(cores=range(2)) for r in range(6)}
+    (check,) = rules.threads(crowd, rules.seats(crowd))
+    assert check.verdict is Verdict.WARNING
+    assert "2 cores for 6 ranks, 5 of which compute" in check.found
+    free = {r: _place() for r in range(5)}
+    (check,) = rules.threads(free, rules.seats(free))
+    assert (check.verdict, check.found) == (
+        Verdict.OK,
+        "n1: 8 cores for 5 ranks, 8 threads for workers",
+    )
+
+
+def test_little_memory_is_a_warning():
+    """Less than a GiB for every rank of a host; another host has its own."""
+    places = {r: _place(memory=(3 * 2**30, 2**28)) for r in range(4)} | {4: _place("n2")}
+    assert _verdicts(rules.memory(places)) == [Verdict.WARNING, Verdict.OK]
+
+
+def test_a_ring_that_does_not_close_is_a_problem():
+    """No message, or one that has left out a rank."""
+    assert rules.ring(4, [0, 1, 2, 3]).verdict is Verdict.OK
+    assert rules.ring(4, None).verdict is Verdict.PROBLEM
+    assert rules.ring(4, [0, 1, 3]).verdict is Verdict.PROBLEM
+
+
+def test_clocks_matter_only_if_they_go_back():
+    """Skew between hosts is told and nothing more."""
+    assert rules.clocks({}, [1.0, 2.0, 1.5]).verdict is Verdict.PROBLEM
+    check = rules.clocks({1: 0.1, 2: -90.0}, [1.0, 1.0, 2.0])
+    assert check.verdict is Verdict.OK
+    assert "rank 2 is 90 s off" in check.found
+
+
+def test_verdicts_are_lines_or_json():
+    """One line each, the remedy on it, and JSON that can be read back."""
+    checks = [ok("a", "fine"), warning("bb", "slow", "wait"), problem("c", "bad", "mend it")]
+    lines = text(checks).splitlines()
+    assert lines[1] == "warning  bb  slow; wait"
+    assert lines[2] == "problem  c   bad; mend it"
+    assert lines[3] == "3 checks; problems: 1, warnings: 1"
+    assert from_json(as_json(checks)) == checks
+    with pytest.raises(ValueError, match="verdict"):
+        from_json('[{"name": "a"}]')
+
+
+def test_what_takes_too_long_is_left_behind():
+    """A check that hangs gives its place to another answer; one that works gives its own."""
+    import threading
+
+    assert within(0.05, threading.Event().wait, otherwise=False) is False
+    assert within(60, lambda: 3, 0) == 3
+
+
+def test_the_device_is_really_used():
+    """The CPU multiplies without a mistake, and a card that is not there cannot."""
+    assert try_device(None, 1) == ""
+    assert try_device(63, 1) != ""

@@ -1,0 +1,130 @@
+"""Fast precisions through the whole engine: their error is measured and in the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lsengine import devices, models, store
+from lsengine.engine import Options, evaluate
+from lsengine.engine.prepare import precision
+from lsengine.job.schema import ModelSpec
+from tests.support.jobs import values
+from tests.support.launchers import run_alone
+
+GRID = {"alpha": [-1, 1, 5], "beta": [-1, 1, 3]}
+
+
+@pytest.fixture
+def digits_job(make_job, tmp_path):
+    """Return a function that makes a job of a small network of the zoo on a few digits."""
+    torch.manual_seed(0)
+    network = models.build(
+        ModelSpec(arch="resnet20"), channels=1, classes=10, size=(8, 8), job_folder=tmp_path
+    )
+    torch.save(network.state_dict(), tmp_path / "resnet20.pt")
+
+    def make(name, **changes):
+        defaults = {
+            "model": {"arch": "resnet20", "checkpoint": "resnet20.pt"},
+            "data": {"dataset": "digits", "subset": 60},
+            "grid": GRID,
+            "batch_size": 32,
+        }
+        return make_job(name, **(defaults | changes))
+
+    return make
+
+
+def _read(job):
+    return store.read(job.with_suffix(".h5"))
+
+
+@pytest.mark.parametrize("writing", ["parallel", "gather"])
+def test_bfloat16_is_compared_with_float32_at_three_cells(pool, digits_job, writing):
+    """The cell nearest the centre, the first and the last: exactly what the two surfaces hold."""
+    if writing == "parallel" and not store.has_mpi():
+        pytest.skip("this environment's h5py has no MPI")
+    fast = digits_job("fast", precision="bfloat16", writing=writing)
+    exact = digits_job("exact", precision="float32")
+    assert pool.evaluate(fast, 3) == {"code": 0, "message": ""}
+    assert pool.evaluate(exact, 2)["code"] == 0
+    found, reference = _read(fast), _read(exact)
+    rows = store.read_precision_error(fast.with_suffix(".h5"))
+    np.testing.assert_array_equal(rows[:, :2], [[0, 0], [-1, -1], [1, 1]])
+    for row, cell in zip(rows, [(1, 2), (0, 0), (2, 4)], strict=True):
+        assert row[3] == found.quantities["train_loss"][cell]
+        assert row[2] == pytest.approx(reference.quantities["train_loss"][cell], rel=1e-5)
+    np.testing.assert_allclose(
+        found.quantities["train_loss"], reference.quantities["train_loss"], rtol=0.03
+    )
+    assert found.attributes["precision"] == "bfloat16"
+    assert np.isnan(store.read_precision_error(exact.with_suffix(".h5"))).all()
+
+
+def test_fast_cells_are_as_pure_as_others(pool, digits_job):
+    """The same bytes for one rank and for three."""
+    jobs = [digits_job(f"ranks{n}", precision="bfloat16") for n in (1, 3)]
+    for job, ranks in zip(jobs, (1, 3), strict=True):
+        assert pool.evaluate(job, ranks)["code"] == 0
+    assert values(jobs[0].with_suffix(".h5")) == values(jobs[1].with_suffix(".h5"))
+
+
+@pytest.mark.parametrize(("tolerance", "expected"), [(0.5, "bfloat16"), (1e-9, "float32")])
+def test_auto_takes_the_fastest_precision_that_is_good_enough(
+    pool, digits_job, tolerance, expected
+):
+    """Settled once, before the file is laid out, and recorded; a resume takes it from there."""
+    if "bfloat16" not in devices.fast_precisions(torch.device("cpu")):
+        pytest.skip("this processor has no bfloat16")
+    job = digits_job("auto", precision="auto", precision_tolerance=tolerance)
+    assert pool.evaluate(job, 3)["code"] == 0
+    assert _read(job).attributes["precision"] == expected
+    written = digits_job("written", precision=expected)
+    assert pool.evaluate(written, 1)["code"] == 0
+    assert values(job.with_suffix(".h5")) == values(written.with_suffix(".h5"))
+
+
+@pytest.mark.parametrize(("tolerance", "expected"), [(0.5, "bfloat16"), (1e-9, "float32")])
+def test_auto_goes_by_the_error_where_a_fast_precision_is_there(
+    digits_job, monkeypatch, tolerance, expected
+):
+    """As above, on a processor that is taken to have bfloat16, whatever this one has."""
+    monkeypatch.setattr(devices, "fast_precisions", lambda device: ("bfloat16",))
+    job = digits_job("auto", precision="auto", precision_tolerance=tolerance)
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    assert _read(job).attributes["precision"] == expected
+
+
+def test_bfloat16_without_instructions_for_it_is_warned_of(monkeypatch, caplog):
+    """Slower than float32 on such a processor: the run says so, and what to take."""
+    monkeypatch.setattr(devices, "fast_precisions", lambda device: ())
+    precision.check("bfloat16", torch.device("cpu"))
+    assert "bfloat16 is slower than float32" in caplog.text
+    caplog.clear()
+    precision.check("float32", torch.device("cpu"))
+    assert not caplog.text
+
+
+def test_curvature_is_never_below_float32(pool, digits_job):
+    """Losses in bfloat16, eigenvalues as in a float32 run, to the tolerance."""
+    changes = {
+        "quantities": ["loss", "curvature"],
+        "curvature": {"tolerance": 1e-2},
+        "directions": {"alpha": {"kind": "random"}},
+        "grid": {"alpha": [0, 0, 1]},
+    }
+    surfaces = []
+    for name in ("bfloat16", "float32"):
+        job = digits_job(name, precision=name, **changes)
+        assert pool.evaluate(job, 2)["code"] == 0
+        surfaces.append(_read(job).quantities["eigenvalue_max"])
+    np.testing.assert_allclose(*surfaces, rtol=2e-2)
+
+
+def test_a_precision_that_is_not_there_is_refused(digits_job):
+    """TF32 on a CPU: exit 3, with what to use."""
+    ended = run_alone(["eval", str(digits_job("tf32", precision="tf32"))])
+    assert ended.returncode == 3
+    assert "precision: tf32 is not there on cpu; use float32 or auto" in ended.stderr

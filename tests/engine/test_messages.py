@@ -1,0 +1,103 @@
+"""Messages between ranks: order, and several jobs in one launch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from lsengine import store
+from lsengine.engine import Options, evaluate
+from tests.support.jobs import values, write_job
+from tests.support.launchers import BIN, launcher_environment, run_ranks
+
+_ORDER = """
+import sys, time
+from mpi4py import MPI
+from lsengine.ranks import Tag, World
+
+world = World(MPI.COMM_WORLD, MPI.COMM_SELF, "test")
+for number in range(20):
+    if world.rank == 0:
+        world.send(number, to=1, tag=Tag.PLAN)
+        world.send(number, to=1, tag=Tag.STOP)
+        world.wait(Tag.BYE)
+    else:
+        time.sleep(0.01)
+        first = world.wait(Tag.PLAN, Tag.STOP)
+        second = world.wait(Tag.PLAN, Tag.STOP)
+        assert (first.tag, second.tag) == (Tag.PLAN, Tag.STOP), number
+        world.send(None, to=0, tag=Tag.BYE)
+world.flush()
+if world.rank == 0:
+    print("in order")
+"""
+
+
+def test_messages_are_received_in_the_order_they_were_sent(tmp_path):
+    """A message of another kind never overtakes the one sent before it, twenty times."""
+    script = tmp_path / "order.py"
+    script.write_text(_ORDER)
+    ended = subprocess.run(
+        [str(BIN / "mpirun"), "-n", "2", sys.executable, str(script)],
+        env=launcher_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.stdout.strip() == "in order", ended.stderr
+
+
+_LATE_GOODBYE = """
+import os, time
+if os.environ.get("OMPI_COMM_WORLD_RANK") == "2":
+    from lsengine import ranks
+    send = ranks.World.send
+    def late(self, payload, *, to, tag):
+        if tag is ranks.Tag.BYE:
+            time.sleep(1.0)
+        send(self, payload, to=to, tag=tag)
+    ranks.World.send = late
+"""
+
+
+@pytest.mark.cluster
+def test_a_slow_goodbye_costs_the_next_job_no_worker(tmp_path):
+    """Three jobs in one launch, one rank always late to leave: all three are whole and right."""
+    (tmp_path / "sitecustomize.py").write_text(_LATE_GOODBYE)
+    writing = ("parallel", "gather", "parallel") if store.has_mpi() else ("gather",) * 3
+    paths = [
+        write_job(tmp_path / str(number), directions={"alpha": {"kind": "random", "seed": number}},
+                  grid={"alpha": [-1, 1, 9]}, writing=how)
+        for number, how in enumerate(writing)
+    ]  # fmt: skip
+    arguments = ["eval", *map(str, paths), "--progress", "none"]
+    ended = run_ranks(3, arguments, PYTHONPATH=str(tmp_path), timeout=90)
+    assert ended.returncode == 0, ended.stderr
+    assert "no word yet" not in ended.stderr
+    assert "no answer" not in ended.stderr
+    for number, path in enumerate(paths):
+        alone = write_job(
+            tmp_path / "alone" / str(number),
+            directions={"alpha": {"kind": "random", "seed": number}},
+            grid={"alpha": [-1, 1, 9]},
+        )
+        assert evaluate([alone], Options(progress="none"), world=None) == 0
+        assert values(path.with_suffix(".h5")) == values(alone.with_suffix(".h5"))
+
+
+def test_a_worker_imports_nothing_heavy_for_a_bad_job(tmp_path):
+    """Ranks learn that the job is wrong before any of them has loaded torch."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os, sys\n"
+        "rank = os.environ.get('OMPI_COMM_WORLD_RANK')\n"
+        "if rank:\n"
+        "    atexit.register(lambda: print('heavy', rank, 'torch' in sys.modules))\n"
+    )
+    (tmp_path / "bad.yaml").write_text("model: {arch: resnet21}\ndata: {dataset: digits}\n")
+    ended = run_ranks(2, ["eval", str(tmp_path / "bad.yaml")], PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 2
+    assert "heavy 1 False" in ended.stdout
+    assert "True" not in ended.stdout

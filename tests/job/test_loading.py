@@ -1,0 +1,271 @@
+"""Job files: everything wrong at once, and what a fingerprint does and does not see."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lsengine import job as jobs
+from lsengine.errors import JobError
+from lsengine.job.schema import ARCHITECTURES, Document
+
+MINIMAL = {
+    "model": {"arch": "resnet20", "checkpoint": "centre.pt"},
+    "data": {"dataset": "digits"},
+    "directions": {"alpha": {"kind": "random"}, "beta": {"kind": "random"}},
+    "grid": {"alpha": [-1, 1, 5], "beta": [-1, 1, 3]},
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Write a job (changes replace sections) with a checkpoint beside it, and load it."""
+
+    def write_and_load(command="eval", text=None, **changes):
+        (tmp_path / "centre.pt").touch()
+        path = tmp_path / "some.yaml"
+        path.write_text(text or yaml.safe_dump({**MINIMAL, **changes}))
+        return jobs.load(path, command=command)
+
+    return write_and_load
+
+
+def _problems(load, **changes):
+    with pytest.raises(JobError) as caught:
+        load(**changes)
+    return list(caught.value.problems)
+
+
+def test_defaults_are_those_of_the_paper(load):
+    """Random directions are normalised by filter and leave biases and normalisation alone."""
+    document = load().document
+    assert document.directions.alpha.normalize == "filter"
+    assert document.directions.alpha.ignore == ["bias", "norm"]
+    assert (document.name, document.loss, document.precision) == (
+        "some",
+        "cross_entropy",
+        "float32",
+    )
+    assert load().output == load().source.parent / "surfaces" / "some.h5"
+
+
+def test_directions_toward_a_checkpoint_are_taken_as_they_are(load, tmp_path):
+    """Only random directions are normalised by default."""
+    (tmp_path / "other.pt").touch()
+    directions = {"alpha": {"kind": "toward", "checkpoint": "other.pt"}}
+    alpha = load(directions=directions, grid={"alpha": [0, 1, 3]}).document.directions.alpha
+    assert (alpha.normalize, alpha.ignore) == ("none", [])
+
+
+def test_all_problems_come_at_once(load):
+    """A schema error, a cross-section error and a missing file are reported together."""
+    problems = _problems(
+        load,
+        model={"arch": "resnet21", "chekpoint": "x", "checkpoint": "gone.pt"},
+        data={"dataset": "digits", "splits": ["train", "tset"]},
+        batch_size=0,
+        precision="flot32",
+    )
+    text = "\n".join(problems)
+    assert 'model.chekpoint: unknown key; did you mean "checkpoint"?' in text
+    assert 'model.arch: got "resnet21"' in text
+    assert "model.checkpoint: no such file" in text
+    assert 'data.splits[1]: got "tset"; allowed: train, test; did you mean "test"?' in text
+    assert 'batch_size: expected "auto" or an integer of at least 1, got 0' in text
+    assert 'precision: got "flot32"' in text
+    assert len(problems) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"gird": {}}, 'gird: unknown key; did you mean "grid"?'),
+        ({"grid": None}, 'grid: required by "lsengine eval", but missing'),
+        ({"model": {"arch": "resnet20"}}, "model.checkpoint: required"),
+        ({"model": {}}, "model.arch: required, but missing"),
+        ({"data": {}}, "data.dataset: required, but missing"),
+        ({"data": {"dataset": "digitz"}}, 'did you mean "digits"?'),
+        ({"data": {"dataset": "cifar10"}}, "data.root: required for dataset cifar10"),
+        ({"data": {"dataset": "arrays", "root": "no.npz"}}, "data.root: no such file"),
+        ({"data": {"dataset": "digits", "subset": 0}}, "data.subset: expected at least 1"),
+        ({"data": {"dataset": "digits", "splits": []}}, "data.splits: "),
+        (
+            {"data": {"dataset": "digits", "splits": ["test", "test"]}},
+            "data.splits: expected each entry once",
+        ),
+        ({"loss": "crossentropy"}, 'did you mean "cross_entropy"?'),
+        ({"grid": {"alpha": [-1, 1, 5]}}, "grid.beta: required, because directions.beta"),
+        (
+            {"directions": {"alpha": {"kind": "random"}}},
+            "directions.beta: required, because grid.beta",
+        ),
+        ({"grid": {"alpha": [-1, 1, 0], "beta": [0, 1, 2]}}, "grid.alpha: "),
+        ({"grid": {"alpha": [1, -1, 5], "beta": [0, 1, 2]}}, "start must not be greater"),
+        ({"grid": {"alpha": [0, float("inf"), 5], "beta": [0, 1, 2]}}, "finite"),
+        ({"grid": {"alpha": [0, 1, 2.5], "beta": [0, 1, 2]}}, "points is an integer"),
+        ({"grid": {"alpha": "wide", "beta": [0, 1, 2]}}, "expected [start, stop, points]"),
+        ({"repeats": 3}, "repeats: got 3; two directions allow 1 only"),
+        ({"repeats": 0}, "repeats: expected at least 1, got 0"),
+        ({"threads": "many"}, 'threads: expected "auto" or an integer'),
+        ({"device": "gpu"}, "device: got"),
+        ({"quantities": ["loss", "error"]}, "quantities[1]: got"),
+        ({"batch_norm": "thawed"}, "batch_norm: got"),
+        ({"output": "."}, "is a directory; expected the name of a file"),
+        ({"name": "a/b"}, "name: "),
+        ({"seed": -1}, "seed: expected at least 0, got -1"),
+        ({"model": {"arch": "resnet20", "checkpoint": "."}}, "is a directory; expected a file"),
+        ({"directions": {"alpha": {}, "beta": {"kind": "random"}}}, "directions.alpha.kind"),
+        (
+            {"directions": {"alpha": {"kind": "randm"}, "beta": {"kind": "random"}}},
+            'did you mean "random"?',
+        ),
+        (
+            {
+                "directions": {
+                    "alpha": {"kind": "random", "orthogonal": True},
+                    "beta": {"kind": "random"},
+                }
+            },
+            "directions.alpha.orthogonal: alpha is drawn first",
+        ),
+    ],
+)
+def test_a_problem_names_its_key_what_was_found_and_what_to_do(load, changes, expected):
+    """One broken key, one line that starts with its path."""
+    problems = _problems(load, **changes)
+    assert any(expected in p for p in problems), problems
+    assert len(problems) == 1, problems
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "an empty file"),
+        ("- a\n- b\n", "expected a mapping"),
+        ("model: [unclosed", "not valid YAML"),
+        ("name: a\nname: b\n", "key name is given twice"),
+        ("model: !!python/object/apply:os.system [echo]\n", "not valid YAML"),
+    ],
+)
+def test_what_is_no_job_is_refused_as_a_whole(load, text, expected):
+    """Empty files, lists, broken or dangerous YAML and repeated keys."""
+    assert expected in _problems(load, text=text or "# only a comment\n")[0]
+
+
+def test_numbers_in_scientific_notation_are_numbers(load):
+    """YAML 1.1 reads 1e-2 as a string; users mean 0.01."""
+    text = yaml.safe_dump(MINIMAL) + "train: {output: out, epochs: 3, lr: 1e-2}\n"
+    assert load(text=text).document.train.lr == 0.01
+
+
+def test_training_needs_no_checkpoint(load):
+    """A command does not demand what it does not need."""
+    text = "model: {arch: resnet20}\ndata: {dataset: digits}\ntrain: {output: out, epochs: 3}\n"
+    assert load(command="train", text=text).document.model.checkpoint is None
+
+
+def _fingerprint(job):
+    return jobs.fingerprint(job.identity({"checkpoint": "a", "data": "b"}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"output": "elsewhere.h5"},
+        {"device": "cpu"},
+        {"threads": 3},
+        {"writing": "gather"},
+        {"train": {"output": "out", "epochs": 7}},
+        {"launch": {"nodes": 4}},
+        {"data": {"dataset": "digits", "root": "/elsewhere"}},
+    ],
+)
+def test_what_does_not_affect_values_does_not_change_the_fingerprint(load, changes):
+    """Names, places and cluster settings may be edited without losing a surface."""
+    assert _fingerprint(load(**changes)) == _fingerprint(load())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 4},
+        {"loss": "mse"},
+        {"precision": "float64"},
+        {"batch_size": 16},
+        {"batch_norm": "recalibrated"},
+        {"quantities": ["loss"]},
+        {"grid": {"alpha": [-1, 1, 5], "beta": [-1, 1, 5]}},
+        {"data": {"dataset": "digits", "subset": 100}},
+        {"model": {"arch": "resnet20", "checkpoint": "centre.pt", "args": {"classes": 10}}},
+        {"directions": {"alpha": {"kind": "random", "seed": 2}, "beta": {"kind": "random"}}},
+    ],
+)
+def test_what_affects_values_changes_the_fingerprint(load, changes):
+    """Each of these is another surface, and the first difference can be named."""
+    ours, theirs = load(**changes).identity({}), load().identity({})
+    assert jobs.fingerprint(ours) != jobs.fingerprint(theirs)
+    assert jobs.first_difference(ours, theirs) is not None
+
+
+def test_the_fingerprint_of_a_job_never_changes(load):
+    """Archived surfaces must stay resumable: this value is part of the format."""
+    text = json.dumps(load().identity({"checkpoint": "a", "data": "b"}), sort_keys=True)
+    assert json.loads(text)["digests"] == {"checkpoint": "a", "data": "b"}
+    assert "centre.pt" not in text
+    assert _fingerprint(load()) == _fingerprint(load())
+
+
+def test_the_cell_fingerprint_ignores_grid_repeats_and_quantities(load):
+    """Refining a grid keeps the cells; another seed does not."""
+    finer = load(grid={"alpha": [-1, 1, 9], "beta": [-1, 1, 9]}, quantities=["loss"])
+    assert jobs.cell_identity(finer.identity({})) == jobs.cell_identity(load().identity({}))
+    other = load(seed=4)
+    assert jobs.cell_identity(other.identity({})) != jobs.cell_identity(load().identity({}))
+
+
+def test_the_resolved_job_is_a_job_again(load, tmp_path):
+    """The text stored in a surface holds all defaults and loads to the same document."""
+    job = load(name="some")
+    again = tmp_path / "again.yaml"
+    again.write_text(job.resolved())
+    assert _fingerprint(jobs.load(again)) == _fingerprint(job)
+    assert jobs.load(again).output == job.output
+
+
+def test_the_schema_covers_every_key_of_the_document():
+    """Editors complete what the loader accepts."""
+    schema = Document.model_json_schema()
+    assert set(schema["properties"]) == set(Document.model_fields)
+
+
+def test_checking_a_job_imports_nothing_heavy(tmp_path):
+    """A bad job is refused before torch, MPI or HDF5 are touched."""
+    script = (
+        "import sys; from lsengine import job\n"
+        "try: job.load('no.yaml', command='eval')\n"
+        "except job.JobError: pass\n"
+        "print(sorted({'torch', 'mpi4py', 'h5py', 'numpy'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.strip() == "[]"
+
+
+def test_the_zoo_of_the_schema_is_the_zoo_of_the_models():
+    """Names known without torch are the names that can be built."""
+    from lsengine import models
+
+    assert {name for name, _ in models.zoo()} == set(ARCHITECTURES)
+
+
+def test_example_jobs_are_valid():
+    """The jobs a newcomer meets first pass all checks but those for missing files."""
+    root = Path(__file__).parents[2] / "jobs"
+    for path in sorted(root.glob("*.yaml")):
+        jobs.load_all(path)

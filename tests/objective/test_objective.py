@@ -1,0 +1,339 @@
+"""The objective against naive evaluations."""
+
+from __future__ import annotations
+
+import copy
+import math
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lsengine import data, models
+from lsengine.devices import automatic_batch_size, device_of
+from lsengine.errors import EnvironmentUnfit, UsageError
+from lsengine.geometry.directions import draw, normalized
+from lsengine.job.schema import DataSpec, ModelSpec
+from lsengine.objective import EvaluationSettings, Objective
+from lsengine.objective.losses import check_loss_accepts, loss_function
+from lsengine.surface.grid import Cell
+
+CELLS = [Cell(0.0, 0.0), Cell(0.7, -0.4), Cell(-1.0, 1.0)]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The bundled digits, 200 of each split."""
+    spec = DataSpec(dataset="digits", subset=200)
+    return data.load(spec, root=None, job_folder=Path(), seed=0)
+
+
+def _resnet():
+    torch.manual_seed(1)
+    network = models.build(
+        ModelSpec(arch="resnet20"), channels=1, classes=10, size=(8, 8), job_folder=Path()
+    )
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2)
+    return network.eval()
+
+
+def _overfitted(dataset):
+    """Train a small network until its training loss is far below 1e-3."""
+    torch.manual_seed(2)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    x, y = data.normalized(dataset, "train", torch.float32), dataset.splits["train"].y
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        F.cross_entropy(network(x), y).backward()
+        optimizer.step()
+    return network.eval()
+
+
+def _directions(network):
+    weights = {n: p.detach() for n, p in network.named_parameters() if p.ndim > 1}
+    return {
+        axis: normalized(draw(weights, seed=1, axis=i), weights, "filter")
+        for i, axis in enumerate(("alpha", "beta"))
+    }
+
+
+def _naive(network, dataset, directions, cell):
+    """Copy the model, add the directions, run everything at once in float64."""
+    moved = copy.deepcopy(network).double()
+    with torch.no_grad():
+        for name, parameter in moved.named_parameters():
+            for step, axis in ((cell.alpha, "alpha"), (cell.beta, "beta")):
+                if name in directions[axis]:
+                    parameter += step * directions[axis][name].double()
+        metrics = {}
+        for split, content in dataset.splits.items():
+            output = moved(data.normalized(dataset, split, torch.float64))
+            losses = F.cross_entropy(output, content.y, reduction="none")
+            metrics[f"{split}_loss"] = float(losses.mean())
+            metrics[f"{split}_loss_se"] = float(losses.std() / math.sqrt(len(losses)))
+            metrics[f"{split}_accuracy"] = float((output.argmax(1) == content.y).double().mean())
+    return metrics
+
+
+def _objective(network, dataset, directions, precision="float32", batch_size=64, **more):
+    settings = EvaluationSettings(
+        device=torch.device("cpu"), precision=precision, batch_size=batch_size, **more
+    )
+    loss = loss_function("cross_entropy", job_folder=Path())
+    return Objective(copy.deepcopy(network), dataset, loss, directions, settings)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
+@pytest.mark.parametrize("kind", ["untrained", "minimum"])
+def test_cells_agree_with_a_naive_evaluation_in_float64(digits, precision, tolerance, kind):
+    """Deepcopy, add, run: the same loss to 1e-5 in float32 and 1e-12 in float64."""
+    network = _resnet() if kind == "untrained" else _overfitted(digits)
+    directions = _directions(network)
+    objective = _objective(network, digits, directions, precision)
+    for cell in CELLS:
+        found, expected = objective.evaluate(cell), _naive(network, digits, directions, cell)
+        for name in ("train_loss", "test_loss"):
+            assert found[name] == pytest.approx(expected[name], rel=tolerance), (cell, name)
+    if kind == "minimum":
+        assert _naive(network, digits, directions, CELLS[0])["train_loss"] < 1e-3
+
+
+def test_accuracy_and_standard_error_are_those_of_the_samples(digits):
+    """Accuracy is the share of hits; the error bar is the standard deviation over root N."""
+    network = _resnet()
+    directions = _directions(network)
+    found = _objective(network, digits, directions, "float64").evaluate(CELLS[1])
+    expected = _naive(network, digits, directions, CELLS[1])
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_cell_does_not_depend_on_the_cells_before_it(digits):
+    """The same cell, first, last or after an infinite one: the same bits."""
+    objective = _objective(_resnet(), digits, _directions(_resnet()))
+    first = objective.evaluate(CELLS[1])
+    objective.evaluate(Cell(1e30, 1e30))
+    assert objective.evaluate(CELLS[1]) == first
+
+
+def test_batches_change_nothing_beyond_rounding(digits):
+    """Means are over samples, not over batches: an uneven last batch weighs what it has."""
+    network = _resnet()
+    directions = _directions(network)
+    whole = _objective(network, digits, directions, "float64", 200).evaluate(CELLS[1])
+    parts = _objective(network, digits, directions, "float64", 7).evaluate(CELLS[1])
+    assert parts == pytest.approx(whole, rel=1e-12)
+
+
+def test_rescaled_twins_share_their_filter_normalised_surface(digits):
+    """Equal functions have equal surfaces under filter normalisation, and only there.
+
+    Two ReLU layers, one times c, the next divided by c: Li et al. 2018, section 3, the reason
+    for filter normalisation.
+    """
+    network, twin = _overfitted(digits), _overfitted(digits)
+    with torch.no_grad():
+        twin[1].weight *= 8
+        twin[1].bias *= 8
+        twin[3].weight /= 8
+    losses = {}
+    for how in ("filter", "none"):
+        for name, net in (("network", network), ("twin", twin)):
+            weights = {n: p.detach() for n, p in net.named_parameters() if p.ndim > 1}
+            directions = {"alpha": normalized(draw(weights, seed=1, axis=0), weights, how)}
+            objective = _objective(net, digits, directions, "float64")
+            losses[how, name] = [
+                objective.evaluate(Cell(a))["train_loss"] for a in np.linspace(-1, 1, 5)
+            ]
+    assert losses["filter", "twin"] == pytest.approx(losses["filter", "network"], rel=1e-5)
+    assert losses["none", "twin"][2] == pytest.approx(losses["none", "network"][2], rel=1e-9)
+    away = [0, 1, 3, 4]
+    ratios = [losses["none", "twin"][i] / losses["none", "network"][i] for i in away]
+    assert max(abs(math.log(r)) for r in ratios) > 0.5
+
+
+def test_interpolated_statistics_end_at_the_other_network(digits):
+    """With running statistics in the direction, coordinate 1 is the other checkpoint."""
+    one, other = _resnet(), _resnet()
+    with torch.no_grad():
+        for tensor in [*other.parameters(), *other.buffers()]:
+            if tensor.is_floating_point():
+                tensor *= 1.1
+    ends = {**dict(one.named_parameters()), **dict(one.named_buffers())}
+    far = {**dict(other.named_parameters()), **dict(other.named_buffers())}
+    direction = {n: (far[n] - t).detach() for n, t in ends.items() if t.is_floating_point()}
+    objective = _objective(one, digits, {"alpha": direction}, "float64")
+    expected = _naive(other, digits, {"alpha": {}, "beta": {}}, CELLS[0])
+    assert objective.evaluate(Cell(1.0))["train_loss"] == pytest.approx(
+        expected["train_loss"], rel=1e-6
+    )
+
+
+def test_recalibrated_statistics_are_those_of_the_training_data(digits):
+    """One batch of the whole split: running mean and variance equal the batch's own."""
+    network = _resnet()
+    directions = _directions(network)
+    objective = _objective(
+        network, digits, directions, "float64", batch_norm="recalibrated", recalibration=(200, 200)
+    )
+    found = objective.evaluate(CELLS[1])["train_loss"]
+    moved = copy.deepcopy(network).double()
+    with torch.no_grad():
+        for name, parameter in moved.named_parameters():
+            for step, axis in ((CELLS[1].alpha, "alpha"), (CELLS[1].beta, "beta")):
+                if name in directions[axis]:
+                    parameter += step * directions[axis][name].double()
+        for module in moved.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0
+        inputs = data.normalized(digits, "train", torch.float64)
+        moved.train()(inputs)
+        expected = float(F.cross_entropy(moved.eval()(inputs), digits.splits["train"].y))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_mse_of_classes_is_against_one_hot_vectors():
+    """Integer targets become one-hot vectors; real ones are taken as they are."""
+    mse = loss_function("mse", job_folder=Path())
+    output = torch.tensor([[0.2, 0.8], [1.0, 0.0]], dtype=torch.float64)
+    assert mse(output, torch.tensor([1, 1])).mean(1).tolist() == pytest.approx([0.04, 1.0])
+    assert float(mse(output, output).sum()) == 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_centre_and_directions_are_folded_once(digits, precision):
+    """Where only weights move, a cell is one update of a vector that the fused layers look at."""
+    model = _resnet()
+    direction = {n: 0.1 * torch.randn_like(p) for n, p in model.named_parameters() if p.ndim > 1}
+    settings = EvaluationSettings(device=torch.device("cpu"), precision=precision, batch_size=64)
+    loss = loss_function("cross_entropy", job_folder=Path())
+    objective = Objective(model, digits, loss, {"alpha": direction}, settings)
+    found = [objective.losses(Cell(step))["train_loss"] for step in (0.0, 1.0, 0.0)]
+    exact = [objective.exact_losses(Cell(step))["train_loss"] for step in (0.0, 1.0)]
+    assert found[:2] == pytest.approx(exact, rel=1e-5 if precision == "float32" else 0.05)
+    assert found[2] == found[0] != found[1]
+    addresses = {layer.weight.untyped_storage().data_ptr() for layer in objective._network._layers}
+    assert len(addresses) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "expected"),
+    [
+        ((3, 32, 32), "cpu", 128),
+        ((1, 8, 8), "cpu", 512),
+        ((3, 224, 224), "cpu", 16),
+        ((64,), "cpu", 512),
+        ((3, 32, 32), "cuda", 1024),
+        ((1, 8, 8), "cuda", 4096),
+    ],
+)
+def test_automatic_batch_size_is_arithmetic_on_the_shape(shape, device, expected):
+    """The same shape and device kind give the same batch size, in every run."""
+    assert automatic_batch_size(shape, device) == expected
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_cells_after_other_weights_are_what_they_were(digits, precision):
+    """Statistics and biases that a visitor had are taken back where only weights move."""
+    network = _resnet()
+    objective = _objective(network, digits, _directions(network), precision)
+    before = [objective.losses(cell) for cell in CELLS]
+
+    def fill(model):
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.mul_(1.3)
+
+    assert objective.losses_of(fill) != before[0]
+    assert [objective.losses(cell) for cell in CELLS] == before
+
+
+@pytest.mark.parametrize("moved", ["bn1.bias", "bn1.running_mean", "linear.bias"])
+def test_whatever_moves_is_taken_up(digits, moved):
+    """A bias or a statistic that alone moves changes the loss as it does naively."""
+    network = _resnet()
+    state = network.state_dict()
+    directions = {"alpha": {moved: torch.ones_like(state[moved])}}
+    objective = _objective(network, digits, directions)
+    values = []
+    for step in (0.0, 0.5, -0.5):
+        shifted = copy.deepcopy(network).double()
+        shifted.state_dict()[moved].add_(step)
+        expected = _naive(shifted, digits, {"alpha": {}, "beta": {}}, Cell(0.0))
+        found = objective.losses(Cell(step))
+        assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
+        values.append(found["train_loss"])
+    assert len(set(values)) == 3
+
+
+def test_a_network_that_does_not_fit_the_data_is_refused(digits):
+    """Wrong input channels are found by two samples, before any work."""
+    network = models.build(
+        ModelSpec(arch="resnet20"), channels=3, classes=10, size=(8, 8), job_folder=Path()
+    )
+    with pytest.raises(UsageError, match=r"model\.arch"):
+        check_loss_accepts(network, digits, loss_function("cross_entropy", job_folder=Path()), "x")
+
+
+def test_a_device_that_is_not_there_is_refused():
+    """Asking for a GPU on a machine without one names the key and the device."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(EnvironmentUnfit, match="device: cuda"):
+        device_of("cuda", 0)
+
+
+def test_a_users_network_that_reshapes_after_a_convolution_works(digits):
+    """Own networks get the layout their ``view`` calls count on, and the same values."""
+
+    class Reshaping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(256, 10)
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.conv(x)).view(len(x), -1))
+
+    torch.manual_seed(3)
+    network = Reshaping()
+    directions = _directions(network)
+    objective = _objective(network, digits, directions, "float64", channels_last=False)
+    expected = _naive(network, digits, directions, CELLS[1])["train_loss"]
+    assert objective.evaluate(CELLS[1])["train_loss"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_keeping_freed_memory_changes_no_value_and_spares_page_faults():
+    """The same bits with and without it, and repeated passes fault in almost no new pages."""
+    script = (
+        "import resource, sys, torch\n"
+        "from lsengine.devices import tune_malloc\n"
+        "if sys.argv[1] == 'keep': tune_malloc()\n"
+        "torch.set_num_threads(1); torch.manual_seed(0)\n"
+        "layer, x = torch.nn.Conv2d(8, 8, 3, padding=1), torch.randn(128, 8, 32, 32)\n"
+        "with torch.inference_mode():\n"
+        "    for _ in range(3): out = layer(layer(x))\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(5): out = layer(layer(x))\n"
+        "faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "print(out.double().sum().item(), faults)"
+    )
+    results = {}
+    for how in ("keep", "default"):
+        ended = subprocess.run(
+            [sys.executable, "-c", script, how],
+            capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+        total, faults = ended.stdout.split()
+        results[how] = total, int(faults)
+    assert results["keep"][0] == results["default"][0]
+    if platform.libc_ver()[0] == "glibc":
+        assert results["keep"][1] < 0.5 * results["default"][1] + 50

@@ -1,0 +1,154 @@
+"""Turntables: how they turn, what they show of marks, and the files they are kept in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+from test_render_figures import words
+
+from lsengine import render
+from lsengine.errors import UsageError
+from lsengine.render import animation
+from lsengine.render.landscapes import lit
+from lsengine.render.landscapes.vtk_scene import Scene
+from lsengine.render.request import validated
+from lsengine.render.style.styles import STYLES, Turntable
+from lsengine.surface import Surface
+from tests.support.landscapes import cliffs, make_plane
+
+# Few and small pictures are quickly drawn.
+SKETCH = replace(STYLES["lit"], dpi=60, turntable=Turntable(12, 1.0))
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Draw with few pixels."""
+    monkeypatch.setitem(STYLES, "lit", SKETCH)
+    monkeypatch.setattr(animation, "PIXELS", {1: 420, 2: 600})
+
+
+def style_file(tmp_path, **more) -> str:
+    """Return a lit style of four pictures in two seconds."""
+    lines = [f"{key} = {value}" for key, value in more.items()]
+    text = "\n".join(['base = "lit"', *lines, "[turntable]", "frames = 4", "seconds = 2"])
+    path = tmp_path / "s.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def frames(path, mode: str) -> list[Image.Image]:
+    """Return the pictures of a GIF."""
+    with Image.open(path) as image:
+        found = []
+        for index in range(image.n_frames):
+            image.seek(index)
+            found.append(image.convert(mode))
+    return found
+
+
+def test_a_turntable_turns_once_around(tmp_path):
+    """As many different pictures as the style asks for, in as many seconds, for ever."""
+    style = tmp_path / "s.toml"
+    style.write_text('base = "lit"\n[turntable]\nframes = 4\nseconds = 2\n')
+    path = render.write([make_plane(cliffs)], tmp_path / "a.gif", kind="surface", style=style)
+    with Image.open(path) as image:
+        assert image.n_frames == 4
+        assert image.info["duration"] == 500
+        assert image.info["loop"] == 0
+        frames = []
+        for index in range(4):
+            image.seek(index)
+            frames.append(np.asarray(image.convert("RGB")).astype(int))
+    for a, b in zip(frames, frames[1:] + frames[:1], strict=True):
+        assert np.abs(a - b).mean() > 0.5
+
+
+def test_a_turning_landscape_is_the_one_a_still_shows():
+    """After a quarter of the turn the mesh itself has turned, as far as its still has.
+
+    Both are compared before a GIF's palette, and without the words: these turn by themselves.
+    """
+    request = validated([_ramp()], "surface", None, (None, "lit"), (None, None))
+    figure, shots = lit.turning(request)
+    image = figure.axes[0].images[0]
+    seen = [np.asarray(image.get_array()).astype(int).copy() for _ in shots]
+    azimuth = SKETCH.camera.azimuth
+    quarter = len(seen) // 4
+    assert np.abs(seen[quarter] - seen[0]).mean() > 10
+    for index, angle in ((0, azimuth), (quarter, azimuth + 90)):
+        camera = replace(SKETCH.camera, azimuth=angle)
+        still = replace(request, style=replace(SKETCH, camera=camera))
+        _, panels, view = lit._composed(still, camera, all_around=True)
+        with Scene(panels[0].landscape, seen[0].shape[1::-1]) as scene:
+            # `fitted` aims at the middle of what turns, from each side within a hair.
+            assert np.abs(seen[index] - scene.picture(view)).mean() < 1
+
+
+def _ramp() -> Surface:
+    """Return a surface that no quarter turn leaves as it is."""
+    return make_plane(lambda a, b: 2.0 + a + 0.3 * b)
+
+
+def test_only_lit_surfaces_turn(tmp_path):
+    """Matplotlib's landscape stands still, and the message names the way out."""
+    with pytest.raises(UsageError, match="add --style lit"):
+        render.write([make_plane()], tmp_path / "a.gif", kind="surface")
+
+
+def test_a_gif_shows_no_steps_that_are_not_there(tmp_path):
+    """A little blurred, shades are what was drawn within 2 of 255; the ground is the same.
+
+    The nearest of 256 colours alone leaves bands, of 2.5 on the average.
+    """
+    request = validated([make_plane()], "surface", None, (None, "lit"), (None, None))
+    look = {"lines": "none", "dpi": round(420 / SKETCH.width), "turntable": Turntable(4, 1.0)}
+    request = replace(request, style=replace(SKETCH, **look))
+    path = tmp_path / "a.gif"
+    animation.draw(request, path)
+    figure, shots = lit.turning(request)
+    for made, _ in zip(frames(path, "RGB"), shots, strict=True):
+        figure.savefig(tmp_path / "true.png", dpi=animation._dpi(request))
+        true = Image.open(tmp_path / "true.png").convert("RGB")
+        soft = (np.asarray(i.filter(ImageFilter.GaussianBlur(2)), float) for i in (made, true))
+        apart = np.abs(np.subtract(*soft)).max(axis=-1)
+        surface = np.ptp(np.asarray(true).astype(int), axis=-1) > 8
+        assert apart[surface].mean() < 2
+        assert made.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_transparent_turntable_leaves_nothing_behind(tmp_path):
+    """Each picture of a GIF has its own ground left out, and all of its surface."""
+    style = style_file(tmp_path, transparent="true")
+    path = render.write([make_plane(cliffs)], tmp_path / "a.gif", kind="surface", style=style)
+    clear = [np.asarray(frame)[..., 3] == 0 for frame in frames(path, "RGBA")]
+    for mask, other in zip(clear, clear[1:] + clear[:1], strict=True):
+        assert mask[0, 0]
+        assert 0.3 < mask.mean() < 0.9
+        assert (mask & ~other).sum() > 100, "the picture before shows through"
+
+
+def test_a_transparent_mp4_is_refused(tmp_path, monkeypatch):
+    """The message says that there is none, and what to do."""
+    monkeypatch.setattr(animation.FFMpegWriter, "isAvailable", lambda: True)
+    style = style_file(tmp_path, transparent="true")
+    with pytest.raises(UsageError, match=r"no MP4 is transparent.*name a \.gif"):
+        render.write([make_plane()], tmp_path / "a.mp4", kind="surface", style=style)
+
+
+def test_marks_pale_while_the_turning_landscape_hides_them():
+    """A wall on one side of the centre hides it from there only; the note is there all along."""
+    wall = make_plane(lambda a, b: 1.0 + 9.0 * np.exp(-(((a - 0.4) / 0.12) ** 2)), 41, 41)
+    request = validated([wall], "surface", None, ("linear", "lit"), (None, None))
+    figure, shots = lit.turning(request)
+    assert "pale marks lie behind the surface" in words(figure)
+    (mark, *_) = (line for line in figure.axes[0].lines if line.get_marker() == "+")
+    pale, steps = [], SKETCH.turntable.frames
+    for _ in shots:
+        pale.append(mark.get_alpha() < 1)
+    toward = np.radians(SKETCH.camera.azimuth) + 2 * np.pi * np.arange(steps) / steps
+    ahead = np.cos(toward)
+    assert all(np.array(pale)[ahead > 0.6])
+    assert not any(np.array(pale)[ahead < 0])

@@ -1,0 +1,382 @@
+"""Flatness figures against surfaces whose figures are known."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from lsengine.cli import main
+from lsengine.errors import UsageError
+from lsengine.report import compare
+from lsengine.report.flatness import Level, Measure
+from lsengine.store import CellResults, Layout, Writer, create
+from lsengine.surface import DONE, FAILED, MISSING, Surface
+from lsengine.surface.grid import Grid
+
+A, B, H = 4.0, 9.0, 1.0  # of the bowl 0.3 + A alpha^2 + B beta^2, and the level above 0.3
+
+
+def bowl(x, y):
+    """Return an elliptic bowl."""
+    return 0.3 + A * x**2 + B * y**2
+
+
+def plane(f=bowl, alphas=81, betas=61, reach=(1.0, 0.8), **given) -> Surface:
+    """Return a plane of ``f`` with more alphas than betas."""
+    alpha, beta = np.linspace(-reach[0], reach[0], alphas), np.linspace(-reach[1], reach[1], betas)
+    x, y = np.meshgrid(alpha, beta)
+    values = np.asarray(f(x, y), dtype=np.float64)
+    status = given.get("status", np.full(values.shape, DONE, np.uint8))
+    quantities = {"train_loss": values, "test_accuracy": np.full(values.shape, 0.93)}
+    return Surface("plane", "plane.h5", {"beta": beta, "alpha": alpha}, quantities, status)
+
+
+def curve(steep=(A,), alphas=81, reach=1.0) -> Surface:
+    """Return parabolas along alpha, as repeats if there are several."""
+    alpha = np.linspace(-reach, reach, alphas)
+    values = 0.3 + np.outer(steep, alpha**2)
+    axes = {"repeat": np.arange(float(len(steep)))} if len(steep) > 1 else {}
+    values = values if len(steep) > 1 else values[0]
+    status = np.full(values.shape, DONE, np.uint8)
+    return Surface("curve", "c.h5", {**axes, "alpha": alpha}, {"train_loss": values}, status)
+
+
+def figures(surface: Surface, level: str = "+1") -> dict[str, Measure]:
+    """Return the measures of one surface."""
+    return compare.compare([surface], level=Level.parse(level)).rows[0].measures
+
+
+def notes(surface: Surface, level: str = "+1") -> str:
+    """Return the notes of one surface."""
+    return "; ".join(compare.compare([surface], level=Level.parse(level)).rows[0].notes)
+
+
+def test_a_bowl_has_the_figures_of_an_ellipse():
+    """Area, radius, curvatures and convexity of a quadratic on a grid that is not square."""
+    found = figures(plane())
+    assert found["area"].value == pytest.approx(np.pi * H / np.sqrt(A * B), rel=4e-3)
+    assert found["basin"].value == pytest.approx(found["area"].value)
+    assert found["radius"].value == pytest.approx(np.sqrt(2 * H / (A + B)), rel=2e-3)
+    assert found["curvature_1"].value == pytest.approx(2 * B)
+    assert found["curvature_2"].value == pytest.approx(2 * A)
+    assert found["convexity"].value == pytest.approx(1.0, abs=1e-9)
+    assert found["minima"].value == 1
+    assert found["train_loss"].value == pytest.approx(0.3)
+    assert found["test_error"].value == pytest.approx(0.07)
+    assert not any(m.is_bound for m in found.values())
+
+
+def test_the_area_converges_with_the_square_of_the_spacing():
+    """The documented error of the linear pieces, a third of (spacing / radius) squared."""
+    true = np.pi * H / A
+    for points in (21, 41, 81):
+        found = figures(plane(lambda x, y: 0.3 + A * (x**2 + y**2), points, points, (1, 1)))
+        expected = (2 / (points - 1) / 0.5) ** 2 / 3
+        assert 1 - found["area"].value / true == pytest.approx(expected, rel=0.3)
+
+
+def test_principal_curvatures_do_not_depend_on_the_axes():
+    """A turned bowl has the same two curvatures."""
+    c, s = np.cos(0.7), np.sin(0.7)
+    found = figures(plane(lambda x, y: bowl(c * x - s * y, s * x + c * y)))
+    assert found["curvature_1"].value == pytest.approx(2 * B)
+    assert found["curvature_2"].value == pytest.approx(2 * A)
+
+
+def test_a_basin_in_the_shape_of_a_cross_has_its_known_convexity():
+    """Arms of half-width w and length 1: the hull is an octagon."""
+    w, long = 0.2, 0.6
+
+    def cross(x, y):
+        x, y = np.abs(x), np.abs(y)
+        return np.maximum(np.minimum(x, y) / w, np.maximum(x, y) / long)
+
+    found = figures(plane(cross, 201, 201, (1, 1)), "1")
+    area = 8 * w * long - 4 * w**2
+    hull = 4 * long**2 - 2 * (long - w) ** 2
+    assert found["basin"].value == pytest.approx(area, rel=0.01)
+    assert found["convexity"].value == pytest.approx(area / hull, rel=0.01)
+
+
+def test_other_basins_count_for_the_area_alone():
+    """Two equal bowls: the basin and the radius are the centre's own."""
+
+    def twins(x, y):
+        return 0.3 + 9 * np.minimum(np.hypot(x, y), np.hypot(x - 1, y)) ** 2
+
+    found = figures(plane(twins, 121, 41, (2, 0.7)))
+    assert found["area"].value == pytest.approx(2 * found["basin"].value, rel=1e-3)
+    assert found["radius"].value == pytest.approx(1 / 3, rel=0.01)
+    assert found["minima"].value == 2
+
+
+def test_beyond_the_grid_everything_is_a_lower_bound():
+    """A level that the grid does not reach marks area and radius, and leaves convexity out."""
+    found, said = figures(plane(), "50"), notes(plane(), "50")
+    assert found["area"].is_bound
+    assert found["area"].value == pytest.approx(2.0 * 1.6)
+    assert found["basin"].is_bound
+    assert found["radius"].is_bound
+    assert found["convexity"].value is None
+    assert "area, basin, radius at least: reaches the end" in said
+    table = compare.text(compare.compare([plane()], level=Level("=", 50.0)))
+    assert ">= 3.2" in table
+
+
+def test_rays_that_leave_beyond_the_median_do_not_spoil_it():
+    """The radius is exact though the basin leaves the grid along alpha."""
+    found = figures(plane(), "+4.7")
+    assert found["area"].is_bound
+    assert not found["radius"].is_bound
+    assert found["radius"].value == pytest.approx(np.sqrt(2 * 4.7 / (A + B)), rel=3e-3)
+
+
+@pytest.mark.parametrize("level", ["+1", "x2", "1.3"])
+def test_levels_are_differences_factors_or_losses(level):
+    """The three ways of giving the level."""
+    expected = {"+1": 1.3, "x2": 0.6, "1.3": 1.3}[level]
+    assert figures(plane(), level)["level"].value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text", ["", "+", "x1", "x0.5", "0", "-1", "nan", "1.2.3", "twice"])
+def test_a_level_that_is_none_is_refused(text):
+    """The message says what is allowed."""
+    with pytest.raises(UsageError, match=r"--level: got .* expected \+0.1"):
+        Level.parse(text)
+
+
+def test_a_hole_in_the_basin_makes_bounds_and_is_counted():
+    """A failed cell below the level bounds the area; the figures use the others."""
+    status = np.full((61, 81), DONE, np.uint8)
+    status[33, 42] = FAILED
+    found, said = figures(plane(status=status)), notes(plane(status=status))
+    whole = figures(plane())["area"].value
+    assert found["area"].is_bound
+    assert 0.98 * whole < found["area"].value < whole
+    assert "1 failed" in said
+
+
+def test_a_hole_far_from_the_basin_changes_nothing():
+    """NaN and infinity where the loss is high leave every figure exact."""
+    surface = plane()
+    values = surface.quantities["train_loss"]
+    expected = figures(surface)
+    values[0, 0], values[-1, -1] = np.nan, np.inf
+    assert figures(surface) == expected
+
+
+def test_of_a_partial_plane_only_complete_rows_and_columns_count():
+    """Every second row and column done gives the figures of the coarser grid."""
+    status = np.full((61, 81), MISSING, np.uint8)
+    status[::2, ::2] = DONE
+    found = figures(plane(status=status))
+    coarse = figures(plane(alphas=41, betas=31))
+    for name in ("area", "basin", "radius", "curvature_1", "convexity"):
+        assert found[name].value == pytest.approx(coarse[name].value)
+    assert "cells missing; measured from 41" in notes(plane(status=status))
+
+
+def test_without_a_cell_at_the_centre_nothing_is_guessed():
+    """An even number of points has no centre: only the area at a given loss is known."""
+    even = plane(alphas=80, betas=60)
+    assert {n for n, m in figures(even).items() if m.value is not None} == {"minima"}
+    assert "no finite cell at the centre" in notes(even)
+    known = {n for n, m in figures(even, "1.3").items() if m.value is not None}
+    assert known == {"level", "area", "minima"}
+
+
+def test_a_centre_above_the_level_has_no_basin():
+    """The reason names the centre's loss."""
+    assert figures(plane(), "0.2")["radius"].value is None
+    assert "the centre's own loss, 0.3, is above the level" in notes(plane(), "0.2")
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1), (2, 2)])
+def test_planes_without_area_are_not_measured_but_not_refused(shape):
+    """One cell, one row, one column."""
+    found = figures(plane(betas=shape[0], alphas=shape[1]), "3")
+    assert found["curvature_1"].value is None
+    assert found["convexity"].value is None
+
+
+def test_a_parabola_has_its_width_and_curvature():
+    """Width 2 sqrt(h / a), curvature 2 a."""
+    found = figures(curve())
+    assert found["width"].value == pytest.approx(2 * np.sqrt(H / A), rel=1e-3)
+    assert found["curvature"].value == pytest.approx(2 * A)
+    whole = Measure(2.0, is_bound=True, why="reaches the end of the finite cells")
+    assert figures(curve(), "9")["width"] == whole
+
+
+def test_a_width_of_few_cells_is_said_to_be_coarse():
+    """Fewer than five cells in it: a note, which a finer grid takes away."""
+    coarse, fine = curve(alphas=9), curve(alphas=81)
+    assert figures(coarse)["width"].value < 5 * 0.25
+    assert figures(fine)["width"].value > 5 * 0.025
+    assert "fewer than 5 cells lie within the width" in notes(coarse)
+    assert "fewer than 5 cells" not in notes(fine)
+
+
+def test_the_table_says_what_its_figures_mean():
+    """Of the figures that it has, and whose they are; nothing about others."""
+    of_planes = compare.text(compare.compare([plane()]))
+    of_curves = compare.text(compare.compare([curve()]))
+    assert "radius: median distance from the centre to the level" in of_planes
+    assert "(Hochreiter" not in of_curves
+    assert "width: length of the interval around the centre" in of_curves
+    assert set(compare.DEFINITIONS) < set(compare.COLUMNS)
+
+
+def test_repeats_have_a_median_and_quartiles():
+    """Three parabolas: the middle one, and the quartiles between neighbours."""
+    found = figures(curve((2.0, 4.0, 8.0)))["curvature"]
+    assert found.value == pytest.approx(8.0)
+    assert found.spread == pytest.approx((6.0, 12.0))
+
+
+def test_a_wide_repeat_does_not_make_the_median_a_bound():
+    """One of three leaves the grid; the median is still exact."""
+    found = figures(curve((0.5, 4.0, 8.0)))["width"]
+    assert not found.is_bound
+    assert found.value == pytest.approx(1.0, rel=1e-3)
+    assert figures(curve((0.5, 0.6, 8.0)))["width"].is_bound
+
+
+def test_a_failed_cell_ends_a_width_and_a_missing_one_is_joined_over():
+    """What is not computed yet may be anything, but a failure is a wall."""
+    surface = curve()
+    surface.status[44] = MISSING
+    assert figures(surface)["width"].value == pytest.approx(1.0, rel=1e-3)
+    surface.status[44] = FAILED
+    assert figures(surface)["width"].is_bound
+
+
+def test_planes_and_curves_stand_in_tables_of_their_own():
+    """Text, CSV and JSON hold the same numbers."""
+    found = compare.compare([plane(), curve((2.0, 4.0, 8.0))], level=Level("+", 1.0))
+    text = compare.text(found)
+    assert text.index("convexity") < text.index("width")
+    assert "7.00 %" in text
+    rows = list(csv.DictReader(io.StringIO(compare.csv_text(found))))
+    measures = [row.measures for row in found.rows]
+    assert float(rows[0]["area"]) == measures[0]["area"].value
+    assert rows[0]["width"] == ""
+    assert float(rows[1]["width_q25"]) == measures[1]["width"].spread[0]
+    plain = json.loads(json.dumps(compare.as_dict(found)))
+    assert plain["surfaces"][0]["area"] == measures[0]["area"].value
+    assert plain["surfaces"][1]["quartiles"]["width"] == list(measures[1]["width"].spread)
+
+
+def test_what_cannot_be_compared_is_refused():
+    """Another quantity, an accuracy, nothing done."""
+    with pytest.raises(UsageError, match=r"no quantity 'train_los'.*did you mean"):
+        compare.compare([plane()], quantity="train_los")
+    with pytest.raises(UsageError, match="measured on a loss"):
+        compare.compare([plane()], quantity="test_accuracy")
+    with pytest.raises(UsageError, match="none of 4,941 cells is done"):
+        compare.compare([plane(status=np.zeros((61, 81), np.uint8))])
+
+
+def test_the_command_prints_a_table_and_writes_csv(tmp_path, capsys):
+    """From a file to text, CSV and JSON."""
+    path, axis = tmp_path / "bowl.h5", np.linspace(-1, 1, 21)
+    create(path, Layout(Grid({"beta": axis, "alpha": axis}), ["train_loss"], {"name": "bowl"}))
+    x, y = np.meshgrid(axis, axis)
+    cells = list(range(x.size))
+    results = CellResults(cells, {"train_loss": list(bowl(x, y).ravel())}, [0.0] * 441, [0.0] * 441)
+    writer = Writer(path)
+    writer.write(results)
+    writer.close()
+    assert main(["compare", str(path), "--csv", str(tmp_path / "t.csv")]) == 0
+    assert "bowl" in capsys.readouterr().out
+    assert (tmp_path / "t.csv").read_text().startswith("name,source,quantity,level")
+    assert main(["compare", str(path), "--json", "--level", "+1"]) == 0
+    assert json.loads(capsys.readouterr().out)["surfaces"][0]["level"] == pytest.approx(1.3)
+
+
+def test_a_centre_on_the_grids_edge_is_measured_without_a_complaint():
+    """A grid that begins at zero has rays of no length; the radius stays a number."""
+    axis = np.linspace(0, 1, 21)
+    x, y = np.meshgrid(axis, axis)
+    status = np.full(x.shape, DONE, np.uint8)
+    corner = Surface(
+        "c", "c.h5", {"beta": axis, "alpha": axis}, {"train_loss": x**2 + y**2}, status
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isfinite(figures(corner, level="+0.25")["radius"].value)
+
+
+def test_a_line_between_minima_has_the_width_of_both():
+    """Two parabolas of known width at 0 and 1, each at its own level, and both errors."""
+    alpha = np.linspace(-1.0, 2.0, 301)
+    left = alpha < 0.5
+    values = np.where(left, 0.3 + 16 * alpha**2, 0.1 + 64 * (alpha - 1) ** 2)
+    accuracy = np.where(left, 0.97, 0.94)
+    toward = {"kind": "toward", "normalize": "none", "ignore": []}
+    line = Surface(
+        "line", "l.h5", {"alpha": alpha}, {"train_loss": values, "test_accuracy": accuracy},
+        np.full(values.shape, DONE, np.uint8),
+        attributes={"identity": json.dumps({"directions": {"alpha": toward}})},
+    )  # fmt: skip
+    found = figures(line, "+1")
+    assert found["width"].value == pytest.approx(2 * math.sqrt(1 / 16), rel=1e-2)
+    assert found["other_width"].value == pytest.approx(2 * math.sqrt(1 / 64), rel=1e-2)
+    assert found["other_error"].value == pytest.approx(0.06)
+    assert "width at 1" in compare.text(compare.compare([line, curve()]))
+    beyond = replace(line, axes={"alpha": alpha - 1.005})
+    assert figures(beyond)["other_width"].why == "no cell at 1"
+
+
+@pytest.mark.parametrize("grid", [(9, 9, 1.0), (5, 7, 1.5), (21, 21, 8.0)], ids=str)
+def test_the_finer_grid_that_is_advised_does_resolve_the_basin(grid):
+    """With few cells in the basin a note gives a grid; on it, the note is gone."""
+    alphas, betas, reach = grid
+    said = notes(plane(alphas=alphas, betas=betas, reach=(reach, reach)))
+    found = re.search(r"only \d+ cells? lies? in the basin; a job with (grid: .*) would", said)
+    assert found
+    advised = yaml.safe_load(found[1])["grid"]
+    (low, high, points), (_, far, rows) = advised["alpha"], advised["beta"]
+    assert low == -high
+    finer = plane(alphas=points, betas=rows, reach=(high, far))
+    assert "in the basin" not in notes(finer)
+    measures = figures(finer)
+    assert not measures["area"].is_bound
+    assert measures["area"].value == pytest.approx(math.pi * H / math.sqrt(A * B), rel=0.1)
+
+
+def test_the_finer_grid_resolves_a_valley_narrower_than_the_cells():
+    """A basin of one column of cells is narrower than they are; the grid advised has enough."""
+
+    def valley(x, y):
+        return 0.3 + 4e3 * x**2 + 2 * y**2
+
+    said = notes(plane(valley, alphas=9, betas=9, reach=(1.0, 1.0)))
+    advised = yaml.safe_load(re.search(r"a job with (grid: .*) would", said)[1])["grid"]
+    (_, high, points), (_, far, rows) = advised["alpha"], advised["beta"]
+    finer = plane(valley, alphas=points, betas=rows, reach=(high, far))
+    assert "in the basin" not in notes(finer)
+    assert figures(finer)["area"].value == pytest.approx(math.pi / math.sqrt(8e3), rel=0.5)
+    assert points * rows < 60 * 60
+
+
+def test_surfaces_of_one_name_are_told_apart_by_their_files():
+    """Table and CSV append the parts in which the files differ; another name stays as it is."""
+    one, two, three = plane(), plane(), plane()
+    files = ("run1/s.h5", "run2/s.h5", "other.h5")
+    named = [
+        replace(s, source=f, name=n)
+        for s, f, n in zip((one, two, three), files, ("a", "a", "b"), strict=True)
+    ]
+    rows = compare.compare(named).rows
+    assert [row.name for row in rows] == ["a (run1)", "a (run2)", "b"]
+    assert [row.source for row in rows] == list(files)

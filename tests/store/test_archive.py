@@ -1,0 +1,126 @@
+"""Files of every format version, and of the ancestor's, kept as they were written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+
+import lsengine
+from lsengine import store
+from lsengine.store import records
+
+DATA = Path(__file__).parents[1] / "archive"
+LARGEST = 60_000  # bytes
+
+
+def surface_v1(path):
+    """A plane with failed cells, directions and a trajectory."""
+    surface = lsengine.open(path)
+    assert surface.attributes["format_version"] == 1
+    assert surface.attributes["lsengine_version"] == "0.1.0"
+    assert surface.attributes["fingerprint"].startswith("84130ea4affb9662")
+    assert list(surface.axes) == ["beta", "alpha"]
+    assert surface.alpha.tolist() == [-1.0, -0.5, 0.0, 0.5]
+    assert surface.beta.tolist() == [-0.5, 0.0, 0.5]
+    assert surface.status.tolist() == [[1, 1, 1, 2], [1, 1, 1, 2], [1, 1, 2, 2]]
+    assert surface.provenance["failure"][0, 3] == b"RuntimeError: too far"
+    kinds = ("accuracy", "loss", "loss_se")
+    assert set(surface.quantities) == {f"{s}_{k}" for s in ("train", "test") for k in kinds}
+    assert surface.quantities["train_loss"][0, 0] == 0.9245727055211501
+    assert surface.quantities["test_loss_se"][0, 0] == 0.08399075580887125
+    assert surface.quantities["train_loss"][1, 2] == 1.0655304363423137  # the centre
+    assert np.isnan(surface.quantities["train_loss"][surface.mask]).all()
+    assert surface.job.startswith("name: surface\nmodel:\n")
+    directions = store.read_directions(path)
+    assert {a: {n: v.shape for n, v in d.items()} for a, d in directions.items()} == {
+        axis: {"net.0.weight": (16, 6), "net.3.weight": (3, 16)} for axis in ("alpha", "beta")
+    }
+    assert directions["beta"]["net.0.weight"].sum() == pytest.approx(1.0396082, abs=1e-6)
+    state = json.loads(store.read_state_dict_layout(path))
+    assert state[:2] == [["start", [], False], ["net.0.weight", [16, 6], True]]
+    columns = surface.trajectory.columns
+    assert columns["epoch"].tolist() == [1, 2, 3]
+    assert columns["status"].tolist() == [1, 2, 1]
+    assert columns["alpha"].tolist() == [0.0013437495657834786, 0.011589403905535717, 0.0]
+    assert columns["plane_train_loss"][2] == columns["train_loss"][2] == 1.0655304363423137
+
+
+def history_v1(path):
+    """Two epochs."""
+    found = records.read(path)
+    assert found.columns["epoch"].tolist() == [0, 1, 2]
+    assert found.columns["train_loss"][-1] == 0.8079043623995159
+    assert found.columns["test_error"][0] == 0.9032258064516129
+    assert np.isnan(found.columns["learning_rate"][0])
+    assert found.columns["learning_rate"][2] == pytest.approx(0.01)
+    assert found.parameters[:2] == ("0.weight", "0.bias")
+    assert found.layer_norms.shape == (3, 6)
+    assert np.sqrt((found.layer_norms**2).sum(1)) == pytest.approx(found.columns["weight_norm"])
+    assert found.finished
+
+
+def old_plane(path):
+    """Thirteen of 5 x 4 cells, (nx, ny) in shape and (ny, nx) in order."""
+    surface = lsengine.open(path)
+    assert surface.status.shape == (4, 5)
+    assert np.flatnonzero(surface.done).tolist() == list(range(13))
+    assert surface.quantities["train_loss"][1].tolist() == [1.75, 1.0, 0.75, 1.0, 1.75]
+    assert surface.quantities["train_accuracy"][1].tolist() == [0.85, 0.925, 0.95, 0.925, 0.85]
+
+
+def old_curve(path):
+    """Five cells."""
+    surface = lsengine.open(path)
+    assert list(surface.axes) == ["alpha"]
+    assert surface.quantities["train_loss"].tolist() == [1.75, 1.0, 0.75, 1.0, 1.75]
+
+
+def old_curvature(path):
+    """Seven of 5 x 4 cells."""
+    surface = lsengine.open(path)
+    assert surface.counts() == {"done": 7, "missing": 13, "failed": 0}
+    assert surface.quantities["eigenvalue_max"][0].tolist() == [7.0, 7.5, 8.0, 8.5, 9.0]
+    assert surface.quantities["eigenvalue_min"][1, :2].tolist() == [-2.0, -2.0]
+
+
+def old_directions(path):
+    """Two tensors along each direction."""
+    found = store.read_directions(path)
+    assert found["alpha"]["0"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert found["beta"]["1"].tolist() == [0, -1]
+
+
+READERS = {
+    "surface-v1.h5": surface_v1,
+    "history-v1.h5": history_v1,
+    "loss-landscape-2d.h5": old_plane,
+    "loss-landscape-1d.h5": old_curve,
+    "loss-landscape-hessian.h5": old_curvature,
+    "loss-landscape-directions.h5": old_directions,
+}
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in DATA.glob("*.h5")))
+def test_archived_files_are_read_as_ever(name):
+    """Every file of the archive has a reader that knows its values."""
+    assert (DATA / name).stat().st_size < LARGEST
+    READERS[name](DATA / name)
+
+
+def test_the_archive_is_complete():
+    """A reader without its file would never run."""
+    assert {p.name for p in DATA.glob("*.h5")} == READERS.keys()
+
+
+def test_xarray_opens_the_archived_surface():
+    """The dataset, and each group."""
+    with xarray.open_dataset(DATA / "surface-v1.h5", engine="h5netcdf") as found:
+        assert found["train_loss"].sel(alpha=0.0, beta=0.0) == 1.0655304363423137
+    with xarray.open_dataset(
+        DATA / "surface-v1.h5", engine="h5netcdf", group="trajectory"
+    ) as found:
+        assert found["alpha"].dims == ("epoch",)

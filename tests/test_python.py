@@ -1,0 +1,199 @@
+"""Surfaces for notebooks: `lsengine.open`, and the page that explains it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+
+import lsengine
+from lsengine import store, surface
+from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
+from lsengine.store.layout import CellResults, Layout, TrajectoryLayout
+from lsengine.surface.grid import make_grid
+
+ROOT = Path(__file__).parents[1]
+ARCHIVED = ROOT / "tests" / "archive" / "surface-v1.h5"
+
+
+def test_the_page_does_what_it_says(tmp_path, monkeypatch):
+    """Every block runs after the one before, and the first prints what stands below it."""
+    shutil.copy(ARCHIVED, tmp_path / "surface.h5")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "PYTHON.md").read_text()
+    blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
+    assert [kind for kind, _ in blocks].count("python") >= 4
+    names, printed = {"__name__": "notebook"}, io.StringIO()
+    for kind, text in blocks:
+        if kind == "text":
+            assert printed.getvalue() == text
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(text, "docs/PYTHON.md", "exec"), names)
+        assert printed.getvalue() or "save" in text
+    assert (tmp_path / "accuracy.pdf").exists()
+
+
+def test_importing_loads_nothing_heavy():
+    """Neither the package nor, of torch and MPI, opening a file."""
+    code = (
+        "import sys, lsengine\n"
+        "heavy = {'torch', 'mpi4py', 'h5py', 'numpy', 'matplotlib', 'yaml', 'xarray'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
+        "surface = lsengine.open(sys.argv[1])\n"
+        "repr(surface), surface.to_xarray()\n"
+        "assert not {'torch', 'mpi4py', 'matplotlib'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(ARCHIVED)], check=True, timeout=60)
+
+
+def test_a_file_that_is_being_written_opens(tmp_path):
+    """With the cells that are done at that moment; the writer goes on."""
+    path = tmp_path / "s.h5"
+    grid = make_grid((-1.0, 1.0, 3), repeats=2)
+    store.create(path, Layout(grid, ["train_loss"], {"name": "live"}))
+    writer = store.Writer(path)
+    counts = []
+    for cell in range(2):
+        writer.write(CellResults([cell], {"train_loss": [float(cell)]}, [0.0], [0.0]))
+        surface = lsengine.open(path)
+        counts.append(surface.counts()["done"])
+        assert surface.mask.sum() == 5 - cell
+    writer.close()
+    assert counts == [1, 2]
+    assert surface.beta is None
+    assert surface.repeat.tolist() == [0, 1]
+    assert surface.job == ""
+    assert "2 of 6 cells done" in repr(surface)
+
+
+def test_a_surface_without_any_cell_has_a_text():
+    """Nothing to take the least and largest of."""
+    grid = make_grid((0.0, 1.0, 2))
+    empty = surface.Surface("e", "e.h5", grid.axes, {"q": np.ones(2)}, np.zeros(2, "u1"))
+    assert "none yet" in repr(empty)
+
+
+def test_xarray_has_names_for_cells(tmp_path):
+    """Dimensions, coordinates and attributes of the surface, the status among the variables."""
+    found = lsengine.open(ARCHIVED).to_xarray()
+    surface = store.read(ARCHIVED)
+    assert found["train_loss"].dims == ("beta", "alpha")
+    assert set(found.data_vars) == {*surface.quantities, "status"}
+    assert found["train_loss"].sel(alpha=-0.5, beta=0.5) == surface.quantities["train_loss"][2, 1]
+    assert found.attrs["fingerprint"] == surface.attributes["fingerprint"]
+
+
+def test_a_surface_is_a_tree_with_its_trajectory():
+    """Names stay as they are, and the branch's alpha is the trajectory's, not the grid's."""
+    surface = lsengine.open(ARCHIVED)
+    tree = surface.to_datatree()
+    np.testing.assert_array_equal(tree["train_loss"], surface.quantities["train_loss"])
+    columns = surface.trajectory.columns
+    np.testing.assert_array_equal(tree["trajectory/alpha"], columns["alpha"])
+    np.testing.assert_array_equal(tree["trajectory"]["epoch"], columns["epoch"])
+
+
+def test_what_cannot_be_opened_is_said(tmp_path, monkeypatch):
+    """No such file, no surface, no xarray."""
+    with pytest.raises(UsageError, match="no such file"):
+        lsengine.open(tmp_path / "none.h5")
+    (tmp_path / "text.h5").write_text("alpha,beta")
+    with pytest.raises(SurfaceError, match=r"text\.h5"):
+        lsengine.open(tmp_path / "text.h5")
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(EnvironmentUnfit, match=r"lsengine\[netcdf\]"):
+        lsengine.open(ARCHIVED).to_xarray()
+
+
+# The file in xarray, without lsengine.
+
+
+@pytest.fixture(params=["alone", "trajectory", "directions", "both"])
+def laid_out(request, tmp_path):
+    """A plane with and without directions and a trajectory."""
+    track = TrajectoryLayout(
+        {"epoch": np.array([1, 5]), "alpha": np.array([0.5, 0.0]), "beta": np.array([0.25, 0.0])},
+        ["train_loss"],
+        {"expected_cosine": 0.125},
+    )
+    one = {"w": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32)}
+    path, kind = tmp_path / "s.h5", request.param
+    layout = Layout(
+        make_grid((-1.0, 1.0, 4), (0.0, 1.0, 3)),
+        ["train_loss"],
+        {"name": "plane"},
+        {"alpha": one, "beta": one} if kind in ("directions", "both") else {},
+        track if kind in ("trajectory", "both") else None,
+        state='[["w",[2,2],true],["b",[2],true]]',
+    )
+    store.create(path, layout)
+    return path, layout
+
+
+def test_xarray_opens_the_dataset_and_every_group(laid_out):
+    """`open_dataset`, of the trajectory too, `open_groups`, and `open_datatree` of a group."""
+    path, layout = laid_out
+    with xarray.open_dataset(path, engine="h5netcdf") as found:
+        assert found["train_loss"].dims == ("beta", "alpha")
+        np.testing.assert_array_equal(found["alpha"], layout.grid.axes["alpha"])
+    groups = {"/"}
+    if layout.trajectory is not None:
+        groups |= {"/trajectory"}
+        with xarray.open_dataset(path, engine="h5netcdf", group="trajectory") as found:
+            np.testing.assert_array_equal(found["alpha"].sel(epoch=1), 0.5)
+    if layout.directions:
+        groups |= {"/directions", "/directions/alpha", "/directions/beta"}
+        with xarray.open_datatree(path, engine="h5netcdf", group="directions") as tree:
+            assert tree["beta/w"].shape == (2, 2)
+    found = xarray.open_groups(path, engine="h5netcdf")
+    assert found.keys() == groups
+    for dataset in found.values():
+        dataset.close()
+
+
+def test_xarray_opens_the_whole_file_as_a_tree(laid_out):
+    """Plainly without directions; with them, without indexes, because of a name."""
+    path, layout = laid_out
+    options = {"engine": "h5netcdf"}
+    if layout.directions:
+        # Should xarray allow this one day, docs/FORMAT.md may say so.
+        with pytest.raises(KeyError, match="already contains a variable named alpha"):
+            xarray.open_datatree(path, **options)
+        options["create_default_indexes"] = False
+    with xarray.open_datatree(path, **options) as tree:
+        assert tree["train_loss"].dims == ("beta", "alpha")
+        if layout.directions:
+            assert tree["directions/alpha/w"].shape == (2, 2)
+            np.testing.assert_array_equal(tree["alpha"], layout.grid.axes["alpha"])
+        if layout.trajectory is not None:
+            own = tree["trajectory"].to_dataset(inherit=False)
+            np.testing.assert_array_equal(own["alpha"], [0.5, 0.0])
+            np.testing.assert_array_equal(own["epoch"], [1, 5])
+            # The trap that docs/FORMAT.md warns of: an indexed coordinate hides a group's own.
+            found = tree["trajectory/alpha"].dims
+            assert found == (("epoch",) if layout.directions else ("alpha",))
+
+
+def test_the_format_page_reads_what_it_says(tmp_path, monkeypatch):
+    """Its lines run on a file with directions and a trajectory."""
+    shutil.copy(ARCHIVED, tmp_path / "surface.h5")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "FORMAT.md").read_text()
+    (text,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec(compile(text.replace("conv1.weight", "net.0.weight"), "docs/FORMAT.md", "exec"), names)
+    columns = store.read(ARCHIVED).trajectory.columns
+    np.testing.assert_array_equal(names["track"]["alpha"], columns["alpha"])
+    np.testing.assert_array_equal(names["tree"]["trajectory/alpha"], columns["alpha"])
+    for name in ("surface", "track", "tree"):
+        names[name].close()
