@@ -1,12 +1,16 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Files that appear whole or not at all, folders, and digests."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from lsengine.errors import UsageError
+from lsengine.errors import EnvironmentUnfit, UsageError
 
 
 def sha256(path: Path) -> str:
@@ -22,19 +26,67 @@ def sha256(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def replace(path: Path, content: bytes | memoryview) -> None:
-    """Write a file whole or not at all, also when the machine stops.
+@contextmanager
+def whole(path: Path, advice: str = "") -> Iterator[Path]:
+    """Give a name beside ``path``; the file that is written there takes its place.
+
+    The file reaches the disk before it gets its name, and the name before the context ends.
+    So a reader, a crash or a full disk sees the old file or the whole new one.
+
+    Args:
+        path: What is to be made or replaced.
+        advice: What to do if it cannot be written; ends the message.
 
     Raises:
-        UsageError: If it cannot be written.
+        EnvironmentUnfit: If it cannot be written; nothing is left behind.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        yield part
+        _sync(part)
+        part.replace(path)
+        _sync(path.parent)
+    except (OSError, RuntimeError) as error:  # HDF5 raises both
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
+        end = f"; {advice}" if advice else ""
+        raise EnvironmentUnfit(f"{path}: cannot be written: {reason}{end}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write(path: Path, content: bytes | memoryview, advice: str = "") -> None:
+    """Write a file whole or not at all; see `whole`."""
+    with whole(path, advice) as part:
+        part.write_bytes(content)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what killed processes have left of a file that nobody is making now."""
+    name = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.part{glob.escape(path.suffix)}"
+    for part in path.parent.glob(name):
+        part.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path, key: str = "") -> None:
+    """Make a folder and those above it, unless they are there.
+
+    Args:
+        folder: Its path.
+        key: Of the job, to begin the message with.
+
+    Raises:
+        EnvironmentUnfit: If that cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+        where = f"{key}: {folder}" if key else f"{folder}:"
+        raise EnvironmentUnfit(f"{where} cannot be made: {error.strerror or error}") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

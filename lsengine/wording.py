@@ -1,4 +1,4 @@
-"""Names by which things of one figure or table are told apart."""
+"""How lists, tables, times and names are put into words."""
 
 from __future__ import annotations
 
@@ -31,6 +31,48 @@ def _plain(word: str) -> str:
 def _shared_beginning(one: str, other: str) -> int:
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def listed(things: Iterable[object], most: int = 5, separator: str = ", ") -> str:
+    """Return things in one line, and how many more there are.
+
+    Example:
+        >>> listed(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
+    words = [str(thing) for thing in things]
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return separator.join(words[:most]) + more
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows with their columns aligned: the first to the left, the others to the right.
+
+    Example:
+        >>> print(table([["name", "loss"], ["resnet20", "0.1"]]))
+        name      loss
+        resnet20   0.1
+    """
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(w) for cell, w in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people, in the unit that suits it.
+
+    Example:
+        >>> duration(42), duration(600), duration(10_000)
+        ('42 s', '10 min', '2.8 h')
+    """
+    if seconds < 120:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def distinct(names: Sequence[str], sources: Sequence[str]) -> list[str]:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lsengine import files
 from lsengine.errors import UsageError
-from lsengine.files import replace, sha256
 
 _NESTINGS = ("state_dict", "model_state_dict", "model", "net")
 _SHOWN = 5
@@ -55,7 +55,7 @@ class Checkpoint:
     @property
     def sha256(self) -> str:
         """SHA-256 of the file (hex)."""
-        return sha256(self.path)
+        return files.sha256(self.path)
 
 
 def load(path: Path, *, key: str = "model.checkpoint") -> Checkpoint:
@@ -283,4 +283,4 @@ def save(
     # In memory first: a file's name would become part of its content.
     buffer = io.BytesIO()
     torch.save(whole, buffer)
-    replace(path, buffer.getbuffer())
+    files.write(path, buffer.getbuffer())

@@ -182,4 +182,4 @@ class CurveTraining:
 def _save(path: Path, content: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
-    files.replace(path, buffer.getbuffer())
+    files.write(path, buffer.getbuffer())

@@ -45,9 +45,10 @@ def test_digits_are_the_same_for_ever():
 def test_digits_do_not_wait_for_scikit_learn(monkeypatch):
     """They are read from its folder; where they lie elsewhere, it is asked for the same numbers."""
     code = (
-        "import sys; from pathlib import Path; from lsengine import data, schema\n"
-        "spec = schema.Data(dataset='digits')\n"
-        f"found = data.load(spec, root=None, beside=Path(), seed=0).sha256 == {DIGITS_SHA256!r}\n"
+        "import sys; from pathlib import Path; from lsengine import data\n"
+        "from lsengine.job import schema\n"
+        "spec = schema.DataSpec(dataset='digits')\n"
+        f"found = data.load(spec, root=None, job_folder=Path(), seed=0).sha256 == {DIGITS_SHA256!r}\n"
         "sys.exit('sklearn' in sys.modules or not found)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -466,9 +467,10 @@ def test_arrays_need_neither_pillow_nor_scikit_learn(tmp_path):
     """Each library is imported by the data set that needs it only."""
     path = arrays(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from lsengine import data, schema\n"
-        f"spec = schema.Data(dataset='arrays', root={str(path)!r})\n"
-        f"data.load(spec, root=Path({str(path)!r}), beside=Path(), seed=0)\n"
+        "import sys; from pathlib import Path; from lsengine import data\n"
+        "from lsengine.job import schema\n"
+        f"spec = schema.DataSpec(dataset='arrays', root={str(path)!r})\n"
+        f"data.load(spec, root=Path({str(path)!r}), job_folder=Path(), seed=0)\n"
         "sys.exit(any(m in sys.modules for m in ('torchvision', 'PIL', 'sklearn')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -247,9 +247,9 @@ def test_the_schema_covers_every_key_of_the_document():
 def test_checking_a_job_imports_nothing_heavy(tmp_path):
     """A bad job is refused before torch, MPI or HDF5 are touched."""
     script = (
-        "import sys; from lsengine import job\n"
+        "import sys; from lsengine import errors, job\n"
         "try: job.load('no.yaml', command='eval')\n"
-        "except job.JobError: pass\n"
+        "except errors.JobError: pass\n"
         "print(sorted({'torch', 'mpi4py', 'h5py', 'numpy'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", script]

@@ -320,8 +320,9 @@ def test_torchvision_mistakes_are_named():
 def test_the_zoo_and_the_digits_leave_torchvision_alone():
     """Neither needs it, so a broken one does no harm."""
     code = (
-        "import sys; from pathlib import Path; from lsengine import data, models, schema\n"
-        "data.load(schema.Data(dataset='digits'), root=None, beside=Path(), seed=0)\n"
+        "import sys; from pathlib import Path; from lsengine import data, models\n"
+        "from lsengine.job import schema\n"
+        "data.load(schema.DataSpec(dataset='digits'), root=None, job_folder=Path(), seed=0)\n"
         "models.zoo()\n"
         "sys.exit('torchvision' in sys.modules)"
     )

@@ -16,7 +16,7 @@ from lsengine.errors import SurfaceError
 from lsengine.store import lock
 
 _HOLD = (
-    "import sys, time; from pathlib import Path; from lsengine import lock\n"
+    "import sys, time; from pathlib import Path; from lsengine.store import lock\n"
     "with lock.held(Path(sys.argv[1]), lost=lambda: None):\n"
     "    print('held', flush=True); time.sleep(60)"
 )

@@ -194,12 +194,12 @@ def test_a_signal_during_start_up_is_a_clean_stop(make_job):
         "import os, signal, sys\n"
         "from lsengine import ranks\n"
         "from lsengine.cli import main\n"
-        "connect = ranks.connect\n"
+        "join = ranks.join\n"
         "def signalled():\n"
-        "    world = connect()\n"
+        "    world = join()\n"
         "    os.kill(os.getpid(), signal.SIGUSR1)\n"
         "    return world\n"
-        "ranks.connect = signalled\n"
+        "ranks.join = signalled\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     ended = subprocess.run(

@@ -231,8 +231,8 @@ def test_ranks_that_wait_for_one_that_was_killed_at_the_start_end_themselves(mak
     job.with_name("sitecustomize.py").write_text(
         "import os, signal, sys\n"
         "if os.environ.get('OMPI_COMM_WORLD_RANK') and 'lsengine' in ' '.join(sys.orig_argv):\n"
-        "    from lsengine import ranks\n"
-        "    ranks._MEETING_S = 5.0\n"
+        "    from lsengine.ranks import launch\n"
+        "    launch._MEETING_S = 5.0\n"
         "    if os.environ['OMPI_COMM_WORLD_RANK'] == '2':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )

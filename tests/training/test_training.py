@@ -353,7 +353,8 @@ def test_killed_trainings_end_as_if_undisturbed(make_job):
     run(other)
     rng, killed = random.Random(0), 0
     code = (
-        "import sys; from lsengine import job, train; train._RESUME_EVERY_S = 0.0\n"
+        "import sys; from lsengine import job\n"
+        "from lsengine.training import training as train; train._RESUME_EVERY_S = 0.0\n"
         "loaded = job.load(sys.argv[1], command='train'); print('go', flush=True)\n"
         "train.run(loaded, progress='none')"
     )
@@ -458,7 +459,7 @@ def test_two_trainings_do_not_share_a_folder(make_job):
     loaded = make_job()
     folder(loaded).mkdir(parents=True)
     code = (
-        "import sys; from pathlib import Path; from lsengine import lock\n"
+        "import sys; from pathlib import Path; from lsengine.store import lock\n"
         "with lock.held(Path(sys.argv[1]), lost=lambda: None):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )

@@ -1,0 +1,72 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from lsengine import files
+from lsengine.errors import EnvironmentUnfit
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    """The new content is there, and nothing beside it."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"old")
+    files.write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    """The message says why, and what to do; no part is left."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EnvironmentUnfit, match=r"a\.txt: .*No space left on device; go away"):
+        files.write(path, b"new", "go away")
+    assert path.read_bytes() == b"old"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_an_interrupted_writer_leaves_nothing(tmp_path):
+    """Ctrl-C is no fault of the disk: it goes on upwards."""
+
+    def interrupted():
+        with files.whole(tmp_path / "a.txt") as part:
+            part.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["a.h5", "*", "[ab].h5", "?.h5"])
+def test_only_parts_of_the_same_file_are_removed(tmp_path, name):
+    """A name that looks like a pattern, or begins like another name, costs no other file."""
+    others = [
+        tmp_path / f".{n}.0123abcd.part{e}" for n, e in (("a.h5.b.h5", ".h5"), ("x.h5", ".h5"))
+    ]
+    others += [tmp_path / name, tmp_path / ".a.h5.kept.part.h5"]
+    mine = tmp_path / f".{name}.0123abcd.part{(tmp_path / name).suffix}"
+    for path in (*others, mine):
+        path.touch()
+    files.remove_parts(tmp_path / name)
+    assert not mine.exists()
+    assert all(path.exists() for path in others)
+
+
+def test_a_folder_that_cannot_be_made_names_the_key(tmp_path):
+    """One cause has one exit code, whichever command meets it."""
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        EnvironmentUnfit, match=r"output: .*file/sub cannot be made: Not a directory"
+    ):
+        files.make_folder(tmp_path / "file" / "sub", "output")
