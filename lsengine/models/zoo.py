@@ -1,4 +1,12 @@
-"""The zoo, and every other network a job may name."""
+"""The zoo, and every other network a job may name.
+
+Example:
+    >>> from pathlib import Path
+    >>> spec = schema.ModelSpec(arch="resnet20")
+    >>> network = build(spec, channels=1, classes=10, size=(8, 8), job_folder=Path())
+    >>> network.linear.out_features
+    10
+"""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Grid:
         """Return, for every cell (C,), the number of its group of ``size`` in the visiting order.
 
         Example:
-            >>> plane_or_curve([-1, 1, 5]).groups(2).tolist()
+            >>> make_grid([-1, 1, 5]).pass_groups(2).tolist()
             [0, 1, 0, 2, 1]
         """
         group_C = np.empty(self.size, np.int64)

@@ -45,7 +45,7 @@ def learning_rate(recipe: TrainSpec, epoch: int) -> float:
     """Return the learning rate of an epoch, the first being 1.
 
     Example:
-        >>> recipe = Train(output="x", epochs=300, lr=0.1)
+        >>> recipe = TrainSpec(output="x", epochs=300, lr=0.1)
         >>> learning_rate(recipe, 150), learning_rate(recipe, 151)
         (0.1, 0.010000000000000002)
     """
