@@ -94,7 +94,7 @@ def extreme_eigenvalues(
             that are zero or not finite are left out.
 
     Raises:
-        ValueError: If an option makes no sense, see `Krylov`.
+        ValueError: If an option makes no sense, see `LanczosRun`.
     """
     run = _solve(operator, options, start, _both_ends, 2)
     values_K, residuals_K, vectors_KP = _pairs(run, operator, _both_ends, 2)

@@ -3,7 +3,7 @@
 In evaluation mode batch normalisation is an affine map, so it is folded into the convolution
 or linear layer before it; sums of residual blocks and ReLUs are done by the convolution that
 ends in them, in the memory of the other summand if nobody needs that any more.  The network
-itself stays as it is: a `Network` takes its numbers from the network's parameters and running
+itself stays as it is: a `FusedForward` takes its numbers from the network's parameters and running
 statistics whenever it is told that they have changed.
 
 Shapes: N samples, C channels, F filters.

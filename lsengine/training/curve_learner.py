@@ -65,7 +65,7 @@ class CurveTrainer:
             left as they are.
         ends: Parameters of both ends, all those of the model; further entries are ignored.
         loss: Called as ``loss(output, target)``; the mean of what it returns is taken.
-        settings: See `Settings`.
+        settings: See `CurveTrainingSettings`.
 
     Attributes:
         controls: First end, bends, other end, on the model's device.
