@@ -151,7 +151,7 @@ def _work(world: World) -> float:
     world.wait(Tag.PLAN)
     cpu_start, start = time.process_time(), time.perf_counter()
     world.send(None, to=0, tag=Tag.READY)
-    while (message := world.wait(Tag.WORK, Tag.STOP)).tag is Tag.WORK:
+    while (message := world.wait(Tag.WORK, Tag.STOP)).tag == Tag.WORK:
         world.send(_sleep_through(message.payload, world.rank), to=0, tag=Tag.READY)
     usage = (time.process_time() - cpu_start) / (time.perf_counter() - start)
     world.send(None, to=0, tag=Tag.BYE)

@@ -47,13 +47,13 @@ class CountingWorld(World):
 
     sent = received = size_of_all = 0
 
-    def send(self, payload: Any, *, to: int, tag: Tag) -> None:
+    def send(self, payload: Any, *, to: int, tag: int) -> None:
         """Send, and count."""
         self.sent += 1
         self.size_of_all += len(pickle.dumps(payload))
         super().send(payload, to=to, tag=tag)
 
-    def poll(self, *tags: Tag) -> Message | None:
+    def poll(self, *tags: int) -> Message | None:
         """Look for a message, and count it if there is one."""
         message = super().poll(*tags)
         if message is not None:

@@ -107,7 +107,7 @@ def trajectory(parsed: argparse.Namespace) -> int:
 
     options = Options(parsed.retry_failed, None, parsed.progress, trajectory_only=True)
     code = evaluate(parsed.jobs, options, world=world, only=parsed.only)
-    if world is None or world.rank == 0:
+    if world.rank == 0:
         print(trajectory.text(parsed.jobs, parsed.only))
     return code
 

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an uncaught exception ends all ranks."""
     code = _run(arguments)
     if ranks := sys.modules.get("lsengine.ranks"):
-        ranks.leave(code)
+        ranks.exit_without_finalize(code)
     return code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lsengine.doctor import launcher as launching
 from lsengine.doctor.checks import Check, Verdict, as_json, ok, problem, text, warning
 from lsengine.doctor.probe import HostProbe, look, try_device
 from lsengine.errors import EnvironmentUnfit, LsengineError
-from lsengine.ranks import Tag, World
+from lsengine.ranks import World
 
 
 def run(output: Path, *, json: bool = False) -> int:
@@ -26,13 +27,13 @@ def run(output: Path, *, json: bool = False) -> int:
     try:
         world, mismatch = ranks.join(), None
     except EnvironmentUnfit as error:
-        world, mismatch = None, error
+        world, mismatch = World.alone(), error
     except SystemExit:
         return 0  # the first one speaks; an error here might end it before it has
     try:  # after MPI, or HDF5 may load another library of it
         from lsengine.doctor import launcher as launching
     except ImportError as error:
-        if world is not None and world.rank:
+        if world.rank:
             return EnvironmentUnfit.exit_code
         remedy = "install h5py again, or what it was compiled with"
         return _tell([problem("installation", str(error), remedy)], json)
@@ -42,7 +43,7 @@ def run(output: Path, *, json: bool = False) -> int:
         found, _, remedy = str(mismatch).rpartition("; ")
         launcher = problem("launcher", found, remedy)
         return _tell([launcher, *alone(output, launched=True)], json)
-    if world is None:
+    if world.size == 1:
         return _tell(alone(output), json)
     if world.rank:
         return serve(world)
@@ -56,6 +57,15 @@ def _tell(checks: list[Check], json: bool) -> int:
     print(as_json(checks) if json else text(checks), flush=True)
     worst = any(check.verdict is Verdict.PROBLEM for check in checks)
     return EnvironmentUnfit.exit_code if worst else 0
+
+
+class Tag(IntEnum):
+    """The kinds of the doctor's messages."""
+
+    FOUND = 1  # to rank 0: the answer to its question
+    RING = 2  # to the next rank: the ranks it has passed, and when
+    TRY = 3  # from rank 0: a seat, a file to write to, and whether to
+    STOP = 4  # from rank 0: the exit code; the last message
 
 
 _ARRIVAL_S = 180.0  # torch from a network file system, for a thousand ranks at once
@@ -232,9 +242,9 @@ def serve(world: World) -> int:
     world.send(look(), to=0, tag=Tag.FOUND)
     quiet_s = _ARRIVAL_S + 3 * _STEP_S
     while (message := world.receive(Tag.RING, Tag.TRY, Tag.STOP, limit_s=quiet_s)) is not None:
-        if message.tag is Tag.STOP:
+        if message.tag == Tag.STOP:
             return int(message.payload)
-        if message.tag is Tag.RING:
+        if message.tag == Tag.RING:
             after = (world.rank + 1) % world.size
             signed = [*message.payload, (world.rank, time.time())]
             world.send(signed, to=after, tag=Tag.RING)

@@ -41,7 +41,7 @@ def run(path: str | Path, options: Options, *, world: World | None) -> tuple[int
     Args:
         path: The job file; only the coordinator reads it.
         options: Of the evaluation.
-        world: The ranks, or None alone.
+        world: The ranks, from `lsengine.ranks.join`; None alone.
 
     Returns:
         The exit code, and on the coordinator a table of both barriers.

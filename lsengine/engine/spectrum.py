@@ -52,7 +52,7 @@ def run(
     Args:
         path: A job file that makes one job; directions and grid are not needed.
         sizes: How much to compute.
-        world: The ranks, or None alone.
+        world: The ranks, from `lsengine.ranks.join`; None alone.
         output: Default: beside the surface, its name with ``-spectrum``.
 
     Returns:
@@ -62,8 +62,9 @@ def run(
         LsengineError: On rank 0 (or alone), after the others have been told its exit code.
     """
     stop = StopRequest().install()
-    logs.configure(rank=world.rank if world else 0)
-    if world is not None and world.rank > 0:
+    world = world or World.alone()
+    logs.configure(rank=world.rank)
+    if world.rank > 0:
         return int(world.wait(Tag.STOP).payload), ""
     code = 1  # a bug, unless we know better
     try:
@@ -74,10 +75,9 @@ def run(
         code = error.exit_code
         raise
     finally:
-        if world is not None:
-            for rank in range(1, world.size):
-                world.send(code, to=rank, tag=Tag.STOP)
-            world.flush()
+        for rank in range(1, world.size):
+            world.send(code, to=rank, tag=Tag.STOP)
+        world.flush()
 
 
 def default_output(job: Job) -> Path:

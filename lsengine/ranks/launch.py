@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import functools
 import os
 import signal
 import sys
 from typing import Any
 
 from lsengine.errors import EnvironmentUnfit
-from lsengine.ranks.signals import remember_early_signal
+from lsengine.ranks.signals import EarlySignal
 from lsengine.ranks.world import World, survives_rank_death
 
 _MEETING_S = 600.0  # for all ranks to reach MPI_Init
@@ -31,23 +32,24 @@ def launched_size() -> int:
     return 1
 
 
-def join() -> World | None:
-    """Join the other ranks; None when this process was started alone.
+@functools.cache
+def join() -> World:
+    """Join the other ranks, once; a process that was started alone is a world of one rank.
 
     Raises:
         EnvironmentUnfit: If the launcher started several ranks that do not find each other.
     """
-    signal.signal(signal.SIGUSR1, remember_early_signal)  # it would end a process that is starting
+    signal.signal(signal.SIGUSR1, EarlySignal())  # it would end a process that is starting
     # And one that is ending: Python gives up its handlers before MPI is finalized.
     atexit.register(signal.signal, signal.SIGUSR1, signal.SIG_IGN)
     expected = launched_size()
     if expected == 1 and not _under_launcher():
-        return None
+        return World.alone()
     try:
         MPI = _meet()
     except (ImportError, RuntimeError) as error:
         if expected == 1:
-            return None
+            return World.alone()
         raise EnvironmentUnfit(
             f"started as {expected} ranks, but mpi4py cannot be used: {error}; install it with "
             "an MPI library (pip install mpi4py mpich), or run without a launcher"
@@ -62,7 +64,13 @@ def join() -> World | None:
             f'library do not belong together (this process uses "{library}"); start with the '
             "mpirun of that library, or choose the library with MPI4PY_MPIABI=mpich|openmpi"
         )
-    return World(MPI.COMM_WORLD, MPI.COMM_SELF, library) if size > 1 else None
+    return World(MPI.COMM_WORLD, MPI.COMM_SELF, library) if size > 1 else World.alone()
+
+
+def exit_without_finalize(code: int) -> None:
+    """End this process as `World.exit_without_finalize` does, if it has joined a launch."""
+    if join.cache_info().currsize:
+        join().exit_without_finalize(code)
 
 
 def _meet() -> Any:

@@ -6,13 +6,17 @@ import signal
 from types import FrameType
 from typing import Any
 
-_early: list[str] = []
 
+class EarlySignal:
+    """A signal handler for the time before a run listens: it remembers what has come."""
 
-def remember_early_signal(number: int, frame: FrameType | None) -> None:
-    """Note a signal that arrives before a run listens for it."""
-    del frame
-    _early.append(signal.Signals(number).name)
+    def __init__(self) -> None:
+        self.received: str | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal, for the `StopRequest` that takes this handler's place."""
+        del frame
+        self.received = signal.Signals(number).name
 
 
 class StopRequest:
@@ -23,19 +27,20 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: str | None = None
-        self._before: dict[int, Any] = {}
+        self._handlers_before: dict[int, Any] = {}
 
     def install(self) -> StopRequest:
         """Start listening; call from the main thread."""
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._remember)
-        if _early:
-            self.request(_early[0])
+            before = signal.signal(number, self._remember)
+            self._handlers_before[number] = before
+            if isinstance(before, EarlySignal) and before.received:
+                self.request(before.received)
         return self
 
     def uninstall(self) -> None:
         """Give the signals back to whoever had them before."""
-        for number, handler in self._before.items():
+        for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
 
     def request(self, why: str) -> None:

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def run_all(
-    paths: Sequence[str | Path], *, world: World | None, only: str = "*", progress: str = "auto"
+    paths: Sequence[str | Path], *, world: World, only: str = "*", progress: str = "auto"
 ) -> int:
     """Train the networks of all jobs; under a launcher rank r trains every size-th of them.
 
@@ -23,7 +23,7 @@ def run_all(
 
     Args:
         paths: Job files, each possibly several jobs.
-        world: The ranks, or None alone.
+        world: The ranks, from `lsengine.ranks.join`.
         only: Pattern of the names of the wanted jobs.
         progress: See `lsengine.training.training.run`; only rank 0 shows a bar.
 
@@ -33,8 +33,8 @@ def run_all(
     Raises:
         LsengineError: Alone; under a launcher errors are logged and become the code.
     """
-    logs.configure(rank=world.rank if world else 0)
-    if world is None:
+    logs.configure(rank=world.rank)
+    if world.size == 1:
         jobs = [job for path in paths for job in load_all(path, command="train", only=only)]
         return _train(jobs, progress, slot=0, threads=None)
     # Also for ranks that have nothing to train, or nothing more: a signal must not end them.

@@ -33,7 +33,7 @@ def main() -> None:
         ranks = request["ranks"]
         if comm.rank >= ranks:
             continue
-        world = World(groups[ranks], MPI.COMM_SELF, "pool") if ranks > 1 else None
+        world = World(groups[ranks], MPI.COMM_SELF, "pool") if ranks > 1 else World.alone()
         code, message = 0, ""
         try:
             given = request.get("options", {})

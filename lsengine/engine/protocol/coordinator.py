@@ -210,13 +210,13 @@ class Coordinator:
                     self._give_up(awaited)
                 continue
             heard = time.monotonic()
-            if message.tag is Tag.HELLO and (more or message.source not in self._present):
+            if message.tag == Tag.HELLO and (more or message.source not in self._present):
                 early.append(message)  # about the next job
-            elif message.tag is Tag.HELLO:
+            elif message.tag == Tag.HELLO:
                 self._hellos[message.source] = message.payload
             elif message.tag in (Tag.READY, Tag.PART) and message.payload is not None:
                 self._absorb_last(message)
-            elif message.tag is Tag.BYE:
+            elif message.tag == Tag.BYE:
                 self._present.discard(message.source)
                 if message.payload is not None:
                     self._absorb_last(message)
@@ -310,22 +310,22 @@ class Coordinator:
 
     def _handle(self, message: Message) -> None:
         rank, payload = message.source, message.payload
-        if message.tag is Tag.HELLO:
+        if message.tag == Tag.HELLO:
             self._hellos[rank] = payload
             if self._job is not None:
                 self._assign(rank)
-        elif message.tag is Tag.LOADED:
+        elif message.tag == Tag.LOADED:
             self._places.loaded(rank, payload)
             if self._plan is not None:
                 self._send_plan(rank)
-        elif message.tag is Tag.PART:
+        elif message.tag == Tag.PART:
             self._absorb(rank, payload, goes_on=True)
-        elif message.tag is Tag.READY:
+        elif message.tag == Tag.READY:
             if payload is not None:
                 self._absorb(rank, payload)
             self._idle.append(rank)
             self._hand_out()
-        elif message.tag is Tag.FAIL:
+        elif message.tag == Tag.FAIL:
             raise _named(payload, rank, self._hellos[rank].host)
 
     def _assign(self, rank: int) -> None:

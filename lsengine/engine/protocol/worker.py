@@ -70,7 +70,7 @@ class _Worker:
         )
         world.send(hello, to=0, tag=Tag.HELLO)
         message = world.wait(Tag.JOB, Tag.STOP)
-        if message.tag is Tag.STOP:
+        if message.tag == Tag.STOP:
             return message.payload, None
         assignment: Assignment = message.payload
         hang_s = assignment.job.document.launch.hang_s
@@ -82,7 +82,7 @@ class _Worker:
             self._watchdog.rest()
         world.send(evaluator.facts(world.host), to=0, tag=Tag.LOADED)
         message = world.wait(Tag.PLAN, Tag.STOP)
-        if message.tag is Tag.STOP:
+        if message.tag == Tag.STOP:
             return message.payload, None
         plan: Plan = message.payload
         self._watchdog, self._tell_every_s = Watchdog(hang_s), hang_s / _SIGN_OF_LIFE
@@ -115,7 +115,7 @@ class _Worker:
         while True:
             self._tell(report, Tag.READY)
             message = self._world.wait(Tag.WORK, Tag.STOP)
-            if message.tag is Tag.STOP:
+            if message.tag == Tag.STOP:
                 return message.payload, None
             rest, begin = message.payload, time.monotonic()
             while rest:
