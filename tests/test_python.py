@@ -21,7 +21,7 @@ from lsengine.store.layout import CellResults, Layout, TrajectoryLayout
 from lsengine.surface.grid import make_grid
 
 ROOT = Path(__file__).parents[1]
-ARCHIVED = ROOT / "tests" / "archive" / "surface-v1.h5"
+ARCHIVED = ROOT / "tests" / "archive" / "surface-v2.h5"
 
 
 def test_the_page_does_what_it_says(tmp_path, monkeypatch):
@@ -143,45 +143,39 @@ def laid_out(request, tmp_path):
 def test_xarray_opens_the_dataset_and_every_group(laid_out):
     """`open_dataset`, of the trajectory too, `open_groups`, and `open_datatree` of a group."""
     path, layout = laid_out
-    with xarray.open_dataset(path, engine="h5netcdf") as found:
+    with xarray.open_dataset(path) as found:
         assert found["train_loss"].dims == ("beta", "alpha")
         np.testing.assert_array_equal(found["alpha"], layout.grid.axes["alpha"])
     groups = {"/"}
     if layout.trajectory is not None:
         groups |= {"/trajectory"}
-        with xarray.open_dataset(path, engine="h5netcdf", group="trajectory") as found:
+        with xarray.open_dataset(path, group="trajectory") as found:
             np.testing.assert_array_equal(found["alpha"].sel(epoch=1), 0.5)
     if layout.directions:
-        groups |= {"/directions", "/directions/alpha", "/directions/beta"}
-        with xarray.open_datatree(path, engine="h5netcdf", group="directions") as tree:
-            assert tree["beta/w"].shape == (2, 2)
-    found = xarray.open_groups(path, engine="h5netcdf")
+        groups |= {"/directions", "/directions/along_alpha", "/directions/along_beta"}
+        with xarray.open_datatree(path, group="directions") as tree:
+            assert tree["along_beta/w"].shape == (2, 2)
+    found = xarray.open_groups(path)
     assert found.keys() == groups
     for dataset in found.values():
         dataset.close()
 
 
 def test_xarray_opens_the_whole_file_as_a_tree(laid_out):
-    """Plainly without directions; with them, without indexes, because of a name."""
+    """Without any option, whatever the file holds, and cells are found by coordinates."""
     path, layout = laid_out
-    options = {"engine": "h5netcdf"}
-    if layout.directions:
-        # Should xarray allow this one day, docs/FORMAT.md may say so.
-        with pytest.raises(KeyError, match="already contains a variable named alpha"):
-            xarray.open_datatree(path, **options)
-        options["create_default_indexes"] = False
-    with xarray.open_datatree(path, **options) as tree:
+    with xarray.open_datatree(path) as tree:
         assert tree["train_loss"].dims == ("beta", "alpha")
+        assert tree["train_loss"].sel(beta=0.0).shape == (4,)
+        np.testing.assert_array_equal(tree["alpha"], layout.grid.axes["alpha"])
         if layout.directions:
-            assert tree["directions/alpha/w"].shape == (2, 2)
-            np.testing.assert_array_equal(tree["alpha"], layout.grid.axes["alpha"])
+            assert tree["directions/along_alpha/w"].shape == (2, 2)
         if layout.trajectory is not None:
             own = tree["trajectory"].to_dataset(inherit=False)
             np.testing.assert_array_equal(own["alpha"], [0.5, 0.0])
             np.testing.assert_array_equal(own["epoch"], [1, 5])
             # The trap that docs/FORMAT.md warns of: an indexed coordinate hides a group's own.
-            found = tree["trajectory/alpha"].dims
-            assert found == (("epoch",) if layout.directions else ("alpha",))
+            assert tree["trajectory/alpha"].dims == ("alpha",)
 
 
 def test_the_format_page_reads_what_it_says(tmp_path, monkeypatch):
@@ -194,6 +188,6 @@ def test_the_format_page_reads_what_it_says(tmp_path, monkeypatch):
     exec(compile(text.replace("conv1.weight", "net.0.weight"), "docs/FORMAT.md", "exec"), names)
     columns = store.read(ARCHIVED).trajectory.columns
     np.testing.assert_array_equal(names["track"]["alpha"], columns["alpha"])
-    np.testing.assert_array_equal(names["tree"]["trajectory/alpha"], columns["alpha"])
-    for name in ("surface", "track", "tree"):
+    np.testing.assert_array_equal(names["path"]["alpha"], columns["alpha"])
+    for name in ("surface", "track", "tree", "path"):
         names[name].close()

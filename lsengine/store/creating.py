@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.store.file import in_place_of, refuses_parallel
-from lsengine.store.format import FAILURE_BYTES, FORMAT, FORMAT_VERSION, PROVENANCE
+from lsengine.store.format import (
+    FAILURE_BYTES,
+    FORMAT,
+    FORMAT_VERSION,
+    PROVENANCE,
+    directions_group,
+)
 from lsengine.store.layout import CurveLayout, Layout, TrajectoryLayout
 
 
@@ -174,7 +180,7 @@ def _lay_out_directions(
     of a parameter is called ``n<n>_<k>``.
     """
     for axis, parameters in directions.items():
-        inner = group.create_group(axis)
+        inner = group.create_group(directions_group(axis))
         for name, values in parameters.items():
             dataset = inner.create_dataset(name, data=values)
             seen: dict[int, int] = {}

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-FORMAT, FORMAT_VERSION = "lsengine-surface", 1
+FORMAT, FORMAT_VERSION = "lsengine-surface", 2
+AXES = ("alpha", "beta")
 FAILURE_BYTES = 160
 PROVENANCE: dict[str, tuple[Any, Any]] = {
     "wall_s": (np.float64, np.nan),
@@ -18,3 +19,12 @@ PROVENANCE: dict[str, tuple[Any, Any]] = {
 
 
 """Datasets per cell that are no results: dtype and fill value."""
+
+
+def directions_group(axis: str, version: int = FORMAT_VERSION) -> str:
+    """Return the group of ``directions`` that holds the direction of an axis.
+
+    Version 1 called it like the axis.  xarray cannot open that as a tree: it refuses a group
+    called like a coordinate of its parents.
+    """
+    return axis if version == 1 else f"along_{axis}"

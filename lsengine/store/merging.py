@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lsengine.errors import SurfaceError
 from lsengine.store.file import axis_name, in_place_of, opened, quantity_names
 from lsengine.store.format import PROVENANCE
+from lsengine.store.reader import direction_groups
 from lsengine.surface import DONE, FAILED, MISSING
 
 _GROUPS = ("", "trajectory/")
@@ -46,13 +47,19 @@ def difference(one: Path, other: Path) -> str | None:
         for axis in (axis_name(dim) for dim in left["status"].dims):
             if axis not in right or left[axis][...].tobytes() != right[axis][...].tobytes():
                 return f"the coordinates of {axis} differ"
-        names = [sorted(_datasets(file.get("directions", {}))) for file in (left, right)]
-        if names[0] != names[1]:
+        ours, theirs = _directions(left), _directions(right)
+        if ours.keys() != theirs.keys():
             return "the directions are of other parameters"
-        for name in names[0]:
-            if left["directions"][name][()].tobytes() != right["directions"][name][()].tobytes():
-                return f"directions/{name} differs"
+        for (axis, name), values in ours.items():
+            if values[()].tobytes() != theirs[axis, name][()].tobytes():
+                return f"the direction {axis} differs in {name}"
     return None
+
+
+def _directions(file: h5py.File) -> dict[tuple[str, str], h5py.Dataset]:
+    """Return what is stored of directions by axis and parameter, whatever the file's version."""
+    groups = direction_groups(file).items()
+    return {(axis, name): item for axis, group in groups for name, item in group.items()}
 
 
 def merge(sources: Sequence[Path], output: Path) -> Counts:
@@ -151,12 +158,3 @@ def _is_of(group: str, key: str) -> bool:
 
 def _status_names(columns: _Columns) -> list[str]:
     return [f"{g}status" for g in _GROUPS if f"{g}status" in columns]
-
-
-def _datasets(group: h5py.Group) -> Iterator[str]:
-    found: list[str] = []
-    if isinstance(group, h5py.Group):
-        group.visititems(
-            lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None
-        )
-    return iter(found)

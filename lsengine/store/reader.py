@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lsengine.store import loss_landscape
 from lsengine.store.file import axis_name, opened, quantity_names
-from lsengine.store.format import FORMAT, PROVENANCE
+from lsengine.store.format import AXES, FORMAT, PROVENANCE, directions_group
 from lsengine.surface import PlaneCurve, Surface, Trajectory
 from lsengine.surface.grid import Grid
 
@@ -94,12 +94,17 @@ def read_directions(path: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
     with opened(path, formats=(FORMAT, loss_landscape.FORMAT)) as file:
         if loss_landscape.is_one(file):
             return loss_landscape.read_directions(file)
-        group = file.get("directions", {})
         return {
-            axis: {name: d[...] for name, d in group[axis].items()}
-            for axis in ("alpha", "beta")
-            if axis in group
+            axis: {name: values[...] for name, values in group.items()}
+            for axis, group in direction_groups(file).items()
         }
+
+
+def direction_groups(file: h5py.File) -> dict[str, h5py.Group]:
+    """Return the stored directions of an open surface file by axis."""
+    group, version = file.get("directions", {}), int(file.attrs["format_version"])
+    names = {axis: directions_group(axis, version) for axis in AXES}
+    return {axis: group[name] for axis, name in names.items() if name in group}
 
 
 def read_state_dict_layout(path: Path) -> str:

@@ -1,6 +1,8 @@
-"""How the archived files of lsengine's were made; run once per format version, in an empty folder.
+"""How the archived files of lsengine's were made; run once per format version.
 
     python -m tests.archive.write FOLDER
+
+The folder is an empty one such as ``/srv/study``: its name is in the files.
 
 A plane of 4 x 3 cells of a small network that raises where its first weight has moved up, with
 a trajectory of three checkpoints, and the history of a short training.

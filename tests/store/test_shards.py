@@ -104,14 +104,20 @@ def test_shards_of_other_jobs_are_refused_by_name(make_job):
     assert not job.with_suffix(".h5").exists()
 
 
-@pytest.mark.parametrize("what", ["directions/beta/0.weight", "beta"])
-def test_other_directions_or_coordinates_are_refused(make_job, what):
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("directions/along_beta/0.weight", r"the direction beta differs in 0\.weight"),
+        ("beta", "the coordinates of beta differ"),
+    ],
+)
+def test_other_directions_or_coordinates_are_refused(make_job, what, reason):
     """The same job's fingerprint does not excuse other numbers."""
     job = make_job()
     shards = _shards(job, 2)
     with h5py.File(shards[1], "r+") as file:
         file[what][0] += 0.125
-    with pytest.raises(SurfaceError, match=rf"shard-2.*{what}"):
+    with pytest.raises(SurfaceError, match=rf"shard-2.*{reason}"):
         merge(shards, job.with_suffix(".h5"))
 
 

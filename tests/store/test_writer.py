@@ -172,18 +172,17 @@ def test_directions_come_back_as_they_were(layout, tmp_path):
 
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_xarray_opens_it_with_named_coordinates(layout, tmp_path, repeats):
-    """`open_dataset` gives labelled quantities; the tree of directions opens by itself."""
+    """`open_dataset` gives labelled quantities, `open_datatree` the directions, too."""
     grid = layout.grid if repeats == 1 else make_grid([-1, 1, 4], repeats=repeats)
     directions = {"alpha": {"w": np.ones((repeats, 2, 2), np.float32)}}
     store.create(tmp_path / "s.h5", Layout(grid, layout.quantities, layout.attributes, directions))
-    with xarray.open_dataset(tmp_path / "s.h5", engine="h5netcdf") as dataset:
+    with xarray.open_dataset(tmp_path / "s.h5") as dataset:
         assert dataset["train_loss"].dims == tuple(grid.axes)
         np.testing.assert_array_equal(dataset["alpha"], grid.axes["alpha"])
         assert dataset.attrs["format"] == "lsengine-surface"
-    # As one tree, xarray refuses a group "alpha" below the coordinate "alpha" it inherits.
-    options = {"engine": "h5netcdf", "group": "directions"}
-    with xarray.open_datatree(tmp_path / "s.h5", **options) as tree:
-        assert tree["alpha/w"].shape == (repeats, 2, 2)
+    with xarray.open_datatree(tmp_path / "s.h5") as tree:
+        assert tree["train_loss"].dims == tuple(grid.axes)
+        assert tree["directions/along_alpha/w"].shape == (repeats, 2, 2)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "foreign"])

@@ -1,0 +1,23 @@
+"""Surface files as format version 1 had them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+
+
+def to_version_1(path: Path) -> Path:
+    """Give the groups of directions their names of version 1."""
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = 1
+        for axis in ("alpha", "beta"):
+            if f"directions/along_{axis}" in file:
+                file.move(f"directions/along_{axis}", f"directions/{axis}")
+    return path
+
+
+def version_of(path: Path) -> int:
+    """Return a file's format version."""
+    with h5py.File(path, "r") as file:
+        return int(file.attrs["format_version"])
