@@ -87,12 +87,12 @@ def write_surface(path: Path, points: int) -> None:
     }
     grid = make_grid([-1, 1, points], [-1, 1, points])
     about = {"name": "benchmark", "writing": "gather"}
-    store.create(path, Layout(grid, list(values), about))
+    store.create(path, Layout(grid=grid, quantities=list(values), attributes=about))
     cells = list(range(points * points))
     flat = {name: array.ravel().tolist() for name, array in values.items()}
     seconds = [0.0] * len(cells)
     writer = store.Writer(path)
-    writer.write(CellResults(cells, flat, wall_s=seconds, finished=seconds, worker=0))
+    writer.write(CellResults(cells=cells, values=flat, wall_s=seconds, finished=seconds, worker=0))
     writer.close()
 
 

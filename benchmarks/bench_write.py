@@ -139,7 +139,10 @@ def _results(rates: dict[Variant, list[float]]) -> list[dict[str, Any]]:
 def _lay_out(folder: Path) -> None:
     grid = make_grid((-1, 1, POINTS), (-1, 1, POINTS))
     for way in ("gather", "parallel"):
-        store.create(folder / f"{way}.h5", Layout(grid, QUANTITIES, {"writing": way}))
+        store.create(
+            folder / f"{way}.h5",
+            Layout(grid=grid, quantities=QUANTITIES, attributes={"writing": way}),
+        )
 
 
 def _rate(folder: Path, variant: Variant, span_s: float, rank: int, comm: Any) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def did_you_mean(found: object, allowed: Iterable[str]) -> str:
@@ -31,6 +33,12 @@ def _plain(word: str) -> str:
 def _shared_beginning(one: str, other: str) -> int:
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def short(value: Any) -> str:
+    """Return a value as a user would write it, cut to 60 characters."""
+    text = json.dumps(value, default=str) if not isinstance(value, float) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def listed(things: Iterable[object], most: int = 5, separator: str = ", ") -> str:

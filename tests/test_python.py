@@ -60,11 +60,15 @@ def test_a_file_that_is_being_written_opens(tmp_path):
     """With the cells that are done at that moment; the writer goes on."""
     path = tmp_path / "s.h5"
     grid = make_grid((-1.0, 1.0, 3), repeats=2)
-    store.create(path, Layout(grid, ["train_loss"], {"name": "live"}))
+    store.create(path, Layout(grid=grid, quantities=["train_loss"], attributes={"name": "live"}))
     writer = store.Writer(path)
     counts = []
     for cell in range(2):
-        writer.write(CellResults([cell], {"train_loss": [float(cell)]}, [0.0], [0.0]))
+        writer.write(
+            CellResults(
+                cells=[cell], values={"train_loss": [float(cell)]}, wall_s=[0.0], finished=[0.0]
+            )
+        )
         surface = lsengine.open(path)
         counts.append(surface.counts()["done"])
         assert surface.mask.sum() == 5 - cell
@@ -129,12 +133,12 @@ def laid_out(request, tmp_path):
     one = {"w": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32)}
     path, kind = tmp_path / "s.h5", request.param
     layout = Layout(
-        make_grid((-1.0, 1.0, 4), (0.0, 1.0, 3)),
-        ["train_loss"],
-        {"name": "plane"},
-        {"alpha": one, "beta": one} if kind in ("directions", "both") else {},
-        track if kind in ("trajectory", "both") else None,
-        state='[["w",[2,2],true],["b",[2],true]]',
+        grid=make_grid((-1.0, 1.0, 4), (0.0, 1.0, 3)),
+        quantities=["train_loss"],
+        attributes={"name": "plane"},
+        directions={"alpha": one, "beta": one} if kind in ("directions", "both") else {},
+        trajectory=track if kind in ("trajectory", "both") else None,
+        state_dict_layout='[["w",[2,2],true],["b",[2],true]]',
     )
     store.create(path, layout)
     return path, layout

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsengine import store
 from lsengine.engine.messages import WorkerInfo
 from lsengine.errors import SurfaceError
-from lsengine.job import Job, cell_identity, fingerprint, first_difference
+from lsengine.job import Job
+from lsengine.surface.identity import cell_identity, fingerprint, first_difference, read_identity
+from lsengine.surface.settled import disagreements
 
 if TYPE_CHECKING:
     from lsengine.engine.prepare.checkpoint_series import CheckpointSeries
 
 
 log = logging.getLogger(__name__)
-_SETTLED = ("device_kind", "torch_version", "threads")
 
 
 def refuse_other_job(job: Job, identity: dict[str, Any], series: CheckpointSeries | None) -> None:
@@ -35,10 +36,10 @@ def refuse_other_job(job: Job, identity: dict[str, Any], series: CheckpointSerie
     attributes = store.read_attributes(job.output)
     if attributes.get("fingerprint") == fingerprint(identity):
         return
-    try:
-        difference = first_difference(identity, json.loads(attributes["identity"]))
-    except (KeyError, ValueError):
-        raise SurfaceError(f"{job.output}: damaged: it does not say which job it is of") from None
+    stored_identity = read_identity(attributes)
+    if stored_identity is None:
+        raise SurfaceError(f"{job.output}: damaged: it does not say which job it is of")
+    difference = first_difference(identity, stored_identity)
     same_cells = attributes.get("cell_fingerprint") == fingerprint(cell_identity(identity))
     also = f", and take its cells over with --extend {job.output}" if same_cells else ""
     raise SurfaceError(
@@ -57,10 +58,12 @@ def refuse_other_cells(old: Path, identity: dict[str, Any]) -> None:
     ours = cell_identity(identity)
     if attributes.get("cell_fingerprint") == fingerprint(ours):
         return
-    try:
-        difference = first_difference(ours, cell_identity(json.loads(attributes["identity"])))
-    except (KeyError, ValueError):
-        difference = "it does not say which job it is of"
+    stored_identity = read_identity(attributes)
+    difference = (
+        "it does not say which job it is of"
+        if stored_identity is None
+        else first_difference(ours, cell_identity(stored_identity))
+    )
     raise SurfaceError(
         f"--extend {old}: its cells are of another job: {difference}; only grid, repeats and "
         "quantities may differ"
@@ -69,11 +72,8 @@ def refuse_other_cells(old: Path, identity: dict[str, Any]) -> None:
 
 def warn_of_differences(attributes: dict[str, Any], facts: WorkerInfo) -> None:
     """Warn of what makes new cells differ from those in a file in their last bits."""
-    for name in _SETTLED:
-        here, there = getattr(facts, name), attributes.get(name)
-        if here != there:
-            log.warning(
-                "%s is %s here, %s in the file; new cells agree with the old ones to the "
-                "precision's tolerance, not bit by bit",
-                *(name, here, there),
-            )
+    for difference in disagreements(asdict(facts), attributes):
+        log.warning(
+            "%s; new cells agree with the old ones to the precision's tolerance, not bit by bit",
+            difference.words("here", "in the file"),
+        )

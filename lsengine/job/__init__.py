@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from lsengine.job.files import matching as matching
-from lsengine.job.identity import cell_identity as cell_identity
-from lsengine.job.identity import fingerprint as fingerprint
-from lsengine.job.identity import first_difference as first_difference
 from lsengine.job.job import Job as Job
 from lsengine.job.loading import load as load
 from lsengine.job.loading import load_all as load_all

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lsengine.job import rules
 from lsengine.job.job import absolute, direction_files
-from lsengine.job.messages import short
 from lsengine.job.schema import Document
+from lsengine.wording import short
 
 
 def matching(pattern: str) -> list[Path]:

@@ -20,8 +20,9 @@ from lsengine.errors import JobError
 from lsengine.job import matrix, rules
 from lsengine.job.files import file_checks
 from lsengine.job.job import Job, absolute
-from lsengine.job.messages import drop, explain, short
+from lsengine.job.messages import drop, explain
 from lsengine.job.schema import Document
+from lsengine.wording import short
 
 _SURFACE = ("model.checkpoint", "directions", "grid")
 _NEEDS = {

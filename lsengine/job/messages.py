@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lsengine.job.schema import Document
-from lsengine.wording import did_you_mean
+from lsengine.wording import did_you_mean, short
 
 
 def drop(raw: Any, loc: tuple[int | str, ...]) -> None:
@@ -99,9 +98,3 @@ def _fields_at(owner: str) -> list[str]:
 def _dereference(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     reference = node.get("$ref", "").rpartition("/")[2]
     return schema["$defs"][reference] if reference else node
-
-
-def short(value: Any) -> str:
-    """Return a value as a user would write it, cut to 60 characters."""
-    text = json.dumps(value, default=str) if not isinstance(value, float) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from lsengine.job.messages import short
 from lsengine.job.schema import (
     ARCHITECTURES,
     DATASETS,
@@ -15,7 +14,7 @@ from lsengine.job.schema import (
     HessianDirection,
     PrincipalDirection,
 )
-from lsengine.wording import did_you_mean
+from lsengine.wording import did_you_mean, short
 
 _MOST_CELLS = 100_000_000  # more is a slip of the keyboard, and would fill memory and disk
 

@@ -7,7 +7,10 @@ from lsengine.store.creating import create as create
 from lsengine.store.extending import adopt as adopt
 from lsengine.store.file import has_mpi as has_mpi
 from lsengine.store.file import refuses_parallel as refuses_parallel
+from lsengine.store.format import HISTORY_FORMAT as HISTORY_FORMAT
 from lsengine.store.format import PROVENANCE as PROVENANCE
+from lsengine.store.format import SPECTRUM_FORMAT as SPECTRUM_FORMAT
+from lsengine.store.format import WEIGHTS_FORMAT as WEIGHTS_FORMAT
 from lsengine.store.layout import CellResults as CellResults
 from lsengine.store.layout import CurveLayout as CurveLayout
 from lsengine.store.layout import Layout as Layout
@@ -16,8 +19,14 @@ from lsengine.store.reader import read as read
 from lsengine.store.reader import read_attributes as read_attributes
 from lsengine.store.reader import read_directions as read_directions
 from lsengine.store.reader import read_grid as read_grid
-from lsengine.store.reader import read_precision_error as read_precision_error
 from lsengine.store.reader import read_state_dict_layout as read_state_dict_layout
 from lsengine.store.reader import read_status as read_status
 from lsengine.store.reader import read_trajectory as read_trajectory
+from lsengine.store.records import format_of as format_of
+from lsengine.store.records import read_histograms as read_histograms
+from lsengine.store.records import read_history as read_history
+from lsengine.store.records import read_spectrum as read_spectrum
+from lsengine.store.records import write_histograms as write_histograms
+from lsengine.store.records import write_history as write_history
+from lsengine.store.records import write_spectrum as write_spectrum
 from lsengine.store.writer import Writer as Writer

@@ -16,8 +16,10 @@ from lsengine.errors import EnvironmentUnfit
 from lsengine.store.file import quantity_names
 from lsengine.store.format import PROVENANCE
 from lsengine.store.reader import read
+from lsengine.store.scales import scale_name
 from lsengine.surface import DONE, Surface
 
+Indices = tuple[NDArray[np.int64], ...]
 _APART = 1e-9  # of an axis's extent: coordinates that differ by rounding only
 
 
@@ -56,51 +58,51 @@ def _copy_cells(file: h5py.File, old: Surface, quantities: Sequence[str]) -> tup
     Returns:
         How many cells are done now, and how many have some of their quantities.
     """
-    here, there = _coincident(file, old)
-    done_C = old.status[there] == DONE
-    here, there = tuple(i[done_C] for i in here), tuple(i[done_C] for i in there)
+    new_cells, old_cells = _coincident(file, old)
+    done_C = old.status[old_cells] == DONE
+    cells = tuple(i[done_C] for i in new_cells), tuple(i[done_C] for i in old_cells)
     shared = [name for name in quantities if name in old.quantities]
-    _copy(file, {name: old.quantities[name] for name in shared}, here, there)
-    count = len(here[0])
+    _copy(file, {name: old.quantities[name] for name in shared}, *cells)
+    count = int(np.count_nonzero(done_C))
     if len(shared) < len(quantities):
         return 0, count if shared else 0
-    _copy(file, {n: old.provenance[n] for n in PROVENANCE if n in old.provenance}, here, there)
-    _copy(file, {"status": old.status}, here, there)
+    _copy(file, {n: old.provenance[n] for n in PROVENANCE if n in old.provenance}, *cells)
+    _copy(file, {"status": old.status}, *cells)
     return count, 0
 
 
-def _coincident(
-    file: h5py.File, old: Surface
-) -> tuple[tuple[NDArray[np.int64], ...], tuple[NDArray[np.int64], ...]]:
+def _coincident(file: h5py.File, old: Surface) -> tuple[Indices, Indices]:
     """Return the indices (C,) per axis of equal coordinates, in this file and in the old one.
 
     The only direction of a surface without repeats is the first of one that has several.
     """
-    here, there = [], []
-    dims = [str(dim[0].name).lstrip("/") for dim in file["status"].dims]
+    new_indices, old_indices = [], []
+    dims = [scale_name(dim) for dim in file["status"].dims]
     for axis in dims:
         values = file[axis][...]
         known = old.axes.get(axis, np.zeros(1))
         near = np.abs(values[:, None] - known) <= _APART * max(1.0, float(np.ptp(values)))
-        mine, theirs = np.nonzero(near)
-        here.append(mine)
-        there.append(theirs)
-    grids = [np.meshgrid(*indices, indexing="ij") for indices in (here, there)]
-    mine_C, theirs_C = ([g.ravel() for g in grid] for grid in grids)
-    by_axis = dict(zip(dims, theirs_C, strict=True))
-    first = np.zeros(len(mine_C[0]), np.int64)
-    return tuple(mine_C), tuple(by_axis.get(axis, first) for axis in old.axes)
+        new_index, old_index = np.nonzero(near)
+        new_indices.append(new_index)
+        old_indices.append(old_index)
+    new_C, old_C = (
+        [axis.ravel() for axis in np.meshgrid(*indices, indexing="ij")]
+        for indices in (new_indices, old_indices)
+    )
+    by_axis = dict(zip(dims, old_C, strict=True))
+    first = np.zeros(len(new_C[0]), np.int64)
+    return tuple(new_C), tuple(by_axis.get(axis, first) for axis in old.axes)
 
 
 def _copy(
     file: h5py.File,
     columns: dict[str, NDArray[np.generic]],
-    here: tuple[NDArray[np.int64], ...],
-    there: tuple[NDArray[np.int64], ...],
+    new_cells: Indices,
+    old_cells: Indices,
 ) -> None:
     for name, values in columns.items():
         if name in file:
             content = file[name][...]
-            content[here] = values[there]
+            content[new_cells] = values[old_cells]
             file[name][...] = content
     file.flush()

@@ -1,9 +1,8 @@
-"""How surface files are opened, checked and put in place."""
+"""How files are opened, checked and put in place."""
 
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +11,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
+from lsengine import files
+from lsengine.errors import UsageError
 from lsengine.store import loss_landscape
-from lsengine.store.format import FORMAT, FORMAT_VERSION, PROVENANCE
+from lsengine.store.format import KINDS, PROVENANCE
 
 # What HDF5 and NumPy raise over rotten bytes, depending on where they are.
 _DAMAGE = (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError)
+_BLOCK_BYTES = 2**20
 
 
 def has_mpi() -> bool:
@@ -27,20 +28,31 @@ def has_mpi() -> bool:
 
 @contextmanager
 def in_place_of(path: Path) -> Iterator[Path]:
-    """Give a file's name beside ``path``; what is written there then takes its place."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in path.parent.glob(f".{path.name}.*.part"):
-            left_over.unlink()  # of a run that was killed here; the lock is ours now
+    """Give a name beside a surface whose lock is held; what is written there takes its place.
+
+    Raises:
+        EnvironmentUnfit: If it cannot be written; nothing is left behind.
+    """
+    files.make_folder(path.parent)
+    files.remove_parts(path)  # of a run that was killed here; the lock is ours now
+    with files.whole(path) as part:
         yield part
-        _fsync(part)
-        part.replace(path)
-        _fsync(path.parent)
-    except (OSError, RuntimeError) as error:
-        raise EnvironmentUnfit(f"{path}: the surface file cannot be made: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def reserve(part: Path, size: int) -> None:
+    """Make a file where there is room for ``size`` bytes: HDF5 crashes where there is not.
+
+    Asking the file system for the space, and not how much is free, minds quotas, too.
+
+    Raises:
+        OSError: If there is no room.
+    """
+    with part.open("xb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        for start in range(0, size, _BLOCK_BYTES):  # macOS
+            file.write(bytes(min(_BLOCK_BYTES, size - start)))
 
 
 def refuses_parallel(path: Path, comm: Any) -> str | None:
@@ -65,16 +77,27 @@ def refuses_parallel(path: Path, comm: Any) -> str | None:
 
 
 @contextmanager
-def opened(path: Path, formats: tuple[str, ...] = (FORMAT,)) -> Iterator[h5py.File]:
-    """Open a file for reading, and check its format."""
+def opened(path: Path, *formats: str) -> Iterator[h5py.File]:
+    """Open a file for reading, and check its format.
+
+    Args:
+        path: The file; nobody is kept from writing it.
+        formats: Those that are welcome; messages speak of the first one.
+
+    Raises:
+        UsageError: If there is no such file.
+        SurfaceError: If a surface file is damaged or something else; a `UsageError` for files
+            of other formats.
+    """
+    kind = KINDS[formats[0]]
     if path.is_dir():
-        raise UsageError(f"{path}: is a directory; expected a surface file")
+        raise UsageError(f"{path}: is a directory; expected a {kind.name} file")
     if not path.exists():
-        raise UsageError(f'{path}: no such file; "lsengine eval JOB" writes one')
+        raise UsageError(f'{path}: no such file; "{kind.command}" writes one')
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
-        raise SurfaceError(
+        raise kind.error(
             f"{path}: not a readable HDF5 file ({error}); it is damaged or of another kind; "
             "move it away"
         ) from None
@@ -83,27 +106,31 @@ def opened(path: Path, formats: tuple[str, ...] = (FORMAT,)) -> Iterator[h5py.Fi
             _check_format(path, file, formats)
             yield file
         except _DAMAGE as error:
-            raise SurfaceError(f"{path}: damaged: {type(error).__name__}: {error}") from error
+            raise kind.error(f"{path}: damaged: {type(error).__name__}: {error}") from error
 
 
 def _check_format(path: Path, file: h5py.File, formats: tuple[str, ...]) -> None:
-    found = loss_landscape.FORMAT if loss_landscape.is_one(file) else file.attrs.get("format")
-    if found not in formats:
-        raise SurfaceError(f"{path}: an HDF5 file, but not a surface of lsengine's")
-    version = _version(path, file)
-    if version > FORMAT_VERSION:
-        raise SurfaceError(
-            f"{path}: format_version is {version}, this lsengine reads up to "
-            f"{FORMAT_VERSION}; install a newer lsengine"
+    kind = KINDS[formats[0]]
+    written = loss_landscape.FORMAT if loss_landscape.is_one(file) else file.attrs.get("format")
+    if written not in formats:
+        raise kind.error(f"{path}: an HDF5 file, but not a {kind.name} of lsengine's")
+    version = file.attrs.get("format_version", 0)
+    try:
+        number = int(version)
+    except (TypeError, ValueError):
+        raise kind.error(f"{path}: damaged: format_version is {version!r}, not a number") from None
+    if number > kind.version:
+        raise kind.error(
+            f"{path}: format_version is {number}, this lsengine reads up to {kind.version}; "
+            "install a newer lsengine"
         )
 
 
-def _version(path: Path, file: h5py.File) -> int:
-    found = file.attrs.get("format_version", 0)
-    try:
-        return int(found)
-    except (TypeError, ValueError):
-        raise SurfaceError(f"{path}: damaged: format_version is {found!r}, not a number") from None
+def plain(value: Any) -> Any:
+    """Return an attribute's value as Python's own, where there is one."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def quantity_names(file: h5py.File) -> list[str]:
@@ -119,16 +146,3 @@ def quantity_names(file: h5py.File) -> list[str]:
         and item.dtype == np.float64
         and not item.is_scale
     ]
-
-
-def axis_name(dim: Any) -> str:
-    """Return the name of the coordinate that is the scale of an axis."""
-    return str(dim[0].name).lstrip("/")
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

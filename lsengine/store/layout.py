@@ -30,7 +30,7 @@ class TrajectoryLayout:
     attributes: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CurveLayout:
     """A trained curve as it lies in a plane, for whoever draws it.
 
@@ -49,7 +49,7 @@ class CurveLayout:
     attributes: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Everything a new surface file holds before the first cell.
 
@@ -61,9 +61,9 @@ class Layout:
             grid has one.
         trajectory: The group of checkpoints, if there is one.
         curve: The curve whose plane it is, if it is one's.
-        state: The network's state dict without its numbers: JSON, a list of name, shape and
-            whether it is a parameter, in order.  Directions are written to files that number
-            parameters by it.
+        state_dict_layout: The network's state dict without its numbers: JSON, a list of name,
+            shape and whether it is a parameter, in order.  Directions are written to files that
+            number parameters by it.
     """
 
     grid: Grid
@@ -72,10 +72,10 @@ class Layout:
     directions: Mapping[str, Mapping[str, NDArray[np.float32]]] = field(default_factory=dict)
     trajectory: TrajectoryLayout | None = None
     curve: CurveLayout | None = None
-    state: str = ""
+    state_dict_layout: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class CellResults:
     """Finished cells on their way into the file.
 

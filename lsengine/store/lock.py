@@ -3,6 +3,11 @@
 A file system lock would be lost or refused on network file systems; a sidecar with the
 owner's identity and a heartbeat works on all of them.  Clocks of different hosts are never
 compared: a foreign lock is judged by whether its heartbeat *changes* while it is watched.
+
+One weakness remains.  A process that is paused for longer than others watch its lock, and just
+between reading the lock and renewing it, overwrites the lock of the run that has taken over.  That
+run sees a foreign token at its next heartbeat and stops cleanly, so two runs write for seconds at
+most; both write the same values into the same cells.
 """
 
 from __future__ import annotations
@@ -35,13 +40,19 @@ def lock_path(surface: Path) -> Path:
 
 @contextlib.contextmanager
 def held(
-    surface: Path, *, lost: Callable[[], None], watch_s: float = WATCH_S, beat_s: float = BEAT_S
+    surface: Path,
+    *,
+    lost: Callable[[], None],
+    tick: Callable[[], None] = lambda: None,
+    watch_s: float = WATCH_S,
+    beat_s: float = BEAT_S,
 ) -> Iterator[None]:
     """Hold the lock of a surface file, renewing its heartbeat from a thread.
 
     Args:
         surface: The surface file; it need not exist, its folder must.
         lost: Called from the thread when another run has taken the lock.
+        tick: Called now and then while a foreign lock is watched; may raise to stop.
         watch_s: How long a foreign lock is watched before it counts as stale.
         beat_s: Seconds between heartbeats.
 
@@ -49,7 +60,7 @@ def held(
         SurfaceError: If another run holds the lock.
     """
     path, mine = lock_path(surface), _identity()
-    _acquire(path, mine, watch_s)
+    _acquire(path, mine, watch_s, tick)
     ended = threading.Event()
     thread = threading.Thread(
         target=_beat, args=(path, mine, ended, lost, beat_s), name="lock", daemon=True
@@ -79,8 +90,8 @@ def _release(path: Path, mine: dict[str, Any]) -> None:
 
 def owner(surface: Path) -> dict[str, Any] | None:
     """Return the identity of the run that holds the lock, or None; stale ones count as none."""
-    found = _read(lock_path(surface))
-    return found if found and not _is_dead(found, _identity()) else None
+    seen = _read(lock_path(surface))
+    return seen if seen and not _is_dead(seen, _identity()) else None
 
 
 def _identity() -> dict[str, Any]:
@@ -97,10 +108,10 @@ def _identity() -> dict[str, Any]:
     }
 
 
-def _acquire(path: Path, mine: dict[str, Any], watch_s: float) -> None:
+def _acquire(path: Path, mine: dict[str, Any], watch_s: float, tick: Callable[[], None]) -> None:
     """Make the lock, or take over a stale one; go round again when its owner leaves meanwhile."""
     try:
-        while not _made(path, mine) and not _taken_over(path, mine, watch_s):
+        while not _create(path, mine) and not _take_over(path, mine, watch_s, tick):
             time.sleep(0.01)
     except OSError as error:
         raise EnvironmentUnfit(
@@ -108,7 +119,7 @@ def _acquire(path: Path, mine: dict[str, Any], watch_s: float) -> None:
         ) from error
 
 
-def _made(path: Path, mine: dict[str, Any]) -> bool:
+def _create(path: Path, mine: dict[str, Any]) -> bool:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
@@ -122,7 +133,7 @@ def _made(path: Path, mine: dict[str, Any]) -> bool:
     return True
 
 
-def _taken_over(path: Path, mine: dict[str, Any], watch_s: float) -> bool:
+def _take_over(path: Path, mine: dict[str, Any], watch_s: float, tick: Callable[[], None]) -> bool:
     """Replace a stale lock; False if it changed meanwhile and has to be looked at anew.
 
     flock makes two processes that judge the same lock stale take turns; the second then
@@ -133,7 +144,7 @@ def _taken_over(path: Path, mine: dict[str, Any], watch_s: float) -> bool:
     while _is_local(seen, mine) and not _is_dead(seen, mine) and time.monotonic() < end:
         time.sleep(0.1)
     is_stale = _is_dead(seen, mine) or (
-        not _is_local(seen, mine) and _is_silent(path, seen, watch_s)
+        not _is_local(seen, mine) and _is_silent(path, seen, watch_s, tick)
     )
     if not path.exists():
         return False
@@ -185,9 +196,10 @@ def _is_dead(seen: dict[str, Any], mine: dict[str, Any]) -> bool:
     )
 
 
-def _is_silent(path: Path, seen: dict[str, Any], watch_s: float) -> bool:
+def _is_silent(path: Path, seen: dict[str, Any], watch_s: float, tick: Callable[[], None]) -> bool:
     end = time.monotonic() + watch_s
     while time.monotonic() < end:
+        tick()
         time.sleep(min(0.5, watch_s / 10))
         if _read(path) != seen:
             return False
@@ -202,8 +214,8 @@ def _beat(
     beat_s: float,
 ) -> None:
     while not ended.wait(beat_s):
-        found = _read(path)
-        if found.get("token", mine["token"]) != mine["token"] or not path.exists():
+        seen = _read(path)
+        if seen.get("token", mine["token"]) != mine["token"] or not path.exists():
             lost()
             return
         mine["heartbeat"] += 1
@@ -219,10 +231,10 @@ def _beat(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}  # just being written or removed; an unreadable lock is watched like a foreign one
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _boot_id() -> str:
@@ -258,5 +270,5 @@ def _answers(pid: int) -> str | None:
     except ProcessLookupError:
         return None
     except PermissionError:
-        return "alive"
+        pass  # it is there, and somebody else's
     return "alive"

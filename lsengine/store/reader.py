@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.store import loss_landscape
-from lsengine.store.file import axis_name, opened, quantity_names
+from lsengine.store.file import opened, plain, quantity_names
 from lsengine.store.format import AXES, FORMAT, PROVENANCE, directions_group
+from lsengine.store.scales import scale_name
 from lsengine.surface import PlaneCurve, Surface, Trajectory
 from lsengine.surface.grid import Grid
 
@@ -25,11 +26,11 @@ def read(path: str | Path) -> Surface:
         UsageError: If there is no such file.
         SurfaceError: If it is damaged or no surface file.
     """
-    with opened(Path(path), formats=(FORMAT, loss_landscape.FORMAT)) as file:
+    with opened(Path(path), FORMAT, loss_landscape.FORMAT) as file:
         if loss_landscape.is_one(file):
             return loss_landscape.read(file, Path(path))
         status = file["status"][...]
-        axes = {axis_name(d): file[axis_name(d)][...] for d in file["status"].dims}
+        axes = {scale_name(d): file[scale_name(d)][...] for d in file["status"].dims}
         quantities = {name: file[name][...] for name in quantity_names(file)}
         attributes = {k: plain(v) for k, v in file.attrs.items()}
         provenance = {n: file[n][...] for n in PROVENANCE if n in file}
@@ -41,20 +42,20 @@ def read(path: str | Path) -> Surface:
             status=status,
             provenance=provenance,
             attributes=attributes,
-            trajectory=trajectory(file),
-            curve=curve(file),
+            trajectory=_trajectory(file),
+            curve=_curve(file),
         )
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
     """Return the root attributes; raises like `read`."""
-    with opened(path) as file:
+    with opened(path, FORMAT) as file:
         return {k: plain(v) for k, v in file.attrs.items()}
 
 
 def read_status(path: Path) -> NDArray[np.uint8]:
     """Return ``status`` of all cells, flat, checkpoints last: (C + T,); raises like `read`."""
-    with opened(path) as file:
+    with opened(path, FORMAT) as file:
         status = np.asarray(file["status"][...]).ravel()
         group = file.get("trajectory", {})
         return np.concatenate([status, group["status"][...]]) if "status" in group else status
@@ -62,27 +63,14 @@ def read_status(path: Path) -> NDArray[np.uint8]:
 
 def read_grid(path: Path) -> Grid:
     """Return the coordinates; raises like `read`."""
-    with opened(path) as file:
-        return Grid({axis_name(d): file[axis_name(d)][...] for d in file["status"].dims})
+    with opened(path, FORMAT) as file:
+        return Grid({scale_name(d): file[scale_name(d)][...] for d in file["status"].dims})
 
 
 def read_trajectory(path: Path) -> Trajectory | None:
     """Return the group of checkpoints, None if there is none; raises like `read`."""
-    with opened(path) as file:
-        return trajectory(file)
-
-
-def read_cell(path: Path, cell: int) -> dict[str, float]:
-    """Return all quantities of one cell; raises like `read`."""
-    with opened(path) as file:
-        at = np.unravel_index(cell, file["status"].shape)
-        return {name: float(file[name][at]) for name in quantity_names(file)}
-
-
-def read_precision_error(path: Path) -> NDArray[np.float64]:
-    """Return the comparison of a fast precision with float32, (3, 4); raises like `read`."""
-    with opened(path) as file:
-        return np.asarray(file["precision_error"][...])
+    with opened(path, FORMAT) as file:
+        return _trajectory(file)
 
 
 def read_directions(path: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
@@ -91,7 +79,7 @@ def read_directions(path: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
     Of a direction file of github.com/tomgoldstein/loss-landscape the names are numbers, in the
     order of the network's parameters, or of its state dict.
     """
-    with opened(path, formats=(FORMAT, loss_landscape.FORMAT)) as file:
+    with opened(path, FORMAT, loss_landscape.FORMAT) as file:
         if loss_landscape.is_one(file):
             return loss_landscape.read_directions(file)
         return {
@@ -108,13 +96,13 @@ def direction_groups(file: h5py.File) -> dict[str, h5py.Group]:
 
 
 def read_state_dict_layout(path: Path) -> str:
-    """Return `Layout.state`, empty if the file does not say it; raises like `read`."""
-    with opened(path, formats=(FORMAT, loss_landscape.FORMAT)) as file:
+    """Return `Layout.state_dict_layout`, empty if the file does not say it; raises like `read`."""
+    with opened(path, FORMAT, loss_landscape.FORMAT) as file:
         found = file["directions/state"][()] if "directions/state" in file else b""
         return bytes(found).decode()
 
 
-def trajectory(file: h5py.File) -> Trajectory | None:
+def _trajectory(file: h5py.File) -> Trajectory | None:
     """Return the group of checkpoints, None if there is none."""
     group = file.get("trajectory")
     if group is None:
@@ -124,7 +112,7 @@ def trajectory(file: h5py.File) -> Trajectory | None:
     return Trajectory(columns, {k: plain(v) for k, v in group.attrs.items()})
 
 
-def curve(file: h5py.File) -> PlaneCurve | None:
+def _curve(file: h5py.File) -> PlaneCurve | None:
     """Return the trained curve that lies in the plane, None if there is none."""
     group = file.get("curve")
     if group is None:
@@ -134,10 +122,3 @@ def curve(file: h5py.File) -> PlaneCurve | None:
         for prefix in ("", "control_")
     )
     return PlaneCurve(points, controls, group["control_distance"][...])
-
-
-def plain(value: Any) -> Any:
-    """Return an attribute's value as Python's own, where there is one."""
-    if isinstance(value, bytes):
-        return value.decode()
-    return value.item() if isinstance(value, np.generic) else value

@@ -1,10 +1,10 @@
-"""Writing the results of cells: values first, their status last."""
+"""Who writes cells into a surface file: values first, their status last."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,15 @@ class Writer:
     """
 
     def __init__(self, path: Path, comm: Any = None) -> None:
+        how = {"locking": False} if comm is None else {"driver": "mpio", "comm": comm}
         try:
-            if comm is None:
-                self._file = h5py.File(path, "r+", locking=False)
-            else:
-                self._file = h5py.File(path, "r+", driver="mpio", comm=comm)
             # HDF5's flush is collective under mpio; a second descriptor syncs this process's data.
             self._descriptor = os.open(path, os.O_RDONLY)
+            try:
+                self._file = h5py.File(path, "r+", **how)
+            except OSError:
+                os.close(self._descriptor)
+                raise
         except OSError as error:
             if not path.exists():
                 raise EnvironmentUnfit(
@@ -77,13 +79,14 @@ class Writer:
         Raises:
             EnvironmentUnfit: If the disk refuses the data.
         """
-        rank_of = {cell: i for i, cell in enumerate(results.cells)}
-        of_grid = [cell for cell in sorted(rank_of) if cell < self._size]
-        of_run = [cell for cell in sorted(rank_of) if cell >= self._size]
+        cells = sorted(results.cells)
+        of_grid = [cell for cell in cells if cell < self._size]
+        checkpoints = cells[len(of_grid) :]
         try:
-            for group, cells in (("", of_grid), ("trajectory/", of_run)):
-                if cells:
-                    self._store(results, group, cells, rank_of)
+            if of_grid:
+                self._store(results, "", of_grid)
+            if checkpoints:
+                self._store(results, "trajectory/", checkpoints)
             if results.precision_error:
                 self._file["precision_error"][...] = np.array(results.precision_error)
                 self._sync()
@@ -95,18 +98,17 @@ class Writer:
                 "safe; the same command goes on from them"
             ) from error
 
-    def _store(
-        self, results: CellResults, group: str, cells: list[int], rank_of: Mapping[int, int]
-    ) -> None:
+    def _store(self, results: CellResults, group: str, cells: list[int]) -> None:
         """Store ascending cells of one group, values first and their status last."""
         failed, first = results.failures, self._size if group else 0
         done = [c for c in cells if c not in failed]
+        position = {cell: i for i, cell in enumerate(results.cells)}
         quantities = [name for name in results.values if group + name in self._datasets]
         known = self._names | {n.partition("/")[2] for n in self._datasets if "/" in n}
         complete = group or set(quantities) == self._names
         if done and not (complete and results.values.keys() <= known):
             raise ValueError(f"results have {sorted(results.values)}, not {sorted(self._names)}")
-        order = [rank_of[c] for c in cells]
+        order = [position[c] for c in cells]
         columns: dict[str, NDArray[Any]] = {
             "wall_s": np.array(results.wall_s, np.float64)[order],
             "finished": np.array(results.finished, np.float64)[order],
@@ -118,15 +120,15 @@ class Writer:
             ),
         }
         status = np.array([FAILED if c in failed else DONE for c in cells], np.uint8)
-        places, done_places = [c - first for c in cells], [c - first for c in done]
+        indices, done_indices = [c - first for c in cells], [c - first for c in done]
         for name in quantities:
-            values = [results.values[name][rank_of[c]] for c in done]
-            self._put(group + name, done_places, np.array(values, np.float64))
+            values = [results.values[name][position[c]] for c in done]
+            self._put(group + name, done_indices, np.array(values, np.float64))
         for name, column in columns.items():
             if group + name in self._datasets:  # older files have fewer
-                self._put(group + name, places, column)
+                self._put(group + name, indices, column)
         self._sync()
-        self._put(f"{group}status", places, status)
+        self._put(f"{group}status", indices, status)
         self._sync()
 
     def close(self) -> None:
@@ -136,7 +138,13 @@ class Writer:
             self._file.close()
 
     def _abandon(self) -> None:
-        """Never let go of a file whose disk refused: closing it fails again, and loudly."""
+        """Never let go of a file whose disk refused to write.
+
+        When h5py collects a file it closes the file, and HDF5 then flushes once more what it could
+        not write.  That fails as well: with a traceback that nobody can catch ("Exception ignored
+        in ObjectID.__dealloc__"), and in the end with a crash of the process.  One reference too
+        many keeps the collector away, at the end of the interpreter as well.
+        """
         self._is_abandoned = True
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine import wording
+from lsengine import store, wording
 from lsengine.errors import UsageError
 from lsengine.models import checkpoint
 from lsengine.models.checkpoint import Checkpoint
-from lsengine.store import records
 from lsengine.surface.records import Bins, WeightHistograms
 
 Arrays = dict[str, NDArray[np.float64]]
@@ -44,7 +43,7 @@ def histograms(
         raise UsageError(f"{output}: expected a name that ends in .h5")
     if not output.parent.is_dir():
         raise UsageError(f"{output}: there is no folder {output.parent}; make it first")
-    if output.exists() and records.format_of(output) != records.WEIGHTS_FORMAT:
+    if output.exists() and store.format_of(output) != store.WEIGHTS_FORMAT:
         raise UsageError(f"{output}: exists and is no file of weights; give another name")
     labels = _labels(paths, names)
     loaded = [checkpoint.load(path, key="histogram") for path in paths]
@@ -57,7 +56,7 @@ def histograms(
     epochs = tuple(-1 if c.epoch is None else c.epoch for c in loaded)
     digests = tuple(c.sha256 for c in loaded)
     made = WeightHistograms(labels, groups, epochs, digests, str(output))
-    records.write_weights(output, made)
+    store.write_histograms(output, made)
     return made
 
 

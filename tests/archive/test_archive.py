@@ -11,7 +11,6 @@ import xarray
 
 import lsengine
 from lsengine import store
-from lsengine.store import records
 
 DATA = Path(__file__).parent
 LARGEST = 60_000  # bytes
@@ -71,7 +70,7 @@ def surface(path):
 
 def history_v1(path):
     """Two epochs."""
-    found = records.read(path)
+    found = store.read_history(path)
     assert found.columns["epoch"].tolist() == [0, 1, 2]
     assert found.columns["train_loss"][-1] == 0.8079043623995159
     assert found.columns["test_error"][0] == 0.9032258064516129

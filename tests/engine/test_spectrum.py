@@ -10,12 +10,12 @@ import xarray
 from torch.func import functional_call, hessian
 
 from lsengine import job as jobs
+from lsengine import store
 from lsengine.cli import main
 from lsengine.engine import prepare, spectrum
 from lsengine.engine.prepare import hessian_directions
 from lsengine.errors import JobError, Stopped, UsageError
 from lsengine.ranks import StopRequest, Tag
-from lsengine.store import records
 from tests.support.jobs import write_job
 from tests.support.launchers import run_ranks
 
@@ -62,7 +62,7 @@ def test_moved_parameters_of_a_job_without_directions_are_all(tmp_path):
 def test_spectrum_is_that_of_the_dense_hessian(job, capsys):
     """Eigenpairs to the tolerance; trace and density within their own errors."""
     assert main(["spectrum", str(job), "--vectors", "3", "--trace", "200"]) == 0
-    found = records.read_spectrum(job.with_name("job-spectrum.h5"))
+    found = store.read_spectrum(job.with_name("job-spectrum.h5"))
     names, dense = _dense(job)
     values, vectors = np.linalg.eigh(dense)
     order = np.argsort(-np.abs(values))[:3]
@@ -109,7 +109,7 @@ def test_the_same_command_gives_the_same_bytes(job, tmp_path):
     for path, name in ((job, "a.h5"), (job, "b.h5"), (other, "c.h5")):
         arguments = ["--output", str(tmp_path / name), "--trace", "4", "--density", "2"]
         assert main(["spectrum", str(path), *arguments]) == 0
-        made[name] = records.read_spectrum(tmp_path / name)
+        made[name] = store.read_spectrum(tmp_path / name)
     assert made["a.h5"].trace == made["b.h5"].trace != made["c.h5"].trace
     np.testing.assert_array_equal(made["a.h5"].density, made["b.h5"].density)
     for name, vectors in made["a.h5"].vectors.items():
@@ -137,14 +137,14 @@ def test_xarray_opens_the_file_with_named_axes(job):
 def test_parts_may_be_left_out(job):
     """A 0 leaves a part out of the work, the table and the file."""
     code, text = spectrum.run(job, spectrum.Sizes(vectors=1, trace=0, density=0), world=None)
-    found = records.read_spectrum(job.with_name("job-spectrum.h5"))
+    found = store.read_spectrum(job.with_name("job-spectrum.h5"))
     assert code == 0
     assert "trace" not in text
     assert found.trace is None
     assert found.density.size == found.nodes.size == 0
     assert len(found.eigenvalues) == 1
     spectrum.run(job, spectrum.Sizes(vectors=0, trace=2, density=0), world=None)
-    assert records.read_spectrum(job.with_name("job-spectrum.h5")).vectors == {}
+    assert store.read_spectrum(job.with_name("job-spectrum.h5")).vectors == {}
 
 
 def test_nothing_but_a_spectrum_is_replaced(job, tmp_path):
@@ -202,4 +202,4 @@ def test_under_a_launcher_rank_0_does_it_and_all_leave_together(job):
     done = run_ranks(2, ["spectrum", str(job), "--vectors", "1", "--trace", "2", "--density", "0"])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trace") == 1
-    assert records.read_spectrum(job.with_name("job-spectrum.h5")).attributes["converged"] == 1
+    assert store.read_spectrum(job.with_name("job-spectrum.h5")).attributes["converged"] == 1

@@ -1,8 +1,7 @@
-"""Job files: everything wrong at once, and what a fingerprint does and does not see."""
+"""Job files: everything that is wrong, at once."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,26 +12,7 @@ import yaml
 from lsengine import job as jobs
 from lsengine.errors import JobError
 from lsengine.job.schema import ARCHITECTURES, Document
-
-MINIMAL = {
-    "model": {"arch": "resnet20", "checkpoint": "centre.pt"},
-    "data": {"dataset": "digits"},
-    "directions": {"alpha": {"kind": "random"}, "beta": {"kind": "random"}},
-    "grid": {"alpha": [-1, 1, 5], "beta": [-1, 1, 3]},
-}
-
-
-@pytest.fixture
-def load(tmp_path):
-    """Write a job (changes replace sections) with a checkpoint beside it, and load it."""
-
-    def write_and_load(command="eval", text=None, **changes):
-        (tmp_path / "centre.pt").touch()
-        path = tmp_path / "some.yaml"
-        path.write_text(text or yaml.safe_dump({**MINIMAL, **changes}))
-        return jobs.load(path, command=command)
-
-    return write_and_load
+from tests.job.conftest import MINIMAL
 
 
 def _problems(load, **changes):
@@ -167,75 +147,6 @@ def test_training_needs_no_checkpoint(load):
     """A command does not demand what it does not need."""
     text = "model: {arch: resnet20}\ndata: {dataset: digits}\ntrain: {output: out, epochs: 3}\n"
     assert load(command="train", text=text).document.model.checkpoint is None
-
-
-def _fingerprint(job):
-    return jobs.fingerprint(job.identity({"checkpoint": "a", "data": "b"}))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"name": "other"},
-        {"output": "elsewhere.h5"},
-        {"device": "cpu"},
-        {"threads": 3},
-        {"writing": "gather"},
-        {"train": {"output": "out", "epochs": 7}},
-        {"launch": {"nodes": 4}},
-        {"data": {"dataset": "digits", "root": "/elsewhere"}},
-    ],
-)
-def test_what_does_not_affect_values_does_not_change_the_fingerprint(load, changes):
-    """Names, places and cluster settings may be edited without losing a surface."""
-    assert _fingerprint(load(**changes)) == _fingerprint(load())
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"seed": 4},
-        {"loss": "mse"},
-        {"precision": "float64"},
-        {"batch_size": 16},
-        {"batch_norm": "recalibrated"},
-        {"quantities": ["loss"]},
-        {"grid": {"alpha": [-1, 1, 5], "beta": [-1, 1, 5]}},
-        {"data": {"dataset": "digits", "subset": 100}},
-        {"model": {"arch": "resnet20", "checkpoint": "centre.pt", "args": {"classes": 10}}},
-        {"directions": {"alpha": {"kind": "random", "seed": 2}, "beta": {"kind": "random"}}},
-    ],
-)
-def test_what_affects_values_changes_the_fingerprint(load, changes):
-    """Each of these is another surface, and the first difference can be named."""
-    ours, theirs = load(**changes).identity({}), load().identity({})
-    assert jobs.fingerprint(ours) != jobs.fingerprint(theirs)
-    assert jobs.first_difference(ours, theirs) is not None
-
-
-def test_the_fingerprint_of_a_job_never_changes(load):
-    """Archived surfaces must stay resumable: this value is part of the format."""
-    text = json.dumps(load().identity({"checkpoint": "a", "data": "b"}), sort_keys=True)
-    assert json.loads(text)["digests"] == {"checkpoint": "a", "data": "b"}
-    assert "centre.pt" not in text
-    assert _fingerprint(load()) == _fingerprint(load())
-
-
-def test_the_cell_fingerprint_ignores_grid_repeats_and_quantities(load):
-    """Refining a grid keeps the cells; another seed does not."""
-    finer = load(grid={"alpha": [-1, 1, 9], "beta": [-1, 1, 9]}, quantities=["loss"])
-    assert jobs.cell_identity(finer.identity({})) == jobs.cell_identity(load().identity({}))
-    other = load(seed=4)
-    assert jobs.cell_identity(other.identity({})) != jobs.cell_identity(load().identity({}))
-
-
-def test_the_resolved_job_is_a_job_again(load, tmp_path):
-    """The text stored in a surface holds all defaults and loads to the same document."""
-    job = load(name="some")
-    again = tmp_path / "again.yaml"
-    again.write_text(job.resolved())
-    assert _fingerprint(jobs.load(again)) == _fingerprint(job)
-    assert jobs.load(again).output == job.output
 
 
 def test_the_schema_covers_every_key_of_the_document():

@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from lsengine.errors import SurfaceError
+from lsengine.errors import Stopped, SurfaceError
+from lsengine.ranks import StopRequest
 from lsengine.store import lock
 
 _HOLD = (
@@ -88,6 +89,18 @@ def test_a_foreign_owner_that_is_silent_is_replaced(tmp_path):
     _foreign(tmp_path / "s.h5")
     with _hold(tmp_path / "s.h5", watch_s=0.5):
         assert lock._read(lock.lock_path(tmp_path / "s.h5"))["host"] != "elsewhere"
+
+
+def test_watching_a_silent_owner_ends_when_a_stop_is_asked_for(tmp_path):
+    """Half a second after the signal, and not after a minute and a half."""
+    _foreign(tmp_path / "s.h5")
+    stop, start = StopRequest(), time.monotonic()
+    threading.Timer(0.2, stop.request, ["SIGUSR1"]).start()
+    watching = _hold(tmp_path / "s.h5", watch_s=30, tick=stop.raise_if_requested)
+    with pytest.raises(Stopped, match="SIGUSR1"), watching:
+        pass
+    assert time.monotonic() - start < 10
+    assert lock._read(lock.lock_path(tmp_path / "s.h5"))["host"] == "elsewhere"
 
 
 def test_a_requeued_job_replaces_its_own_earlier_life(tmp_path, monkeypatch):

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsengine.engine.protocol.leases import chunk_size
-from lsengine.store.writer import contiguous_runs
 from lsengine.surface.grid import Cell, coordinates, make_grid
 
 
@@ -71,30 +68,6 @@ def test_the_middle_comes_first():
     """The first cell evaluated is the centre of a symmetric grid."""
     grid = make_grid([-1, 1, 51], [-1, 1, 31])
     assert grid.cell(grid.visiting_order()[0]).is_centre
-
-
-@pytest.mark.parametrize(
-    ("remaining", "workers", "cell_s", "expected"),
-    [
-        (100, 4, 0.0, 1),  # nothing measured yet
-        (100, 4, 10.0, 1),  # slow cells go one by one
-        (1000, 4, 0.01, 25),  # a quarter of a second of work
-        (16, 4, 0.001, 2),  # near the end, half of a fair share
-        (1, 4, 0.001, 1),
-    ],
-)
-def test_chunks_follow_measured_time_and_shrink_at_the_end(remaining, workers, cell_s, expected):
-    """A chunk is about 0.25 s of work, and never more than half of a fair share."""
-    assert chunk_size(remaining, workers, cell_s) == expected
-
-
-@given(st.sets(st.integers(0, 99)), st.integers(1, 12))
-def test_runs_cover_the_cells_and_stay_within_rows(cells, row):
-    """Runs are ascending, disjoint, inside one row each, and together exactly the cells."""
-    runs = contiguous_runs(sorted(cells), row)
-    covered = [c for start, stop in runs for c in range(start, stop)]
-    assert covered == sorted(cells)
-    assert all(start // row == (stop - 1) // row for start, stop in runs)
 
 
 @given(st.integers(1, 40), st.integers(1, 40))

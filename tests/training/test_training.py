@@ -18,11 +18,10 @@ import pytest
 import torch
 import yaml
 
-from lsengine import data, job, models
+from lsengine import data, job, models, store
 from lsengine.errors import Stopped, SurfaceError, UsageError
 from lsengine.job.schema import TrainSpec
 from lsengine.models import checkpoint
-from lsengine.store import records
 from lsengine.surface import records as surface_records
 from lsengine.training import recipe, training
 
@@ -73,7 +72,7 @@ def assert_same_training(one, other):
     for name in names:
         a, b = (checkpoint.load(folder(j) / name) for j in (one, other))
         assert a.sha256 == b.sha256, name
-    a, b = (records.read(folder(j) / "history.h5") for j in (one, other))
+    a, b = (store.read_history(folder(j) / "history.h5") for j in (one, other))
     for name, values in a.columns.items():
         np.testing.assert_array_equal(values, b.columns[name])
     np.testing.assert_array_equal(a.layer_norms, b.layer_norms)
@@ -171,7 +170,7 @@ def test_a_training_leaves_its_checkpoints_and_its_history(make_job):
     assert last == folder(loaded) / "epoch_005.pt"
     names = sorted(p.name for p in folder(loaded).iterdir())
     assert names == [*(f"epoch_00{e}.pt" for e in (0, 1, 2, 4, 5)), "history.h5"]
-    found = records.read(folder(loaded) / "history.h5")
+    found = store.read_history(folder(loaded) / "history.h5")
     assert found.finished
     assert found.columns["epoch"].tolist() == list(range(6))
     assert found.columns["train_loss"][-1] < found.columns["train_loss"][0]
@@ -182,7 +181,7 @@ def test_history_agrees_with_the_checkpoints(make_job):
     """Losses, errors and norms are those of the checkpoint's network, computed naively."""
     loaded = make_job(model=RESNET)
     run(loaded)
-    found = records.read(folder(loaded) / "history.h5")
+    found = store.read_history(folder(loaded) / "history.h5")
     digits = data.load(loaded.document.data, root=None, job_folder=Path(), seed=0)
     for epoch in (0, 2, 4):
         saved = checkpoint.load(folder(loaded) / f"epoch_00{epoch}.pt")
@@ -239,7 +238,7 @@ def test_every_recipe_learns_and_repeats_itself(make_job, settings):
     one, other = make_job(name="a", **settings), make_job(name="b", **settings)
     run(one), run(other)
     assert_same_training(one, other)
-    losses = records.read(folder(one) / "history.h5").columns["train_loss"]
+    losses = store.read_history(folder(one) / "history.h5").columns["train_loss"]
     assert losses[-1] < losses[0]
 
 
@@ -280,7 +279,7 @@ def test_sgd_takes_the_steps_of_the_formula(tmp_path, make_job):
         w, b = w - rate * steps[0], b - rate * steps[1]
         np.testing.assert_allclose(states[epoch]["linear.weight"], w, rtol=1e-5)
         np.testing.assert_allclose(states[epoch]["linear.bias"], b, rtol=1e-5)
-    assert "train_error" not in records.read(tmp_path / "o/history.h5").columns
+    assert "train_error" not in store.read_history(tmp_path / "o/history.h5").columns
 
 
 def test_training_leaves_torch_as_it_was(make_job):
@@ -324,7 +323,7 @@ def test_a_signal_stops_between_batches_and_changes_nothing(make_job, monkeypatc
         with pytest.raises(Stopped, match=f"{number.name} in epoch 3 of 4") as caught:
             run(one)
     assert caught.value.exit_code == 75
-    assert not records.read(folder(one) / "history.h5").finished
+    assert not store.read_history(folder(one) / "history.h5").finished
     run(one)
     assert_same_training(one, other)
 
@@ -343,7 +342,7 @@ def test_a_stop_before_the_first_epoch_is_no_trap(make_job, monkeypatch):
         with pytest.raises(Stopped):
             run(loaded)
     run(loaded)
-    assert records.read(folder(loaded) / "history.h5").finished
+    assert store.read_history(folder(loaded) / "history.h5").finished
 
 
 def test_killed_trainings_end_as_if_undisturbed(make_job):
@@ -426,9 +425,9 @@ def test_other_data_under_the_same_name_are_noticed(tmp_path, make_job):
         if expected:
             run(loaded)
             file = folder(loaded) / "history.h5"
-            found = records.read(file)
+            found = store.read_history(file)
             columns = {k: v[:1] for k, v in found.columns.items()}
-            records.write(
+            store.write_history(
                 file,
                 surface_records.History(
                     columns, found.parameters, found.layer_norms[:1], found.attributes
@@ -541,7 +540,7 @@ def test_a_diverged_training_ends_and_warns(make_job, caplog):
         logging.getLogger("lsengine").propagate = True
         loaded = make_job(lr=1e6, epochs=6, milestones=[])
         run(loaded)
-    losses = records.read(folder(loaded) / "history.h5").columns["train_loss"]
+    losses = store.read_history(folder(loaded) / "history.h5").columns["train_loss"]
     assert not np.isfinite(losses[-1])
     assert caplog.text.count("lower train.lr") == 1
 
@@ -561,7 +560,7 @@ def test_the_history_knows_its_recipe(make_job):
     """Its attributes hold what decides the result, and no paths among it."""
     loaded = make_job()
     run(loaded)
-    found = json.loads(records.read(folder(loaded) / "history.h5").attributes["recipe"])
+    found = json.loads(store.read_history(folder(loaded) / "history.h5").attributes["recipe"])
     assert found["train"]["lr"] == 0.05
     assert "output" not in found["train"]
     assert "root" not in found["data"]

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from lsengine.engine.protocol.leases import Leases, named, report_interval
+from lsengine.engine.protocol.leases import Leases, chunk_size, named, report_interval
 
 
 class Clock:
@@ -147,3 +147,18 @@ def test_chunks_are_as_long_as_the_time_of_four_reports():
         leases = Leases(range(10**6), workers=10, report_s=seconds)
         leases.finish(1, leases.take(1), seconds=0.01)
         assert len(leases.take(1)) == cells
+
+
+@pytest.mark.parametrize(
+    ("remaining", "workers", "cell_s", "expected"),
+    [
+        (100, 4, 0.0, 1),  # nothing measured yet
+        (100, 4, 10.0, 1),  # slow cells go one by one
+        (1000, 4, 0.01, 25),  # a quarter of a second of work
+        (16, 4, 0.001, 2),  # near the end, half of a fair share
+        (1, 4, 0.001, 1),
+    ],
+)
+def test_chunks_follow_measured_time_and_shrink_at_the_end(remaining, workers, cell_s, expected):
+    """A chunk is about 0.25 s of work, and never more than half of a fair share."""
+    assert chunk_size(remaining, workers, cell_s) == expected

@@ -85,7 +85,7 @@ class _Evaluator:
     def run(self, cells, limit_s):
         self._tick()
         some = cells[: math.floor(limit_s / CELL_S) + 1]
-        results = CellResults(some, wall_s=[CELL_S] * len(some), worker=self._rank)
+        results = CellResults(cells=some, wall_s=[CELL_S] * len(some), worker=self._rank)
         return Report(results, CELL_S * len(some))
 
 

@@ -15,11 +15,10 @@ import torch
 from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 
-from lsengine import render
+from lsengine import render, store
 from lsengine.cli import main
 from lsengine.errors import UsageError
 from lsengine.report import inputs
-from lsengine.store import records
 from lsengine.surface import records as surface_records
 from lsengine.surface.records import History, WeightHistograms
 from lsengine.training import weight_histogram
@@ -181,8 +180,8 @@ def test_the_norm_of_one_parameter_can_be_asked_for():
 def test_a_history_comes_back_from_its_file(tmp_path):
     """What is written is read, with its source."""
     path = tmp_path / "h.h5"
-    records.write(path, make_history())
-    found = records.read(path)
+    store.write_history(path, make_history())
+    found = store.read_history(path)
     np.testing.assert_array_equal(found.columns["train_loss"], make_history().columns["train_loss"])
     assert (found.source, found.name, found.finished) == (str(path), "small", True)
 
@@ -190,7 +189,7 @@ def test_a_history_comes_back_from_its_file(tmp_path):
 def test_weights_are_counted_on_common_bins(checkpoints, tmp_path):
     """Known numbers: counts, norms, and which parameters are weights."""
     weight_histogram.histograms(checkpoints, tmp_path / "w.h5", bins=3)
-    found = records.read_weights(tmp_path / "w.h5")
+    found = store.read_histograms(tmp_path / "w.h5")
     assert found.checkpoints == ("small", "large")
     assert found.epochs == (300, 300)
     bins = found.groups["weights"]
@@ -281,7 +280,7 @@ def test_the_weights_file_opens_in_xarray(checkpoints, tmp_path):
 
 def test_files_of_another_kind_are_named(checkpoints, tmp_path, capsys):
     """The message says what a file is and what draws it."""
-    records.write(tmp_path / "h.h5", make_history())
+    store.write_history(tmp_path / "h.h5", make_history())
     assert main(["histogram", *map(str, checkpoints), "-o", str(tmp_path / "w.h5")]) == 0
     for file, kind, expected in (
         ("h.h5", "contour", "a training history, which --as history draws; --as contour needs a s"),
@@ -299,7 +298,7 @@ def test_files_of_another_kind_are_named(checkpoints, tmp_path, capsys):
 
 def test_a_file_draws_itself_without_a_kind(checkpoints, tmp_path, capsys):
     """A plane is filled or, lit, a landscape; a line a curve; records have their own kinds."""
-    records.write(tmp_path / "h.h5", make_history())
+    store.write_history(tmp_path / "h.h5", make_history())
     weight_histogram.histograms(checkpoints, tmp_path / "w.h5")
     data = Path(__file__).parents[2] / "archive"
     for source, file, kind in (
@@ -322,7 +321,7 @@ def test_a_file_draws_itself_without_a_kind(checkpoints, tmp_path, capsys):
 
 def test_drawing_needs_no_torch(checkpoints, tmp_path):
     """In a fresh interpreter both kinds are drawn without torch or MPI."""
-    records.write(tmp_path / "h.h5", make_history())
+    store.write_history(tmp_path / "h.h5", make_history())
     weight_histogram.histograms(checkpoints, tmp_path / "w.h5")
     code = (
         "import sys; from lsengine.cli import main\n"
@@ -337,7 +336,7 @@ def test_drawing_needs_no_torch(checkpoints, tmp_path):
 
 def test_reading_gives_what_the_kind_is_made_of(tmp_path):
     """A history file is read as one."""
-    records.write(tmp_path / "h.h5", make_history())
+    store.write_history(tmp_path / "h.h5", make_history())
     assert isinstance(inputs.read([str(tmp_path / "h.h5")], "history")[0], History)
 
 

@@ -1,0 +1,76 @@
+"""What decides the values of a surface: fingerprints, and where two identities differ.
+
+An identity is a mapping of plain JSON values; `lsengine.job.Job.identity` makes it, and a surface
+file has it as its attribute ``identity``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lsengine.wording import short
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the canonical JSON of an identity (hex)."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cell_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of an identity that decides the value of a single cell."""
+    return {k: v for k, v in identity.items() if k not in ("grid", "repeats", "quantities")}
+
+
+def read_identity(attributes: Mapping[str, Any], name: str = "identity") -> dict[str, Any] | None:
+    """Return the identity that the attributes of a file hold as JSON; None if they do not."""
+    try:
+        identity = json.loads(attributes[name])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return identity if isinstance(identity, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first key in which two identities differ, and its two values."""
+
+    key: str
+    ours: Any
+    theirs: Any
+
+    def words(self, here: str = "in the job", there: str = "in the file") -> str:
+        """Return it as a clause, with names for the places of the two values."""
+        if self.key.startswith("digests."):
+            return f"the content of {self.key.removeprefix('digests.')} is not what it was"
+        return f"{self.key} is {short(self.ours)} {here}, {short(self.theirs)} {there}"
+
+    def __str__(self) -> str:
+        return self.words()
+
+
+def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Difference | None:
+    """Return where two identities differ first, contents of files last; None if nowhere.
+
+    Example:
+        >>> str(first_difference({"seed": 1}, {"seed": 2}))
+        'seed is 1 in the job, 2 in the file'
+    """
+    left, right = dict(_flat(ours)), dict(_flat(theirs))
+    for key in sorted(left.keys() | right.keys(), key=lambda k: (k.startswith("digests."), k)):
+        a, b = left.get(key, "absent"), right.get(key, "absent")
+        if json.dumps(a) != json.dumps(b):  # as in the fingerprint, where 1 is not 1.0
+            return Difference(key, a, b)
+    return None
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value

@@ -1,0 +1,28 @@
+"""A small job that tests change."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from lsengine import job as jobs
+
+MINIMAL = {
+    "model": {"arch": "resnet20", "checkpoint": "centre.pt"},
+    "data": {"dataset": "digits"},
+    "directions": {"alpha": {"kind": "random"}, "beta": {"kind": "random"}},
+    "grid": {"alpha": [-1, 1, 5], "beta": [-1, 1, 3]},
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Write a job (changes replace sections) with a checkpoint beside it, and load it."""
+
+    def write_and_load(command="eval", text=None, **changes):
+        (tmp_path / "centre.pt").touch()
+        path = tmp_path / "some.yaml"
+        path.write_text(text or yaml.safe_dump({**MINIMAL, **changes}))
+        return jobs.load(path, command=command)
+
+    return write_and_load

@@ -1,0 +1,79 @@
+"""What of a job decides its surface, and what a surface says of its job."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lsengine import job as jobs
+from lsengine.surface.identity import cell_identity, fingerprint, first_difference
+
+
+def _fingerprint(job):
+    return fingerprint(job.identity({"checkpoint": "a", "data": "b"}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"output": "elsewhere.h5"},
+        {"device": "cpu"},
+        {"threads": 3},
+        {"writing": "gather"},
+        {"train": {"output": "out", "epochs": 7}},
+        {"launch": {"nodes": 4}},
+        {"data": {"dataset": "digits", "root": "/elsewhere"}},
+    ],
+)
+def test_what_does_not_affect_values_does_not_change_the_fingerprint(load, changes):
+    """Names, places and cluster settings may be edited without losing a surface."""
+    assert _fingerprint(load(**changes)) == _fingerprint(load())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 4},
+        {"loss": "mse"},
+        {"precision": "float64"},
+        {"batch_size": 16},
+        {"batch_norm": "recalibrated"},
+        {"quantities": ["loss"]},
+        {"grid": {"alpha": [-1, 1, 5], "beta": [-1, 1, 5]}},
+        {"data": {"dataset": "digits", "subset": 100}},
+        {"model": {"arch": "resnet20", "checkpoint": "centre.pt", "args": {"classes": 10}}},
+        {"directions": {"alpha": {"kind": "random", "seed": 2}, "beta": {"kind": "random"}}},
+    ],
+)
+def test_what_affects_values_changes_the_fingerprint(load, changes):
+    """Each of these is another surface, and the first difference can be named."""
+    ours, theirs = load(**changes).identity({}), load().identity({})
+    assert fingerprint(ours) != fingerprint(theirs)
+    assert first_difference(ours, theirs) is not None
+
+
+def test_the_fingerprint_of_a_job_never_changes(load):
+    """Archived surfaces must stay resumable: this value is part of the format."""
+    text = json.dumps(load().identity({"checkpoint": "a", "data": "b"}), sort_keys=True)
+    assert json.loads(text)["digests"] == {"checkpoint": "a", "data": "b"}
+    assert "centre.pt" not in text
+    assert _fingerprint(load()) == _fingerprint(load())
+
+
+def test_the_cell_fingerprint_ignores_grid_repeats_and_quantities(load):
+    """Refining a grid keeps the cells; another seed does not."""
+    finer = load(grid={"alpha": [-1, 1, 9], "beta": [-1, 1, 9]}, quantities=["loss"])
+    assert cell_identity(finer.identity({})) == cell_identity(load().identity({}))
+    other = load(seed=4)
+    assert cell_identity(other.identity({})) != cell_identity(load().identity({}))
+
+
+def test_the_resolved_job_is_a_job_again(load, tmp_path):
+    """The text stored in a surface holds all defaults and loads to the same document."""
+    job = load(name="some")
+    again = tmp_path / "again.yaml"
+    again.write_text(job.resolved())
+    assert _fingerprint(jobs.load(again)) == _fingerprint(job)
+    assert jobs.load(again).output == job.output
