@@ -25,6 +25,7 @@ from lsengine.job.schema import Document
 from lsengine.wording import short
 
 _SURFACE = ("model.checkpoint", "directions", "grid")
+_MOST_VALUES = 100_000  # that aliases may stand for
 _NEEDS = {
     "eval": _SURFACE,
     "trajectory": _SURFACE,
@@ -141,6 +142,8 @@ def read_mapping(source: Path) -> dict[str, Any]:
         # _Loader is a SafeLoader: tags that build objects are refused.
         raw = yaml.load(text, Loader=_Loader)
         json.dumps(raw, default=str, skipkeys=True)  # as deep as anything after it goes
+    except _TooManyValues as error:
+        raise refuse(str(error)) from None
     except yaml.YAMLError as error:
         raise refuse(f"not valid YAML: {' '.join(str(error).split())}") from None
     except (RecursionError, ValueError):
@@ -151,8 +154,23 @@ def read_mapping(source: Path) -> dict[str, Any]:
     return raw
 
 
+class _TooManyValues(yaml.YAMLError):
+    """A few lines of aliases of aliases would fill the memory."""
+
+
 class _Loader(yaml.SafeLoader):
     """A safe loader that refuses repeated keys and reads ``1e-2`` as a number."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Return the whole document, unless its aliases stand for too much."""
+        document = super().get_single_node()
+        sizes: dict[int, int] = {}
+        if document is not None and _size(document, sizes) > max(_MOST_VALUES, len(sizes)):
+            raise _TooManyValues(
+                f"its aliases (*name) stand for more than {_MOST_VALUES:,} values, which is the "
+                "most that is allowed; write fewer, or several files"
+            )
+        return document
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -163,6 +181,21 @@ class _Loader(yaml.SafeLoader):
                 None, None, f"key {', '.join(sorted(repeated))} is given twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Return of how many values a node consists when each alias is written out.
+
+    Args:
+        node: Any.
+        sizes: Of nodes by identity; each is counted once, however often it is used.
+    """
+    if id(node) not in sizes:
+        is_mapping = isinstance(node, yaml.MappingNode)
+        inner = [n for pair in node.value for n in pair] if is_mapping else node.value
+        many = isinstance(node, yaml.CollectionNode)
+        sizes[id(node)] = 1 + (sum(_size(n, sizes) for n in inner) if many else 0)
+    return sizes[id(node)]
 
 
 _Loader.add_implicit_resolver(

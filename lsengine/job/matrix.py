@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+_MOST_JOBS = 10_000
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,12 +32,10 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """
     result = dict(base)
     for key, value in over.items():
-        there = result.get(key)
+        inherited = result.get(key)
         result[key] = value
-        if not isinstance(there, Mapping) or not isinstance(value, Mapping):
-            continue
-        if not _is_another(there, value):
-            result[key] = merged(there, value)
+        if isinstance(inherited, Mapping) and isinstance(value, Mapping):
+            result[key] = value if _is_another(inherited, value) else merged(inherited, value)
     return result
 
 
@@ -42,11 +43,14 @@ def expanded(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one document per combination of the matrix's values, in the order written.
 
     Raises:
-        ValueError: If the matrix is no mapping of keys to values, or a key leads through
-            something that is no section; with a message that starts with the key path.
+        ValueError: If the matrix is no mapping of keys to values, makes too many jobs, or a key
+            leads through something that is no section; with a message that starts with the key.
     """
     base = {key: value for key, value in raw.items() if key != "matrix"}
     axes = list(_axes(raw.get("matrix") or {}))
+    count = math.prod(len(values) for _, values in axes)
+    if count > _MOST_JOBS:
+        raise ValueError(f"matrix: makes {count:,} jobs; allowed: at most {_MOST_JOBS:,}")
     documents = []
     for choice in itertools.product(*(values for _, values in axes)):
         document = copy.deepcopy(base)
@@ -93,6 +97,6 @@ def _filled(value: Any, labels: Mapping[str, str]) -> Any:
     return [_filled(v, labels) for v in value] if isinstance(value, list) else value
 
 
-def _is_another(there: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+def _is_another(inherited: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
     names = ("kind", "dataset", "arch")
-    return any(n in value and n in there and value[n] != there[n] for n in names)
+    return any(n in value and n in inherited and value[n] != inherited[n] for n in names)

@@ -11,6 +11,7 @@ import yaml
 
 from lsengine import job as jobs
 from lsengine.errors import JobError
+from lsengine.job import loading
 from lsengine.job.schema import ARCHITECTURES, Document
 from tests.job.conftest import MINIMAL
 
@@ -180,3 +181,40 @@ def test_example_jobs_are_valid():
     root = Path(__file__).parents[2] / "jobs"
     for path in sorted(root.glob("*.yaml")):
         jobs.load_all(path)
+
+
+BOMB = "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join(10 * [f'*a{n - 1}'])}]\n" for n in range(1, 30)
+)
+
+
+@pytest.mark.parametrize("where", ["itself", "extends", "matrix"])
+def test_aliases_of_aliases_are_refused_at_once(tmp_path, where):
+    """Thirty lines that stand for 10^30 values cost no time and no memory; one message, code 2."""
+    (tmp_path / "bomb.yaml").write_text(BOMB)
+    text = {
+        "itself": BOMB,
+        "extends": "extends: bomb.yaml\n",
+        "matrix": yaml.safe_dump(MINIMAL) + BOMB + "matrix: {seed: [*a29, *a29]}\n",
+    }[where]
+    (tmp_path / "job.yaml").write_text(text)
+    with pytest.raises(
+        JobError, match=r"its aliases \(\*name\) stand for more than 100,000"
+    ) as refusal:
+        jobs.load_all(tmp_path / "job.yaml")
+    assert len(refusal.value.problems) == 1
+    assert refusal.value.exit_code == 2
+
+
+def test_honest_aliases_and_long_files_are_welcome(load, monkeypatch):
+    """A section used twice, and more values than the limit on aliases without any."""
+    text = (
+        "model: {arch: resnet20, checkpoint: centre.pt}\ndata: {dataset: digits}\n"
+        "directions: {alpha: &one {kind: random}, beta: *one}\n"
+        "grid: {alpha: &axis [-1, 1, 5], beta: *axis}\n"
+    )
+    assert load(text=text).document.directions.beta.kind == "random"
+    monkeypatch.setattr(loading, "_MOST_VALUES", 100)
+    epochs = list(range(200))
+    train = {"output": "out", "epochs": 200, "save_epochs": epochs}
+    assert load(command="train", train=train).document.train.save_epochs == epochs

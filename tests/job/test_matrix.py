@@ -69,6 +69,7 @@ def test_jobs_that_would_share_an_output_are_refused(tmp_path):
         ({"train.lr": 0.1}, r"matrix\.train\.lr: expected a list"),
         ({"train.lr": []}, r"matrix\.train\.lr: expected a list"),
         ({"name.x": [1]}, "name is no section"),
+        ({f"k{n}": list(range(10)) for n in range(9)}, r"matrix: makes 1,000,000,000 jobs"),
     ],
 )
 def test_a_broken_matrix_is_one_clear_message(tmp_path, matrix, problem):
