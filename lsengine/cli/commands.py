@@ -6,11 +6,18 @@ Nothing heavy is imported before a command needs it, so that ``--help`` answers 
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lsengine
 from lsengine.errors import UsageError
+
+
+def tell(text: object) -> None:
+    """Print a result, if anybody reads it: what was asked for is done all the same."""
+    with suppress(BrokenPipeError):
+        print(text, flush=True)
 
 
 def _join() -> Any:
@@ -36,9 +43,9 @@ def evaluate(parsed: argparse.Namespace) -> int:
     if parsed.extend is not None and (len(parsed.jobs) > 1 or parsed.shard is not None):
         raise UsageError("--extend goes with one job, and not with --shard")
     options = Options(
-        parsed.retry_failed,
-        parsed.chunk,
-        parsed.progress,
+        retry_failed=parsed.retry_failed,
+        chunk=parsed.chunk,
+        progress=parsed.progress,
         shard=parsed.shard,
         extend=parsed.extend,
     )
@@ -46,21 +53,29 @@ def evaluate(parsed: argparse.Namespace) -> int:
 
 
 def submit(parsed: argparse.Namespace) -> int:
-    """Submit jobs, and print number, step and name of each; or print their scripts."""
+    """Submit jobs, and print number, step and name of each; or print scripts or estimates."""
     from lsengine import submit
 
-    wishes = submit.SubmitOptions(parsed.site, parsed.array, parsed.chain, parsed.probe)
-    planned = submit.plan(parsed.jobs, wishes, only=parsed.only)
+    if parsed.dry_run and parsed.estimate:
+        raise UsageError("--dry-run evaluates nothing, --estimate prints no script; give one")
+    options = submit.SubmitOptions(
+        site=parsed.site,
+        shards=parsed.array,
+        chain=parsed.chain,
+        probe=parsed.probe,
+        may_evaluate=not parsed.dry_run,
+    )
+    planned = submit.plan(parsed.jobs, options, only=parsed.only)
     if parsed.dry_run:
         steps = [step for _, steps in planned for step in steps]
         for place, step in enumerate(steps, 1):
             if len(steps) > 1:
-                print(f"# ==== {place} of {len(steps)}: {step.kind} {step.name}")
-            print(step.text)
-        return 0
-    for job, steps in planned:
-        for step, number in zip(steps, submit.send(job, steps), strict=False):
-            print(number, step.kind, step.name, flush=True)
+                tell(f"# ==== {place} of {len(steps)}: {step.kind} {step.name}")
+            tell(step.text)
+    elif not parsed.estimate:
+        for job, steps in planned:
+            for step, number in zip(steps, submit.send(job, steps), strict=True):
+                tell(f"{number} {step.kind} {step.name}")
     return 0
 
 
@@ -71,7 +86,7 @@ def merge(parsed: argparse.Namespace) -> int:
 
     logs.configure(rank=0)
     merged = merge(parsed.shards, parsed.output)
-    print(merged.text)
+    tell(merged.text)
     return merged.code
 
 
@@ -83,7 +98,7 @@ def spectrum(parsed: argparse.Namespace) -> int:
     sizes = spectrum.Sizes(parsed.vectors, parsed.trace, parsed.density)
     code, text = spectrum.run(parsed.job, sizes, world=world, output=parsed.output)
     if text:
-        print(text)
+        tell(text)
     return code
 
 
@@ -92,10 +107,10 @@ def connect(parsed: argparse.Namespace) -> int:
     world = _join()
     from lsengine.engine import Options, connect
 
-    options = Options(parsed.retry_failed, None, parsed.progress)
+    options = Options(retry_failed=parsed.retry_failed, progress=parsed.progress)
     code, text = connect.run(parsed.job, options, world=world)
     if text:
-        print(text)
+        tell(text)
     return code
 
 
@@ -105,10 +120,12 @@ def trajectory(parsed: argparse.Namespace) -> int:
     from lsengine.engine import Options, evaluate
     from lsengine.report import trajectory
 
-    options = Options(parsed.retry_failed, None, parsed.progress, trajectory_only=True)
+    options = Options(
+        retry_failed=parsed.retry_failed, progress=parsed.progress, trajectory_only=True
+    )
     code = evaluate(parsed.jobs, options, world=world, only=parsed.only)
     if world.rank == 0:
-        print(trajectory.text(parsed.jobs, parsed.only))
+        tell(trajectory.text(parsed.jobs, parsed.only))
     return code
 
 
@@ -118,17 +135,22 @@ def status(parsed: argparse.Namespace) -> int:
 
     from lsengine.report import status
 
+    if parsed.count and (parsed.json or parsed.watch):
+        raise UsageError("--count prints one number; it goes neither with --json nor with --watch")
     if parsed.watch:
         from lsengine.report import watch
 
         return watch.progress(
             parsed.surface, parsed.only, every_s=parsed.every, as_json=parsed.json
         )
-    found = status.summaries(parsed.surface, parsed.only)
-    if parsed.json:
-        print(json.dumps(found if len(found) > 1 else found[0], indent=2))
+    summaries = status.summaries(parsed.surface, parsed.only)
+    if parsed.count:
+        tell(sum(summary.count(parsed.count) for summary in summaries))
+    elif parsed.json:
+        values = [summary.as_dict() for summary in summaries]
+        tell(json.dumps(values if len(values) > 1 else values[0], indent=2))
     else:
-        print("\n".join(status.text(surface) for surface in found))
+        tell("\n".join(map(status.text, summaries)))
     return 0
 
 
@@ -154,7 +176,7 @@ def render(parsed: argparse.Namespace) -> int:
 
         return watch.picture(parsed.surfaces, kind, output, every_s=parsed.every, **looks)
     render.write(inputs.read(parsed.surfaces, kind), output, kind=kind, **looks)
-    print(output)
+    tell(output)
     return 0
 
 
@@ -172,7 +194,7 @@ def export(parsed: argparse.Namespace) -> int:
         scale=parsed.scale,
     )
     for path in written:
-        print(path)
+        tell(path)
     return 0
 
 
@@ -180,6 +202,7 @@ def compare(parsed: argparse.Namespace) -> int:
     """Print a table of flatness figures."""
     import json
 
+    from lsengine import files
     from lsengine.report import compare, inputs
     from lsengine.report.flatness import Level
 
@@ -187,13 +210,13 @@ def compare(parsed: argparse.Namespace) -> int:
         raise UsageError(f"{parsed.csv}: expected a name that ends in .csv")
     level = Level.parse(parsed.level)
     surfaces = inputs.read_surfaces(parsed.surfaces)
-    found = compare.compare(surfaces, level=level, quantity=parsed.quantity)
+    comparison = compare.compare(surfaces, level=level, quantity=parsed.quantity)
     if parsed.csv:
-        try:
-            parsed.csv.write_text(compare.csv_text(found))
-        except OSError as error:
-            raise UsageError(f"{parsed.csv}: cannot be written: {error.strerror}") from None
-    print(json.dumps(compare.as_dict(found), indent=2) if parsed.json else compare.text(found))
+        files.write(parsed.csv, compare.csv_text(comparison).encode())
+    if parsed.json:
+        tell(json.dumps(compare.as_dict(comparison), indent=2))
+    else:
+        tell(compare.text(comparison))
     return 0
 
 
@@ -201,15 +224,15 @@ def histogram(parsed: argparse.Namespace) -> int:
     """Write histograms of checkpoints, and print their norms."""
     from lsengine.training import weight_histogram
 
-    made = weight_histogram.histograms(
+    histograms = weight_histogram.histograms(
         parsed.checkpoints, parsed.output, names=parsed.names, bins=parsed.bins
     )
-    for group, bins in made.groups.items():
+    for group, bins in histograms.groups.items():
         for name, norm, size in zip(
-            made.checkpoints, bins.total_norms, bins.sizes.sum(axis=1), strict=True
+            histograms.checkpoints, bins.total_norms, bins.sizes.sum(axis=1), strict=True
         ):
-            print(f"{name}: {size:,} {group}, norm {norm:.6g}")
-    print(parsed.output)
+            tell(f"{name}: {size:,} {group}, norm {norm:.6g}")
+    tell(parsed.output)
     return 0
 
 
@@ -217,7 +240,7 @@ def doctor(parsed: argparse.Namespace) -> int:
     """Try what a run needs, and print a verdict for each."""
     from lsengine import doctor
 
-    return doctor.run(parsed.output, json=parsed.json)
+    return doctor.run(parsed.output, json=parsed.json, tell=tell)
 
 
 def models(parsed: argparse.Namespace) -> int:
@@ -225,22 +248,19 @@ def models(parsed: argparse.Namespace) -> int:
     from lsengine import models
 
     for name, parameters in models.zoo():
-        print(f"{name:18} {parameters:>12,}")
+        tell(f"{name:18} {parameters:>12,}")
     return 0
 
 
 def init(parsed: argparse.Namespace) -> int:
     """Write a starter job."""
-    starter = (Path(lsengine.__file__).parent / "job" / "starter.yaml").read_text()
-    try:
-        with parsed.path.open("x") as file:
-            file.write(starter)
-    except FileExistsError:
-        raise UsageError(f"{parsed.path}: exists; give another name") from None
-    except OSError as error:
-        raise UsageError(f"{parsed.path}: cannot be written: {error.strerror}") from None
-    job = parsed.path
-    print(f"{job}: try  lsengine train {job}  and then  lsengine eval {job}")
+    from lsengine import files
+
+    path = parsed.path
+    if path.exists():
+        raise UsageError(f"{path}: exists; give another name")
+    files.write(path, (Path(lsengine.__file__).parent / "job" / "starter.yaml").read_bytes())
+    tell(f"{path}: try  lsengine train {path}  and then  lsengine eval {path}")
     return 0
 
 
@@ -250,5 +270,5 @@ def schema(parsed: argparse.Namespace) -> int:
 
     from lsengine.job.schema import json_schema
 
-    print(json.dumps(json_schema(), indent=2))
+    tell(json.dumps(json_schema(), indent=2))
     return 0

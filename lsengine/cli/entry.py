@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
-from lsengine.cli import commands
 from lsengine.cli.parser import build_parser
 from lsengine.errors import LsengineError, Stopped
 
@@ -13,6 +14,7 @@ from lsengine.errors import LsengineError, Stopped
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an uncaught exception ends all ranks."""
     code = _run(arguments)
+    _flush()
     if ranks := sys.modules.get("lsengine.ranks"):
         ranks.exit_without_finalize(code)
     return code
@@ -25,24 +27,26 @@ def _run(arguments: Sequence[str] | None) -> int:
     except LsengineError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
+        # Results are printed after the work, by `commands.tell`, which no broken pipe disturbs:
+        # one that gets here has ended the work before it was done.
         from lsengine.ranks import abort_other_ranks
 
-        print("interrupted; the same command goes on", file=sys.stderr)
+        with suppress(BrokenPipeError):
+            print("interrupted; the same command goes on", file=sys.stderr)
         abort_other_ranks(Stopped.exit_code)
         return Stopped.exit_code
-    except BrokenPipeError as error:
-        done_later = (commands.train, commands.evaluate)
-        if parsed.run in done_later:  # what was asked for has not been done
-            return _abort(error)
-        sys.stderr.close()  # the reader of our output has gone; nobody is left to tell
-        return 0
     except Exception as error:
-        return _abort(error)
+        from lsengine.ranks import abort_all
+
+        abort_all(error)
+        return 1
 
 
-def _abort(error: BaseException) -> int:
-    from lsengine.ranks import abort_all
-
-    abort_all(error)
-    return 1
+def _flush() -> None:
+    """Write out what was printed; what nobody reads any more is dropped without a complaint."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:  # Python would flush again when it ends, and fail with code 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

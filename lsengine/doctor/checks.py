@@ -53,8 +53,8 @@ def text(checks: Sequence[Check]) -> str:
     wide = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
-        told = "; ".join(filter(None, (check.found, check.remedy)))
-        lines.append(f"{check.verdict:8} {check.name:{wide}}  {told}")
+        words = "; ".join(filter(None, (check.found, check.remedy)))
+        lines.append(f"{check.verdict:8} {check.name:{wide}}  {words}")
     problems, warnings = (
         sum(check.verdict is verdict for check in checks)
         for verdict in (Verdict.PROBLEM, Verdict.WARNING)

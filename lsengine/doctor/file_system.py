@@ -76,15 +76,27 @@ def trial(folder: Path, cells: int) -> Iterator[Path]:
     Raises:
         EnvironmentUnfit: If the folder is full, or cannot be written.
     """
+    with _locked(folder) as path:
+        _lay_out(path, cells)
+        yield path
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[Path]:
+    """Give the name of a file that is to be made, locked as in a run; it is removed in the end."""
     path = folder / f"lsengine-doctor-{uuid.uuid4().hex[:8]}.h5"
-    grid = Grid({"alpha": np.arange(max(2, cells), dtype=np.float64)})
     try:
         with lock.held(path, lost=lambda: None):
-            store.create(path, Layout(grid, ["train_loss"], {"name": path.stem}))
             yield path
     finally:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+
+
+def _lay_out(path: Path, cells: int) -> None:
+    grid = Grid({"alpha": np.arange(max(2, cells), dtype=np.float64)})
+    layout = Layout(grid=grid, quantities=["train_loss"], attributes={"name": path.stem})
+    store.create(path, layout)
 
 
 def value(cell: int) -> float:
@@ -95,7 +107,9 @@ def value(cell: int) -> float:
 def write(writer: store.Writer, cell: int, rank: int) -> None:
     """Write one cell of a trial as a worker does."""
     values = {"train_loss": [value(cell)]}
-    writer.write(CellResults([cell], values, wall_s=[0.0], finished=[time.time()], worker=rank))
+    writer.write(
+        CellResults(cells=[cell], values=values, wall_s=[0.0], finished=[time.time()], worker=rank)
+    )
 
 
 def wrong(path: Path, cells: int) -> str:
@@ -112,14 +126,20 @@ def wrong(path: Path, cells: int) -> str:
 def survives(folder: Path) -> list[Check]:
     """Take the lock, have a child write cells, kill it, and read what it has left."""
     remedy = "name an --output where you may write and there is room"
-    try:
-        with trial(folder, VICTIM_CELLS) as path:
+
+    def reason(error: LsengineError) -> str:
+        return str(error).replace(f"{folder}/", "")
+
+    with contextlib.ExitStack() as stack:
+        try:
+            path = stack.enter_context(_locked(folder))
+        except LsengineError as error:
+            return [problem("lock", reason(error), remedy)]
+        try:
+            _lay_out(path, VICTIM_CELLS)
             check = _killed(path)
-    except LsengineError as error:
-        reason = str(error).replace(str(folder) + "/", "")
-        is_lock = ".lock" in reason
-        lock_check = problem("lock", reason, remedy) if is_lock else ok("lock", "can be made")
-        return [lock_check, *([] if is_lock else [problem("writing", reason, remedy)])]
+        except LsengineError as error:
+            return [ok("lock", "can be made"), problem("writing", reason(error), remedy)]
     return [ok("lock", "can be made, and removed"), check]
 
 
@@ -134,15 +154,15 @@ def _killed(path: Path) -> Check:
     )
     assert child.stdout is not None
     os.set_blocking(child.stdout.fileno(), False)
-    end, told = time.monotonic() + _LIMIT_S, b""
+    end, output = time.monotonic() + _LIMIT_S, b""
     # 100 cells, or as many as a slow disk takes in the time.
-    while told.count(b"\n") < 100 and child.poll() is None and time.monotonic() < end:
-        told += child.stdout.read() or b""
+    while output.count(b"\n") < 100 and child.poll() is None and time.monotonic() < end:
+        output += child.stdout.read() or b""
         time.sleep(0.005)
     early = child.poll()
     child.kill()
-    rest, errors = child.communicate()
-    acknowledged = (told + (rest or b"")).count(b"\n")
+    remaining_output, errors = child.communicate()
+    acknowledged = (output + (remaining_output or b"")).count(b"\n")
     if early is not None or not acknowledged:
         last = (errors.decode(errors="replace").strip().splitlines() or ["no word from it"])[-1]
         return problem(name, f"wrote {acknowledged} cells: {last}", "see what the message says")

@@ -1,4 +1,4 @@
-"""Where a rank is: its host, cores, memory, torch and devices, tried and not only named."""
+"""What a rank finds where it is: host, cores, memory, torch, and devices that it tries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 _GIB = 2**30
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Torch:
     """The installed torch and what it sees.
 
@@ -40,7 +40,7 @@ class Torch:
     cards: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostProbe:
     """What a rank finds where it is.
 
@@ -49,7 +49,7 @@ class HostProbe:
         software: Versions of lsengine and Python.
         torch: See `Torch`.
         driver: Version of CUDA that the NVIDIA driver supports, as 12.4; empty without driver.
-        around: Processor cores that the launcher's own process may use here.
+        parent_cores: Processor cores that the launcher's own process may use here.
         memory: Bytes that are free for all ranks of the host, and what this rank uses now.
         libraries: Files of MPI libraries that this process has loaded.
     """
@@ -58,15 +58,18 @@ class HostProbe:
     software: str
     torch: Torch
     driver: str
-    around: frozenset[int]
+    parent_cores: frozenset[int]
     memory: tuple[int, int]
     libraries: tuple[str, ...]
 
 
 def look() -> HostProbe:
-    """Return this rank's place; imports torch, which takes seconds."""
+    """Return what this rank finds; imports torch, which takes seconds."""
     hello = Hello(
-        socket.gethostname(), os.getpid(), available_cores(), os.environ.get("CUDA_VISIBLE_DEVICES")
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        cores=available_cores(),
+        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
     )
     torch = within(60, _torch, Torch(error="no answer from torch or the driver within 60 s"))
     return HostProbe(
@@ -74,7 +77,7 @@ def look() -> HostProbe:
         software=f"lsengine {lsengine.__version__}, Python {platform.python_version()}",
         torch=torch,
         driver=_driver(),
-        around=_around(),
+        parent_cores=_parent_cores(),
         memory=(free_memory(), _resident()),
         libraries=_mpi_libraries(),
     )
@@ -97,7 +100,7 @@ def _torch() -> Torch:
     try:
         import torch
     except Exception as error:
-        return Torch(error=f"{type(error).__name__}: {error}".splitlines()[0])
+        return Torch(error=_first_line(error))
     version, cuda = str(torch.__version__), str(torch.version.cuda or "")
     try:
         available = torch.cuda.is_available()
@@ -106,9 +109,13 @@ def _torch() -> Torch:
             for i in range(torch.cuda.device_count() if available else 0)
         ]
     except Exception as error:
-        return Torch(version, f"{type(error).__name__}: {error}".splitlines()[0], cuda)
+        return Torch(version=version, error=_first_line(error), cuda=cuda)
     cards = tuple((p.name, str(getattr(p, "uuid", ""))) for p in properties)
-    return Torch(version, "", cuda, available, cards)
+    return Torch(version=version, cuda=cuda, available=available, cards=cards)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def try_device(index: int | None, threads: int) -> str:
@@ -134,7 +141,7 @@ def try_device(index: int | None, threads: int) -> str:
         try:
             return multiply()
         except Exception as error:
-            return f"{type(error).__name__}: {error}".splitlines()[0]
+            return _first_line(error)
 
     return within(60, tried, "a small matrix product was not done within 60 s")
 
@@ -150,7 +157,7 @@ def _driver() -> str:
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
-def _around() -> frozenset[int]:
+def _parent_cores() -> frozenset[int]:
     """Return the cores of the parent process: the launcher binds ranks, not itself."""
     try:
         return frozenset(os.sched_getaffinity(os.getppid()))

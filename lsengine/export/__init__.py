@@ -4,4 +4,3 @@ from __future__ import annotations
 
 from lsengine.export.formats import FORMATS as FORMATS
 from lsengine.export.formats import export as export
-from lsengine.export.height import HeightOptions as HeightOptions

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lsengine.export.height import HeightOptions
+from lsengine.export.output import output
 from lsengine.surface import Surface
 
 
-def write(surface: Surface, path: Path, wishes: HeightOptions) -> None:
+def write(surface: Surface, path: Path) -> list[Path]:
     """Write ``repeat, alpha, beta``, as far as there are, all quantities, and the status.
 
     Rows go along alpha first.  Numbers have all their digits; a cell without result has empty
@@ -19,19 +19,18 @@ def write(surface: Surface, path: Path, wishes: HeightOptions) -> None:
 
     Args:
         surface: Of any shape.
-        path: A new file.
-        wishes: Not asked.
+        path: The file.
     """
-    del wishes
     axes = [name for name in ("repeat", "alpha", "beta") if name in surface.axes]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with output(path, surface) as part, part.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow([*axes, *surface.quantities, "status"])
         for cell in np.ndindex(surface.status.shape):
             at = dict(zip(surface.axes, cell, strict=True))
-            place = [repr(float(surface.axes[name][at[name]])) for name in axes]
+            coordinates = [repr(float(surface.axes[name][at[name]])) for name in axes]
             if surface.done[cell]:
                 values = [repr(float(array[cell])) for array in surface.quantities.values()]
             else:
                 values = [""] * len(surface.quantities)
-            rows.writerow([*place, *values, int(surface.status[cell])])
+            rows.writerow([*coordinates, *values, int(surface.status[cell])])
+    return [path]

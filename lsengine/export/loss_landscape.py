@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,14 @@ from numpy.typing import NDArray
 
 from lsengine import store
 from lsengine.errors import UsageError
+from lsengine.export.output import output
 from lsengine.store import loss_landscape
 from lsengine.surface import Surface
 
 log = logging.getLogger(__name__)
-Whole = Callable[[Path, Path], AbstractContextManager[Path]]
 
 
-def write(surface: Surface, source: Path, target: Path, whole: Whole) -> list[Path]:
+def write(surface: Surface, path: Path) -> list[Path]:
     """Write the surface, and its directions beside it where the file holds them.
 
     The directions go into ``NAME_directions.h5``, which the surface file names as its
@@ -29,9 +27,7 @@ def write(surface: Surface, source: Path, target: Path, whole: Whole) -> list[Pa
 
     Args:
         surface: A plane, or a curve without repeats.
-        source: Its file.
-        target: The ancestor's surface file.
-        whole: Gives a name for a file, and puts it in place when complete.
+        path: The ancestor's surface file.
 
     Returns:
         The files written.
@@ -39,6 +35,7 @@ def write(surface: Surface, source: Path, target: Path, whole: Whole) -> list[Pa
     Raises:
         UsageError: If the ancestor's format cannot hold it.
     """
+    source = Path(surface.source)
     if "repeat" in surface.axes:
         raise UsageError(f"{source}: has repeats, which the format loss-landscape does not know")
     if not set(surface.quantities) & set(loss_landscape.QUANTITIES):
@@ -46,18 +43,19 @@ def write(surface: Surface, source: Path, target: Path, whole: Whole) -> list[Pa
             f"{source}: has none of the quantities that the format loss-landscape knows: "
             f"{', '.join(loss_landscape.QUANTITIES)}"
         )
-    files = []
+    dir_file = str(surface.attributes.get("dir_file", ""))
+    written = [path]
     directions = store.read_directions(source)
     shapes = _shapes(source, directions)
-    beside = target.with_name(f"{target.stem}_directions.h5")
     if shapes is not None:
-        with whole(beside, source) as part:
+        beside = path.with_name(f"{path.stem}_directions.h5")
+        with output(beside, surface) as part:
             loss_landscape.write_directions(part, directions, shapes, _variance_ratio(surface))
-        files.append(beside)
-    dir_file = beside.name if files else str(surface.attributes.get("dir_file", ""))
-    with whole(target, source) as part:
+        dir_file = beside.name
+        written.append(beside)
+    with output(path, surface) as part:
         loss_landscape.write(part, surface, dir_file)
-    return [target, *files]
+    return written
 
 
 def _shapes(
@@ -87,5 +85,5 @@ def _shapes(
 
 def _variance_ratio(surface: Surface) -> NDArray[Any] | None:
     attributes = surface.trajectory.attributes if surface.trajectory is not None else {}
-    found = attributes.get("explained_variance_ratio")
-    return None if found is None else np.atleast_1d(found)
+    ratio = attributes.get("explained_variance_ratio")
+    return None if ratio is None else np.atleast_1d(ratio)

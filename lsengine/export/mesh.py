@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import UsageError
-from lsengine.export.height import HeightOptions
+from lsengine.export.output import height, output
 from lsengine.external.optional import library
 from lsengine.render.page import scales
 from lsengine.surface import Surface, cells
@@ -38,59 +38,82 @@ class Mesh:
     colors: NDArray[np.uint8]
 
 
-def write_glb(surface: Surface, path: Path, wishes: HeightOptions) -> None:
+def write_glb(
+    surface: Surface, path: Path, *, quantity: str | None = None, scale: str = "auto"
+) -> list[Path]:
     """Write glTF: y is up there, and colours are linear; viewers and Blender turn both back.
 
-    Raises like `mesh`, and EnvironmentUnfit if trimesh is missing.
+    Args:
+        surface: A plane.
+        path: The file.
+        quantity: See `mesh`.
+        scale: See `mesh`.
+
+    Raises:
+        UsageError: As `mesh` does.
+        EnvironmentUnfit: If trimesh is missing.
     """
-    made = mesh(surface, wishes)
+    triangles = mesh(surface, quantity, scale)
     trimesh = library("trimesh", "mesh", "export --to glb")
     to_glb = library("trimesh.exchange.gltf", "mesh", "export --to glb").export_glb
-    x, y, z = made.vertices.T
+    x, y, z = triangles.vertices.T
     turned = trimesh.Trimesh(
         np.stack([x, z, -y], axis=1),
-        made.faces,
-        vertex_colors=_linear(made.colors),
+        triangles.faces,
+        vertex_colors=_linear(triangles.colors),
         process=False,
     )
     scene = turned.scene()
-    path.write_bytes(to_glb(scene, include_normals=True, tree_postprocessor=_matt))
+    with output(path, surface) as part:
+        part.write_bytes(to_glb(scene, include_normals=True, tree_postprocessor=_matt))
+    return [path]
 
 
-def write_ply(surface: Surface, path: Path, wishes: HeightOptions) -> None:
-    """Write binary PLY; raises like `write_glb`."""
-    made = mesh(surface, wishes)
+def write_ply(
+    surface: Surface, path: Path, *, quantity: str | None = None, scale: str = "auto"
+) -> list[Path]:
+    """Write binary PLY; arguments and errors are those of `write_glb`."""
+    triangles = mesh(surface, quantity, scale)
     trimesh = library("trimesh", "mesh", "export --to ply")
-    upright = trimesh.Trimesh(made.vertices, made.faces, vertex_colors=made.colors, process=False)
-    path.write_bytes(upright.export(file_type="ply", vertex_normal=True))
+    upright = trimesh.Trimesh(
+        triangles.vertices, triangles.faces, vertex_colors=triangles.colors, process=False
+    )
+    with output(path, surface) as part:
+        part.write_bytes(upright.export(file_type="ply", vertex_normal=True))
+    return [path]
 
 
-def mesh(surface: Surface, wishes: HeightOptions) -> Mesh:
+def mesh(surface: Surface, quantity: str | None = None, scale: str = "auto") -> Mesh:
     """Return a plane as triangles, with the heights, the scale and the colours of `render`.
 
     Holes stay open where a cell has no finite result.  A partial plane is drawn from its
     complete coarser cells, as pictures are.
+
+    Args:
+        surface: A plane.
+        quantity: The height; default the training loss.
+        scale: What height and colours follow: ``auto``, ``linear`` or ``log``.
 
     Raises:
         UsageError: If the surface is no plane, has no such quantity, or too few cells.
     """
     if not surface.is_plane:
         raise UsageError(f"{surface.source}: has one direction; a mesh needs a plane of two")
-    quantity = describe(wishes.height(surface))
-    plane = cells.joined(cells.plane(surface, quantity))
+    described = describe(height(surface, quantity))
+    plane = cells.joined(cells.plane(surface, described))
     if not plane.finite.size:
         raise UsageError(
-            f"{surface.source}: {quantity.name} has no finite value to be a height "
+            f"{surface.source}: {described.name} has no finite value to be a height "
             f"({plane.tally.reasons()}); choose another --quantity, or --to csv, which takes any "
             "value"
         )
-    scale = scales.choose(plane.finite, quantity, wishes.scale, None, None)
-    low, high = scale.span
-    share_BA = (np.clip(scale.forward(plane.values), low, high) - low) / (high - low)
+    chosen = scales.choose(plane.finite, described, scale, None, None)
+    low, high = chosen.span
+    share_BA = (np.clip(chosen.forward(plane.values), low, high) - low) / (high - low)
     faces = _faces(share_BA)
     if not faces.size:
         raise UsageError(
-            f"{surface.source}: {quantity.name} has no three neighbouring finite cells to join "
+            f"{surface.source}: {described.name} has no three neighbouring finite cells to join "
             f"({plane.tally.reasons()}); --to csv or vts takes each cell"
         )
     a, b = np.meshgrid(plane.alpha, plane.beta)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lsengine.export.height import HeightOptions
+from lsengine.export.output import output
 from lsengine.external.optional import library
 from lsengine.surface import Surface
 
 
-def write(surface: Surface, path: Path, wishes: HeightOptions) -> None:
+def write(surface: Surface, path: Path) -> list[Path]:
     """Write what `Surface.to_xarray` returns, and the trajectory's columns along ``epoch``.
 
     These are called ``trajectory_alpha`` and so on: below a coordinate ``alpha``, xarray takes a
@@ -17,13 +17,11 @@ def write(surface: Surface, path: Path, wishes: HeightOptions) -> None:
 
     Args:
         surface: Of any shape.
-        path: A new file.
-        wishes: Not asked.
+        path: The file.
 
     Raises:
         EnvironmentUnfit: If xarray or h5netcdf is missing.
     """
-    del wishes
     library("h5netcdf", "netcdf", "export --to netcdf")
     dataset = surface.to_xarray()
     if surface.trajectory is not None:
@@ -31,4 +29,6 @@ def write(surface: Surface, path: Path, wishes: HeightOptions) -> None:
         names = {name: f"trajectory_{name}" for name in columns.data_vars}
         attributes = {f"trajectory_{name}": value for name, value in columns.attrs.items()}
         dataset = dataset.merge(columns.rename(names)).assign_attrs(attributes)
-    dataset.to_netcdf(path, engine="h5netcdf")
+    with output(path, surface) as part:
+        dataset.to_netcdf(part, engine="h5netcdf")
+    return [path]

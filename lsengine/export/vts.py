@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import UsageError
-from lsengine.export.height import HeightOptions
+from lsengine.export.output import height, output
 from lsengine.external.optional import library
 from lsengine.surface import Surface
 from lsengine.surface.cells import tally
@@ -19,7 +19,7 @@ from lsengine.surface.cells import tally
 _HIDDEN = 2  # vtkDataSetAttributes.HIDDENPOINT
 
 
-def write(surface: Surface, path: Path, wishes: HeightOptions) -> None:
+def write(surface: Surface, path: Path, *, quantity: str | None = None) -> list[Path]:
     """Write points at alpha, beta and one quantity, with all quantities as point arrays.
 
     Arrays are called as in the surface file and hold what it holds, NaN where there is no
@@ -28,14 +28,14 @@ def write(surface: Surface, path: Path, wishes: HeightOptions) -> None:
 
     Args:
         surface: Of any shape.
-        path: A new file.
-        wishes: The quantity that is the height.
+        path: The file.
+        quantity: The height; default the training loss.
 
     Raises:
         UsageError: If there is no such quantity, or no finite value of it.
         EnvironmentUnfit: If VTK is missing.
     """
-    height = wishes.height(surface)
+    name = height(surface, quantity)
     xml = library("vtkmodules.vtkIOXML", "vtk", "export --to vts")
     model = library("vtkmodules.vtkCommonDataModel", "vtk", "export --to vts")
     core = library("vtkmodules.vtkCommonCore", "vtk", "export --to vts")
@@ -43,7 +43,7 @@ def write(surface: Surface, path: Path, wishes: HeightOptions) -> None:
 
     rows = next((surface.axes[a] for a in ("beta", "repeat") if a in surface.axes), np.zeros(1))
     y, x = np.meshgrid(rows, surface.axes["alpha"], indexing="ij")
-    z_P, hidden_P = _heights(surface, height)
+    z_P, hidden_P = _heights(surface, name)
     grid = model.vtkStructuredGrid()
     grid.SetDimensions(len(surface.axes["alpha"]), len(rows), 1)
     points = core.vtkPoints()
@@ -53,18 +53,20 @@ def write(surface: Surface, path: Path, wishes: HeightOptions) -> None:
     arrays = {**surface.quantities, "status": surface.status}
     if hidden_P.any():
         arrays["vtkGhostType"] = np.where(hidden_P, _HIDDEN, 0).astype(np.uint8)
-    for name, values in arrays.items():
+    for array_name, values in arrays.items():
         array = to_vtk(np.ascontiguousarray(values).ravel(), deep=True)
-        array.SetName(name)
+        array.SetName(array_name)
         grid.GetPointData().AddArray(array)
-    grid.GetPointData().SetActiveScalars(height)
+    grid.GetPointData().SetActiveScalars(name)
     writer = xml.vtkXMLStructuredGridWriter()
-    writer.SetFileName(str(path))
     writer.SetInputData(grid)
     writer.SetDataModeToAppended()
     writer.EncodeAppendedDataOff()
-    if not writer.Write():
-        raise OSError("VTK could not write it; is the disk full?")
+    with output(path, surface) as part:
+        writer.SetFileName(str(part))
+        if not writer.Write():
+            raise OSError("VTK gives no reason; is the disk full?")
+    return [path]
 
 
 def _heights(surface: Surface, name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

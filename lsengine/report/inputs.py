@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lsengine import store
 from lsengine.errors import LsengineError, UsageError
 from lsengine.render import KINDS
-from lsengine.store import records
 from lsengine.surface import Surface, cells
 from lsengine.surface.quantities import describe, preferred
 from lsengine.surface.records import History, WeightHistograms
+from lsengine.wording import listed
 
 Drawable = Surface | History | WeightHistograms
-_WORDS = {
-    "surface": ("a surface", 'lsengine eval" writes it'),
-    "history": ("a training history", 'lsengine train" writes it'),
-    "weights": ("a histogram of weights", 'lsengine histogram" writes it'),
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """One kind of file that pictures are made of.
+
+    Attributes:
+        words: What it is.
+        command: Which writes it.
+        read: Its reader.
+    """
+
+    words: str
+    command: str
+    read: Callable[[Path], Drawable]
+
+
+_SOURCES = {
+    "surface": _Source(words="a surface", command="eval", read=store.read),
+    "history": _Source(words="a training history", command="train", read=store.read_history),
+    "weights": _Source(
+        words="a histogram of weights", command="histogram", read=store.read_histograms
+    ),
 }
-_FORMATS = {records.FORMAT: "history", records.WEIGHTS_FORMAT: "weights"}
+_FORMATS = {store.HISTORY_FORMAT: "history", store.WEIGHTS_FORMAT: "weights"}
+
+
+def is_job_file(path: str | Path) -> bool:
+    """Whether a file is a job by its name; of what is in it, its readers judge."""
+    return Path(path).suffix in (".yaml", ".yml")
 
 
 def read(paths: Sequence[str], kind: str) -> list[Drawable]:
@@ -33,16 +58,10 @@ def read(paths: Sequence[str], kind: str) -> list[Drawable]:
         UsageError: If a file is missing, or of a kind that the picture cannot be made of.
         SurfaceError: If a surface is damaged.
     """
-    made_of = KINDS.get(kind, "plane")
-    wanted = made_of if made_of in _WORDS else "surface"
-    readers: dict[str, Callable[[Path], Drawable]] = {
-        "surface": store.read,
-        "history": records.read,
-        "weights": records.read_weights,
-    }
+    wanted = _source_of(KINDS.get(kind, "plane"))
     for path in paths:
         _check(Path(path), f"--as {kind}", wanted)
-    return [readers[wanted](Path(path)) for path in paths]
+    return [_SOURCES[wanted].read(Path(path)) for path in paths]
 
 
 def kind_of(path: str, style: str, *, growing: bool = False) -> str:
@@ -58,7 +77,7 @@ def kind_of(path: str, style: str, *, growing: bool = False) -> str:
     plane = "surface" if style == "lit" else "filled"
     if not Path(path).is_file():
         return plane
-    form = records.format_of(Path(path))
+    form = store.format_of(Path(path))
     if form in _FORMATS:
         return "history" if _FORMATS[form] == "history" else "histogram"
     try:
@@ -81,44 +100,41 @@ def read_surfaces(paths: Sequence[str]) -> list[Surface]:
 
 def _check(path: Path, asked: str, wanted: str) -> None:
     """Refuse a readable file of another kind, and say what can be drawn of it."""
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        what, _ = _WORDS[wanted]
-        raise UsageError(f"{path}: is a job file; {asked} needs {what}{_made_by(path, wanted)}")
-    form = records.format_of(path) if path.is_file() else None
+    needed = _SOURCES[wanted]
+    if is_job_file(path) and path.is_file():
+        outputs = _outputs(path, wanted)
+        raise UsageError(f"{path}: is a job file; {asked} needs {needed.words}{outputs}")
+    form = store.format_of(path) if path.is_file() else None
     if form is None:
         return  # missing, damaged, foreign: the reader says what
-    found = _FORMATS.get(form, "surface")
-    if found == wanted:
-        return
-    allowed = [k for k, made_of in KINDS.items() if _family(made_of) == found]
-    what, source = _WORDS[wanted]
-    raise UsageError(
-        f"{path}: is {_WORDS[found][0]}, which --as {' or '.join(allowed)} draws; "
-        f'{asked} needs {what} ("{source})'
-    )
+    kind = _FORMATS.get(form, "surface")
+    if kind != wanted:
+        pictures = [k for k, made_of in KINDS.items() if _source_of(made_of) == kind]
+        raise UsageError(
+            f"{path}: is {_SOURCES[kind].words}, which --as {' or '.join(pictures)} draws; {asked} "
+            f'needs {needed.words} ("lsengine {needed.command}" writes it)'
+        )
 
 
-def _made_by(path: Path, wanted: str) -> str:
+def _outputs(path: Path, wanted: str) -> str:
     """Return which files of the wanted kind a job makes, as the end of a sentence."""
-    from lsengine import job as jobs  # its checks are not for every picture to wait for
+    from lsengine import job as job_files  # its checks are not for every picture to wait for
 
     try:
-        found = jobs.load_all(path)
+        jobs = job_files.load_all(path)
     except LsengineError:
         return ""  # a broken job is not what was asked about
+    files: list[Path] = []
     if wanted == "surface":
-        files = [job.output for job in found]
-    else:
-        files = [job.path(j.output) / "history.h5" for job in found if (j := job.document.train)]
-    if wanted == "weights" or not files:
-        return ""
-    files = list(dict.fromkeys(files))
-    there = [file for file in files if file.is_file()]
-    listed = ", ".join(_shown(file) for file in (there or files)[:3])
-    more = f" and {len(there or files) - 3} more" if len(there or files) > 3 else ""
-    command = {"surface": "eval", "history": "train"}[wanted]
-    none = "" if there else f', which "lsengine {command} {path}" will make'
-    return f": {listed}{more}{none}"
+        files = [job.output for job in jobs]
+    elif wanted == "history":
+        folders = [job.path(job.document.train.output) for job in jobs if job.document.train]
+        files = [folder / "history.h5" for folder in folders]
+    existing = [file for file in files if file.is_file()]
+    names = listed(map(_shown, dict.fromkeys(existing or files)), most=3)
+    command = _SOURCES[wanted].command
+    end = "" if existing else f', which "lsengine {command} {path}" will make'
+    return f": {names}{end}" if files else ""
 
 
 def _shown(file: Path) -> str:
@@ -126,5 +142,5 @@ def _shown(file: Path) -> str:
     return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
-def _family(made_of: str) -> str:
-    return made_of if made_of in _WORDS else "surface"
+def _source_of(made_of: str) -> str:
+    return made_of if made_of in _SOURCES else "surface"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,94 @@ import numpy as np
 
 from lsengine import job as jobs
 from lsengine import store
+from lsengine.report.inputs import is_job_file
 from lsengine.store import lock
 from lsengine.surface import FAILED, Surface
+from lsengine.wording import duration
 
 _RECENT = 200
 _PAUSE_S = 30.0
-_OF_THE_FILE = ("fingerprint", "created", "writing", "device_kind", "precision", "batch_size")
+_LISTED = 10
 
 
-def summaries(path: str | Path, only: str = "*") -> list[dict[str, Any]]:
-    """Return how far the surfaces of a file are; see `summary`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """How far one surface is, in plain values.
+
+    Attributes:
+        surface: The file.
+        name: Of the job.
+        state: ``not started``, ``running``, ``partial`` or ``finished``.
+        shape: Points of each axis.
+        axes: Their names.
+        cells: Their number.
+        done: Cells with a result.
+        missing: Cells without.
+        failed: Cells whose evaluation failed.
+        rate_per_s: Cells per second; None if unknown.
+        remaining_s: None if unknown.
+        running_on: Host and process; None if no run has the lock.
+        quantities: Names of what each cell has.
+        failures: Cell index, coordinates and reason.
+        checkpoints: How many of a trajectory's are ``done``, ``missing`` and ``failed``; None
+            without one.
+        unconverged: Cells done whose eigenvalues did not converge; None without curvature.
+        fingerprint: This and what follows is said by the file itself; None before there is one.
+    """
+
+    surface: str
+    name: str
+    state: str
+    shape: list[int]
+    axes: list[str]
+    cells: int
+    done: int
+    missing: int
+    failed: int
+    rate_per_s: float | None = None
+    remaining_s: float | None = None
+    running_on: str | None = None
+    quantities: list[str]
+    failures: list[dict[str, Any]]
+    checkpoints: dict[str, int] | None = None
+    unconverged: int | None = None
+    fingerprint: Any = None
+    created: Any = None
+    writing: Any = None
+    device_kind: Any = None
+    precision: Any = None
+    batch_size: Any = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``status --json`` prints."""
+        return asdict(self)
+
+    def count(self, what: str) -> int:
+        """Return what ``status --count`` prints.
+
+        Args:
+            what: ``done``, ``missing`` or ``failed``: cells and a trajectory's checkpoints; with
+                ``-cells`` behind it, cells alone.
+        """
+        state = what.removesuffix("-cells")
+        cells: int = getattr(self, state)
+        return cells + (self.checkpoints[state] if self.checkpoints and state == what else 0)
+
+
+def is_complete(surface: Surface) -> bool:
+    """Whether neither a cell nor a checkpoint of its trajectory is missing."""
+    checkpoints = surface.trajectory.counts() if surface.trajectory else None
+    return not (surface.counts()["missing"] or (checkpoints and checkpoints["missing"]))
+
+
+def summaries(path: str | Path, only: str = "*") -> list[Summary]:
+    """Return how far the surfaces of a file are.
 
     Args:
-        path: A surface file, or a job file (``.yaml``, ``.yml``), possibly of several jobs.
+        path: A surface file, or a job file, possibly of several jobs.
         only: Pattern of the names of the wanted jobs.
     """
-    if Path(path).suffix not in (".yaml", ".yml"):
+    if not is_job_file(path):
         return [summary(path)]
     return [
         summary(job.output) if job.output.exists() else _not_started(job)
@@ -32,20 +105,8 @@ def summaries(path: str | Path, only: str = "*") -> list[dict[str, Any]]:
     ]
 
 
-def summary(path: str | Path) -> dict[str, Any]:
-    """Return how far a surface is.
-
-    Args:
-        path: A surface file.
-
-    Returns:
-        Plain values: ``surface``, ``name``, ``state`` (``not started``, ``running``,
-        ``partial`` or ``finished``), ``shape``, ``cells``, ``done``, ``missing``,
-        ``failed``, ``rate_per_s`` and ``remaining_s`` (None when unknown), ``running_on``,
-        ``failures`` (cell index, coordinates and reason), ``checkpoints`` (how many
-        of a trajectory's are ``done``, ``missing`` and ``failed``; None without one),
-        ``unconverged`` (cells done whose eigenvalues did not converge; None without
-        curvature), and what the file says of itself.
+def summary(path: str | Path) -> Summary:
+    """Return how far the surface of a surface file is.
 
     Raises:
         UsageError: If there is no such file.
@@ -54,77 +115,82 @@ def summary(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     surface = store.read(path)
     owner = lock.owner(path)
-    counts = surface.counts()
-    checkpoints = surface.trajectory.counts() if surface.trajectory else None
-    missing = counts["missing"] + (checkpoints["missing"] if checkpoints else 0)
-    rate = _rate(surface)
-    state = "partial" if missing else "finished"
-    return {
-        "surface": str(path),
-        "name": surface.name,
-        "state": "running" if owner and missing else state,
-        "shape": list(surface.status.shape),
-        "axes": list(surface.axes),
-        "cells": int(surface.status.size),
-        **counts,
-        "rate_per_s": rate,
-        "remaining_s": counts["missing"] / rate if rate and counts["missing"] else None,
-        "running_on": f"{owner.get('host')} (process {owner.get('pid')})" if owner else None,
-        "quantities": list(surface.quantities),
-        "failures": _failures(surface),
-        "checkpoints": checkpoints,
-        "unconverged": surface.unconverged,
-        **{name: surface.attributes.get(name) for name in _OF_THE_FILE},
-    }
+    counts, rate = surface.counts(), _rate(surface)
+    is_done, about = is_complete(surface), surface.attributes
+    return Summary(
+        surface=str(path),
+        name=surface.name,
+        state="finished" if is_done else "running" if owner else "partial",
+        shape=list(surface.status.shape),
+        axes=list(surface.axes),
+        cells=int(surface.status.size),
+        done=counts["done"],
+        missing=counts["missing"],
+        failed=counts["failed"],
+        rate_per_s=rate,
+        remaining_s=counts["missing"] / rate if rate and counts["missing"] else None,
+        running_on=f"{owner.get('host')} (process {owner.get('pid')})" if owner else None,
+        quantities=list(surface.quantities),
+        failures=_failures(surface),
+        checkpoints=surface.trajectory.counts() if surface.trajectory else None,
+        unconverged=surface.unconverged,
+        fingerprint=about.get("fingerprint"),
+        created=about.get("created"),
+        writing=about.get("writing"),
+        device_kind=about.get("device_kind"),
+        precision=about.get("precision"),
+        batch_size=about.get("batch_size"),
+    )
 
 
-def text(found: dict[str, Any]) -> str:
+def text(summary: Summary) -> str:
     """Return a summary as a few lines for a person."""
-    shape = " x ".join(f"{n} {a}" for n, a in zip(found["shape"], found["axes"], strict=True))
+    shape = " x ".join(f"{n} {a}" for n, a in zip(summary.shape, summary.axes, strict=True))
     lines = [
-        f"{found['surface']}: {found['state']}{', with failed cells' if found['failed'] else ''}",
-        f"  cells      {found['cells']:,} ({shape})",
-        f"  done       {found['done']:,} ({found['done'] / found['cells']:.1%})",
-        f"  missing    {found['missing']:,}",
-        f"  failed     {found['failed']:,}",
+        f"{summary.surface}: {summary.state}{', with failed cells' if summary.failed else ''}",
+        f"  cells      {summary.cells:,} ({shape})",
+        f"  done       {summary.done:,} ({summary.done / max(1, summary.cells):.1%})",
+        f"  missing    {summary.missing:,}",
+        f"  failed     {summary.failed:,}",
     ]
-    if (track := found["checkpoints"]) is not None:
-        words = ", ".join(f"{count:,} {word}" for word, count in track.items() if count)
+    if summary.checkpoints is not None:
+        words = ", ".join(f"{n:,} {state}" for state, n in summary.checkpoints.items() if n)
         lines.append(f"  trajectory {words}")
-    if found["unconverged"]:
-        lines.append(f"  curvature  {found['unconverged']:,} of the done cells did not converge")
-    if found["rate_per_s"]:
-        lines.append(f"  rate       {found['rate_per_s']:.3g} cells/s")
-    if found["remaining_s"] is not None:
-        lines.append(f"  remaining  {_duration(found['remaining_s'])}")
-    if found["running_on"]:
-        lines.append(f"  running on {found['running_on']}")
-    for failure in found["failures"][:10]:
+    if summary.unconverged:
+        lines.append(f"  curvature  {summary.unconverged:,} of the done cells did not converge")
+    if summary.rate_per_s:
+        lines.append(f"  rate       {summary.rate_per_s:.3g} cells/s")
+    if summary.remaining_s is not None:
+        lines.append(f"  remaining  {duration(summary.remaining_s)}")
+    if summary.running_on:
+        lines.append(f"  running on {summary.running_on}")
+    for failure in summary.failures[:_LISTED]:
         lines.append(f"  cell {failure['cell']} failed: {failure['reason']}")
-    if len(found["failures"]) > 10:
-        lines.append(f"  and {len(found['failures']) - 10} more failed cells")
+    if len(summary.failures) > _LISTED:
+        lines.append(f"  and {len(summary.failures) - _LISTED} more failed cells")
     return "\n".join(lines)
 
 
-def _not_started(job: jobs.Job) -> dict[str, Any]:
+def _not_started(job: jobs.Job) -> Summary:
     spec = job.document.grid
-    axes = {"beta": spec.beta, "alpha": spec.alpha} if spec else {}
-    shape = [int(a[-1]) for a in axes.values() if a is not None]
+    specs = {"beta": spec.beta, "alpha": spec.alpha} if spec else {}
+    points = {name: int(axis[-1]) for name, axis in specs.items() if axis is not None}
     if job.document.repeats > 1:
-        shape.insert(0, job.document.repeats)
-    names = [n for n, a in axes.items() if a is not None]
-    cells = int(np.prod(shape)) if shape else 0
-    return {
-        "surface": str(job.output),
-        "name": job.document.name,
-        "state": "not started",
-        "shape": shape,
-        "axes": ["repeat", *names] if job.document.repeats > 1 else names,
-        **{"cells": cells, "done": 0, "missing": cells, "failed": 0},
-        **{"rate_per_s": None, "remaining_s": None, "running_on": None},
-        **{"quantities": [], "failures": [], "checkpoints": None, "unconverged": None},
-        **dict.fromkeys(_OF_THE_FILE),  # settled when the file is laid out
-    }
+        points = {"repeat": job.document.repeats, **points}
+    cells = int(np.prod(list(points.values()))) if points else 0
+    return Summary(
+        surface=str(job.output),
+        name=job.document.name,
+        state="not started",
+        shape=list(points.values()),
+        axes=list(points),
+        cells=cells,
+        done=0,
+        missing=cells,
+        failed=0,
+        quantities=[],
+        failures=[],
+    )
 
 
 def _rate(surface: Surface) -> float | None:
@@ -143,16 +209,10 @@ def _rate(surface: Surface) -> float | None:
 def _failures(surface: Surface) -> list[dict[str, Any]]:
     unknown = np.full(surface.status.shape, b"unknown reason")
     reasons = surface.provenance.get("failure", unknown).ravel()
-    found = []
+    failures = []
     for index in np.flatnonzero(surface.status == FAILED):
         position = np.unravel_index(index, surface.status.shape)
         at = {a: float(c[i]) for (a, c), i in zip(surface.axes.items(), position, strict=True)}
         reason = reasons[index].decode(errors="replace")
-        found.append({"cell": int(index), **at, "reason": reason})
-    return found
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
+        failures.append({"cell": int(index), **at, "reason": reason})
+    return failures

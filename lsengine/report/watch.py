@@ -40,7 +40,7 @@ def picture(paths: Sequence[str], kind: str, output: Path, *, every_s: float, **
         look: As for `lsengine.render.figure`.
 
     Returns:
-        The exit code: 0, or that of `Stopped` after Ctrl-C.
+        The exit code: 0, or that of `Stopped` after Ctrl-C or a broken pipe.
 
     Raises:
         UsageError: If the picture cannot be drawn, however far the run is.
@@ -51,35 +51,35 @@ def picture(paths: Sequence[str], kind: str, output: Path, *, every_s: float, **
     render.check_look(kind, look.get("scale"), look.get("style", "default"))
     if kind not in ("history", "histogram", "curve", "curvature"):
         look["filled"] = True
-    last, said = list[str](), ""
+    last, message = list[str](), ""
 
     def look_again() -> bool:
-        nonlocal last, said
+        nonlocal last, message
         absent = [path for path in paths if not Path(path).exists()]
         if absent:
-            said = _say(f"waiting for {', '.join(absent)}", said)
+            message = _say(f"waiting for {', '.join(absent)}", message)
             return False
-        found = inputs.read(paths, kind)
-        complete = all(map(_is_complete, found))
-        progress = [_progress(thing) for thing in found]
+        drawables = inputs.read(paths, kind)
+        complete = all(map(_is_complete, drawables))
+        progress = [_progress(drawable) for drawable in drawables]
         if progress == last:
             return complete
         last = progress  # before anything that Ctrl-C may interrupt
         try:
-            if complete or all(map(_has_begun, found)):
+            if complete or all(map(_has_begun, drawables)):
                 live = {"reload_s": max(every_s, CALM_S)} if kind == "html" and not complete else {}
-                render.write(found, output, kind=kind, **live, **look)
+                render.write(drawables, output, kind=kind, **live, **look)
                 print(f"{output}: {', '.join(progress)}", flush=True)
                 return complete
         except NothingToDraw:
             if complete:
                 raise
-        said = _say(f"waiting for the first cells of {', '.join(paths)}", said)
+        message = _say(f"waiting for the first cells of {', '.join(paths)}", message)
         return False
 
     try:
         return _until(look_again, every_s)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):  # somebody, or who read what is printed, has gone
         if kind == "html" and last:  # nobody will write the page again
             with suppress(NothingToDraw):  # nor is there one yet
                 render.write(inputs.read(paths, kind), output, kind=kind, **look)
@@ -98,20 +98,23 @@ def progress(path: str, only: str, *, every_s: float, as_json: bool) -> int:
         as_json: Print JSON.
 
     Returns:
-        The exit code: 0, or that of `Stopped` after Ctrl-C.
+        The exit code: 0, or that of `Stopped` after Ctrl-C; 0 when nobody reads any more.
     """
     last, lines = "", 0
 
     def look_again() -> bool:
         nonlocal last, lines
         if not Path(path).exists():
-            if Path(path).suffix in (".yaml", ".yml"):
+            if inputs.is_job_file(path):
                 raise UsageError(f"{path}: no such job file")
             text, finished = f"{path}: not started", False
         else:
-            found = status.summaries(path, only)
-            finished = all(one["state"] == "finished" for one in found)
-            text = "\n".join(json.dumps(one) if as_json else status.text(one) for one in found)
+            summaries = status.summaries(path, only)
+            finished = all(summary.state == "finished" for summary in summaries)
+            text = "\n".join(
+                json.dumps(summary.as_dict()) if as_json else status.text(summary)
+                for summary in summaries
+            )
         if text != last:
             again = sys.stdout.isatty() and not as_json and lines
             print((f"\033[{lines}A\033[J" if again else "") + text, flush=True)
@@ -122,6 +125,8 @@ def progress(path: str, only: str, *, every_s: float, as_json: bool) -> int:
         return _until(look_again, every_s)
     except KeyboardInterrupt:
         return _interrupted()
+    except BrokenPipeError:
+        return 0
 
 
 def _until(look_again: Callable[[], bool], every_s: float) -> int:
@@ -174,33 +179,33 @@ def _interrupted() -> int:
     return Stopped.exit_code
 
 
-def _say(text: str, said: str) -> str:
-    if text != said:
-        print(text, flush=True)
-    return text
+def _say(message: str, last: str) -> str:
+    """Print a message unless it is the last one again, and return it."""
+    if message != last:
+        print(message, flush=True)
+    return message
 
 
-def _is_complete(thing: Any) -> bool:
-    if isinstance(thing, Surface):
-        checkpoints = thing.trajectory.counts() if thing.trajectory else None
-        return not (thing.counts()["missing"] or (checkpoints and checkpoints["missing"]))
-    return thing.finished if isinstance(thing, History) else True
+def _is_complete(drawable: inputs.Drawable) -> bool:
+    if isinstance(drawable, Surface):
+        return status.is_complete(drawable)
+    return drawable.finished if isinstance(drawable, History) else True
 
 
-def _has_begun(thing: Any) -> bool:
+def _has_begun(drawable: inputs.Drawable) -> bool:
     """Whether a training has done an epoch; whether cells suffice, their picture decides."""
-    return not isinstance(thing, History) or len(thing.columns["epoch"]) > 1
+    return not isinstance(drawable, History) or len(drawable.columns["epoch"]) > 1
 
 
-def _progress(thing: Any) -> str:
-    if isinstance(thing, Surface):
-        counts = thing.counts()
+def _progress(drawable: inputs.Drawable) -> str:
+    if isinstance(drawable, Surface):
+        counts = drawable.counts()
         failed = f", {counts['failed']:,} failed" if counts["failed"] else ""
-        text = f"{counts['done']:,} of {thing.status.size:,} cells{failed}"
-        checkpoints = thing.trajectory.counts() if thing.trajectory else None
+        text = f"{counts['done']:,} of {drawable.status.size:,} cells{failed}"
+        checkpoints = drawable.trajectory.counts() if drawable.trajectory else None
         if checkpoints:
             text += f", {checkpoints['done']:,} of {sum(checkpoints.values()):,} checkpoints"
         return text
-    if isinstance(thing, History):
-        return f"epoch {thing.columns['epoch'][-1]} of {thing.attributes['epochs']}"
+    if isinstance(drawable, History):
+        return f"epoch {drawable.columns['epoch'][-1]} of {drawable.attributes['epochs']}"
     return "complete"

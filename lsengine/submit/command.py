@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lsengine import log as logs
-from lsengine.errors import EnvironmentUnfit, JobError
+from lsengine.errors import JobError
+from lsengine.files import make_folder
 from lsengine.job import Job, load_all
 from lsengine.job.schema import LaunchSpec
 from lsengine.submit import estimate, script, slurm
@@ -19,27 +20,30 @@ log = logging.getLogger(__name__)
 _PROBES = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitOptions:
     """What is asked of a submission.
 
     Attributes:
         site: The site file, or None to look for one.
-        parts: Shards, evaluated by an array of jobs without MPI, and merged by another.
+        shards: Into how many the surface is split: an array of jobs without MPI evaluates them,
+            and another merges them.
         chain: Train before, and draw after.
         probe: Cells to evaluate beforehand, here or, where GPUs are wanted and none is here, by a
             job of its own; None leaves it to what is known.
+        may_evaluate: Whether cells may be evaluated here.
         binaries: The folder of lsengine where the jobs run.
     """
 
     site: Path | None = None
-    parts: int | None = None
+    shards: int | None = None
     chain: bool = False
     probe: int | None = None
+    may_evaluate: bool = True
     binaries: Path = Path(sys.executable).parent
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One batch job.
 
@@ -57,7 +61,7 @@ class Step:
 
 
 def plan(
-    paths: Sequence[str | Path], wishes: SubmitOptions, *, only: str = "*"
+    paths: Sequence[str | Path], options: SubmitOptions, *, only: str = "*"
 ) -> list[tuple[Job, list[Step]]]:
     """Return what would be submitted: for each job its steps, each after the one before.
 
@@ -68,22 +72,23 @@ def plan(
         UsageError: If a cell takes longer than a round.
     """
     logs.configure(rank=0)
-    found = sites.find(wishes.site)
-    site = sites.read(found)
-    if found is not None:
-        log.info("site: %s", found)
+    site_file = sites.find(options.site)
+    site = sites.read(site_file)
+    if site_file is not None:
+        log.info("site: %s", site_file)
     planned = []
     for path in paths:
-        several = len(load_all(path)) > 1
-        for job in load_all(path, command="train" if wishes.chain else "eval", only=only):
+        is_matrix = len(load_all(path)) > 1
+        for job in load_all(path, command="train" if options.chain else "eval", only=only):
             launch = sites.settled(job, site)
-            if wishes.parts is not None:  # each shard is one process
+            if options.shards is not None:  # each shard is one process
                 launch = script.of_one_rank(launch, gpus=min(1, launch.gpus_per_node))
-            place = script.ScriptContext(wishes.binaries, several)
-            steps = list(_steps(job, launch, place, wishes))
-            if cells := _estimate(job, launch, wishes):
-                text = script.probing(job, launch, place, cells, found, wishes.parts)
-                steps.insert(1 if wishes.chain else 0, Step("probe", job.document.name, text))
+            context = script.ScriptContext(options.binaries, is_matrix)
+            steps = list(_steps(job, launch, context, options))
+            if cells := _estimate(job, launch, options):
+                text = script.probing(job, launch, context, cells, site_file, options.shards)
+                probe = Step(kind="probe", name=job.document.name, text=text)
+                steps.insert(1 if options.chain else 0, probe)
             planned.append((job, steps))
     return planned
 
@@ -94,10 +99,7 @@ def send(job: Job, steps: Sequence[Step]) -> Iterator[str]:
     Raises:
         EnvironmentUnfit: If there is no sbatch, or it refuses.
     """
-    try:
-        job.surface.parent.mkdir(parents=True, exist_ok=True)  # logs go there, too
-    except OSError as error:
-        raise EnvironmentUnfit(f"output: {job.surface.parent} cannot be made: {error}") from error
+    make_folder(job.surface.parent, key="output")  # logs go there, too
     before: list[str] = []
     for step in steps:
         number = slurm.submit(step.text, after=before, after_any=step.after_any)
@@ -106,19 +108,20 @@ def send(job: Job, steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _steps(
-    job: Job, launch: LaunchSpec, place: script.ScriptContext, wishes: SubmitOptions
+    job: Job, launch: LaunchSpec, context: script.ScriptContext, options: SubmitOptions
 ) -> Iterator[Step]:
     name = job.document.name
-    if wishes.chain:
+    if options.chain:
         _refuse_without_surface(job)
-        yield Step("train", name, script.training(job, launch, place))
-    yield Step("eval", name, script.evaluating(job, launch, place, wishes.parts))
-    if wishes.parts is not None:
+        yield Step(kind="train", name=name, text=script.training(job, launch, context))
+    text = script.evaluating(job, launch, context, options.shards)
+    yield Step(kind="eval", name=name, text=text)
+    if options.shards is not None:
         # Also when a shard has failed: what the others have is a partial surface.
-        merging = script.merging(job, launch, place, wishes.parts)
-        yield Step("merge", name, merging, after_any=True)
-    if wishes.chain:
-        yield Step("render", name, script.drawing(job, launch, place))
+        text = script.merging(job, launch, context, options.shards)
+        yield Step(kind="merge", name=name, text=text, after_any=True)
+    if options.chain:
+        yield Step(kind="render", name=name, text=script.drawing(job, launch, context))
 
 
 def _refuse_without_surface(job: Job) -> None:
@@ -133,13 +136,13 @@ def _refuse_without_surface(job: Job) -> None:
         raise JobError(str(job.source), missing)
 
 
-def _estimate(job: Job, launch: LaunchSpec, wishes: SubmitOptions) -> int:
+def _estimate(job: Job, launch: LaunchSpec, options: SubmitOptions) -> int:
     """Log what the surface will cost, as far as that is known or asked for.
 
     Returns:
         How many cells a job has to probe, because it takes a GPU and none is here; as a rule 0.
     """
-    name, probe = job.document.name, wishes.probe
+    name, probe = job.document.name, options.probe
     if launch.time is None:
         log.warning("%s: without launch.time, the partition's own limit is not known here", name)
     cost = estimate.of_surface(job) if probe is None else None
@@ -150,14 +153,16 @@ def _estimate(job: Job, launch: LaunchSpec, wishes: SubmitOptions) -> int:
         probe = probe or _PROBES
     elif cost is None and probe is None and launch.time and not launch.gpus_per_node:
         probe = _PROBES  # a cell that no round has time for is to be refused now
-    if probe and not (job.document.model.checkpoint and job.checkpoint.is_file()):
+    if probe and not options.may_evaluate:
+        log.info("%s: no estimate: --dry-run evaluates nothing; --estimate does", name)
+    elif probe and not (job.document.model.checkpoint and job.checkpoint.is_file()):
         log.warning("%s: no probe: the checkpoint is still to be trained", name)
     elif probe:
-        if wishes.probe is None:
+        if options.probe is None:
             log.info("%s: evaluating %d cells for an estimate; --probe 0: none", name, probe)
         cost = estimate.of_probe(job, probe, launch)
     if cost is not None:
-        log.info("%s: %s", name, estimate.judged(job, launch, cost, wishes.parts or 1))
+        log.info("%s: %s", name, estimate.judged(job, launch, cost, options.shards or 1))
     elif not probe:
         log.info("%s: no estimate; --probe 3 evaluates three cells here first", name)
     return 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 import tempfile
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +15,16 @@ from lsengine import store
 from lsengine.errors import Stopped, UsageError
 from lsengine.job import Job
 from lsengine.job.schema import LaunchSpec
+from lsengine.ranks import StopRequest
 from lsengine.submit import slurm
 from lsengine.submit.site import ranks
-from lsengine.surface import DONE
+from lsengine.surface import Surface
+from lsengine.wording import duration
+
+_ROUND_IS_OVER = "the end of a round"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """What cells have taken.
 
@@ -42,7 +45,8 @@ def of_surface(job: Job) -> Cost | None:
     """Return what the cells took that the surface has already, None if it has none."""
     if not job.surface.exists():
         return None
-    return _cost(job.surface, f"{job.surface.name} itself", finished=None)
+    surface = store.read(job.surface)
+    return _cost(surface, int((~surface.done).sum()), f"{job.surface.name} itself")
 
 
 def of_probe(job: Job, cells: int, launch: LaunchSpec) -> Cost:
@@ -54,42 +58,38 @@ def of_probe(job: Job, cells: int, launch: LaunchSpec) -> Cost:
         launch: Whose time limit no single cell may exceed.
 
     Raises:
+        Stopped: If a user interrupts it.
         UsageError: If not even one cell ended within the time of a round.
     """
-    from lsengine.engine import (
-        Options,
-        evaluate_found,  # loads torch
-    )
+    from lsengine.engine import Options, evaluate_found  # loads torch
 
-    usable = usable_s(launch)
-    with tempfile.TemporaryDirectory(prefix="lsengine-probe-") as folder:
+    round_s = usable_s(launch)
+    with tempfile.TemporaryDirectory(prefix="lsengine-probe-") as folder, ExitStack() as timers:
         output = Path(folder) / "probe.h5"
-        document = job.document.model_copy(update={"output": str(output)})
-        trial = replace(job, document=document)
-        options = Options(progress="none", cell_limit=cells)
-        is_up = threading.Event()
+        trial = replace(job, document=job.document.model_copy(update={"output": str(output)}))
+        request = StopRequest()
 
-        def stop() -> None:
-            is_up.set()
-            os.kill(os.getpid(), signal.SIGUSR1)
+        def find(stop: StopRequest) -> list[Job]:
+            nonlocal request
+            request = stop
+            if round_s is not None:
+                timer = threading.Timer(round_s, stop.request, [_ROUND_IS_OVER])
+                timer.daemon = True
+                timer.start()
+                timers.callback(timer.cancel)
+            return [trial]
 
-        timer = threading.Timer(usable or 0.0, stop)
-        timer.daemon = True
-        if usable is not None:
-            timer.start()
         try:
-            evaluate_found(lambda _: [trial], options, world=None)
+            evaluate_found(find, Options(progress="none", cell_limit=cells), world=None)
         except Stopped:
-            if not is_up.is_set():  # somebody's Ctrl-C: nothing is to be submitted
+            if request.signal != _ROUND_IS_OVER:  # somebody's Ctrl-C: nothing is to be submitted
                 raise
             if not output.exists() or not store.read(output).done.any():
-                raise UsageError(
-                    _too_long(job, usable or 0.0, f"more than {usable:.0f} s")
-                ) from None
-        finally:
-            timer.cancel()
-        ended = int(store.read(output).done.sum())
-        cost = _cost(output, f"{ended} probe cells on this machine", finished=0)
+                taken = f"more than {round_s:.0f} s"
+                raise UsageError(_too_long(job, round_s or 0.0, taken)) from None
+        surface = store.read(output)
+    ended = int(surface.done.sum())
+    cost = _cost(surface, surface.status.size, f"{ended} probe cells on this machine")
     assert cost is not None
     return cost
 
@@ -99,22 +99,22 @@ def usable_s(launch: LaunchSpec) -> float | None:
     return max(0.0, slurm.seconds(launch.time) - launch.signal_s) if launch.time else None
 
 
-def judged(job: Job, launch: LaunchSpec, cost: Cost, parts: int = 1) -> str:
+def judged(job: Job, launch: LaunchSpec, cost: Cost, shards: int = 1) -> str:
     """Return the estimate for a person, and refuse what can never end.
 
     Raises:
         UsageError: If a cell takes longer than a round, on the same kind of device.
     """
-    kind, here = ("GPU", "cuda") if launch.gpus_per_node else ("CPU", "cpu")
+    kind, wanted = ("GPU", "cuda") if launch.gpus_per_node else ("CPU", "cpu")
     head = f"a cell takes {cost.seconds:.3g} s on {cost.device} ({cost.source})"
-    if not cost.device.startswith(here):
+    if not cost.device.startswith(wanted):
         return f"{head}; the job asks for {kind}s: no estimate of {kind}-hours"
-    usable, workers = usable_s(launch), parts * max(1, ranks(launch))
+    usable, workers = usable_s(launch), shards * max(1, ranks(launch))
     if usable is not None and cost.seconds >= usable:
         raise UsageError(_too_long(job, usable, f"{cost.seconds:.3g} s"))
     total = cost.missing * cost.seconds
     text = f"{head}; {cost.missing:,} cells are {total / 3600:.3g} {kind}-hours"
-    text += f", about {_duration(total / workers)} on {workers} worker(s)"
+    text += f", about {duration(total / workers)} on {workers} worker(s)"
     if usable:
         rounds = math.ceil(total / workers / usable)
         text += f": {rounds} round(s) of {launch.time}"
@@ -129,21 +129,12 @@ def _too_long(job: Job, usable: float, taken: str) -> str:
     )
 
 
-def _cost(path: Path, source: str, finished: int | None) -> Cost | None:
-    surface = store.read(path)
-    done = surface.status == DONE
+def _cost(surface: Surface, missing: int, source: str) -> Cost | None:
+    done = surface.done
     if not done.any() or "wall_s" not in surface.provenance:
         return None
     order = np.argsort(surface.provenance["finished"][done])
-    taken = surface.provenance["wall_s"][done][order]
-    missing = int(surface.status.size if finished == 0 else np.count_nonzero(~done))
+    taken_s = surface.provenance["wall_s"][done][order]
     device = str(surface.attributes.get("device_kind", "an unknown device"))
-    return Cost(float(np.median(taken[1:] if len(taken) > 1 else taken)), device, missing, source)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    median_s = float(np.median(taken_s[1:] if len(taken_s) > 1 else taken_s))
+    return Cost(seconds=median_s, device=device, missing=missing, source=source)

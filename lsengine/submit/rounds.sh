@@ -1,7 +1,7 @@
 # Rounds: the end of every script that "lsengine submit" writes; see docs/OPERATIONS.md.
 # Before it are set: run, the command; progress, a function that prints a number which changes
-# when something has been finished; left, one that prints 0 if nothing is missing; most_fruitless;
-# signal_s, how long before the time limit SLURM sends SIGUSR1.
+# when something has been finished; left, one that prints 0 if nothing is missing, and nothing if
+# that is not known; most_fruitless; signal_s, how long before the time limit SLURM sends SIGUSR1.
 # shellcheck shell=bash disable=SC2154,SC2317
 set -u
 
@@ -79,7 +79,7 @@ after=$(progress)
 if [ "$code" = 0 ]; then
     missing=$(left)
     if [ "$missing" != 0 ]; then # mpirun --with-ft ulfm says 0, too, if all ranks were killed
-        say "the launcher says 0, but $missing cells are missing"
+        say "the launcher says 0, but ${missing:-an unknown number of} cells are missing"
         code=75
     fi
 fi

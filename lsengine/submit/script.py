@@ -25,7 +25,7 @@ _STARTERS: dict[str, tuple[str, ...]] = {
     "srun-pmix": ("srun", "--mpi=pmix", "--kill-on-bad-exit=1", "-n"),
     "srun-pmi2": ("srun", "--mpi=pmi2", "--kill-on-bad-exit=1", "-n"),
 }
-_KEPT = "HOME,USER,LANG,PATH"  # of the submitter's environment; nothing else, so no secrets
+_EXPORTED = "HOME,USER,LANG,PATH"  # of the submitter's environment; nothing else, so no secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,55 +34,52 @@ class ScriptContext:
 
     Attributes:
         binaries: The folder of lsengine and, as a rule, of the launcher.
-        several: Whether the job file makes several jobs, of which the script is for one.
+        is_matrix: Whether the job file makes several jobs, of which the script is for one.
     """
 
     binaries: Path
-    several: bool = False
+    is_matrix: bool = False
 
 
-def evaluating(job: Job, launch: LaunchSpec, place: ScriptContext, parts: int | None = None) -> str:
-    """Return the script that evaluates a job's surface; with parts, as an array of shards."""
-    command = ["lsengine", "eval", *_named(job, place), "--progress", "lines"]
+def evaluating(
+    job: Job, launch: LaunchSpec, context: ScriptContext, shards: int | None = None
+) -> str:
+    """Return the script that evaluates a job's surface; with shards, as an array of shards."""
+    command = ["lsengine", "eval", *_named(job, context), "--progress", "lines"]
     surface = quote(str(job.surface))
-    if parts is not None:
+    if shards is not None:
         surface = f'{quote(str(job.surface.with_suffix("")))}.shard-"$SLURM_ARRAY_TASK_ID".h5'
-    counting = join([*_inside(job, launch, alone=True), "lsengine", "status", "--json"])
+    counting = join([*_inside(job, launch, alone=True), "lsengine", "status", "--count"])
     # Checkpoints of a section that the job does not have any more are none of its business.
-    only = "" if job.trajectory else "; exit"
+    missing = "missing" if job.trajectory else "missing-cells"
+    left = [
+        f"    if ! [ -e {surface} ]; then echo all; return; fi",
+        f"    {counting} {missing} {surface} 2>/dev/null",
+    ]
+    if shards is not None:
+        left = ["    echo 0 # of the others' cells a shard knows nothing"]
+    shard = f' --shard "$SLURM_ARRAY_TASK_ID/{shards}"' if shards is not None else ""
     lines = [
-        f"counts() {{ {counting} {surface} 2>/dev/null; }}",
         "progress() { # cells and checkpoints that are done",
-        """    counts | awk -F '[:,]' '/"done":/ { n += $2 } END { print n + 0 }'""",
+        f"    {counting} done {surface} 2>/dev/null || echo 0",
         "}",
         "left() { # those that are missing",
-        *(
-            ["    echo 0 # of the others' cells a shard knows nothing"]
-            if parts
-            else [
-                f"    if ! [ -e {surface} ]; then echo all; return; fi",
-                "    counts | awk -F '[:,]' '",
-                f"""        /"missing":/ {{ n += $2; known = 1{only} }}""",
-                """        END { if (known) print n; else print "an unknown number of" }'""",
-            ]
-        ),
+        *left,
         "}",
-        *_run(
-            job, launch, command, more=f' --shard "$SLURM_ARRAY_TASK_ID/{parts}"' if parts else ""
-        ),
+        *_run(job, launch, command, more=shard),
     ]
     title = f"The loss surface of {job.document.name}"
-    title += f", one of {parts} shards" if parts else ""
-    return _script(title, "eval", job, launch, place, lines, parts)
+    title += f", one of {shards} shards" if shards is not None else ""
+    return _script(title, "eval", job, launch, context, lines, shards)
 
 
 def probing(
     job: Job,
     launch: LaunchSpec,
-    place: ScriptContext,
+    context: ScriptContext,
     cells: int,
     site: Path | None,
-    parts: int | None,
+    shards: int | None,
 ) -> str:
     """Return the script that evaluates a few cells on one device, and says what all will cost.
 
@@ -91,20 +88,20 @@ def probing(
     one = of_one_rank(launch, gpus=min(1, launch.gpus_per_node))
     folders = [str(site.resolve().parent)] if site else []
     command = [*_inside(job, one, alone=True, more=folders), "lsengine", "submit"]
-    command += [*_named(job, place), "--dry-run", "--probe", str(cells)]
+    command += [*_named(job, context), "--estimate", "--probe", str(cells)]
     command += ["--site", str(site.resolve())] if site else []
-    command += ["--array", str(parts)] if parts else []
-    lines = [f"{join(command)} >/dev/null # the script; the estimate goes to the log"]
+    command += ["--array", str(shards)] if shards else []
+    lines = [join(command)]
     title = f"What the loss surface of {job.document.name} will cost"
-    return _script(title, "probe", job, one, place, lines, rounds=False)
+    return _script(title, "probe", job, one, context, lines, rounds=False)
 
 
-def training(job: Job, launch: LaunchSpec, place: ScriptContext) -> str:
+def training(job: Job, launch: LaunchSpec, context: ScriptContext) -> str:
     """Return the script that trains a job's network, as one rank."""
     assert job.document.train is not None
     folder = job.path(job.document.train.output)
     launch = of_one_rank(launch, gpus=min(1, launch.gpus_per_node))
-    command = ["lsengine", "train", *_named(job, place), "--progress", "lines"]
+    command = ["lsengine", "train", *_named(job, context), "--progress", "lines"]
     lines = [
         "progress() { # changes with every epoch",
         f"    find {quote(str(folder))} -name '*.pt' -printf '%p %T@\\n' 2>/dev/null |",
@@ -113,31 +110,31 @@ def training(job: Job, launch: LaunchSpec, place: ScriptContext) -> str:
         "left() { echo 0; }",
         *_run(job, launch, command),
     ]
-    return _script(f"The training of {job.document.name}", "train", job, launch, place, lines)
+    return _script(f"The training of {job.document.name}", "train", job, launch, context, lines)
 
 
-def merging(job: Job, launch: LaunchSpec, place: ScriptContext, parts: int) -> str:
+def merging(job: Job, launch: LaunchSpec, context: ScriptContext, shards: int) -> str:
     """Return the script that makes one surface of shards."""
     launch = of_one_rank(launch)
     command = [*_inside(job, launch, alone=True), "lsengine", "merge"]
     stem = quote(str(job.surface.with_suffix("")))
     lines = [
         "shards=()",
-        f"for part in {{1..{parts}}}; do # a shard without cells has no file",
+        f"for part in {{1..{shards}}}; do # a shard without cells has no file",
         f'    if [ -e {stem}.shard-"$part".h5 ]; then shards+=({stem}.shard-"$part".h5); fi',
         "done",
         "if [ ${#shards[@]} = 0 ]; then",
-        f'    echo "none of {parts} shards has a file: there is nothing to merge; the logs of"',
+        f'    echo "none of {shards} shards has a file: there is nothing to merge; the logs of"',
         '    echo "the shards say why none has begun; mend that, and submit again"',
         f"    exit {Stopped.exit_code}",
         "fi",
         f'{join(command)} "${{shards[@]}}" --output {quote(str(job.surface))}',
     ]
     title = f"The loss surface of {job.document.name}, from its shards"
-    return _script(title, "merge", job, launch, place, lines, rounds=False)
+    return _script(title, "merge", job, launch, context, lines, rounds=False)
 
 
-def drawing(job: Job, launch: LaunchSpec, place: ScriptContext) -> str:
+def drawing(job: Job, launch: LaunchSpec, context: ScriptContext) -> str:
     """Return the script that draws a finished surface."""
     launch = of_one_rank(launch)
     assert job.document.directions is not None
@@ -146,7 +143,7 @@ def drawing(job: Job, launch: LaunchSpec, place: ScriptContext) -> str:
     command = [*_inside(job, launch, alone=True), "lsengine", "render", str(job.surface)]
     lines = [join([*command, "--as", kind, "--output", str(figure)])]
     title = f"A picture of the loss surface of {job.document.name}"
-    return _script(title, "render", job, launch, place, lines, rounds=False)
+    return _script(title, "render", job, launch, context, lines, rounds=False)
 
 
 def of_one_rank(launch: LaunchSpec, gpus: int = 0) -> LaunchSpec:
@@ -155,15 +152,15 @@ def of_one_rank(launch: LaunchSpec, gpus: int = 0) -> LaunchSpec:
     return launch.model_copy(update=changes)
 
 
-def _named(job: Job, place: ScriptContext) -> list[str]:
-    return [str(job.source), *(["--only", escape(job.document.name)] if place.several else [])]
+def _named(job: Job, context: ScriptContext) -> list[str]:
+    return [str(job.source), *(["--only", escape(job.document.name)] if context.is_matrix else [])]
 
 
 def _run(job: Job, launch: LaunchSpec, command: Sequence[str], more: str = "") -> list[str]:
-    whole = join([*_start(launch), *_inside(job, launch, alone=ranks(launch) == 1), *command])
+    words = [*_start(launch), *_inside(job, launch, alone=ranks(launch) == 1), *command]
     return [
         *_new_step(launch),
-        f"run=({whole}{more})",
+        f"run=({join(words)}{more})",
         f"most_fruitless={launch.max_fruitless}",
         f"signal_s={launch.signal_s}",
     ]
@@ -205,15 +202,15 @@ def _inside(job: Job, launch: LaunchSpec, *, alone: bool, more: Sequence[str] = 
     container = launch.container
     if container is None:
         return []
-    own = [folder for folder in [*_folders(job), *more] if folder not in container.binds]
-    binds = [*container.binds, *own]
+    folders = [*_folders(job), *more]
+    binds = [*container.binds, *(folder for folder in folders if folder not in container.binds)]
     if container.runtime == "pyxis":
         mounts = ",".join(b if ":" in b else f"{b}:{b}" for b in binds)
         options = [f"--container-image={container.image}", f"--container-mounts={mounts}"]
         return [*(["srun", "-n", "1", "--overlap"] if alone else []), *options]
     graphics = ["--nv"] if launch.gpus_per_node else []
-    folders = [word for bind in binds for word in ("--bind", bind)]
-    return [container.runtime, "exec", *graphics, *folders, container.image]
+    options = [word for bind in binds for word in ("--bind", bind)]
+    return [container.runtime, "exec", *graphics, *options, container.image]
 
 
 def _folders(job: Job) -> list[str]:
@@ -237,9 +234,9 @@ def _script(
     step: str,
     job: Job,
     launch: LaunchSpec,
-    place: ScriptContext,
+    context: ScriptContext,
     lines: Sequence[str],
-    parts: int | None = None,
+    shards: int | None = None,
     *,
     rounds: bool = True,
 ) -> str:
@@ -247,12 +244,12 @@ def _script(
         "#!/bin/bash -l" if launch.modules else "#!/bin/bash",
         f"# {_comment(title)}: {_comment(str(job.source))}",
         f"# Written by lsengine submit {__version__}.  It goes on where the files end.",
-        *(f"#SBATCH {option}" for option in _options(step, job, launch, parts, rounds=rounds)),
+        *(f"#SBATCH {option}" for option in _options(step, job, launch, shards, rounds=rounds)),
         "",
         "export SLURM_EXPORT_ENV=ALL # ranks get what is set here",
         *([f"module load {join(launch.modules)}"] if launch.modules else []),
         *launch.activate,
-        *([] if launch.container else [f'export PATH={quote(str(place.binaries))}:"$PATH"']),
+        *([] if launch.container else [f'export PATH={quote(str(context.binaries))}:"$PATH"']),
         *(f"export {name}={quote(value)}" for name, value in launch.environment.items()),
         "",
         *lines,
@@ -263,10 +260,10 @@ def _script(
 
 
 def _options(
-    step: str, job: Job, launch: LaunchSpec, parts: int | None, *, rounds: bool
+    step: str, job: Job, launch: LaunchSpec, shards: int | None, *, rounds: bool
 ) -> Iterator[str]:
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", job.document.name)
-    number = "%A-%a" if parts else "%j"
+    number = "%A-%a" if shards else "%j"
     log = f"{str(job.surface.parent).replace('%', '%%')}/{name}-{step}-{number}.log"
     yield f"--job-name={name}-{step}"
     yield f'--output="{log}"' if re.search(r"\s", log) else f"--output={log}"
@@ -274,13 +271,16 @@ def _options(
     if rounds:
         yield "--requeue"
         yield f"--signal=B:USR1@{launch.signal_s}"
-    if parts:
-        yield f"--array=1-{parts}"
+    if shards:
+        yield f"--array=1-{shards}"
     if launch.time:
         yield f"--time={launch.time}"
     for option, value in (
-        *(("partition", launch.partition), ("account", launch.account), ("qos", launch.qos)),
-        *(("constraint", launch.constraint), ("mem", launch.memory)),
+        ("partition", launch.partition),
+        ("account", launch.account),
+        ("qos", launch.qos),
+        ("constraint", launch.constraint),
+        ("mem", launch.memory),
     ):
         if value is not None:
             yield f'--{option}="{value}"' if re.search(r"[\s&|]", value) else f"--{option}={value}"
@@ -294,7 +294,7 @@ def _options(
     if launch.gpus_per_node:
         yield f"--gpus-per-node={_gpus(launch, launch.gpus_per_node)}"
     yield from launch.sbatch
-    yield f"--export={_KEPT}"
+    yield f"--export={_EXPORTED}"
 
 
 def _comment(text: str) -> str:

@@ -19,12 +19,11 @@ from lsengine.submit import slurm
 
 _SUFFIXES = (".yaml", ".yml", ".toml")
 _OF_THE_JOB = ("coordinator", "hang_s")  # eval reads them, and eval knows no site
-_WRITTEN = {
-    *("--job-name", "--output", "--open-mode", "--requeue", "--no-requeue", "--signal", "--time"),
-    *("--nodes", "--ntasks", "--ntasks-per-node", "--export", "--array", "--dependency"),
-    *("--partition", "--account", "--qos", "--constraint", "--mem", "--cpus-per-task"),
-    *("--gpus-per-node", "--gpus-per-task", "--comment"),
-}
+_WRITTEN = """
+--account --array --comment --constraint --cpus-per-task --dependency --export --gpus-per-node
+--gpus-per-task --job-name --mem --no-requeue --nodes --ntasks --ntasks-per-node --open-mode
+--output --partition --qos --requeue --signal --time
+""".split()  # noqa: SIM905  by submit itself
 _SECRET = re.compile(
     r"(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|(API|PRIVATE|ACCESS)_?KEY)", re.IGNORECASE
 )
@@ -88,10 +87,10 @@ def settled(job: Job, site: LaunchSpec) -> LaunchSpec:
     Raises:
         JobError: If keys do not go together, or a secret would get into the script.
     """
-    own = job.document.launch
+    of_job = job.document.launch
     merged = {k: getattr(site, k) for k in site.model_fields_set}
-    merged |= {k: getattr(own, k) for k in own.model_fields_set}
-    merged["environment"] = {**site.environment, **own.environment}
+    merged |= {k: getattr(of_job, k) for k in of_job.model_fields_set}
+    merged["environment"] = {**site.environment, **of_job.environment}
     launch = LaunchSpec.model_construct(**{**LaunchSpec().__dict__, **merged})
     if problems := [f"launch.{problem}" for problem in _problems(launch)]:
         raise JobError(str(job.source), problems)

@@ -22,13 +22,13 @@ def seconds(limit: str) -> int:
     Raises:
         ValueError: If it is none of them.
     """
-    days, dash, rest = limit.rpartition("-")
-    fields = [int(field) for field in rest.split(":")]
+    days, dash, clock = limit.rpartition("-")
+    fields = [int(field) for field in clock.split(":")]
     units = [_HOUR, _MINUTE, 1] if dash or len(fields) == 3 else [_MINUTE, 1]
     if len(fields) > len(units):
         raise ValueError(f"got {limit!r}; expected such as 04:00:00 or 2-00:00:00")
-    whole = int(days) * _DAY if dash else 0
-    return whole + sum(n * u for n, u in zip(fields, units, strict=False))
+    days_s = int(days) * _DAY if dash else 0
+    return days_s + sum(n * u for n, u in zip(fields, units, strict=False))
 
 
 def submit(script: str, *, after: Sequence[str] = (), after_any: bool = False) -> str:
@@ -63,6 +63,6 @@ def submit(script: str, *, after: Sequence[str] = (), after_any: bool = False) -
         ) from None
     number = re.match(r"[0-9]+", ended.stdout.strip())
     if ended.returncode or not number:
-        said = " ".join((ended.stderr or ended.stdout).split())
-        raise EnvironmentUnfit(f"submit: sbatch refuses: {said}")
+        reason = " ".join((ended.stderr or ended.stdout).split())
+        raise EnvironmentUnfit(f"submit: sbatch refuses: {reason}")
     return number.group()

@@ -139,12 +139,16 @@ def _plane(folder):
     path = folder / "plane-template.h5"
     if not path.exists():
         grid = Grid({"beta": np.arange(3.0), "alpha": np.arange(4.0)})
-        store.create(path, store.Layout(grid, ["train_loss"], {"name": "plane"}))
+        store.create(
+            path, store.Layout(grid=grid, quantities=["train_loss"], attributes={"name": "plane"})
+        )
         cells = list(range(12))
-        columns = ([0.1] * 12, [float(c) for c in cells])
-        values = {"train_loss": [float(c) for c in cells]}
+        times = [float(c) for c in cells]
+        values = {"train_loss": times}
         writer = store.Writer(path)
-        writer.write(store.CellResults(cells, values, *columns))
+        writer.write(
+            store.CellResults(cells=cells, values=values, wall_s=[0.1] * 12, finished=times)
+        )
         writer.close()
     return path
 
@@ -353,7 +357,7 @@ def test_a_checkpoint_of_another_width(job, refused):
     document = yaml.safe_load(path.read_text())
     document["model"]["args"] = {"width": 8}
     path.write_text(yaml.safe_dump(document))
-    refused("eval", path, says=["0.weight (16x6 in the file, 8x6 in the model)", "model.args"])
+    refused("eval", path, says=["0.weight (16x6, in the model 8x6)", "model.args"])
 
 
 def test_weights_that_are_not_numbers_are_legitimate(job, tmp_path, capfd):
@@ -520,7 +524,7 @@ def _same(path):
     ("make", "says"),
     [
         (_same, "directions.alpha: nothing moves"),
-        (_other_network, ["directions.alpha", "other.pt does not fit", "0.weight is missing"]),
+        (_other_network, ["directions.alpha", "other.pt does not fit", "missing: 0.weight"]),
         (_text, ["directions.alpha.checkpoint: ", "is not a checkpoint of torch"]),
     ],
     ids=lambda v: getattr(v, "__name__", ""),
@@ -920,7 +924,9 @@ def test_tables_never_replace_what_they_are_made_of(job, surface, refused, argum
 def test_pictures_of_a_surface_without_results(refused, tmp_path):
     """A file that has just been laid out."""
     grid = Grid({"beta": np.arange(3.0), "alpha": np.arange(4.0)})
-    store.create(tmp_path / "new.h5", store.Layout(grid, ["train_loss"], {}))
+    store.create(
+        tmp_path / "new.h5", store.Layout(grid=grid, quantities=["train_loss"], attributes={})
+    )
     refused("render", tmp_path / "new.h5", says=["none of 12 cells is done", "run lsengine eval"])
 
 

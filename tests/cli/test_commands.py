@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def _surface(path, failed=()):
     """Lay a plane of 3 x 4 cells out and finish the first ten, one each second."""
     grid = Grid({"beta": np.arange(3.0), "alpha": np.linspace(-1, 2, 4)})
     attributes = {"name": "plane", "writing": "gather", "batch_size": 7, "fingerprint": "f"}
-    store.create(path, store.Layout(grid, ["train_loss"], attributes))
+    store.create(path, store.Layout(grid=grid, quantities=["train_loss"], attributes=attributes))
     _finish(path, range(10), failed)
     return path
 
@@ -57,7 +58,15 @@ def _finish(path, cells, failed=()):
     seconds = [1e9 + c for c in cells]
     failures = {c: f"no cell {c}" for c in failed}
     writer = store.Writer(path)
-    writer.write(store.CellResults(cells, values, [0.1] * len(cells), seconds, failures=failures))
+    writer.write(
+        store.CellResults(
+            cells=cells,
+            values=values,
+            wall_s=[0.1] * len(cells),
+            finished=seconds,
+            failures=failures,
+        )
+    )
     writer.close()
 
 
@@ -242,6 +251,41 @@ def test_the_keys_of_status_are_the_same_in_every_state(tmp_path, make_job, caps
     assert _status(capsys, make_job()).keys() == partial.keys()
 
 
+def test_status_counts_for_scripts(tmp_path, make_job, capsys):
+    """A number alone; of a job that has not begun all cells are missing; one way of output only."""
+    path = _surface(tmp_path / "plane.h5", failed=[6])
+
+    def counted(what, of=path):
+        assert main(["status", str(of), "--count", what]) == 0
+        return capsys.readouterr().out
+
+    assert [counted(w) for w in ("done", "missing", "failed")] == ["9\n", "2\n", "1\n"]
+    assert counted("missing-cells") == "2\n"
+    assert counted("missing", of=make_job()) == "28\n"
+    assert main(["status", str(path), "--count", "done", "--json"]) == 2
+    assert main(["status", str(tmp_path / "gone.h5"), "--count", "done"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_status_counts_checkpoints_of_a_trajectory_unless_asked_not_to(tmp_path, capsys):
+    """A script knows whether the checkpoints in a file are still the job's."""
+    path = tmp_path / "plane.h5"
+    columns = {"epoch": np.array([1, 5]), "alpha": np.zeros(2), "beta": np.zeros(2)}
+    track = store.TrajectoryLayout(columns=columns, quantities=["train_loss"], attributes={})
+    grid = Grid({"beta": np.arange(3.0), "alpha": np.linspace(-1, 2, 4)})
+    layout = store.Layout(grid=grid, quantities=["train_loss"], attributes={}, trajectory=track)
+    store.create(path, layout)
+    for what, expected in (("missing", 14), ("missing-cells", 12), ("done", 0)):
+        assert main(["status", str(path), "--count", what]) == 0
+        assert capsys.readouterr().out == f"{expected}\n"
+
+
+def test_status_of_a_job_without_a_surface(make_job, capsys):
+    """A job that only trains has no cells, and that is no error."""
+    assert main(["status", str(make_job(grid=None, directions=None))]) == 0
+    assert "cells      0 ()" in capsys.readouterr().out
+
+
 # Schema, starter, zoo.
 
 
@@ -276,9 +320,9 @@ def test_the_schema_is_one(schema):
 def test_the_schema_accepts_the_jobs_of_the_repository(schema):
     """So editors do not mark what the loader takes, files that extend others included."""
     root = Path(__file__).parents[2]
-    paths = [*(root / "jobs").rglob("*.yaml"), root / "lsengine" / "starter.yaml"]
-    for path in paths:
-        jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for path in [*(root / "jobs").rglob("*.yaml"), root / "lsengine" / "job" / "starter.yaml"]:
+        validator.validate(yaml.load(path.read_text(), yaml.CSafeLoader))
 
 
 @pytest.mark.parametrize(
@@ -350,9 +394,53 @@ def test_an_interrupted_command_can_be_given_again(monkeypatch, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def _piped(command, **options):
+    """Return code, output and errors of a command whose reader goes away after a line."""
+    script = f"set -o pipefail; {{ {command}; echo code $? >&2; }} | head -n 1"
+    ended = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False, **options
+    )
+    *errors, code = ended.stderr.splitlines()
+    return int(code.removeprefix("code ")), ended.stdout, errors
+
+
 def test_a_reader_that_goes_away_is_no_error():
-    """`lsengine models | head -1` ends quietly."""
-    command = f"'{LSENGINE}' schema | head -1"
-    ended = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
-    assert ended.stdout == "{\n"
-    assert ended.stderr == ""
+    """`lsengine schema | head -1` ends quietly, and with 0, as all that was asked for is done."""
+    assert _piped(f"'{LSENGINE}' schema") == (0, "{\n", [])
+
+
+def test_jobs_are_submitted_though_nobody_reads_their_numbers(make_job, tmp_path):
+    """`lsengine submit JOBS | head -1` submits all of them, and only then ends, with 0."""
+    jobs = [make_job(f"job{i}") for i in range(3)]
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    # The reader is gone before the second number comes.
+    sbatch.write_text(f"#!/bin/sh\ncat >/dev/null; echo 7 | tee -a {tmp_path}/numbers; sleep 0.3\n")
+    sbatch.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{sbatch.parent}:{os.environ['PATH']}"}
+    command = f"'{LSENGINE}' submit {' '.join(map(str, jobs))} --probe 0"
+    code, output, _ = _piped(command, env=environment)
+    assert (code, output) == (0, "7 eval job0\n")
+    assert (tmp_path / "numbers").read_text() == "7\n" * 3
+
+
+def test_work_that_a_broken_pipe_ends_is_not_done(monkeypatch, capsys):
+    """Whatever the command: code 75, as after Ctrl-C, unless only its result is not read."""
+    from lsengine import models
+
+    def broken():
+        raise BrokenPipeError
+
+    monkeypatch.setattr(models, "zoo", broken)
+    assert main(["models"]) == 75
+    assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+
+
+def test_watching_ends_when_nobody_reads(tmp_path, monkeypatch):
+    """Whoever watches no more does not want to know; without the end it would go on for ever."""
+    path = _surface(tmp_path / "plane.h5")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main(["status", str(path), "--watch", "--every", "0.1"]) == 0

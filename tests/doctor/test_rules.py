@@ -16,52 +16,54 @@ H200 = "NVIDIA H200"
 
 def _torch(cards=0, **changes):
     uuids = tuple((H200, f"GPU-{i}") for i in range(cards))
-    return replace(Torch("2.13.0+cu130", "", "13.0", bool(cards), uuids), **changes)
+    return replace(
+        Torch(version="2.13.0+cu130", cuda="13.0", available=bool(cards), cards=uuids), **changes
+    )
 
 
-def _place(host="n1", cores=range(8), visible=None, **changes):
-    hello = Hello(host, 100, frozenset(cores), visible)
+def _probe(host="n1", cores=range(8), visible=None, **changes):
+    hello = Hello(host=host, pid=100, cores=frozenset(cores), visible=visible)
     known = {
         "software": "lsengine 1, Python 3",
         "torch": _torch(),
         "driver": "",
-        "around": frozenset(cores),
+        "parent_cores": frozenset(cores),
         "memory": (2**40, 2**28),
         "libraries": (),
     }
-    return HostProbe(hello, **(known | changes))
+    return HostProbe(hello=hello, **(known | changes))
 
 
 def _verdicts(checks):
     return [check.verdict for check in checks]
 
 
-def _devices(places):
-    return rules.devices(places, rules.seats(places))
+def _devices(probes):
+    return rules.devices(probes, rules.seats(probes))
 
 
 def test_every_worker_has_a_card_of_its_own():
     """Five ranks and four cards: rank 0 coordinates, and the others use one card each."""
-    places = {rank: _place(torch=_torch(4), driver="13.0") for rank in range(5)}
-    seats = rules.seats(places)
+    probes = {rank: _probe(torch=_torch(4), driver="13.0") for rank in range(5)}
+    seats = rules.seats(probes)
     assert [seats[rank][0] for rank in (1, 2, 3, 4)] == [0, 1, 2, 3]
-    (check,) = _devices(places)
+    (check,) = _devices(probes)
     assert check.verdict is Verdict.OK
     assert all(f"rank {r}: cuda:{r - 1} {H200} GPU-{r - 1}" in check.found for r in (1, 2, 3, 4))
 
 
 def test_rank_0_takes_the_card_that_would_be_idle():
     """Four ranks and four cards: nobody shares one."""
-    places = {rank: _place(torch=_torch(4), driver="13.0") for rank in range(4)}
-    assert sorted(card for card, _ in rules.seats(places).values()) == [0, 1, 2, 3]
-    assert _verdicts(_devices(places)) == [Verdict.OK]
+    probes = {rank: _probe(torch=_torch(4), driver="13.0") for rank in range(4)}
+    assert sorted(card for card, _ in rules.seats(probes).values()) == [0, 1, 2, 3]
+    assert _verdicts(_devices(probes)) == [Verdict.OK]
 
 
 def test_two_workers_on_one_card_are_a_warning():
     """Also where each is given the same card under its own number 0."""
-    one = _place(torch=_torch(1), driver="13.0", visible="0")
-    places = {0: one, 1: one, 2: replace(one, hello=replace(one.hello, visible="0 "))}
-    checks = _devices(places)
+    one = _probe(torch=_torch(1), driver="13.0", visible="0")
+    probes = {0: one, 1: one, 2: replace(one, hello=replace(one.hello, visible="0 "))}
+    checks = _devices(probes)
     assert _verdicts(checks) == [Verdict.OK, Verdict.WARNING]
     assert "ranks 1-2 share one card (GPU-0)" in checks[1].found
     assert "one worker per card" in checks[1].remedy
@@ -83,15 +85,15 @@ def test_two_workers_on_one_card_are_a_warning():
 )
 def test_torch_and_driver_go_together(torch, driver, visible, verdict, words):
     """A build that the driver cannot run is a problem, unused or hidden cards are a warning."""
-    (check,) = rules.torch({0: _place(torch=torch, driver=driver, visible=visible)})
+    (check,) = rules.torch({0: _probe(torch=torch, driver=driver, visible=visible)})
     assert check.verdict is verdict
     assert words in check.found
 
 
 def test_hosts_that_differ_are_told_apart():
     """Another environment on one host is a problem that names its ranks and host."""
-    other = _place("n2", software="lsengine 2, Python 3")
-    check = rules.software({0: _place(), 1: _place(), 2: other})
+    other = _probe("n2", software="lsengine 2, Python 3")
+    check = rules.software({0: _probe(), 1: _probe(), 2: other})
     assert check.verdict is Verdict.PROBLEM
     assert "ranks 0-1 on n1: lsengine 1" in check.found
     assert "rank 2 on n2: lsengine 2" in check.found
@@ -99,15 +101,15 @@ def test_hosts_that_differ_are_told_apart():
 
 def test_cores_that_the_launcher_leaves_idle_are_a_warning():
     """Ranks bound to one core each beside six idle ones, and more workers than cores."""
-    bound = {r: _place(cores=[r], around=frozenset(range(8))) for r in range(2)}
+    bound = {r: _probe(cores=[r], parent_cores=frozenset(range(8))) for r in range(2)}
     (check,) = rules.threads(bound, rules.seats(bound))
     assert check.verdict is Verdict.WARNING
     assert "6 cores beside them idle" in check.found
-    crowd = {r: _place(cores=range(2)) for r in range(6)}
+    crowd = {r: _probe(cores=range(2)) for r in range(6)}
     (check,) = rules.threads(crowd, rules.seats(crowd))
     assert check.verdict is Verdict.WARNING
     assert "2 cores for 6 ranks, 5 of which compute" in check.found
-    free = {r: _place() for r in range(5)}
+    free = {r: _probe() for r in range(5)}
     (check,) = rules.threads(free, rules.seats(free))
     assert (check.verdict, check.found) == (
         Verdict.OK,
@@ -117,8 +119,8 @@ def test_cores_that_the_launcher_leaves_idle_are_a_warning():
 
 def test_little_memory_is_a_warning():
     """Less than a GiB for every rank of a host; another host has its own."""
-    places = {r: _place(memory=(3 * 2**30, 2**28)) for r in range(4)} | {4: _place("n2")}
-    assert _verdicts(rules.memory(places)) == [Verdict.WARNING, Verdict.OK]
+    probes = {r: _probe(memory=(3 * 2**30, 2**28)) for r in range(4)} | {4: _probe("n2")}
+    assert _verdicts(rules.memory(probes)) == [Verdict.WARNING, Verdict.OK]
 
 
 def test_a_ring_that_does_not_close_is_a_problem():

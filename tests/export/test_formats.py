@@ -24,7 +24,10 @@ ALPHA, BETA = np.linspace(-1.0, 2.0, 5), np.linspace(0.5, 1.5, 3)
 def write_surface(path, grid, done, failed=(), trajectory=None, **functions):
     """Write a surface whose cells have a function's values of (row, column)."""
     attributes = {"name": path.stem, "writing": "gather", "batch_size": 7}
-    store.create(path, Layout(grid, list(functions), attributes, trajectory=trajectory))
+    store.create(
+        path,
+        Layout(grid=grid, quantities=list(functions), attributes=attributes, trajectory=trajectory),
+    )
     cells = sorted({*done, *failed})
     columns = grid.shape[-1]
     values = {
@@ -33,7 +36,15 @@ def write_surface(path, grid, done, failed=(), trajectory=None, **functions):
     }
     nothing = [0.0] * len(cells)
     writer = store.Writer(path)
-    writer.write(CellResults(cells, values, nothing, nothing, failures={c: "no" for c in failed}))
+    writer.write(
+        CellResults(
+            cells=cells,
+            values=values,
+            wall_s=nothing,
+            finished=nothing,
+            failures={c: "no" for c in failed},
+        )
+    )
     writer.close()
     return path
 
@@ -282,9 +293,9 @@ def _colors(mesh):
 
 def test_faces_look_up_and_bend_along_the_flatter_diagonal(bowl):
     """Counter-clockwise from above, for viewers that hide the backs of faces."""
-    from lsengine.export import HeightOptions, mesh
+    from lsengine.export import mesh
 
-    made = mesh.mesh(store.read(bowl), HeightOptions(scale="log"))
+    made = mesh.mesh(store.read(bowl), scale="log")
     p, q, r = (made.vertices[made.faces[:, i]] for i in range(3))
     assert (np.cross(q - p, r - p)[:, 2] > 0).all()
 
@@ -421,22 +432,22 @@ def test_a_surface_is_never_replaced(plane, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "code", "words"),
     [
-        (["--to", "vtp"], "did you mean"),
-        (["--to", "csv", "--output", "s.txt"], ".csv"),
-        (["--to", "csv", "--quantity", "train_loss"], "--quantity"),
-        (["--to", "vts", "--scale", "log"], "--scale"),
-        (["--to", "ply", "--scale", "loq"], "linear"),
-        (["--to", "vts", "--quantity", "train_los"], "train_loss"),
-        (["--to", "csv", "--output", "nowhere/s.csv"], "nowhere"),
+        (["--to", "vtp"], 2, "did you mean"),
+        (["--to", "csv", "--output", "s.txt"], 2, ".csv"),
+        (["--to", "csv", "--quantity", "train_loss"], 2, "--quantity"),
+        (["--to", "vts", "--scale", "log"], 2, "--scale"),
+        (["--to", "ply", "--scale", "loq"], 2, "linear"),
+        (["--to", "vts", "--quantity", "train_los"], 2, "train_loss"),
+        (["--to", "csv", "--output", "nowhere/s.csv"], 3, "nowhere"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_what_cannot_be_met_is_said(plane, capsys, monkeypatch, arguments, words):
-    """Exit code 2, one message, no file."""
+def test_what_cannot_be_met_is_said(plane, capsys, monkeypatch, arguments, code, words):
+    """One message, no file; 2 of a wrong request, 3 where nothing can be written."""
     monkeypatch.chdir(plane.parent)
-    assert main(["export", "plane.h5", *arguments]) == 2
+    assert main(["export", "plane.h5", *arguments]) == code
     assert words in capsys.readouterr().err
     assert [p.name for p in plane.parent.iterdir()] == ["plane.h5"]
 
@@ -466,20 +477,18 @@ def test_a_missing_library_is_named_with_its_extra(bowl, form, module):
 
 def test_a_killed_export_leaves_the_old_file(plane, monkeypatch):
     """The new one appears when it is complete, and not before."""
-    from lsengine.export import csv
-
-    (path,) = export(plane, "csv")
+    (path,) = export(plane, "npz")
     before = path.read_bytes()
 
-    def interrupted(surface, part, wishes):
+    def interrupted(part, **arrays):
         part.write_text("half a line")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(csv, "write", interrupted)
+    monkeypatch.setattr(np, "savez_compressed", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        export(plane, "csv")
+        export(plane, "npz")
     assert path.read_bytes() == before
-    assert {p.name for p in plane.parent.iterdir()} == {"plane.h5", "plane.csv"}
+    assert {p.name for p in plane.parent.iterdir()} == {"plane.h5", "plane.npz"}
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -97,7 +97,7 @@ def test_a_launcher_that_does_not_stop_is_made_to(make_job, tmp_path, deaf, code
     """
     here = tmp_path / "stubs"
     here.mkdir()
-    (here / "cells").write_text('{"done": 5,}\n')
+    (here / "cells").write_text("5\n")
     for name, body in STUBS.items():
         (here / name).write_text(f"#!/bin/bash\n{body}")
         (here / name).chmod(0o755)
@@ -137,15 +137,42 @@ def test_a_probe_that_is_interrupted_submits_nothing(make_job, monkeypatch):
             submit.plan([make_job(launch=launch)], SubmitOptions(probe=2))
 
 
+def test_the_end_of_a_probe_is_no_signal(make_job, monkeypatch):
+    """A round that is over stops the probe by itself: a signal might come when nobody listens."""
+
+    def sends_no_signal(*arguments):
+        raise AssertionError("a signal would end a process that does not listen any more")
+
+    monkeypatch.setattr(os, "kill", sends_no_signal)
+    slow = {"arch": "testnets:Slow", "args": {"seconds": 0.4}, "checkpoint": "centre.pt"}
+    job = make_job(model=slow, launch={"time": "00:00:11", "signal_s": 10})
+    with pytest.raises(UsageError, match="takes more than 1 s"):
+        estimate.of_probe(*_job_and_launch(job, 1))
+
+
+def test_a_dry_run_evaluates_nothing(make_job, monkeypatch, capsys):
+    """It is for login nodes: scripts are printed with what is known, whatever a probe would say."""
+
+    def evaluates(*arguments, **more):
+        raise AssertionError("a dry run evaluates")
+
+    monkeypatch.setattr("lsengine.engine.evaluate_found", evaluates)
+    job = make_job(launch={"time": "00:10:00"})
+    for more in ([], ["--probe", "3"]):
+        assert main(["submit", str(job), "--dry-run", *more]) == 0
+        printed, said = capsys.readouterr()
+        assert printed.startswith("#!/bin/bash")
+        assert "--dry-run evaluates nothing; --estimate does" in said
+    assert main(["submit", str(job), "--dry-run", "--estimate"]) == 2
+    assert "give one" in capsys.readouterr().err
+
+
 def test_a_cell_too_long_for_a_round_is_refused_unasked(make_job):
     """Where a job has a time limit and wants no GPU, cells are probed before it is submitted."""
     slow = {"arch": "testnets:Slow", "args": {"seconds": 0.5}, "checkpoint": "centre.pt"}
     job = make_job(model=slow, launch={"time": "00:00:31", "signal_s": 30})
     with pytest.raises(UsageError, match=r"a cell takes more than 1 s, but a round has only 1 s"):
         submit.plan([job], SubmitOptions())
-
-
-STATUS = '{{\n  "done": 5,\n  "missing": {},\n  "checkpoints": {{\n    "missing": 4\n  }}\n}}\n'
 
 
 @pytest.mark.parametrize("missing", ["all", "3", "0", "an unknown number of"])
@@ -161,8 +188,10 @@ def test_success_is_not_believed_while_cells_are_missing(make_job, tmp_path, mis
     if missing != "all":
         job.with_suffix(".h5").touch()
     if missing.isdigit():
-        (here / "cells").write_text(STATUS.format(missing))
-    for name, body in {**STUBS, "lsengine": 'cat "$HERE/cells" 2>/dev/null; exit 0'}.items():
+        (here / "done").write_text("5\n")
+        (here / "missing-cells").write_text(f"{missing}\n")
+    counting = '[ "$1" = status ] && { cat "$HERE/$3" 2>/dev/null || exit 2; }; exit 0'
+    for name, body in {**STUBS, "lsengine": counting}.items():
         (here / name).write_text(f"#!/bin/bash\n{body}")
         (here / name).chmod(0o755)
     ((_, (step,)),) = submit.plan([job], SubmitOptions(binaries=here, probe=0))
@@ -392,7 +421,7 @@ def test_a_wrong_site_file_is_refused(make_job, tmp_path, name, content, message
 def test_an_array_is_followed_by_its_merge(make_job, tmp_path):
     """Each shard is one process with one GPU; the merge starts however they end."""
     job = make_job(launch={"nodes": 2, "gpus_per_node": 4, "launcher": "srun-pmix"})
-    ((_, steps),) = submit.plan([job], SubmitOptions(parts=5, probe=0))
+    ((_, steps),) = submit.plan([job], SubmitOptions(shards=5, probe=0))
     assert [(step.kind, step.after_any) for step in steps] == [("eval", False), ("merge", True)]
     shards, merging = (step.text for step in steps)
     for text in (shards, merging):
@@ -407,7 +436,7 @@ def test_an_array_is_followed_by_its_merge(make_job, tmp_path):
 
 def test_a_merge_without_shards_says_so(make_job, tmp_path):
     """No shard has begun: one message, and the code of a surface whose cells are missing."""
-    ((_, (_, step)),) = submit.plan([make_job()], SubmitOptions(parts=2, probe=0))
+    ((_, (_, step)),) = submit.plan([make_job()], SubmitOptions(shards=2, probe=0))
     ended = subprocess.run(
         ["bash", "-c", step.text], capture_output=True, text=True, timeout=60, check=False
     )
@@ -463,8 +492,9 @@ def test_a_probe_measures_cells_and_leaves_nothing(make_job, tmp_path, capsys):
     slow = {"arch": "testnets:Slow", "args": {"seconds": 0.02}, "checkpoint": "centre.pt"}
     job = make_job(model=slow, launch={"time": "00:10:00"})
     before = sorted(tmp_path.iterdir())
-    assert main(["submit", str(job), "--dry-run", "--probe", "3"]) == 0
-    said = capsys.readouterr().err
+    assert main(["submit", str(job), "--estimate", "--probe", "3"]) == 0
+    printed, said = capsys.readouterr()
+    assert printed == ""
     assert "(3 probe cells on this machine); 28 cells are" in said
     assert "CPU-hours" in said
     assert "1 round(s) of 00:10:00" in said
@@ -485,12 +515,12 @@ def test_a_surface_that_has_begun_needs_no_probe(make_job, capsys):
 def test_a_cell_longer_than_a_round_is_refused_with_both_numbers(make_job, tmp_path):
     """One that is measured, and one whose probe is cut off when the round would be over."""
     slow = {"arch": "testnets:Slow", "args": {"seconds": 0.4}, "checkpoint": "centre.pt"}
-    job = make_job(model=slow, launch={"time": "00:00:12", "signal_s": 10})
-    with pytest.raises(UsageError, match="takes more than 2 s, but a round has only 2 s"):
+    job = make_job(model=slow, launch={"time": "00:00:11", "signal_s": 10})
+    with pytest.raises(UsageError, match="takes more than 1 s, but a round has only 1 s"):
         submit.plan([job], SubmitOptions(probe=1))
     found, _, launch = _job_and_launch(job, 1)
-    cost = estimate.Cost(3.5, "cpu", 28, "a test")
-    with pytest.raises(UsageError, match=r"takes 3\.5 s, but a round has only 2 s"):
+    cost = estimate.Cost(seconds=3.5, device="cpu", missing=28, source="a test")
+    with pytest.raises(UsageError, match=r"takes 3\.5 s, but a round has only 1 s"):
         estimate.judged(found, launch, cost)
 
 
@@ -499,7 +529,9 @@ def test_a_cpu_says_nothing_about_gpus(make_job):
     found, _, launch = _job_and_launch(
         make_job(launch={"gpus_per_node": 1, "time": "00:00:12", "signal_s": 10}), 1
     )
-    said = estimate.judged(found, launch, estimate.Cost(99.0, "cpu", 28, "a test"))
+    said = estimate.judged(
+        found, launch, estimate.Cost(seconds=99.0, device="cpu", missing=28, source="a test")
+    )
     assert "no estimate of GPU-hours" in said
 
 
@@ -509,7 +541,7 @@ def test_where_no_gpu_is_a_job_of_its_own_probes(make_job, tmp_path, capsys, mon
     site = tmp_path / "site.yaml"
     site.write_text("partition: gpu\n")
     job = make_job(launch={"nodes": 2, "gpus_per_node": 4, "time": "00:10:00"})
-    ((_, steps),) = submit.plan([job], SubmitOptions(probe=3, parts=8, site=site))
+    ((_, steps),) = submit.plan([job], SubmitOptions(probe=3, shards=8, site=site))
     assert [(step.kind, step.after_any) for step in steps[:2]] == [
         ("probe", False),
         ("eval", False),
@@ -518,8 +550,8 @@ def test_where_no_gpu_is_a_job_of_its_own_probes(make_job, tmp_path, capsys, mon
     _check(text, tmp_path)
     asked = {"--nodes=1", "--ntasks=1", "--gpus-per-node=1", "--partition=gpu"}
     assert asked <= set(_options(text))
-    options = f"--dry-run --probe 3 --site {site} --array 8 >/dev/null"
-    assert f"lsengine submit {job} {options}" in text
+    options = f"--estimate --probe 3 --site {site} --array 8"
+    assert f"lsengine submit {job} {options}\n" in text
     assert main(["submit", str(job), "--dry-run"]) == 0
     said = capsys.readouterr()
     assert "no GPU here to probe; --probe 3 has a job evaluate three cells first" in said.err

@@ -399,7 +399,7 @@ def test_contradictions_in_the_job_are_named(folder, changes, problem):
 def test_status_of_a_job_with_automatic_axes_that_is_not_started(folder):
     """The number of cells is known before the ranges are."""
     (found,) = status.summaries(run_job(folder, "waiting"))
-    assert (found["state"], found["cells"], found["shape"]) == ("not started", 20, [4, 5])
+    assert (found.state, found.cells, found.shape) == ("not started", 20, [4, 5])
 
 
 def test_xarray_reads_the_group_along_its_epochs(folder):
