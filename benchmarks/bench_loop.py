@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,13 +28,15 @@ import yaml
 from torch import Tensor, nn
 
 from lsengine import data, job, objective, store
-from lsengine.engine.evaluator import Evaluator
+from lsengine.engine import Options
 from lsengine.engine.messages import Assignment, Plan
 from lsengine.engine.protocol.leases import chunk_size
-from lsengine.engine.run import Options, Run
+from lsengine.engine.run import Run
+from lsengine.engine.workspace import Workspace
 from lsengine.job.schema import ModelSpec
 from lsengine.models import build
 from lsengine.objective import fused, losses
+from lsengine.objective.forward import ForwardPass
 from lsengine.ranks import Tag, World
 
 ARCH = "resnet20"
@@ -111,26 +112,27 @@ def _data_sections(folder: Path, wide: tuple[int, int]) -> Iterator[tuple[str, d
 def _case(folder: Path, name: str, section: dict[str, Any]) -> Case:
     task = _job(folder, name.split()[0], section)
     run = Run(task, Options(progress="none"))
-    world = harness.world()
+    world = harness.world() or World.alone()
     model, dataset = run.loaded.model, run.loaded.dataset
     network = copy.deepcopy(model).eval().requires_grad_(False)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     second = copy.deepcopy(model)
-    evaluator = Evaluator(Assignment(task, slot=0, threads=1), tick=_tick(world), loaded=run.loaded)
-    plan = run.settle(evaluator.facts(socket.gethostname()), world, tick=_tick(world))
-    evaluator.start(plan.for_(checks=True))
+    assignment = Assignment(task, slot=0, threads=1)
+    workspace = Workspace(assignment, _tick(world), loaded=run.loaded)
+    plan = run.settle(workspace.info(world.host), world, tick=_tick(world))
+    evaluator = workspace.evaluator(plan.for_(checks=True))
     bare = _bare_pass(fused.fused(network, torch.float32), dataset, plan.batch_size)
     metrics = _objective(second, dataset, plan)
-    writer = store.Writer(plan.path, world.comm_self if plan.parallel and world else None)
-    order = cycle(run.cells)
-    upcoming = cycle(run.cells)
+    writer = store.Writer(plan.path, world.comm_self if plan.parallel else None)
+    order = cycle(run.inventory.cells)
+    upcoming = cycle(run.inventory.cells)
 
     def loop() -> None:
         writer.write(evaluator.run([next(order) for _ in range(cells)]).results)
 
     def evaluate() -> None:
         for _ in range(cells):
-            metrics.evaluate(evaluator.grid.cell(next(upcoming)))
+            metrics.evaluate(run.inventory.grid.cell(next(upcoming)))
 
     def passes() -> None:
         for _ in range(cells):
@@ -144,7 +146,7 @@ def _case(folder: Path, name: str, section: dict[str, Any]) -> Case:
 
     def close() -> None:
         writer.close()
-        run.close()
+        run.outcome.close()
 
     return Case(name, samples, plan.batch_size, cells, passes, evaluate, loop, close)
 
@@ -193,7 +195,7 @@ def _tick(world: World | None) -> Callable[[], None]:
     return tick
 
 
-def _bare_pass(network: fused.FusedForward, dataset: data.Dataset, size: int) -> Callable[[], None]:
+def _bare_pass(network: ForwardPass, dataset: data.Dataset, size: int) -> Callable[[], None]:
     batches: list[Tensor] = []
     for split in dataset.splits:
         inputs = data.normalized(dataset, split, torch.float32)

@@ -18,7 +18,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lsengine import devices, objective
+from lsengine.objective.forward import ForwardPass
 from lsengine.surface.grid import Cell
 
 CPU = torch.device("cpu")
@@ -174,27 +175,18 @@ def precision_error(evaluator: objective.Objective) -> float:
     return max(errors)
 
 
-class _Instant:
+class _Instant(ForwardPass):
     """A network that has its answers ready, so that the rest of a cell can be timed."""
 
-    def __init__(self, evaluator: objective.Objective) -> None:
-        self._own = evaluator._network
+    def __init__(self, forward: ForwardPass) -> None:
+        self._forward = forward
         self._logits: dict[int, Tensor] = {}
 
     def __call__(self, inputs: Tensor) -> Tensor:
         count = len(inputs)
         if count not in self._logits:
-            self._logits[count] = self._own(inputs)
+            self._logits[count] = self._forward(inputs)
         return self._logits[count]
-
-    def sync_weights(self, *, weights_only: bool = False) -> None:
-        self._own.sync_weights(weights_only=weights_only)
-
-    def scales(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        return self._own.scales(weights)
-
-    def share(self, weights: Mapping[str, Tensor], views: Mapping[str, Tensor]) -> None:
-        self._own.share(weights, views)
 
 
 def overhead(repeats: int) -> dict[str, Any]:
@@ -206,7 +198,7 @@ def overhead(repeats: int) -> dict[str, Any]:
         work = workloads.make("resnet20", images)
         evaluator, bare = work.objective(p, CPU), work.objective(p, CPU)
         bare.losses(Cell(0.0))
-        bare._network = _Instant(bare)
+        bare._network.forward = _Instant(bare._network.forward)
         whole, rest = [], []
         for turn, cell in enumerate(workloads.cells(repeats + 1)):
             both = [cpu_s(partial(e.losses, cell)) for e in (evaluator, bare)]

@@ -18,8 +18,6 @@ import harness
 import torch
 import workloads
 
-from lsengine import devices
-
 ARCH, IMAGES, CELLS = "resnet110", 50_000, 51 * 51
 BYTES_PER_IMAGE = 5e6  # bfloat16; twice that in float32 and tf32
 TARGET, TARGET_S = 0.5, 300.0
@@ -88,7 +86,7 @@ def copy_bandwidth(device: torch.device, repeats: int) -> dict[str, float]:
     copy()
     seconds = [wall_s(copy) for _ in range(max(5, repeats))]
     moved = 20 * 2 * source.numel() * source.element_size()
-    devices.allow_tf32(False)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return harness.summary([moved / s for s in seconds])
 
 

@@ -20,9 +20,12 @@ from lsengine.errors import UsageError
 from lsengine.surface.grid import Cell
 
 NAMES = (
-    *("eigenvalue_min", "eigenvalue_max"),
-    *("eigenvalue_min_residual", "eigenvalue_max_residual"),
-    *("products", "converged"),
+    "eigenvalue_min",
+    "eigenvalue_max",
+    "eigenvalue_min_residual",
+    "eigenvalue_max_residual",
+    "products",
+    "converged",
 )
 
 
@@ -32,14 +35,14 @@ class CellCurvature:
     Args:
         hessian: Reads the model's weights anew for every product.
         options: Tolerance, budget and seed.
-        place: Puts the model's weights where a cell is.
+        displace_to: Gives the model the weights of a cell.
     """
 
     def __init__(
-        self, hessian: Hessian, options: LanczosOptions, place: Callable[[Cell], None]
+        self, hessian: Hessian, options: LanczosOptions, displace_to: Callable[[Cell], None]
     ) -> None:
-        self._hessian, self._options, self._place = hessian, options, place
-        self._known: tuple[Cell, tuple[Tensor, Tensor]] | None = None
+        self._hessian, self._options, self._displace_to = hessian, options, displace_to
+        self._last_cold: tuple[Cell, tuple[Tensor, Tensor]] | None = None
 
     @property
     def bytes(self) -> int:
@@ -56,22 +59,25 @@ class CellCurvature:
         start = () if coarse == cell else self._vectors(coarse)
         ends = self._extremes(cell, start)
         if coarse == cell:
-            self._known = cell, (ends.vector_min, ends.vector_max)
-        values = (
-            *(ends.eigenvalue_min, ends.eigenvalue_max, ends.residual_min, ends.residual_max),
-            *(float(ends.products), float(ends.converged)),
-        )
-        return dict(zip(NAMES, values, strict=True))
+            self._last_cold = cell, (ends.vector_min, ends.vector_max)
+        return {
+            "eigenvalue_min": ends.eigenvalue_min,
+            "eigenvalue_max": ends.eigenvalue_max,
+            "eigenvalue_min_residual": ends.residual_min,
+            "eigenvalue_max_residual": ends.residual_max,
+            "products": float(ends.products),
+            "converged": float(ends.converged),
+        }
 
     def _vectors(self, coarse: Cell) -> tuple[Tensor, ...]:
-        if self._known is None or self._known[0] != coarse:
+        if self._last_cold is None or self._last_cold[0] != coarse:
             ends = self._extremes(coarse, ())
-            self._known = coarse, (ends.vector_min, ends.vector_max)
-        return self._known[1]
+            self._last_cold = coarse, (ends.vector_min, ends.vector_max)
+        return self._last_cold[1]
 
     def _extremes(self, cell: Cell, start: tuple[Tensor, ...]) -> Extremes:
-        self._place(cell)
-        with devices.without_tf32():  # its 10 bits would be rounded twice in a second derivative
+        self._displace_to(cell)
+        with devices.tf32(False):
             return extreme_eigenvalues(self._hessian, self._options, start)
 
 

@@ -5,7 +5,7 @@ Shape suffixes: N samples of a batch, P numbers of the chosen parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lsengine import devices
 from lsengine.devices import memory_format
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -109,20 +110,13 @@ class Hessian:
         views = (p.view(shape) for p, shape in zip(pieces, shapes, strict=True))
         return dict(zip(self.names, views, strict=True))
 
-    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Join tensors named and shaped like the parameters into one vector (P,).
-
-        What is absent is zero, as in a direction.
-        """
-        vector_P = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        for name, view in self.unflatten(vector_P).items():
-            if name in tensors:
-                view.copy_(tensors[name])
-        return vector_P
-
     def _product(self, batches: Sequence[Batch], vector_P: Tensor, how: _Product) -> Tensor:
-        # only the math kernel of attention has second derivatives
-        with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            sdpa_kernel(SDPBackend.MATH),  # the only kernel of attention with second derivatives
+            devices.tf32(False),  # its 10 bits would be rounded twice
+        ):
             # a clone made outside of inference mode is a tensor that autograd accepts
             vector_P = vector_P.clone() if vector_P.is_inference() else vector_P.detach()
             result_P = torch.zeros_like(vector_P)

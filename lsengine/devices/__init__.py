@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from lsengine.devices.device import allow_tf32 as allow_tf32
 from lsengine.devices.device import automatic_batch_size as automatic_batch_size
 from lsengine.devices.device import device_of as device_of
 from lsengine.devices.device import fast_precisions as fast_precisions
 from lsengine.devices.device import is_out_of_memory as is_out_of_memory
+from lsengine.devices.device import tf32 as tf32
 from lsengine.devices.device import tune_malloc as tune_malloc
 from lsengine.devices.device import use_deterministic_kernels as use_deterministic_kernels
 from lsengine.devices.device import visible_count as visible_count
-from lsengine.devices.device import without_tf32 as without_tf32

@@ -38,17 +38,15 @@ def device_of(kind: str, slot: int) -> torch.device:
     )
 
 
-def allow_tf32(allowed: bool) -> None:
-    """Let CUDA round the factors of products to 10 bits, or keep it from doing so."""
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
-
-
 @contextlib.contextmanager
-def without_tf32() -> Iterator[None]:
-    """Keep CUDA from rounding factors for a while; afterwards it is as it was."""
+def tf32(allowed: bool) -> Iterator[None]:
+    """Let CUDA round the factors of products to 10 bits, or keep it from that, for a while.
+
+    The switch is of the process.  Whoever computes sets it and puts it back, so that others in
+    the process, of another precision, find what they are used to.
+    """
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    allow_tf32(False)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     try:
         yield
     finally:
@@ -59,7 +57,8 @@ def use_deterministic_kernels(wanted: bool = True) -> None:
     """Let CUDA add up in the same order every time, also where that is slower, or let it be.
 
     Call it before anything is on the device: cuBLAS has such an order only with a workspace of
-    fixed size, and asks for that once.
+    fixed size, whose size it reads from the environment once, with the first product of a
+    process.  So the variable stays set: to take it back would change nothing, or come too early.
     """
     torch.backends.cudnn.deterministic = wanted
     if wanted:

@@ -6,10 +6,11 @@ import re
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from lsengine.errors import UsageError
 
+BatchNorm = _BatchNorm  # torch has no public name for what its batch normalisations share
 _NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _NAMED_NORM = re.compile(r"norm(\dd)?$", re.IGNORECASE)
 

@@ -17,16 +17,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from lsengine.models.layers import BatchNorm
 from lsengine.objective.losses import Loss, cross_entropy, per_sample
 
 _WIDEST = 1024  # outputs of a layer times cells: more do not stay in a core's cache
 _FEWEST, _MOST = 16, 64
 SAMPLES = 256  # of a batch at once, on a CPU; for the same reason
-_ONE_BY_ONE = (
-    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus),
-    *(nn.Identity, nn.Dropout),
+_ACTIVATIONS = (
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Identity,
+    nn.Dropout,  # in evaluation mode
 )
 
 
@@ -58,7 +66,7 @@ def cells_per_pass(model: nn.Module, sample_shape: Sequence[int]) -> int:
 def _is_known(before: nn.Module, layer: nn.Module) -> bool:
     if isinstance(layer, nn.BatchNorm1d):
         return isinstance(before, nn.Linear) and layer.running_mean is not None
-    return type(layer) is nn.Linear or type(layer) in _ONE_BY_ONE
+    return type(layer) is nn.Linear or type(layer) in _ACTIVATIONS
 
 
 def _layers(model: nn.Module) -> Iterator[nn.Module]:
@@ -75,24 +83,24 @@ class StackedMLP:
 
     Args:
         model: For which `cells_per_pass` is more than 1.
-        places: Where the numbers of each parameter or statistic that moves are among the M.
+        slices: Where the numbers of each parameter or statistic that moves are among the M.
         weights_GM: What moves, for every cell.
     """
 
-    def __init__(self, model: nn.Module, places: Mapping[str, slice], weights_GM: Tensor) -> None:
-        self._places, self._weights_GM = places, weights_GM
+    def __init__(self, model: nn.Module, slices: Mapping[str, slice], weights_GM: Tensor) -> None:
+        self._slices, self._weights_GM = slices, weights_GM
         self._names = {module: name for name, module in model.named_modules()}
         self._steps: list[Callable[[Tensor], Tensor]] = []
         layers = list(_layers(model))
         for layer, following in zip(layers, [*layers[1:], None], strict=True):
             if isinstance(layer, nn.Linear):
-                norm = following if isinstance(following, _BatchNorm) else None
+                norm = following if isinstance(following, BatchNorm) else None
                 weight_GFC, bias_GF1 = self._folded(layer, norm)
                 step = functools.partial(_linear if self._steps else _first, weight_GFC, bias_GF1)
                 self._steps.append(step)
             elif isinstance(layer, nn.ReLU):
                 self._steps.append(torch.relu_)
-            elif isinstance(layer, _ONE_BY_ONE):
+            elif isinstance(layer, _ACTIVATIONS):
                 self._steps.append(layer)
 
     def __call__(self, x_NC: Tensor) -> Tensor:
@@ -102,7 +110,7 @@ class StackedMLP:
             h = step(h)
         return h
 
-    def _folded(self, layer: nn.Linear, norm: _BatchNorm | None) -> tuple[Tensor, Tensor | None]:
+    def _folded(self, layer: nn.Linear, norm: BatchNorm | None) -> tuple[Tensor, Tensor | None]:
         """Return weight (G, F, C) and bias (G, F, 1) of a layer, its normalisation folded in."""
         weight = self._numbers(layer, "weight")
         has_bias = "bias" in dict(layer.named_parameters(recurse=False))
@@ -121,10 +129,10 @@ class StackedMLP:
     def _numbers(self, layer: nn.Module, name: str) -> Tensor:
         """Return a parameter or statistic with a leading axis of cells, or of 1 if it stays."""
         tensor: Tensor = getattr(layer, name)
-        place = self._places.get(f"{self._names[layer]}.{name}".lstrip("."))
-        if place is None:
+        moving = self._slices.get(f"{self._names[layer]}.{name}".lstrip("."))
+        if moving is None:
             return tensor.detach()[None]
-        return self._weights_GM[:, place].view(-1, *tensor.shape)
+        return self._weights_GM[:, moving].view(-1, *tensor.shape)
 
 
 def _first(weight_GFC: Tensor, bias_GF1: Tensor | None, x_CN: Tensor) -> Tensor:
@@ -147,24 +155,29 @@ def losses_and_hits(loss: Loss, logits_GKN: Tensor, targets: Tensor) -> tuple[Te
         targets: Of N samples; hits mean something if they are classes.
     """
     if loss is not cross_entropy or targets.is_floating_point():
-        return _plainly(loss, logits_GKN.double(), targets)
-    # Far fewer and faster steps than by `loss`, and as exact as the logits are: without the term
-    # of the largest logit, which is 1, small losses keep all their digits.
+        return _one_by_one(loss, logits_GKN.double(), targets)
+    # Cross entropy of logits z with target t is log(sum_k exp(z_k)) - z_t.  With d_k = z_k - max z
+    # it is log1p(sum exp(d_k) over all but the largest) - d_t: far fewer and faster steps than
+    # `loss` takes, and as exact as the logits, since the 1 of the largest is not in the sum and
+    # small losses keep all their digits.  The sign of d_k is -1 below the largest and 0 at it, so
+    # that a product with it leaves the largest out of the sum.
     cells, classes, samples = logits_GKN.shape
     below_GKN = logits_GKN - logits_GKN.amax(1, keepdim=True)
     of_target_GN = below_GKN.gather(1, targets.expand(cells, 1, -1)).squeeze(1)
     lower_GKN = below_GKN.sign()
+    # That needs exactly one largest logit in every sample: K - 1 signs of -1.
     is_odd_G = lower_GKN.flatten(1).sum(1) != samples * (1 - classes)
     losses_GN = below_GKN.exp_().mul_(lower_GKN).sum(1).neg_().log1p_().sub_(of_target_GN)
     hits_GN = of_target_GN == 0
-    if bool(is_odd_G.any()):  # two largest logits, or none: the first one counts
+    if bool(is_odd_G.any()):  # two largest logits, or none (NaN): there the first one counts
         wide_GKN = logits_GKN[is_odd_G].double()
-        odd_losses, odd_hits = _plainly(loss, wide_GKN, targets)
+        odd_losses, odd_hits = _one_by_one(loss, wide_GKN, targets)
         losses_GN[is_odd_G], hits_GN[is_odd_G] = odd_losses.to(losses_GN.dtype), odd_hits
     return losses_GN, hits_GN
 
 
-def _plainly(loss: Loss, logits_GKN: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _one_by_one(loss: Loss, logits_GKN: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Do as `Objective.losses` does: every sample of every cell is a row of one long batch."""
     cells, _, samples = logits_GKN.shape
     indices_GN = logits_GKN.max(1).indices
     repeated = targets.repeat(cells, *[1] * (targets.ndim - 1))

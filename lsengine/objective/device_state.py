@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,19 +25,21 @@ Directions = Mapping[str, Mapping[str, Tensor]]
 class Vectors:
     """Centre and directions, each a vector of all numbers that move.
 
-    Attributes:
+    Args:
         centre_M: The vector at the centre.
+        directions: By repeat and axis, (M,) each.
         steps: How far a cell lies along each direction.
     """
 
-    def __init__(self, centre_M: Tensor, directions: Sequence[Sequence[Tensor]]) -> None:
-        self.centre_M, self._directions = centre_M, directions
-        self.steps: Steps = lambda cell: (cell.alpha, cell.beta)
+    def __init__(
+        self, centre_M: Tensor, directions: Sequence[Sequence[Tensor]], steps: Steps
+    ) -> None:
+        self.centre_M, self._directions, self._steps = centre_M, directions, steps
 
     def displace(self, cell: Cell, out_M: Tensor) -> None:
         """Set a vector to ``centre + alpha * d1 + beta * d2``, or by other steps."""
         start_M = self.centre_M
-        pairs = zip(self.steps(cell), self._directions[cell.repeat], strict=False)
+        pairs = zip(self._steps(cell), self._directions[cell.repeat], strict=False)
         for step, direction_M in pairs:
             if step:  # an infinite weight times a zero step would be NaN
                 start_M = torch.add(start_M, direction_M, alpha=step, out=out_M)
@@ -46,45 +49,64 @@ class Vectors:
     def times(self, factor_M: Tensor) -> Vectors:
         """Return the same cells with every number multiplied by a factor of its own."""
         directions = [[d_M * factor_M for d_M in of_repeat] for of_repeat in self._directions]
-        scaled = Vectors(self.centre_M * factor_M, directions)
-        scaled.steps = self.steps
-        return scaled
+        return Vectors(self.centre_M * factor_M, directions, self._steps)
 
 
 class FlatParameters:
     """All numbers that move, as one vector the model's parameters are views of.
 
+    Args:
+        model: On the device; its parameters and statistics that move become views.
+        directions: By axis and name; with repeats each tensor has a leading axis.
+        settings: How cells are evaluated.
+        repeats: Whether the directions have a leading axis of repeats.
+        steps: How far a cell lies along each direction; alpha and beta by default.
+
     Attributes:
-        names: Of what moves.
-        places: Where the numbers of each are in the vector.
+        names: Of what moves, in the order of the vector.
+        slices: Where the numbers of each are in the vector.
         vectors: Centre and directions.
     """
 
     def __init__(
-        self, model: nn.Module, directions: Directions, settings: EvaluationSettings, repeats: bool
+        self,
+        model: nn.Module,
+        directions: Directions,
+        settings: EvaluationSettings,
+        *,
+        repeats: bool,
+        steps: Steps | None,
     ) -> None:
-        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        moved = {name for d in directions.values() for name in d}
-        self.names = names = [name for name in tensors if name in moved]
-        self._settings = settings
-        centre_M = _flatten([tensors[n] for n in names], settings)
-        self._moved_M = centre_M.clone()
-        ends = itertools.accumulate(tensors[name].numel() for name in names)
-        self.places = {
-            n: slice(e - tensors[n].numel(), e) for n, e in zip(names, ends, strict=True)
+        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        moving = {name for of_axis in directions.values() for name in of_axis}
+        self._tensors = {name: tensor for name, tensor in tensors.items() if name in moving}
+        self.names, self._settings = list(self._tensors), settings
+        ends = itertools.accumulate(tensor.numel() for tensor in self._tensors.values())
+        self.slices = {
+            name: slice(end - tensor.numel(), end)
+            for (name, tensor), end in zip(self._tensors.items(), ends, strict=True)
         }
-        self._tensors = {name: tensors[name] for name in names}
+        centre_M = _flatten(list(self._tensors.values()), settings)
+        self._moved_M = centre_M.clone()
         for name, view in self.views(self._moved_M).items():
-            tensors[name].data = view
+            self._tensors[name].data = view
         count = next(len(t) for t in directions["alpha"].values()) if repeats else 1
-        directions_RA: list[list[Tensor]] = []
-        for repeat in range(count):
-            pieces = [
-                [_component(d, n, tensors[n], repeat if repeats else None) for n in names]
-                for d in directions.values()
-            ]
-            directions_RA.append([_flatten(p, settings) for p in pieces])
-        self.vectors = Vectors(centre_M, directions_RA)
+        by_repeat = [
+            [self._flat(d, repeat if repeats else None) for d in directions.values()]
+            for repeat in range(count)
+        ]
+        self.vectors = Vectors(centre_M, by_repeat, steps or _alpha_and_beta)
+
+    def _flat(self, direction: Mapping[str, Tensor], repeat: int | None) -> Tensor:
+        """Return a direction as a vector; what it does not name stays where it is."""
+        components = []
+        for name, like in self._tensors.items():
+            if name not in direction:
+                components.append(torch.zeros_like(like, device="cpu", dtype=torch.float32))
+            else:
+                tensor = direction[name]
+                components.append(tensor if repeat is None else tensor[repeat])
+        return _flatten(components, self._settings)
 
     def displace(self, cell: Cell) -> None:
         """Set the parameters to those of a cell."""
@@ -93,8 +115,8 @@ class FlatParameters:
     def views(self, vector_M: Tensor) -> dict[str, Tensor]:
         """Return a vector's numbers by name, in the parameters' shapes."""
         return {
-            name: _unflatten(vector_M[place], self._tensors[name].shape, self._settings)
-            for name, place in self.places.items()
+            name: _unflatten(vector_M[at], self._tensors[name].shape, self._settings)
+            for name, at in self.slices.items()
         }
 
     def factors(self, scales: Mapping[str, Tensor]) -> Tensor:
@@ -110,12 +132,8 @@ class FlatParameters:
         return _flatten(shaped, self._settings)
 
 
-def _component(
-    direction: Mapping[str, Tensor], name: str, like: Tensor, repeat: int | None
-) -> Tensor:
-    if name not in direction:
-        return torch.zeros_like(like, device="cpu", dtype=torch.float32)
-    return direction[name] if repeat is None else direction[name][repeat]
+def _alpha_and_beta(cell: Cell) -> tuple[float, float]:
+    return cell.alpha, cell.beta
 
 
 def _flatten(tensors: Sequence[Tensor], settings: EvaluationSettings) -> Tensor:
@@ -133,11 +151,33 @@ def _unflatten(view: Tensor, shape: torch.Size, settings: EvaluationSettings) ->
     return view.view(filters, height, width, channels).permute(0, 3, 1, 2)
 
 
-class ResidentSplit:
-    """One split on the device, cut into batches, with room for each sample's loss.
+class Batch(NamedTuple):
+    """Samples of a split, and room for what a cell makes of them.
 
     Attributes:
-        batches: Inputs, targets, and room for losses and hits.
+        inputs: In the precision of the forward pass.
+        targets: Where losses are computed.
+        losses: Room for the samples' losses, float64 (N,).
+        hits: Room for whether each is classified rightly, float64 (N,); None without classes.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    losses: Tensor
+    hits: Tensor | None
+
+
+class ResidentSplit:
+    """One split on the device, cut into batches.
+
+    Args:
+        dataset: The data.
+        name: Of the split.
+        settings: How cells are evaluated.
+
+    Attributes:
+        batches: The split in order.
+        has_classes: Whether there are hits.
         has_bars: Whether the loss was one number per sample; a mean has no error bar.
     """
 
@@ -145,44 +185,37 @@ class ResidentSplit:
         self._dataset, self._name, self._settings = dataset, name, settings
         self._inputs_N = self._normalized().to(settings.compute_dtype)
         # MPS has no float64: there, losses are computed on the host.
-        where = torch.device("cpu") if settings.device.type == "mps" else settings.device
-        targets = dataset.splits[name].y.to(where)
-        if targets.is_floating_point():
-            targets = targets.double()
-        self._losses_N = torch.empty(len(self._inputs_N), dtype=torch.float64, device=where)
-        is_class = dataset.classes is not None
-        self._hits_N = torch.empty_like(self._losses_N) if is_class else None
+        host = torch.device("cpu") if settings.device.type == "mps" else settings.device
+        targets = dataset.splits[name].y.to(host)
+        self._targets_N = targets.double() if targets.is_floating_point() else targets
+        self._losses_N = torch.empty(len(self._inputs_N), dtype=torch.float64, device=host)
+        self.has_classes = dataset.classes is not None
+        self._hits_N = torch.empty_like(self._losses_N) if self.has_classes else None
         self.has_bars = True
-        self._targets_N = targets
         self.cut(settings.batch_size)
 
     def cut(self, size: int) -> None:
         """Cut the split into batches of another size."""
-        hits = self._hits_N.split(size) if self._hits_N is not None else None
-        whole = (self._inputs_N, self._targets_N, self._losses_N)
-        pieces = [tensor.split(size) for tensor in whole]
-        self.batches = [
-            (x, y, loss, hits[i] if hits else None)
-            for i, (x, y, loss) in enumerate(zip(*pieces, strict=True))
-        ]
+        tensors = (self._inputs_N, self._targets_N, self._losses_N)
+        inputs, targets, losses = (tensor.split(size) for tensor in tensors)
+        hits = [None] * len(inputs) if self._hits_N is None else self._hits_N.split(size)
+        self.batches = [Batch(*row) for row in zip(inputs, targets, losses, hits, strict=True)]
 
-    def slices(self, size: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """Yield the inputs and targets of the batches, and whether hits count.
+    def slices(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the inputs and targets of the batches.
 
         Args:
             size: Cut batches of a CPU into slices of so many samples.
         """
-        has_hits = self._hits_N is not None
         for inputs, targets, _, _ in self.batches:
             step = size if inputs.device.type == "cpu" else len(inputs)
-            for x, y in zip(inputs.split(step), targets.split(step), strict=True):
-                yield x, y, has_hits
+            yield from zip(inputs.split(step), targets.split(step), strict=True)
 
     def exact_inputs(self) -> Sequence[Tensor]:
         """Return the batches' inputs in the precision of the weights, made anew if need be."""
         if self._settings.compute_dtype == self._settings.dtype:
-            return [batch[0] for batch in self.batches]
-        return list(torch.split(self._normalized(), len(self.batches[0][0])))
+            return [batch.inputs for batch in self.batches]
+        return list(torch.split(self._normalized(), len(self.batches[0].inputs)))
 
     def _normalized(self) -> Tensor:
         settings = self._settings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -9,7 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lsengine.log import NOTICE
+
+log = logging.getLogger(__name__)
 Convolve = Callable[..., Tensor]
+TRIED_WITH = ("2.13",)  # versions of torch whose private operators are known to do this
 
 
 def convolution(device: torch.device, dtype: torch.dtype) -> Convolve:
@@ -27,17 +33,45 @@ def convolution(device: torch.device, dtype: torch.dtype) -> Convolve:
         to rectify, stride, padding, dilation and groups; with ``into_other`` the result may
         take the place of what is added.
     """
-    own = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-    known = device.type == "cpu" and (dtype == torch.float32 or _has_bfloat16(dtype))
-    return (
-        fused_conv_add_relu if known and own and torch.backends.mkldnn.is_available() else _in_steps
+    in_one_step = device.type == "cpu" and _has_kernels(dtype) and _does_as_expected()
+    return fused_conv_add_relu if in_one_step else _in_steps
+
+
+def _has_kernels(dtype: torch.dtype) -> bool:
+    """Whether oneDNN convolves in a precision on this processor."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    asked = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and asked is not None and bool(asked())
     )
 
 
-def _has_bfloat16(dtype: torch.dtype) -> bool:
-    """Whether it is bfloat16, and oneDNN has kernels for it on this processor."""
-    asked = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return dtype == torch.bfloat16 and asked is not None and bool(asked())
+@functools.cache
+def _does_as_expected() -> bool:
+    """Try all three private operators of torch with one number, once in a process."""
+    one = torch.ones(1, 1, 1, 1).to(memory_format=torch.channels_last)
+    numbers, geometry = (2 * one, 3 * one, one.flatten()), ((1, 1), (0, 0), (1, 1), 1)
+    outputs = []
+    try:
+        for other, into_other in ((None, False), (one, False), (-8 * one, True)):
+            output = fused_conv_add_relu(*numbers, other, True, *geometry, into_other=into_other)
+            outputs.append(float(output))
+    except (AttributeError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+    else:
+        if outputs == [7, 8, 0]:
+            return True
+        reason = f"it returns {outputs} in the place of [7, 8, 0]"
+    log.log(
+        NOTICE,
+        "convolving in several steps, which is slower: oneDNN's fused convolution does not do what "
+        "it does in torch %s; this is torch %s: %s",
+        " and ".join(TRIED_WITH),
+        torch.__version__,
+        reason,
+    )
+    return False
 
 
 def _in_steps(
@@ -46,10 +80,10 @@ def _in_steps(
     bias: Tensor | None,
     other: Tensor | None,
     relu: bool,
-    *where: Any,
+    *geometry: Any,
     into_other: bool = False,  # it saves nothing here
 ) -> Tensor:
-    output = F.conv2d(x, weight, bias, *where)
+    output = F.conv2d(x, weight, bias, *geometry)
     if other is not None:
         output.add_(other)
     return output.relu_() if relu else output
@@ -61,21 +95,21 @@ def fused_conv_add_relu(
     bias: Tensor | None,
     other: Tensor | None,
     relu: bool,
-    *where: Any,
+    *geometry: Any,
     into_other: bool = False,
 ) -> Tensor:
     """Return ``relu(conv(x) + other)`` by one call of oneDNN."""
-    stride, padding, dilation, groups = where
+    stride, padding, dilation, groups = geometry
     if other is not None and not other.is_contiguous(memory_format=torch.channels_last):
-        return _in_steps(x, weight, bias, other, relu, *where)  # it would not be one step anyway
+        return _in_steps(x, weight, bias, other, relu, *geometry)  # it would not be one step
     fuse: Any = torch.ops.mkldnn._convolution_pointwise
-    geometry = (padding, stride, dilation, groups)
+    where = (padding, stride, dilation, groups)
     last = "relu" if relu else None
     if other is None:
-        output = fuse(x, weight, bias, *geometry, last or "none", [], "")
+        output = fuse(x, weight, bias, *where, last or "none", [], "")
     elif into_other:
         fuse = torch.ops.mkldnn._convolution_pointwise_
-        output = fuse.binary(other, x, weight, bias, *geometry, "add", 1.0, last, [], None)
+        output = fuse.binary(other, x, weight, bias, *where, "add", 1.0, last, [], None)
     else:
-        output = fuse.binary(x, other, weight, bias, *geometry, "add", 1.0, last, [], None)
+        output = fuse.binary(x, other, weight, bias, *where, "add", 1.0, last, [], None)
     return cast(Tensor, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,12 @@ import torch
 from torch import nn
 
 from lsengine import models
+from lsengine.data import Dataset, Split
+from lsengine.errors import EnvironmentUnfit
 from lsengine.job.schema import ModelSpec
-from lsengine.objective import fused, fused_convolution
+from lsengine.log import NOTICE
+from lsengine.objective import EvaluationSettings, Objective, fused
+from lsengine.objective.losses import cross_entropy
 
 ZOO = ("vgg9", "resnet18", "resnet50", "resnet20", "resnet20_noshort", "wrn56_2", "densenet121")
 
@@ -41,7 +46,7 @@ def test_a_fused_network_is_the_network(arch):
     model, x = _network(arch), _inputs()
     with torch.inference_mode():
         network = fused.fused(model, torch.float32)
-        assert type(network).__name__ == "_Fused"
+        assert network.kind == "fused"
         found, own = network(x).double(), model(x).double()
         exact = model.double()(x.double())
     scale = exact.abs().max()
@@ -58,7 +63,7 @@ def test_refreshing_takes_up_weights_and_running_statistics():
             if tensor.is_floating_point():
                 tensor.mul_(1.1)
         torch.testing.assert_close(network(x), before, rtol=0, atol=0)  # not yet
-        network.sync_weights()
+        network.sync()
         torch.testing.assert_close(network(x), model(x), rtol=1e-5, atol=1e-5)
         assert not torch.allclose(network(x), before)
 
@@ -72,34 +77,6 @@ def test_lower_precisions_are_the_network_rounded(arch, dtype):
         found, own = fused.fused(model, dtype)(x.to(dtype)), model(x)
     assert found.dtype == dtype
     assert (found.float() - own).abs().max() < 0.03 * own.abs().max()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("other", [False, True])
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("into_other", [False, True])
-def test_one_step_and_three_steps_agree(dtype, other, relu, stride, into_other):
-    """OneDNN's fused convolution does what convolution, sum and ReLU do one by one."""
-    at_once = fused_convolution.convolution(torch.device("cpu"), dtype)
-    if at_once is fused_convolution._in_steps:
-        pytest.skip(f"no fused convolution in {dtype} by this torch on this processor")
-    generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (
-        torch.randn(shape, generator=generator).to(dtype)
-        for shape in ((4, 8, 6, 6), (16, 8, 3, 3), (16,))
-    )
-    size = 6 // stride
-    added = torch.randn((4, 16, size, size), generator=generator).to(dtype) if other else None
-    where = ((stride, stride), (1, 1), (1, 1), 1)
-    x = x.to(memory_format=torch.channels_last)
-    if added is not None:
-        added = added.to(memory_format=torch.channels_last)
-    exact = [None if t is None else t.double() for t in (x, weight, bias, added)]
-    found = at_once(x, weight, bias, added, relu, *where, into_other=into_other)
-    expected = fused_convolution._in_steps(*exact, relu, *where)
-    tolerance = 1e-5 if dtype == torch.float32 else 0.02
-    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance * 5)
 
 
 class _Block(nn.Module):
@@ -170,8 +147,10 @@ def test_shared_weights_are_not_folded_away():
     twice, once = Twice().eval(), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
     once[1].running_var.fill_(4.0)
     with torch.inference_mode():
-        assert fused.fused(twice, torch.float32).scales({"one.weight": twice.one.weight}) is None
-        scales = fused.fused(once, torch.float32).scales({"0.weight": once[0].weight})
+        assert (
+            fused.fused(twice, torch.float32).fold_scales({"one.weight": twice.one.weight}) is None
+        )
+        scales = fused.fused(once, torch.float32).fold_scales({"0.weight": once[0].weight})
     torch.testing.assert_close(scales["0.weight"], torch.full((4,), 0.5), rtol=1e-4, atol=0)
 
 
@@ -183,7 +162,7 @@ def test_residual_networks_sum_in_place():
 
 
 def test_what_cannot_be_traced_runs_as_it_is(caplog):
-    """A network with a branch on its data is run unfused, with a line in the log."""
+    """A network with a branch on its data is run unfused, which every rank says, and why."""
 
     class Branching(nn.Module):
         def __init__(self):
@@ -194,13 +173,55 @@ def test_what_cannot_be_traced_runs_as_it_is(caplog):
             return self.layer(x) if x.sum() > 0 else -self.layer(x)
 
     model, x = Branching().eval().requires_grad_(False), torch.randn(5, 4)
-    with torch.inference_mode(), caplog.at_level("INFO", "lsengine"):
+    with torch.inference_mode(), caplog.at_level(NOTICE, "lsengine"):
         torch.testing.assert_close(fused.fused(model, torch.float32)(x), model(x))
         low = fused.fused(model, torch.bfloat16)
         model.layer.weight.mul_(2)
-        low.sync_weights()
+        low.sync()
         torch.testing.assert_close(low(x.bfloat16()).float(), model(x), rtol=0.05, atol=0.05)
-    assert "running without fused layers" in caplog.text
+    assert "running without fused layers, which is slower: TraceError: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (
+            lambda size: nn.modules.linear.NonDynamicallyQuantizableLinear(size, size),
+            "a NonDynamicallyQuantizableLinear, which may be more than its base class",
+        ),
+        (partial(nn.BatchNorm1d, track_running_stats=False), "without running statistics"),
+        (nn.LayerNorm, "parameters outside of its layers"),
+    ],
+)
+def test_a_layer_that_is_not_known_leaves_the_network_as_it_is(caplog, layer, reason):
+    """A class that inherits, batch statistics, another normalisation: each with its reason."""
+    model = nn.Sequential(layer(4), nn.Linear(4, 4)).eval().requires_grad_(False)
+    x = torch.randn(5, 4)
+    with torch.inference_mode(), caplog.at_level(NOTICE, "lsengine"):
+        network = fused.fused(model, torch.float32)
+        assert network.kind == "eager"
+        assert torch.equal(network(x), model(x))
+    assert reason in caplog.text
+
+
+def test_memory_that_ends_while_layers_are_fused_is_no_reason_to_go_on_without(monkeypatch):
+    """Another worker might have room, and its cells other last bits; so the run ends."""
+
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("made to fail: out of memory")
+
+    model = nn.Sequential(nn.Linear(4, 4)).eval().requires_grad_(False)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.fx, "symbolic_trace", exhausted)
+        with pytest.raises(torch.OutOfMemoryError):
+            fused.fused(model, torch.float32)
+    monkeypatch.setattr(fused.FusedForward, "sync", exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        fused.fused(model, torch.float32, torch.randn(2, 4))
+    data = Dataset({"train": Split(torch.randn(4, 4), torch.arange(4))}, None, None, 4)
+    settings = EvaluationSettings(device=torch.device("cpu"), precision="float32", batch_size=4)
+    with pytest.raises(EnvironmentUnfit, match="no room for the network's folded weights"):
+        Objective(model, data, cross_entropy, {}, settings)
 
 
 def test_sums_in_place_keep_their_effects():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import platform
 import subprocess
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lsengine import data, models
+from lsengine.curvature import LanczosOptions
 from lsengine.devices import automatic_batch_size, device_of
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.geometry.directions import draw, normalized
@@ -221,7 +223,9 @@ def test_centre_and_directions_are_folded_once(digits, precision):
     exact = [objective.exact_losses(Cell(step))["train_loss"] for step in (0.0, 1.0)]
     assert found[:2] == pytest.approx(exact, rel=1e-5 if precision == "float32" else 0.05)
     assert found[2] == found[0] != found[1]
-    addresses = {layer.weight.untyped_storage().data_ptr() for layer in objective._network._layers}
+    addresses = {
+        layer.weight.untyped_storage().data_ptr() for layer in objective._network.forward._layers
+    }
     assert len(addresses) == 1
 
 
@@ -241,20 +245,160 @@ def test_automatic_batch_size_is_arithmetic_on_the_shape(shape, device, expected
     assert automatic_batch_size(shape, device) == expected
 
 
+def _visitor(model):
+    """Put the numbers of another network into a model: weights, biases and statistics."""
+    generator = torch.Generator().manual_seed(7)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.copy_(0.1 + 0.2 * torch.rand(tensor.shape, generator=generator))
+
+
+def _product(hessian):
+    ones_P = torch.ones(hessian.size, dtype=hessian.dtype)
+    return hessian(ones_P).tolist()
+
+
+CALLS = {
+    "evaluate": lambda o: o.evaluate(CELLS[2], CELLS[0]),
+    "losses": lambda o: o.losses(CELLS[1]),
+    "losses of others": lambda o: o.losses_of(_visitor),
+    "exact losses": lambda o: o.exact_losses(CELLS[1]),
+    "group": lambda o: o.losses_of_group(CELLS),
+    "hessian": lambda o: _product(o.hessian(CELLS[1])),
+    "reference": lambda o: o.reference,
+}
+KINDS = ("weights", "bfloat16", "float64", "own network", "everything", "recalibrated")
+NO_GROUPS = ("bfloat16", "recalibrated")
+
+
+def _small_objective(kind, **more):
+    """Return an objective of a small network with normalisations, never evaluated so far."""
+    torch.manual_seed(5)
+    hidden = [nn.Linear(12, 6), nn.BatchNorm1d(6), nn.ReLU()]
+    network = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(6, 3))
+    network[2].running_mean.uniform_(-0.5, 0.5)
+    network[2].running_var.uniform_(0.5, 2)
+    x, y = torch.randn(40, 1, 3, 4), torch.arange(40) % 3
+    dataset = data.Dataset({"train": data.Split(x, y)}, None, None, 3)
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    moving = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and (kind == "everything" or tensor.ndim > 1)
+    }
+    directions = {
+        axis: {name: 0.1 * torch.rand(tensor.shape) for name, tensor in moving.items()}
+        for axis in ("alpha", "beta")
+    }
+    settings = EvaluationSettings(
+        device=torch.device("cpu"),
+        precision=kind if kind in ("bfloat16", "float64") else "float32",
+        batch_size=16,
+        batch_norm="recalibrated" if kind == "recalibrated" else "frozen",
+        recalibration=(32, 16),
+        channels_last=kind != "own network",
+        **{"curvature": LanczosOptions(max_products=4, basis=4), **more},
+    )
+    loss = loss_function("cross_entropy", job_folder=Path())
+    return Objective(network, dataset, loss, directions, settings, with_reference=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_call_depends_on_those_before_it(kind):
+    """Whatever is called first, second and in between: the bits of an objective asked once.
+
+    So the fused weights do not have the statistics of a visitor, who may come before all cells.
+    """
+    calls = {n: c for n, c in CALLS.items() if n != "group" or kind not in NO_GROUPS}
+    alone = {name: call(_small_objective(kind)) for name, call in calls.items()}
+    assert len({str(result) for result in alone.values()}) >= 5
+    used = _small_objective(kind)
+    for first, second in itertools.product(calls, repeat=2):
+        for objective in (_small_objective(kind), used):
+            assert calls[first](objective) == alone[first]
+            assert calls[second](objective) == alone[second], f"{second} after {first}"
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_cells_after_other_weights_are_what_they_were(digits, precision):
-    """Statistics and biases that a visitor had are taken back where only weights move."""
+    """Of a fused residual network, too, where another checkpoint comes before the first cell."""
     network = _resnet()
-    objective = _objective(network, digits, _directions(network), precision)
+    directions = _directions(network)
+    objective = _objective(network, digits, directions, precision)
+    assert objective.forward == "fused"
     before = [objective.losses(cell) for cell in CELLS]
-
-    def fill(model):
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.is_floating_point():
-                tensor.mul_(1.3)
-
-    assert objective.losses_of(fill) != before[0]
+    assert objective.losses_of(_visitor) != before[0]
     assert [objective.losses(cell) for cell in CELLS] == before
+    visited_first = _objective(network, digits, directions, precision)
+    visited_first.losses_of(_visitor)
+    assert [visited_first.losses(cell) for cell in CELLS] == before
+
+
+def test_a_recalibration_that_is_broken_off_leaves_evaluation_mode():
+    """Who stops in the middle of a cell finds the same values in the next one."""
+    objective = _small_objective("recalibrated", curvature=None)
+    expected = _small_objective("recalibrated", curvature=None).losses(CELLS[1])
+
+    def stop():
+        raise KeyboardInterrupt
+
+    objective._network._tick = stop
+    with pytest.raises(KeyboardInterrupt):
+        objective.losses(CELLS[0])
+    objective._network._tick = lambda: None
+    assert objective.losses(CELLS[1]) == expected
+
+
+@pytest.mark.parametrize("order", [("float32", "tf32"), ("tf32", "float32")])
+def test_two_precisions_in_one_process_do_not_disturb_each_other(order):
+    """Torch's switch of TF32 is every objective's own while it computes, and then as it was."""
+
+    def flags():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    def objective(precision):
+        seen = []
+
+        def loss(output, target):
+            seen.append(flags())
+            return F.cross_entropy(output, target, reduction="none")
+
+        x, y = torch.randn(8, 4), torch.arange(8) % 3
+        dataset = data.Dataset({"train": data.Split(x, y)}, None, None, 3)
+        settings = EvaluationSettings(device=torch.device("cpu"), precision=precision, batch_size=8)
+        return Objective(nn.Linear(4, 3), dataset, loss, {}, settings, with_reference=True), seen
+
+    before = flags()
+    both = {precision: objective(precision) for precision in order}
+    for _ in range(2):
+        for precision in ("float32", "tf32"):
+            one, seen = both[precision]
+            for call, argument in ((one.losses, CELLS[0]), (one.losses_of, _visitor)):
+                seen.clear()
+                call(argument)
+                assert set(seen) == {(precision == "tf32",) * 2}
+                assert flags() == before
+            seen.clear()
+            one.exact_losses(CELLS[0])
+            assert set(seen) == {(False, False)}
+
+
+def test_an_objective_says_how_it_computes(digits):
+    """Fused layers, or the network itself: in float64, for a user's own, where none fuses."""
+
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.layer(x.flatten(1)) if x.sum() > 0 else -self.layer(x.flatten(1))
+
+    network = _resnet()
+    assert _objective(network, digits, {}).forward == "fused"
+    assert _objective(network, digits, {}, "float64").forward == "eager"
+    assert _objective(network, digits, {}, channels_last=False).forward == "eager"
+    assert _objective(Branching(), digits, {}).forward == "eager"
 
 
 @pytest.mark.parametrize("moved", ["bn1.bias", "bn1.running_mean", "linear.bias"])

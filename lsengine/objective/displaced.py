@@ -1,0 +1,138 @@
+"""The network that cells are evaluated with: which numbers it holds, and who changes them.
+
+Shape suffix: M numbers that move.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lsengine import devices
+from lsengine.errors import EnvironmentUnfit
+from lsengine.objective.device_state import FlatParameters
+from lsengine.objective.forward import ForwardPass, in_dtype
+from lsengine.objective.fused import fused
+from lsengine.objective.recalibration import recalibrate
+from lsengine.objective.settings import EvaluationSettings
+from lsengine.surface.grid import Cell
+
+
+class DisplacedNetwork:
+    """A model that moves, and the forward pass that losses of cells are computed with.
+
+    Both are built once, at the centre.  Each has numbers of its own, and nobody else writes
+    them.  What does not move is the centre's in both between any two calls, so that no call
+    depends on those before it.
+
+    Args:
+        model: The network with the centre's parameters, on the device, in evaluation mode.
+        flat: Its numbers that move.
+        settings: How cells are evaluated.
+        calibration: Batches to measure running statistics with, in every cell; may be empty.
+        sample: A few inputs in the precision of the weights, to try the forward pass with.
+        tick: Called before every batch of ``calibration``; may raise to stop.
+
+    Attributes:
+        model: For what is computed by the network's own code, in the precision of its weights.
+        forward: For everything else, in the precision of the settings.
+
+    Raises:
+        EnvironmentUnfit: If the device has no room for the forward pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        flat: FlatParameters,
+        settings: EvaluationSettings,
+        *,
+        calibration: Sequence[Tensor],
+        sample: Tensor,
+        tick: Callable[[], None],
+    ) -> None:
+        self.model, self._flat, self._settings = model, flat, settings
+        self._calibration, self._tick = calibration, tick
+        try:
+            self.forward = self._forward_pass(sample)
+        except (RuntimeError, MemoryError) as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            raise EnvironmentUnfit(
+                f"{settings.device} has no room for the network's folded weights beside the data "
+                f"({str(error).splitlines()[0]}); use a device with more memory, or data.subset"
+            ) from error
+        only_weights = not calibration and all(_is_weight(model, name) for name in flat.names)
+        self._sync = self.forward.sync_weights if only_weights else self.forward.sync
+        self._displace_folded = self._fold() if only_weights else None
+
+    def displace_model_to(self, cell: Cell) -> None:
+        """Give the model the numbers of a cell, statistics included."""
+        self._flat.displace(cell)
+        recalibrate(self.model, self._calibration, self._tick)
+
+    def displace_to(self, cell: Cell) -> None:
+        """Give the forward pass the numbers of a cell; the model's own may be any cell's."""
+        if self._displace_folded is not None:
+            self._displace_folded(cell)
+        else:
+            self.displace_model_to(cell)
+            self._sync()
+
+    @contextlib.contextmanager
+    def filled_by(self, fill: Callable[[nn.Module], None]) -> Iterator[None]:
+        """Give both the numbers of another network, and take them back afterwards.
+
+        Args:
+            fill: Puts parameters and running statistics into the model, in place.
+        """
+        state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        try:
+            fill(self.model)
+            recalibrate(self.model, self._calibration, self._tick)
+            self.forward.sync()
+            yield
+        finally:
+            for name, tensor in self.model.state_dict().items():
+                tensor.copy_(state[name])
+            self.forward.sync()
+
+    def _forward_pass(self, sample: Tensor) -> ForwardPass:
+        settings = self._settings
+        if settings.dtype == torch.float64:
+            return ForwardPass(self.model)
+        if not settings.channels_last:
+            return in_dtype(self.model, settings.compute_dtype)
+        return fused(self.model, settings.compute_dtype, sample)
+
+    def _fold(self) -> Callable[[Cell], None] | None:
+        """Return what displaces the fused layers themselves; None where it cannot be.
+
+        Where only weights move, the scales of the normalisations are the same for all cells.
+        Centre and directions are then multiplied by them once, the fused layers look at one
+        vector, and a cell is one update of that vector.
+        """
+        weights = {name: self.model.get_parameter(name) for name in self._flat.names}
+        scales = self.forward.fold_scales(weights)
+        if scales is None:
+            return None
+        vectors = self._flat.vectors.times(self._flat.factors(scales))
+        moved_M = torch.empty_like(vectors.centre_M)
+        rounded_M = moved_M.to(self._settings.compute_dtype)  # itself, in float32
+        self.forward.bind_views(weights, self._flat.views(rounded_M))
+
+        def displace(cell: Cell) -> None:
+            vectors.displace(cell, moved_M)
+            if rounded_M is not moved_M:
+                rounded_M.copy_(moved_M)
+
+        return displace
+
+
+def _is_weight(model: nn.Module, name: str) -> bool:
+    """Whether a parameter is the weight of a convolution or a linear layer."""
+    module_name, _, last = name.rpartition(".")
+    return last == "weight" and isinstance(model.get_submodule(module_name), nn.Conv2d | nn.Linear)
