@@ -197,13 +197,10 @@ def _round_up(value: float) -> float:
 
 
 def _curve(surface: Surface, quantity: str, level: Level) -> Row:
-    order = np.argsort(surface.axes["alpha"])
-    alpha = np.asarray(surface.axes["alpha"], np.float64)[order]
-    values_RA = np.atleast_2d(surface.quantities[quantity])[:, order]
-    status_RA = np.atleast_2d(surface.status)[:, order]
-    values_RA = np.where((status_RA == DONE) & np.isfinite(values_RA), values_RA, np.nan)
+    line = cells.line(surface, describe(quantity))
+    alpha, values_RA = line.alpha, line.values / describe(quantity).factor
     levels, widths, curvatures = [], [], []
-    for row, status in zip(values_RA, status_RA, strict=True):
+    for row, status in zip(values_RA, line.status, strict=True):
         if not (status == DONE).any():
             continue
         there = status != MISSING  # joined over missing cells, as in pictures
@@ -252,8 +249,8 @@ def _other_minimum(
 
 def _centre(surface: Surface) -> dict[str, Measure]:
     """Return training loss and test error (a fraction) of the cell at the centre."""
-    loss = cells.at_centre(surface, "train_loss")
-    accuracy = cells.at_centre(surface, "test_accuracy")
+    loss = cells.value_at(surface, "train_loss")
+    accuracy = cells.value_at(surface, "test_accuracy")
     why = {n: "no such quantity" for n in ("train_loss", "test_accuracy")}
     why |= dict.fromkeys(set(why) & set(surface.quantities), flatness.NO_CENTRE)
     return {

@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, QhullError
 
 from lsengine.errors import UsageError
+from lsengine.surface.cells import corners
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -128,12 +129,10 @@ class PiecewisePlane:
     def mesh(self) -> tuple[Floats, Floats, NDArray[np.intp]]:
         """Points (N, 2), their values (N,), and triangles by points (T, 3)."""
         rows, columns = self.values.shape
-        cells = np.arange(rows * columns).reshape(rows, columns)
-        corners = np.stack([cells[:-1, :-1], cells[:-1, 1:], cells[1:, 1:], cells[1:, :-1]], -1)
-        corners = corners.reshape(-1, 4)
+        squares = corners(np.arange(rows * columns).reshape(rows, columns)).reshape(-1, 4)
         flat, (x, y) = self.values.ravel(), np.meshgrid(self.alpha, self.beta)
         points = np.stack([x.ravel(), y.ravel()], -1)
-        quads = corners[np.isfinite(flat[corners]).all(axis=1)]
+        quads = squares[np.isfinite(flat[squares]).all(axis=1)]
         middle = flat.size + np.arange(len(quads))
         triangles = [np.stack([quads[:, i], quads[:, i - 3], middle], -1) for i in range(4)]
         return (

@@ -89,12 +89,12 @@ class Plane:
     @property
     def joins(self) -> bool:
         """Whether three corners of any square of four cells have values."""
-        return bool((corners(np.isfinite(self.values)) >= 3).any())
+        return bool((_known_corners(self.values) >= 3).any())
 
     @property
     def has_square(self) -> bool:
         """Whether all corners of any square of four cells have values."""
-        return bool((corners(np.isfinite(self.values)) == 4).any())
+        return bool((_known_corners(self.values) == 4).any())
 
     def best(self, end: str) -> tuple[float, float, float] | None:
         """Return alpha, beta and value of the lowest or highest cell, nearest the centre."""
@@ -162,6 +162,34 @@ def plane(surface: Surface, quantity: Quantity) -> Plane:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One quantity of one surface along alpha, in the unit drawn; of repeats one row each.
+
+    Attributes:
+        alpha: Increasing; (A,).
+        values: NaN wherever there is no finite result; (R, A).
+        status: Of the cells; (R, A).
+    """
+
+    alpha: Floats
+    values: Floats
+    status: NDArray[np.uint8]
+
+
+def line(surface: Surface, quantity: Quantity) -> Line:
+    """Sort the cells of a surface with one direction along it."""
+    order = np.argsort(surface.axes["alpha"])
+    status_RA = np.atleast_2d(surface.status)[:, order]
+    values_RA = np.atleast_2d(np.asarray(surface.quantities[quantity.name], np.float64))[:, order]
+    is_good = (status_RA == DONE) & np.isfinite(values_RA)
+    return Line(
+        alpha=np.asarray(surface.axes["alpha"], np.float64)[order],
+        values=np.where(is_good, values_RA, np.nan) * quantity.factor,
+        status=status_RA,
+    )
+
+
 def joined(whole: Plane) -> Plane:
     """Return what contours should be drawn of: the plane, or a coarser complete cut of it.
 
@@ -188,10 +216,20 @@ def joined(whole: Plane) -> Plane:
     )
 
 
-def corners(there_BA: Mask) -> NDArray[np.int_]:
-    """Return how many corners of each square of four cells are there; (B - 1, A - 1)."""
-    there = there_BA.astype(int)
-    return np.asarray(there[:-1, :-1] + there[:-1, 1:] + there[1:, 1:] + there[1:, :-1])
+def corners(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the four corners of each square of cells, in order around it.
+
+    Args:
+        values: Of the cells; (B, A).
+
+    Returns:
+        (B - 1, A - 1, 4).
+    """
+    return np.stack((values[:-1, :-1], values[:-1, 1:], values[1:, 1:], values[1:, :-1]), axis=-1)
+
+
+def _known_corners(values_BA: Floats) -> NDArray[np.int_]:
+    return np.asarray(corners(np.isfinite(values_BA)).sum(axis=-1))
 
 
 def nearest(x: Floats, y: Floats, z_BA: Floats) -> Floats:
@@ -233,7 +271,8 @@ def _complete(missing_BA: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 def _area(plane_: Plane) -> float:
     """Return the area in which contours can be drawn: quads, and half quads at a hole."""
-    share = np.choose(corners(~plane_.missing), (0.0, 0.0, 0.0, 0.5, 1.0))
+    known = corners(~plane_.missing).sum(axis=-1)
+    share = np.choose(known, (0.0, 0.0, 0.0, 0.5, 1.0))
     return float((share * np.outer(np.diff(plane_.beta), np.diff(plane_.alpha))).sum())
 
 
@@ -279,31 +318,23 @@ def _between(axis: Floats, at: Floats) -> tuple[NDArray[np.intp], Floats]:
     return index, np.clip(share, 0.0, 1.0)
 
 
-def centre_error(surface: Surface) -> float | None:
-    """Return the test error in percent at alpha = beta = 0, if that cell is done."""
-    return error_at(surface, 0.0, 0.0)
-
-
-def error_at(surface: Surface, alpha: float, beta: float) -> float | None:
-    """Return the test error in percent of the cell at a place, if it is there and done."""
-    accuracy = _at(surface, "test_accuracy", {"alpha": alpha, "beta": beta})
-    return None if accuracy is None else 100.0 * (1.0 - accuracy)
-
-
-def at_centre(surface: Surface, name: str) -> float | None:
-    """Return a quantity at alpha = beta = 0, if it is there, done and finite."""
-    return _at(surface, name, {"alpha": 0.0, "beta": 0.0})
-
-
-def _at(surface: Surface, name: str, place: Mapping[str, float]) -> float | None:
+def value_at(surface: Surface, name: str, alpha: float = 0.0, beta: float = 0.0) -> float | None:
+    """Return a quantity of the cell at a point of the grid, if it is there, done and finite."""
     if name not in surface.quantities:
         return None
-    at = np.ones(surface.status.shape, dtype=bool)
+    point = {"alpha": alpha, "beta": beta}
+    is_there = np.ones(surface.status.shape, dtype=bool)
     for position, (axis, values) in enumerate(surface.axes.items()):
-        if axis in place:
-            shape = [1] * at.ndim
+        if axis in point:
+            shape = [1] * is_there.ndim
             shape[position] = -1
-            at &= (np.abs(np.asarray(values) - place[axis]) < 1e-9).reshape(shape)
-    found = surface.quantities[name][at & surface.done]
-    found = found[np.isfinite(found)]
-    return float(found[0]) if found.size else None
+            is_there &= (np.abs(np.asarray(values) - point[axis]) < 1e-9).reshape(shape)
+    values = surface.quantities[name][is_there & surface.done]
+    finite = values[np.isfinite(values)]
+    return float(finite[0]) if finite.size else None
+
+
+def error_at(surface: Surface, alpha: float = 0.0, beta: float = 0.0) -> float | None:
+    """Return the test error in percent of the cell at a point, if it is there and done."""
+    accuracy = value_at(surface, "test_accuracy", alpha, beta)
+    return None if accuracy is None else 100.0 * (1.0 - accuracy)

@@ -1,4 +1,4 @@
-"""The grid: axes, cells, the order in which cells are visited, and how many are handed out.
+"""The grid: its axes, its cells, and the order in which they are visited.
 
 Arithmetic on arrays; knows neither torch, MPI nor files.  A cell is named by its flat index
 in C order over the shape of the surface: (A,) for a curve, (R, A) with repeats, (B, A) for a
@@ -27,11 +27,6 @@ class Cell:
     beta: float = 0.0
     repeat: int = 0
 
-    @property
-    def is_centre(self) -> bool:
-        """Whether the cell is the undisplaced model."""
-        return self.alpha == 0 and self.beta == 0
-
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -59,7 +54,7 @@ class Grid:
             repeat=int(at.get("repeat", 0)),
         )
 
-    def place(self, cell: Cell) -> str:
+    def describe(self, cell: Cell) -> str:
         """Return where a cell is, by the axes that there are: ``alpha=0.5 beta=0``."""
         return " ".join(f"{axis}={getattr(cell, axis):g}" for axis in sorted(self.axes))
 

@@ -7,10 +7,16 @@ from collections.abc import Callable
 import pytest
 
 from lsengine.surface import Surface
-from tests.support.landscapes import make_plane
+from tests.support.landscapes import make_curve, make_plane
 
 
 @pytest.fixture
 def plane() -> Callable[..., Surface]:
     """Make planes."""
     return make_plane
+
+
+@pytest.fixture
+def curve() -> Callable[..., Surface]:
+    """Make curves."""
+    return make_curve

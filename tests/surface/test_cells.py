@@ -87,14 +87,12 @@ def test_borders_lie_midway_between_cells():
 
 def test_test_error_is_that_of_the_centre(plane, curve):
     """The caption's error belongs to alpha = beta = 0, and is absent where that cell is."""
-    assert cells.centre_error(plane()) == pytest.approx(7.0)
-    assert cells.centre_error(plane(alphas=20)) is None
-    assert cells.centre_error(curve(repeats=3)) == pytest.approx(
-        100 * (1 - 0.95 * np.exp(-0.02 / 6))
-    )
+    assert cells.error_at(plane()) == pytest.approx(7.0)
+    assert cells.error_at(plane(alphas=20)) is None
+    assert cells.error_at(curve(repeats=3)) == pytest.approx(100 * (1 - 0.95 * np.exp(-0.02 / 6)))
     surface = plane()
     surface.status[10, 10] = MISSING
-    assert cells.centre_error(surface) is None
+    assert cells.error_at(surface) is None
 
 
 def test_of_equal_cells_the_one_nearest_the_centre_is_marked(plane):

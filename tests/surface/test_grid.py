@@ -37,9 +37,9 @@ def test_row_is_beta_and_column_is_alpha():
 
 def test_the_place_of_a_cell_names_the_axes_there_are():
     """A curve has no beta to speak of, a plane has one even where it is 0."""
-    assert make_grid([-1, 1, 5]).place(Cell(0.5)) == "alpha=0.5"
-    assert make_grid([-1, 1, 5], [0, 1, 2]).place(Cell(0.5)) == "alpha=0.5 beta=0"
-    assert make_grid([-1, 1, 5], repeats=3).place(Cell(0.5, 0.0, 2)) == "alpha=0.5 repeat=2"
+    assert make_grid([-1, 1, 5]).describe(Cell(0.5)) == "alpha=0.5"
+    assert make_grid([-1, 1, 5], [0, 1, 2]).describe(Cell(0.5)) == "alpha=0.5 beta=0"
+    assert make_grid([-1, 1, 5], repeats=3).describe(Cell(0.5, 0.0, 2)) == "alpha=0.5 repeat=2"
 
 
 def test_repeats_are_rows_of_a_curve():
@@ -67,7 +67,7 @@ def test_any_leading_part_of_the_order_covers_the_whole_extent():
 def test_the_middle_comes_first():
     """The first cell evaluated is the centre of a symmetric grid."""
     grid = make_grid([-1, 1, 51], [-1, 1, 31])
-    assert grid.cell(grid.visiting_order()[0]).is_centre
+    assert grid.cell(grid.visiting_order()[0]) == Cell(0.0)
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
