@@ -27,6 +27,7 @@ from typing import Any
 import harness  # first: it imports MPI before HDF5
 
 from lsengine.engine.messages import Hello, Plan, Report, WorkerInfo
+from lsengine.engine.options import Options
 from lsengine.engine.protocol.coordinator import Coordinator
 from lsengine.job import load
 from lsengine.ranks import StopRequest, Tag, World
@@ -121,17 +122,17 @@ def _coordinate(world: World, chunk: int | None, cells: int) -> dict[str, float]
         busy_s += sum(results.wall_s)
         chunks += 1
 
-    coordinator = Coordinator(world, StopRequest(), chunk)
-    coordinator.greet(load(JOB))  # these workers do not look at it
-    coordinator.first_facts()
+    coordinator = Coordinator(world, StopRequest(), Options(chunk=chunk))
+    coordinator.assign_all(load(JOB))  # these workers do not look at it
+    coordinator.first_info()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "none.h5"
-        plan = Plan(path, parallel=True, precision="float32", batch_size=1, digests={})
+        plan = Plan(path=path, parallel=True, precision="float32", batch_size=1, digests={})
         cpu_start, start = time.process_time(), time.perf_counter()
         coordinator.serve(plan, range(cells), sink)
         wall_s = time.perf_counter() - start
         cpu_s = time.process_time() - cpu_start
-    coordinator.dismiss(0)
+    coordinator.shut_down(0)
     workers = world.size - 1
     return {
         "efficiency": cells * CELL_S / (workers * wall_s),
@@ -145,9 +146,25 @@ def _coordinate(world: World, chunk: int | None, cells: int) -> dict[str, float]
 
 def _work(world: World) -> float:
     """Speak a worker's side of the protocol; return its processor seconds per wall second."""
-    world.send(Hello(world.host, os.getpid(), frozenset({0}), None), to=0, tag=Tag.HELLO)
+    world.send(
+        Hello(host=world.host, pid=os.getpid(), cores=frozenset({0}), visible=None),
+        to=0,
+        tag=Tag.HELLO,
+    )
     world.wait(Tag.JOB)
-    world.send(WorkerInfo(world.host, "cpu", "", 1, "none", (1,), "float32"), to=0, tag=Tag.LOADED)
+    world.send(
+        WorkerInfo(
+            host=world.host,
+            device_kind="cpu",
+            threads=1,
+            torch_version="none",
+            sample_shape=(1,),
+            precision="float32",
+            forward="eager",
+        ),
+        to=0,
+        tag=Tag.LOADED,
+    )
     world.wait(Tag.PLAN)
     cpu_start, start = time.process_time(), time.perf_counter()
     world.send(None, to=0, tag=Tag.READY)

@@ -35,7 +35,7 @@ from lsengine.engine.messages import Assignment, Plan, Report, WorkerInfo
 from lsengine.engine.protocol import worker
 from lsengine.engine.protocol.coordinator import Coordinator
 from lsengine.job import load
-from lsengine.ranks import Message, StopRequest, Tag, World
+from lsengine.ranks import Message, StopRequest, World
 from lsengine.store import CellResults
 
 JOB = Path(__file__).parents[1] / "jobs" / "demo.yaml"
@@ -151,12 +151,12 @@ def _coordinate(world: CountingWorld, job: Any, cells: int, cell_s: float) -> di
         busy_s += sum(results.wall_s)
 
     coordinator = Coordinator(world, StopRequest())
-    coordinator.greet(job)
+    coordinator.assign_all(job)
     while (
-        len(coordinator._places.facts) < world.size - 1
+        len(coordinator._placement.infos) < world.size - 1
     ):  # all are there: start-up is not the question
         coordinator._handle(coordinator._next())
-    plan = Plan(Path("none.h5"), True, "float32", 1, digests={})
+    plan = Plan(path=Path("none.h5"), parallel=True, precision="float32", batch_size=1, digests={})
     world.sent = world.received = world.size_of_all = 0
     before, cpu_start, start = _own_bytes(), time.process_time(), time.perf_counter()
     coordinator.serve(plan, range(cells), sink)
@@ -164,7 +164,7 @@ def _coordinate(world: CountingWorld, job: Any, cells: int, cell_s: float) -> di
     cpu_s, after = time.process_time() - cpu_start, _own_bytes()
     messages, size = world.sent + world.received, world.size_of_all
     assert done == cells
-    coordinator.dismiss(0)
+    coordinator.shut_down(0)
     workers = world.size - 1
     return {
         "ranks": world.size,
@@ -186,11 +186,20 @@ class _Sleeper:
     def __init__(self, tick: Callable[[], None], rank: int, cell_s: float) -> None:
         self._tick, self._rank, self._cell_s = tick, rank, cell_s
 
-    def facts(self, host: str) -> WorkerInfo:
-        return WorkerInfo(host, "cpu", "", 1, "none", (1,), "float32")
+    def info(self, host: str) -> WorkerInfo:
+        return WorkerInfo(
+            host=host,
+            device_kind="cpu",
+            threads=1,
+            torch_version="none",
+            sample_shape=(1,),
+            precision="float32",
+            forward="eager",
+        )
 
-    def start(self, plan: Plan) -> None:
+    def evaluator(self, plan: Plan) -> _Sleeper:
         """There is nothing to put anywhere."""
+        return self
 
     def run(self, cells: Sequence[int], limit_s: float) -> Report:
         """Sleep through cells as the evaluator works through them."""
@@ -227,7 +236,7 @@ def _work(world: World, cell_s: float) -> None:
     def make(assignment: Assignment, tick: Callable[[], None], rank: int) -> Any:
         return _Sleeper(tick, rank, cell_s)
 
-    worker.work(world, StopRequest(), make)
+    worker.work(world, StopRequest(), make=make)
 
 
 def _own_bytes() -> int:

@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from lsengine.engine.evaluation import evaluate as evaluate
 from lsengine.engine.evaluation import evaluate_found as evaluate_found
-from lsengine.engine.run import Options as Options
+from lsengine.engine.options import Options as Options

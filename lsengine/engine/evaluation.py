@@ -1,9 +1,8 @@
-"""The evaluation of jobs, alone or by all ranks."""
+"""The evaluation of jobs by all ranks, which may be one."""
 
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -11,21 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsengine import files, store
 from lsengine import log as logs
-from lsengine import store
-from lsengine.engine.messages import Assignment, Plan
-from lsengine.engine.protocol.watchdog import Watchdog
+from lsengine.engine.messages import Assignment
+from lsengine.engine.options import Options
+from lsengine.engine.protocol.coordinator import Coordinator
 from lsengine.engine.protocol.worker import work
-from lsengine.engine.run import Options, Run
-from lsengine.errors import CellsFailed, EnvironmentUnfit, LsengineError, Stopped
+from lsengine.errors import CellsFailed, LsengineError, Stopped
 from lsengine.job import Job, load_all
-from lsengine.ranks import StopRequest, World, available_cores
+from lsengine.ranks import StopRequest, World
 from lsengine.store import CellResults
 from lsengine.store.lock import held
 
 if TYPE_CHECKING:
-    from lsengine.engine.evaluator import Evaluator
-    from lsengine.engine.protocol.coordinator import Coordinator
+    from lsengine.engine.prepare import Loaded
+    from lsengine.engine.workspace import Workspace
 
 log = logging.getLogger(__name__)
 Find = Callable[[StopRequest], Sequence[Job]]
@@ -48,14 +47,14 @@ def evaluate(
         The exit code that all ranks agreed on.
 
     Raises:
-        LsengineError: On the coordinator (or alone), after all workers have been dismissed
-            with the error's exit code.
+        LsengineError: On the coordinator, after all workers have been told to leave with the
+            error's exit code.
     """
     command = "trajectory" if options.trajectory_only else "eval"
 
     def find(_: StopRequest) -> list[Job]:
-        found = [job for path in paths for job in load_all(path, command=command, only=only)]
-        return [replace(job, shard=options.shard) for job in found]
+        jobs = [job for path in paths for job in load_all(path, command=command, only=only)]
+        return [replace(job, shard=options.shard) for job in jobs]
 
     return evaluate_found(find, options, world=world)
 
@@ -64,152 +63,108 @@ def evaluate_found(find: Find, options: Options, *, world: World | None) -> int:
     """Evaluate the surfaces of jobs that the coordinator finds first; else as `evaluate`.
 
     Args:
-        find: Called on the coordinator (or alone) while the workers wait; it may take its
-            time, and should end with `Stopped` when its argument becomes true.
+        find: Called on the coordinator while the workers wait; it may take its time, and should
+            end with `Stopped` when its argument becomes true.
         options: See `Options`.
-        world: The ranks, or None alone.
+        world: The ranks; None alone.
     """
+    world = world or World.alone()
     stop = StopRequest().install()
-    logs.configure(rank=world.rank if world else 0)
+    logs.configure(rank=world.rank)
     try:
-        if world is None:
-            return _alone(find, options, stop)
         if world.rank > 0:
-            return work(world, stop)
+            return work(world, stop, options)
         return _lead(find, options, stop, world)
     finally:
         stop.uninstall()
 
 
-def _alone(find: Find, options: Options, stop: StopRequest) -> int:
-    failed: list[CellsFailed] = []
-    for job in find(stop):
-        try:
-            with _locked(job, stop):
-                _evaluate_here(job, options, stop)
-        except CellsFailed as error:
-            failed.append(error)  # the other surfaces are not concerned
-    if failed:
-        raise CellsFailed("\n".join(str(error) for error in failed))
-    return 0
-
-
-def _evaluate_here(job: Job, options: Options, stop: StopRequest) -> None:
-    def tick() -> None:
-        if stop:
-            raise Stopped(f"stopped by {stop.signal}")
-
-    watchdog = Watchdog(job.document.launch.hang_s)
-
-    def tick_while_evaluating() -> None:
-        tick()
-        watchdog.progress()
-
-    run = Run(job, options, tick)
-    if not run.cells:
-        run.conclude()
-        return
-    from lsengine.engine.evaluator import Evaluator
-
-    here = Assignment(job, slot=0, threads=len(available_cores()))
-    evaluator = Evaluator(here, tick=tick_while_evaluating, loaded=run.loaded)
-    watchdog.rest()  # what comes now may take its time in one piece
-    plan = run.settle(evaluator.facts(socket.gethostname()), world=None, tick=tick)
-    writer = store.Writer(plan.path)
-    try:
-        watchdog.progress()
-        evaluator.start(plan.for_(checks=True))
-        rest = run.cells
-        while rest:
-            report = evaluator.run(rest[: options.chunk])
-            rest = rest[len(report.results.cells) :]
-            writer.write(report.results)
-            run.count(report.results)
-            if report.interrupted:
-                raise Stopped(report.interrupted)  # noqa: TRY301  the one way out of a stop
-    except Stopped as stopped:
-        raise run.stopped(stopped) from None
-    finally:
-        watchdog.rest()
-        run.close()
-        writer.close()
-    run.verify()
-    run.conclude()
-
-
 def _lead(find: Find, options: Options, stop: StopRequest, world: World) -> int:
-    """Lead all workers through all jobs; whatever happens, they leave with the same code."""
-    from lsengine.engine.protocol.coordinator import Coordinator
+    """Lead all ranks through all jobs; whatever happens, they leave with the same code."""
+    coordinator = Coordinator(world, stop, options)
+    failures: list[CellsFailed] = []
 
-    coordinator = Coordinator(world, stop, options.chunk)
-    failed: list[CellsFailed] = []
+    def end_all(code: int) -> None:
+        coordinator.shut_down(CellsFailed.exit_code if failures else code)
+
+    def go_on(_: int) -> None:
+        coordinator.release()
+
     try:
         jobs = find(stop)
-        for number, job in enumerate(jobs, 1):
-            more = number < len(jobs)
+        for jobs_left, job in zip(reversed(range(len(jobs))), jobs, strict=True):
             try:
                 with _locked(job, stop):
-                    _evaluate_with(coordinator, job, options, world, more, bool(failed))
+                    end = go_on if jobs_left else end_all
+                    _evaluate_job(job, coordinator, options, world, end)
             except CellsFailed as error:
-                failed.append(error)  # the other surfaces are not concerned
-            if more:
-                coordinator = Coordinator(world, stop, options.chunk)
-        if failed:
-            raise CellsFailed("\n".join(str(error) for error in failed))
+                failures.append(error)  # the other surfaces are not concerned
+            if jobs_left:
+                coordinator = Coordinator(world, stop, options)
+        if failures:
+            raise CellsFailed("\n".join(str(error) for error in failures))
     except LsengineError as error:
-        coordinator.dismiss(error.exit_code)
+        coordinator.shut_down(error.exit_code)
         raise
     return 0
 
 
-def _evaluate_with(
-    coordinator: Coordinator, job: Job, options: Options, world: World, more: bool, failed: bool
+def _evaluate_job(
+    job: Job,
+    coordinator: Coordinator,
+    options: Options,
+    world: World,
+    end: Callable[[int], None],
 ) -> None:
-    """Have one job evaluated by the workers, and dismiss them; from all jobs if none is left."""
+    """Have one job evaluated, and call ``end`` with its exit code when all cells are written."""
     if _has_work(job, options):
-        coordinator.greet(job)  # workers load while the coordinator prepares
+        coordinator.assign_all(job)  # workers load while the coordinator prepares
+    from lsengine.engine.run import Run  # the job is valid: now torch is needed
+
     run = Run(job, options, coordinator.check_stop)
     writer: store.Writer | None = None
 
     def sink(results: CellResults) -> None:
         if writer is not None and (not plan.parallel or results.worker == 0):
             writer.write(results)
-        run.count(results)
+        run.outcome.count(results)
 
     try:
-        if run.cells:
-            plan = run.settle(coordinator.first_facts(), world, tick=coordinator.check_stop)
-            here = coordinator.place_here(available_cores(), run.devices())
-            if here is not None or not plan.parallel:
+        if run.inventory.cells:
+            takes_part = _join_in(job, coordinator, run.loaded)
+            plan = run.settle(coordinator.first_info(), world, tick=coordinator.check_stop)
+            if takes_part or not plan.parallel:
                 writer = store.Writer(plan.path, world.comm_self if plan.parallel else None)
-            own = None if here is None else partial(_own_evaluator, here, run, plan)
-            coordinator.serve(plan, run.cells, sink, blocks=run.blocks, own=own)
+            inventory = run.inventory
+            coordinator.serve(plan, inventory.cells, sink, blocks=inventory.blocks)
             if writer is not None:
                 writer.close()
                 writer = None
-            run.verify()
-        coordinator.dismiss(CellsFailed.exit_code if failed and not more else run.code, more=more)
-    except Stopped as stopped:
-        coordinator.dismiss(stopped.exit_code)
-        raise run.stopped(stopped) from None
+            run.outcome.verify()
+        end(run.outcome.code)
     except LsengineError as error:
-        coordinator.dismiss(error.exit_code)
-        raise
+        coordinator.shut_down(error.exit_code)  # what workers still report is written and counted
+        raise run.outcome.stopped(error) if isinstance(error, Stopped) else error from None
     finally:
-        run.close()
+        run.outcome.close()
         if writer is not None:
             writer.close()
-    run.conclude()
+    run.outcome.conclude()
 
 
-def _own_evaluator(here: Assignment, run: Run, plan: Plan, tick: Callable[[], None]) -> Evaluator:
-    """Return what evaluates cells on rank 0 itself."""
-    from lsengine.engine.evaluator import Evaluator
+def _join_in(job: Job, coordinator: Coordinator, loaded: Loaded) -> bool:
+    """Let rank 0 evaluate, too, where it should; return whether it does."""
+    from lsengine.engine.workspace import visible_devices
 
-    log.info("rank 0 evaluates, too: it would leave a device or a core idle")
-    evaluator = Evaluator(here, tick=tick, loaded=run.loaded)
-    evaluator.start(plan)
-    return evaluator
+    return coordinator.join_in(partial(_workspace, loaded), visible_devices(job))
+
+
+def _workspace(
+    loaded: Loaded, assignment: Assignment, tick: Callable[[], None], rank: int
+) -> Workspace:
+    from lsengine.engine.workspace import Workspace
+
+    return Workspace(assignment, tick, rank, loaded)
 
 
 def _has_work(job: Job, options: Options) -> bool:
@@ -225,8 +180,5 @@ def _has_work(job: Job, options: Options) -> bool:
 
 
 def _locked(job: Job, stop: StopRequest) -> AbstractContextManager[None]:
-    try:
-        job.output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EnvironmentUnfit(f"output: {job.output.parent} cannot be made: {error}") from error
+    files.make_folder(job.output.parent, "output")
     return held(job.output, lost=lambda: stop.request("the loss of the surface's lock"))

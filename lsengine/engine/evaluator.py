@@ -6,22 +6,21 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from lsengine import devices
 from lsengine import objective as objectives
-from lsengine.curvature import LanczosOptions
 from lsengine.curvature.cells import NAMES
 from lsengine.engine import prepare
-from lsengine.engine.messages import Assignment, Plan, Report, WorkerInfo
+from lsengine.engine.messages import Plan, Report
 from lsengine.engine.prepare import precision
+from lsengine.engine.prepare.settings import evaluation_settings
 from lsengine.errors import LsengineError, Stopped, UsageError
 from lsengine.geometry import curve
 from lsengine.job import Job
-from lsengine.job.schema import CurveDirection, HessianDirection
+from lsengine.job.schema import CurveDirection
 from lsengine.log import NOTICE
 from lsengine.models import checkpoint
 from lsengine.objective.losses import loss_function
@@ -33,109 +32,86 @@ _REPORT_S = 0.25  # finished cells wait no longer than this, and the cell in han
 
 
 class Evaluator:
-    """Evaluates cells of one job on one device; the same with and without other ranks.
+    """Evaluates cells of one surface on one device; the same with and without other ranks.
+
+    Puts everything on the device, with the directions that the file holds, and checks the centre
+    if the plan says so.
 
     Args:
-        assignment: Job, place on the host, threads.
+        job: Whose cells they are.
+        loaded: Its model and data; the model is taken over.
+        plan: What is settled for all cells.
+        device: Where they are evaluated.
         tick: Called before every mini-batch; raises `Stopped` to abandon the cell.
         rank: Recorded with the cells.
-        loaded: Model and data, if they have been loaded already; taken over.
+
+    Raises:
+        UsageError: If checkpoint or data are not those that the file was laid out for.
+        UsageError: If the network's output is a matter of chance.
+        RuntimeError: If the centre cell is not the checkpoint's own loss: a bug.
     """
 
     def __init__(
         self,
-        assignment: Assignment,
+        job: Job,
+        loaded: prepare.Loaded,
+        plan: Plan,
         *,
+        device: torch.device,
         tick: Callable[[], None],
         rank: int = 0,
-        loaded: prepare.Loaded | None = None,
     ) -> None:
-        self._job, self._tick, self._rank = assignment.job, tick, rank
-        document = self._job.document
-        threads = assignment.threads if document.threads == "auto" else document.threads
-        torch.set_num_threads(threads)
-        self._device = devices.device_of(document.device, assignment.slot)
-        if self._device.type == "cpu":
-            devices.tune_malloc()
-        devices.use_deterministic_kernels(_is_of_hessians(self._job))
-        self._loaded = loaded or prepare.load(self._job)
-        self.grid = prepare.grid(self._job)
-        self._coarse = self.grid.warm_start_cells()
-        self._quantities = prepare.quantity_names(self._job, self._loaded.dataset)
-        self._checkpoints: tuple[Path, ...] = ()
-        self._under: list[Cell] = []  # where the checkpoints lie
-        self._warned = False
-        self._precision: str = document.precision
-        self._precision_error: tuple[tuple[float, float, float, float], ...] = ()
-        if document.precision == "auto" and not self._job.output.exists():
-            self._precision = precision.settle(self._job, self._loaded, self._device, tick)
-        precision.check(self._precision, self._device)
-
-    def facts(self, host: str) -> WorkerInfo:
-        """Return where the values come from."""
-        kind, identity = self._device.type, ""
-        if kind == "cuda":
-            properties = torch.cuda.get_device_properties(self._device)
-            kind, identity = f"cuda {properties.name}", str(getattr(properties, "uuid", ""))
-        dataset = self._loaded.dataset
-        shape = next(iter(dataset.splits.values())).x.shape[1:]
-        return WorkerInfo(
-            *(host, kind, identity, torch.get_num_threads(), str(torch.__version__)),
-            *(tuple(shape), self._precision),
-        )
-
-    def start(self, plan: Plan) -> None:
-        """Put everything on the device, with the directions that the file holds.
-
-        Raises:
-            UsageError: If checkpoint or data are not those that the file was laid out for.
-            UsageError: If the network's output is a matter of chance.
-            RuntimeError: If the centre cell is not the checkpoint's own loss: a bug.
-        """
-        document, dataset = self._job.document, self._loaded.dataset
-        self._refuse_other_files(plan)
-        batch_norm = document.batch_norm
-        self.grid = read_grid(plan.path)  # an automatic axis has its range there
-        self._batch_size = plan.batch_size
-        self._begin_groups(plan.cells_per_pass)
+        self._job, self._dataset, self._rank = job, loaded.dataset, rank
+        _refuse_other_files(loaded, plan)
+        self._grid = read_grid(plan.path)  # an automatic axis has its range there
+        self._coarse = self._grid.warm_start_cells()
+        self._batch_size, self._cells_per_pass = plan.batch_size, plan.cells_per_pass
+        self._group_of = self._grid.pass_groups(plan.cells_per_pass)
+        self._of_group: dict[int, objectives.Metrics] = {}  # evaluated, and not asked for yet
+        self._quantities = prepare.quantity_names(self._job, self._dataset)
         others = [name for name in self._quantities if name not in NAMES]
-        both = others and len(others) < len(self._quantities)
-        self._kinds = [others, NAMES] if both else []  # else there is nothing to be known apart
-        self._held = read(plan.path).quantities if both else {}
-        if plan.checkpoints:
-            self._take_up(plan)
-        settings = objectives.EvaluationSettings(
-            device=self._device,
-            precision=plan.precision,
-            batch_size=plan.batch_size,
-            batch_norm=batch_norm.policy,
-            recalibration=(batch_norm.samples, batch_norm.batch_size),
-            seed=document.seed,
-            channels_last=not document.model.is_own,
-            curvature=self._lanczos(),
-            curvature_of_moved=document.curvature.parameters == "moved",
-        )
-        loss = loss_function(document.loss, job_folder=self._job.source.parent)
+        has_both = bool(others) and len(others) < len(self._quantities)
+        # What may be known of a cell while the rest is not: all losses, or all of curvature.
+        self._quantity_families = [others, NAMES] if has_both else []
+        self._stored = read(plan.path).quantities if has_both else {}
+        self._checkpoints = plan.checkpoints
+        self._plane_cells = self._load_trajectory(plan) if plan.checkpoints else []
+        self._objective = self._make_objective(loaded.model, plan, device, tick)
+        self._has_warned = False
+        self._precision_error: tuple[tuple[float, float, float, float], ...] = ()
+        if plan.check:
+            self._check(plan)
+
+    def _make_objective(
+        self, model: nn.Module, plan: Plan, device: torch.device, tick: Callable[[], None]
+    ) -> objectives.Objective:
+        document = self._job.document
         directions, steps = self._directions(plan)
-        with_reference = plan.check and batch_norm.policy != "recalibrated"
-        self._objective = objectives.Objective(
-            self._loaded.model,
-            dataset,
-            loss,
+        settings = evaluation_settings(
+            self._job, device, precision=plan.precision, batch_size=plan.batch_size
+        )
+        return objectives.Objective(
+            model,
+            self._dataset,
+            loss_function(document.loss, job_folder=self._job.source.parent),
             directions,
             settings,
-            repeats="repeat" in self.grid.axes,
+            repeats="repeat" in self._grid.axes,
             steps=steps,
-            tick=self._tick,
-            with_reference=with_reference,
+            tick=tick,
+            with_reference=plan.check and document.batch_norm.policy != "recalibrated",
         )
-        if plan.check and (held := self._objective.krylov_bytes):
-            basis = document.curvature.basis
-            log.log(NOTICE, "curvature: basis=%d vectors=%.2g GiB", basis, held / 2**30)
-        if with_reference:
-            self._check_centre(settings)
-        if plan.check and not settings.is_exact:
-            self._precision_error = precision.compared(self._objective, self.grid)
+
+    def _check(self, plan: Plan) -> None:
+        """Check the centre, and measure the error of a fast precision."""
+        if krylov_bytes := self._objective.krylov_bytes:
+            basis = self._job.document.curvature.basis
+            log.log(NOTICE, "curvature: basis=%d vectors=%.2g GiB", basis, krylov_bytes / 2**30)
+        is_exact = plan.precision in ("float32", "float64")
+        if self._objective.reference:
+            self._check_centre(is_exact, tolerance=1e-12 if plan.precision == "float64" else 1e-5)
+        if not is_exact:
+            self._precision_error = precision.compared(self._objective, self._grid)
 
     def run(self, cells: Sequence[int], limit_s: float = _REPORT_S) -> Report:
         """Evaluate cells until the time is up, at least one.
@@ -175,15 +151,6 @@ class Evaluator:
                 break
         return Report(results, time.monotonic() - begin, interrupted)
 
-    def _refuse_other_files(self, plan: Plan) -> None:
-        """Compare what this process has read with what the surface is of; hosts may differ."""
-        for name, digest in self._loaded.digests.items():
-            if (there := plan.digests[name]) != digest:
-                raise UsageError(
-                    f"{name}: its content differs from what rank 0 has read (SHA-256 "
-                    f"{digest[:12]}..., there {there[:12]}...); all hosts need the same files"
-                )
-
     def _directions(self, plan: Plan) -> tuple[objectives.Directions, objectives.Steps | None]:
         """Read the directions; along a curve there are as many as control points but one."""
         directions = {
@@ -202,33 +169,24 @@ class Evaluator:
 
         return {str(k): {n: t[k] for n, t in stacked.items()} for k in range(count)}, steps
 
-    def _take_up(self, plan: Plan) -> None:
-        """Take note of the checkpoints that are cells, too."""
-        found = read_trajectory(plan.path)
-        assert found is not None
-        alpha = found.columns["alpha"].tolist()
-        beta = found.columns["beta"].tolist() if "beta" in found.columns else [0.0] * len(alpha)
-        self._checkpoints = plan.checkpoints
-        self._under = [Cell(a, b) for a, b in zip(alpha, beta, strict=True)]
-        names = prepare.trajectory_quantity_names(self._job, self._loaded.dataset)
+    def _load_trajectory(self, plan: Plan) -> list[Cell]:
+        """Take in the quantities of checkpoints, and return the cells of the plane under them."""
+        trajectory = read_trajectory(plan.path)
+        assert trajectory is not None
+        alpha = trajectory.columns["alpha"]
+        beta = trajectory.columns.get("beta", np.zeros(len(alpha)))
+        names = prepare.trajectory_quantity_names(self._job, self._dataset)
         self._quantities += [name for name in names if name not in self._quantities]
+        return [Cell(a, b) for a, b in zip(alpha.tolist(), beta.tolist(), strict=True)]
 
     def _metrics(self, index: int) -> tuple[objectives.Metrics, float | None]:
         """Return a cell's metrics, and its share of the seconds if it was evaluated with others."""
-        if index >= self.grid.size:
+        if index >= self._grid.size:
             return self._metrics_of_checkpoint(index), None
         if self._cells_per_pass > 1:
             return self._metrics_of_group(index)
-        return self._metrics_alone(index), None
-
-    def _metrics_alone(self, index: int) -> objectives.Metrics:
-        coarse = self.grid.cell(self._coarse[index])
-        return self._objective.evaluate(self.grid.cell(index), coarse, self._known(index))
-
-    def _begin_groups(self, size: int) -> None:
-        self._cells_per_pass = size
-        self._group_of = self.grid.pass_groups(size)
-        self._of_group: dict[int, objectives.Metrics] = {}  # evaluated, and not asked for yet
+        cell, coarse = self._grid.cell(index), self._grid.cell(self._coarse[index])
+        return self._objective.evaluate(cell, coarse, self._known(index)), None
 
     def _metrics_of_group(self, index: int) -> tuple[objectives.Metrics, float]:
         """Evaluate a cell's whole group, whatever of it is missing; the others wait their turn."""
@@ -237,19 +195,19 @@ class Evaluator:
             members = np.flatnonzero(self._group_of == self._group_of[index]).tolist()
             filled = members + members[-1:] * (self._cells_per_pass - len(members))
             # Always as many, for the same bits in a grid of another size.
-            metrics = self._objective.losses_of_group([self.grid.cell(m) for m in filled])
+            metrics = self._objective.losses_of_group([self._grid.cell(m) for m in filled])
             self._of_group = dict(zip(members, metrics, strict=False))
-            self._share_s = (time.monotonic() - start) / len(members)
+            self._share_s = (time.monotonic() - start) / len(members)  # of one cell
         return self._of_group.pop(index), self._share_s
 
     def _metrics_of_checkpoint(self, index: int) -> objectives.Metrics:
         """Return the metrics of a checkpoint, and those of the plane under it."""
-        number = index - self.grid.size
-        plane = self._objective.losses(self._under[number])
+        number = index - self._grid.size
+        plane = self._objective.losses(self._plane_cells[number])
         key = "trajectory.checkpoints"
-        loaded = checkpoint.load(self._checkpoints[number], key=key)
-        own = self._objective.losses_of(lambda model: checkpoint.fit(model, loaded, key=key))
-        return own | {f"plane_{name}": value for name, value in plane.items()}
+        state = checkpoint.load(self._checkpoints[number], key=key)
+        metrics = self._objective.losses_of(lambda model: checkpoint.fit(model, state, key=key))
+        return metrics | {f"plane_{name}": value for name, value in plane.items()}
 
     def _known(self, index: int) -> objectives.Metrics:
         """Return what the file had of a missing cell at the start: losses, or curvature.
@@ -258,48 +216,40 @@ class Evaluator:
         finite counts as none, and is computed again.
         """
         known: objectives.Metrics = {}
-        for names in self._kinds:
-            values = {name: float(self._held[name].flat[index]) for name in names}
+        for names in self._quantity_families:
+            values = {name: float(self._stored[name].flat[index]) for name in names}
             if all(math.isfinite(value) for value in values.values()):
                 known |= values
         return known
 
     def _where(self, index: int) -> Cell:
-        if index < self.grid.size:
-            return self.grid.cell(index)
-        return self._under[index - self.grid.size]
+        if index < self._grid.size:
+            return self._grid.cell(index)
+        return self._plane_cells[index - self._grid.size]
 
-    def _lanczos(self) -> LanczosOptions | None:
-        document = self._job.document
-        if "curvature" not in document.quantities:
-            return None
-        asked = document.curvature
-        return LanczosOptions(asked.tolerance, asked.max_products, asked.basis, document.seed)
-
-    def _check_centre(self, settings: objectives.EvaluationSettings) -> None:
+    def _check_centre(self, is_exact: bool, tolerance: float) -> None:
         """Compare the centre cell with the checkpoint evaluated on its own."""
         reference = self._objective.reference
         if self._cells_per_pass > 1:
             cell = self._objective.losses_of_group([Cell(0.0)] * self._cells_per_pass)[0]
-        elif settings.is_exact:
+        elif is_exact:
             cell = self._objective.losses(Cell(0.0))
         else:
             cell = self._objective.exact_losses(Cell(0.0))
-        tolerance = {"float64": 1e-12}.get(settings.precision, 1e-5)
         for name in (n for n in reference if n.endswith("_loss")):
-            found, expected = cell[name], reference[name]
-            both_nan = math.isnan(found) and math.isnan(expected)
-            if not both_nan and not math.isclose(found, expected, rel_tol=tolerance):
-                self._refuse_chance()
+            loss, expected = cell[name], reference[name]
+            both_nan = math.isnan(loss) and math.isnan(expected)
+            if not both_nan and not math.isclose(loss, expected, rel_tol=tolerance):
+                self._refuse_stochastic()
                 raise RuntimeError(
-                    f"centre check: {name} of the cell at 0 is {found!r}, the checkpoint's own "
+                    f"centre check: {name} of the cell at 0 is {loss!r}, the checkpoint's own "
                     f"is {expected!r}"
                 )
         are_numbers = not any(math.isnan(value) for value in reference.values())
         word = "passed" if are_numbers else "undefined"
         log.log(NOTICE, "centre check %s: %s", word, _shown(reference))
 
-    def _refuse_chance(self) -> None:
+    def _refuse_stochastic(self) -> None:
         """Tell a network that draws numbers from a mistake of lsengine's."""
         first, second = (self._objective.exact_losses(Cell(0.0)) for _ in range(2))
         if first != second:
@@ -310,19 +260,25 @@ class Evaluator:
 
     def _warn_if_not_finite(self, index: int, metrics: objectives.Metrics) -> None:
         bad = {n: v for n, v in metrics.items() if n.endswith("_loss") and not math.isfinite(v)}
-        if bad and not self._warned:
+        if bad and not self._has_warned:
             cell, (name, value) = self._where(index), next(iter(bad.items()))
             log.warning(
                 "%s is %s at %s; stored as it is, not retried, later ones are not reported",
-                *(name, value, self.grid.place(cell)),
+                name,
+                value,
+                self._grid.describe(cell),
             )
-            self._warned = True
+            self._has_warned = True
 
 
-def _is_of_hessians(job: Job) -> bool:
-    """Whether sums that differ in their last bits would be multiplied again and again."""
-    along = any(isinstance(spec, HessianDirection) for spec in job.directions.values())
-    return along or "curvature" in job.document.quantities
+def _refuse_other_files(loaded: prepare.Loaded, plan: Plan) -> None:
+    """Compare what this process has read with what the surface is of; hosts may differ."""
+    for name, digest in loaded.digests.items():
+        if (expected := plan.digests[name]) != digest:
+            raise UsageError(
+                f"{name}: its content differs from what rank 0 has read (SHA-256 "
+                f"{digest[:12]}..., there {expected[:12]}...); all hosts need the same files"
+            )
 
 
 def _shown(metrics: objectives.Metrics) -> str:

@@ -1,4 +1,4 @@
-"""What coordinator and workers tell each other; plain values that travel between ranks."""
+"""What coordinator and workers tell each other: plain values that travel between ranks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lsengine.job import Job
 from lsengine.store import CellResults
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """A worker's place.
+    """Where a rank runs.
 
     Attributes:
         host: Name of its host.
@@ -24,6 +24,21 @@ class Hello:
     host: str
     pid: int
     cores: frozenset[int]
+    visible: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VisibleDevices:
+    """The devices that a process sees.
+
+    Attributes:
+        kind: ``cpu``, ``cuda`` or ``mps``.
+        count: How many of them.
+        visible: ``CUDA_VISIBLE_DEVICES``, or None.
+    """
+
+    kind: str
+    count: int
     visible: str | None
 
 
@@ -42,30 +57,33 @@ class Assignment:
     threads: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerInfo:
     """Where a worker's values come from.
 
     Attributes:
         host: Name of its host.
-        device_kind: ``cpu``, ``mps``, or ``cuda`` and the name of the card.
+        device_kind: ``cpu`` and its instruction set, ``mps``, or ``cuda`` and the name of the card.
         device_id: Identity of the card, to find out two workers on one; empty without card.
         threads: CPU threads in use.
         torch_version: With the build's suffix.
         sample_shape: Shape of one input sample.
         precision: The job's, or what ``auto`` comes to here.
+        forward: ``fused`` if layers are fused in the forward pass, ``eager`` if the network's own
+            code runs.
     """
 
     host: str
     device_kind: str
-    device_id: str
+    device_id: str = ""
     threads: int
     torch_version: str
     sample_shape: tuple[int, ...]
     precision: str
+    forward: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is settled before the first cell, the same for all workers but for ``check``.
 
@@ -74,8 +92,8 @@ class Plan:
         parallel: Whether workers write their own cells.
         precision: The settled one.
         batch_size: The settled one.
-        cells_per_pass: How many cells are evaluated at once; the settled number.
         digests: SHA-256 of checkpoint and data as the coordinator has read them.
+        cells_per_pass: How many cells are evaluated at once; the settled number.
         checkpoints: The trajectory's, in order: the cells after those of the grid.
         check: Whether this worker checks the centre first, and the precision.
         report_s: Seconds between its reports.
@@ -115,8 +133,8 @@ class Report:
 
     Attributes:
         results: Finished cells; values are left out when the worker has written them.
-        seconds: What the chunk took.
-        interrupted: The signal that ended it early, or None.
+        seconds: What they took.
+        interrupted: The signal that ended the chunk early, or None.
     """
 
     results: CellResults

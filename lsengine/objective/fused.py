@@ -47,16 +47,29 @@ def fused(model: nn.Module, dtype: torch.dtype, sample: Tensor | None = None) ->
         sample: A few inputs in float32, by which the two are compared: tracing does not see, for
             instance, what a sum in place does to others who look at the same tensor.
     """
-    expected = None if sample is None else model(sample)
     try:
-        network = FusedForward(model, dtype)
-        if sample is not None and expected is not None:
-            _compare(network, sample.to(dtype), expected)
-        return network
+        return _compared(model, dtype, sample)
     except CannotFuse as error:
         reason = " ".join(str(error).split())[:200]
     log.log(NOTICE, "running without fused layers, which is slower: %s", reason)
     return in_dtype(model, dtype)
+
+
+def can_fuse(model: nn.Module, dtype: torch.dtype, sample: Tensor) -> bool:
+    """Whether `fused` fuses; only tried, so nothing is logged."""
+    try:
+        _compared(model, dtype, sample)
+    except CannotFuse:
+        return False
+    return True
+
+
+def _compared(model: nn.Module, dtype: torch.dtype, sample: Tensor | None) -> ForwardPass:
+    expected = None if sample is None else model(sample)
+    network = FusedForward(model, dtype)
+    if sample is not None and expected is not None:
+        _compare(network, sample.to(dtype), expected)
+    return network
 
 
 def _compare(network: ForwardPass, inputs: Tensor, expected: Tensor) -> None:

@@ -1,8 +1,13 @@
 """Leases: which cells are left, and who has which of them.
 
 A chunk is leased to the worker that asks; what it does not report as finished goes back, at once
-when the worker is lost, after a while when it is silent.  A silent worker may come back, so
-a cell can be finished twice; it counts once.
+when the worker is lost, after a while when it is silent.
+
+A silent worker cannot be told from a dead one, so its lease expires without its consent, and it
+may come back and report cells that others have done meanwhile.  That does no harm: a cell is a
+pure function of the job, so both have the same bits.  It counts once: only cells that went back
+are watched for it, and whoever reports one first takes it off the queue.  A lease expires after
+twenty times the worker's own longest cell, too, so that slow workers are not taken for silent.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 _REPORT_S = 0.25  # between a worker's reports, at least
 # However many report, rank 0 hears and answers at most 1,000 reports a second; and 100 where it
@@ -57,14 +62,14 @@ class Leases:
         self._queue = deque(cells)
         self._workers, self._blocks, self._clock = workers, blocks, clock
         self._chunk, self._chunk_s = chunk, REPORTS * report_s
-        self._held: dict[int, list[int]] = {}
+        self._leased: dict[int, list[int]] = {}
         self._heard: dict[int, float] = {}
         self._cell_s: dict[int, float] = {}
         self._longest_s: dict[int, float] = {}
         self._finished: dict[int, bool] = {}  # of the cells that went back: some finish twice
 
     def __bool__(self) -> bool:
-        return bool(self._queue or self._held)
+        return bool(self._queue or self._leased)
 
     @property
     def waiting(self) -> int:
@@ -77,10 +82,10 @@ class Leases:
             len(self._queue), self._workers, self._cell_s.get(rank, 0.0), self._chunk_s
         )
         if self._blocks is not None and self._chunk is None and self._queue:
-            size = max(size, self._rest_of_block(self._blocks))
+            size = max(size, self._size_of_block(self._blocks))
         chunk = [self._queue.popleft() for _ in range(min(size, len(self._queue)))]
         if chunk:
-            self._held[rank] = chunk
+            self._leased[rank] = chunk
             self._heard[rank] = self._clock()
         return chunk
 
@@ -109,16 +114,16 @@ class Leases:
             self._longest_s[rank] = max(self._longest_s.get(rank, 0.0), self._cell_s[rank])
         self._heard[rank] = self._clock()
         finished = set(cells)
-        rest = [cell for cell in self._held.pop(rank, []) if cell not in finished]
-        if goes_on and rest:
-            self._held[rank] = rest
+        unfinished = [cell for cell in self._leased.pop(rank, []) if cell not in finished]
+        if goes_on and unfinished:
+            self._leased[rank] = unfinished
         else:
-            self._queue.extendleft(reversed(rest))
+            self._queue.extendleft(reversed(unfinished))
         return new
 
     def give_back(self, rank: int) -> list[int]:
         """Take a worker's lease away and return its cells, which wait again."""
-        cells = [c for c in self._held.pop(rank, []) if not self._finished.get(c)]
+        cells = [c for c in self._leased.pop(rank, []) if not self._finished.get(c)]
         self._finished.update(dict.fromkeys(cells, False))
         self._queue.extendleft(reversed(cells))
         return cells
@@ -132,14 +137,14 @@ class Leases:
             patience_s: How long every worker may be; longer where its cells take long.
         """
         now = self._clock()
-        silence = {rank: now - self._heard[rank] for rank in self._held if rank}
+        silence = {rank: now - self._heard[rank] for rank in self._leased if rank}
         return {
             rank: seconds
             for rank, seconds in silence.items()
             if seconds > max(patience_s, _MULTIPLE * self._longest_s.get(rank, 0.0))
         }
 
-    def _rest_of_block(self, blocks: Sequence[int]) -> int:
+    def _size_of_block(self, blocks: Sequence[int]) -> int:
         """Return how many cells at the head of the queue share a block, or a fair share of all.
 
         Whoever begins a block should end it: every worker in it needs its coarse cell's vectors.
@@ -147,12 +152,6 @@ class Leases:
         share = max(1, len(self._queue) // (2 * self._workers))
         head = list(itertools.islice(self._queue, share))
         return len(list(itertools.takewhile(lambda c: blocks[c] == blocks[head[0]], head)))
-
-
-def named(cells: Collection[int], most: int = 8) -> str:
-    """Return cells as text, the first few by number."""
-    shown = ", ".join(str(cell) for cell in itertools.islice(cells, most))
-    return shown + (f" and {len(cells) - most} more" if len(cells) > most else "")
 
 
 def chunk_size(remaining: int, workers: int, cell_s: float, target_s: float = 0.25) -> int:

@@ -1,4 +1,4 @@
-"""Places: which rank is where, which device it takes, how many threads, and who shares what."""
+"""Placement: which rank is where, which device it takes, how many threads, and who shares what."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 
-from lsengine.engine.messages import Assignment, Hello, WorkerInfo
+from lsengine.engine.messages import Assignment, Hello, VisibleDevices, WorkerInfo
 from lsengine.job import Job
+from lsengine.surface.settled import disagreements
 
 log = logging.getLogger(__name__)
-Devices = tuple[str, int, str | None]
 
 
 class Placement:
@@ -19,64 +20,74 @@ class Placement:
 
     Attributes:
         hellos: Of all workers heard of, and of rank 0 if it evaluates, too.
-        facts: Of those that have loaded everything, the first one first.
+        infos: Of those that have loaded everything, the first one first.
     """
 
     def __init__(self) -> None:
         self.hellos: dict[int, Hello] = {}
-        self.facts: dict[int, WorkerInfo] = {}
+        self.infos: dict[int, WorkerInfo] = {}
         self._slots: dict[int, int] = {}
 
     def assign(self, rank: int, job: Job) -> Assignment:
-        """Give a worker that has said hello its place."""
+        """Give a rank that has said hello its device and its threads."""
         slot, threads = assign(rank, self.hellos, self._slots)
         self._slots[rank] = slot
         return Assignment(job, slot, threads)
 
-    def assign_here(self, hello: Hello, devices: Devices, job: Job) -> Assignment | None:
-        """Return rank 0's own place if it leaves a device or a core idle, else None.
+    def assign_coordinator(
+        self, hello: Hello, devices: VisibleDevices, job: Job
+    ) -> Assignment | None:
+        """Return rank 0's own assignment if it leaves a device or a core idle, else None.
 
         Args:
             hello: Rank 0's.
-            devices: What it sees: the kind of device, how many, and ``CUDA_VISIBLE_DEVICES``.
+            devices: What it sees.
             job: It may fix the choice.
         """
         wanted = job.document.launch.coordinator
-        facts = next(iter(self.facts.values()))
-        here = {r: h for r, h in self.hellos.items() if h.host == hello.host}
-        kind, count, visible = devices
-        taken = {self._slots[r] for r, h in here.items() if h.visible == visible}
+        info = next(iter(self.infos.values()))
+        peers = {r: h for r, h in self.hellos.items() if h.host == hello.host}
+        taken = {self._slots[r] for r, h in peers.items() if h.visible == devices.visible}
         slot = next(number for number in itertools.count() if number not in taken)
-        cores = hello.cores.union(*(h.cores for h in here.values()))
-        idle = slot < count if kind != "cpu" else len(cores) >= facts.threads * (len(here) + 1)
-        if kind != facts.device_kind.partition(" ")[0] or not count:
+        if devices.kind == "cpu":
+            cores = hello.cores.union(*(h.cores for h in peers.values()))
+            is_idle = len(cores) >= info.threads * (len(peers) + 1)
+        else:
+            is_idle = slot < devices.count
+        if devices.kind != info.device_kind.partition(" ")[0] or not devices.count:
             return None  # its cells would differ from the workers'
-        if wanted == "waits" or (wanted == "auto" and not idle):
+        if wanted == "waits" or (wanted == "auto" and not is_idle):
             return None
         self.hellos[0], self._slots[0] = hello, slot  # who comes late finds the device taken
-        return Assignment(job, slot, facts.threads)
+        return Assignment(job, slot, info.threads)
 
-    def loaded(self, rank: int, facts: WorkerInfo) -> None:
+    def loaded(self, rank: int, info: WorkerInfo) -> None:
         """Take note of where a rank's values come from; warn if it differs, or shares a card."""
-        for other, theirs in itertools.islice(self.facts.items(), 1):
-            if different := _differences(facts, theirs):
+        for other, theirs in itertools.islice(self.infos.items(), 1):
+            if differences := disagreements(asdict(info), asdict(theirs)):
+                pairs = [f"{d.key} {d.ours!r} and {d.theirs!r}" for d in differences]
                 log.warning(
                     "ranks %d and %d differ in %s; their cells agree to the precision's "
                     "tolerance, not bit by bit",
-                    *(rank, other, ", ".join(different)),
+                    rank,
+                    other,
+                    ", ".join(pairs),
                 )
-        for other, theirs in self.facts.items():
-            if facts.device_id and facts.device_id == theirs.device_id:
+        for other, theirs in self.infos.items():
+            if info.device_id and info.device_id == theirs.device_id:
                 log.warning(
                     "ranks %d and %d share one card (%s on %s); start one worker per card, "
                     "and one rank more for the coordinator",
-                    *(other, rank, facts.device_kind, facts.host),
+                    other,
+                    rank,
+                    info.device_kind,
+                    info.host,
                 )
-        self.facts[rank] = facts
+        self.infos[rank] = info
 
     def forget(self, rank: int) -> str:
         """Forget a rank that has died, and return where it was."""
-        self.facts.pop(rank, None)
+        self.infos.pop(rank, None)
         hello = self.hellos.pop(rank, None)
         return hello.host if hello else "an unknown host"
 
@@ -100,9 +111,3 @@ def assign(rank: int, hellos: Mapping[int, Hello], slots: Mapping[int, int]) -> 
     taken = {slots[r] for r, h in peers.items() if r in slots and h.visible == mine.visible}
     slot = next(number for number in itertools.count() if number not in taken)
     return slot, max(1, int(share + 1e-9))
-
-
-def _differences(facts: WorkerInfo, others: WorkerInfo) -> list[str]:
-    names = ("device_kind", "torch_version", "threads")
-    pairs = [(n, getattr(facts, n), getattr(others, n)) for n in names]
-    return [f"{name} {mine!r} and {theirs!r}" for name, mine, theirs in pairs if mine != theirs]

@@ -8,10 +8,13 @@ a launcher that outlives dead ranks still takes an exit code for the end of all.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import math
 import signal
 import sys
 import time
+from collections.abc import Iterator
 
 _MULTIPLE = 20  # of the longest pause seen is no hang yet
 
@@ -21,6 +24,7 @@ class Watchdog:
 
     Args:
         patience_s: The shortest silence that counts; longer where pauses are long anyway.
+            Infinite, the process is never ended.
     """
 
     def __init__(self, patience_s: float) -> None:
@@ -28,7 +32,8 @@ class Watchdog:
         self._last: float | None = None
         self._set = 0.0
         # A caller's alarm is the caller's.  `faulthandler` needs a file of the system's.
-        self._watches = signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+        is_free = signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+        self._watches = is_free and math.isfinite(patience_s)
         if self._watches and sys.__stderr__ is not None:
             faulthandler.register(signal.SIGALRM, sys.__stderr__, all_threads=True, chain=True)
 
@@ -43,10 +48,19 @@ class Watchdog:
         self._last = self._set = now
         self._alarm_in(max(self._patience_s, _MULTIPLE * self._longest_s))
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Stop watching, until there is progress again."""
         self._last = None
         self._alarm_in(0)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch within the context, and pause after it."""
+        self.progress()
+        try:
+            yield
+        finally:
+            self.pause()
 
     def _alarm_in(self, seconds: float) -> None:
         if self._watches:

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lsengine.engine.messages import Assignment, Farewell, Hello, Plan, Report
+from lsengine.engine.options import Options
 from lsengine.engine.protocol.leases import REPORTS
+from lsengine.engine.protocol.local_worker import Make
 from lsengine.engine.protocol.watchdog import Watchdog
 from lsengine.errors import LsengineError, Stopped
 from lsengine.ranks import StopRequest, Tag, World, available_cores
@@ -17,6 +19,7 @@ from lsengine.store import CellResults, Writer
 
 if TYPE_CHECKING:
     from lsengine.engine.evaluator import Evaluator
+    from lsengine.engine.workspace import Workspace
 
 
 _POLL_S = 0.05
@@ -24,17 +27,18 @@ _OVERDUE = 2  # times the seconds that a chunk was meant to take, none of it is 
 _SIGN_OF_LIFE = 4  # in the time after which silence counts as a hang
 # Imports, hashes and copies give no sign of progress, and take their time on a busy file system.
 _LOADING, _LOADING_S = 10, 300.0  # times hang_s; at least
-Make = Callable[[Assignment, Callable[[], None], int], "Evaluator"]
 
 
-def work(world: World, stop: StopRequest, make: Make | None = None) -> int:
+def work(
+    world: World, stop: StopRequest, options: Options | None = None, make: Make | None = None
+) -> int:
     """Serve the coordinator, job after job, until it says that there are no more.
 
     Args:
         world: The ranks.
         stop: Becomes true when the run shall end early.
-        make: Makes what evaluates cells, from the assignment, what to call before every
-            mini-batch, and the rank; default `Evaluator`.
+        options: See `Options`.
+        make: Makes what evaluates cells; default `Workspace`.
 
     Returns:
         The exit code all ranks agree on.  Independent: talks to rank 0 only.
@@ -42,12 +46,12 @@ def work(world: World, stop: StopRequest, make: Make | None = None) -> int:
     farewell = Farewell(0, more=True)
     while farewell.more:
         world.forget()  # what is left was about a job that has ended
-        worker = _Worker(world, stop, make or _evaluator)
+        worker = _Worker(world, stop, options or Options(), make or _workspace)
         try:
-            farewell, last = worker.serve()
+            farewell, report = worker.serve()
         except LsengineError as error:
-            farewell, last = worker.fail(error), None
-        world.send(last, to=0, tag=Tag.BYE)
+            farewell, report = worker.fail(error), None
+        world.send(report, to=0, tag=Tag.BYE)
     world.flush()
     if world.survives_rank_death:
         world.skip_finalize()
@@ -57,8 +61,9 @@ def work(world: World, stop: StopRequest, make: Make | None = None) -> int:
 class _Worker:
     """One worker's conversation with the coordinator."""
 
-    def __init__(self, world: World, stop: StopRequest, make: Make) -> None:
-        self._world, self._stop, self._make = world, stop, make
+    def __init__(self, world: World, stop: StopRequest, options: Options, make: Make) -> None:
+        self._world, self._stop, self._options, self._make = world, stop, options, make
+        self._watchdog = Watchdog(math.inf)
         self._farewell: Farewell | None = None
         self._polled, self._told, self._tell_every_s = 0.0, 0.0, math.inf
 
@@ -66,7 +71,10 @@ class _Worker:
         """Return the coordinator's last word and the report of a chunk given up, if any."""
         world = self._world
         hello = Hello(
-            world.host, os.getpid(), available_cores(), os.environ.get("CUDA_VISIBLE_DEVICES")
+            host=world.host,
+            pid=os.getpid(),
+            cores=available_cores(),
+            visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )
         world.send(hello, to=0, tag=Tag.HELLO)
         message = world.wait(Tag.JOB, Tag.STOP)
@@ -74,32 +82,31 @@ class _Worker:
             return message.payload, None
         assignment: Assignment = message.payload
         hang_s = assignment.job.document.launch.hang_s
-        self._watchdog = Watchdog(max(_LOADING * hang_s, _LOADING_S))
-        self._watchdog.progress()
-        try:
-            evaluator = self._make(assignment, self._tick, world.rank)
-        finally:
-            self._watchdog.rest()
-        world.send(evaluator.facts(world.host), to=0, tag=Tag.LOADED)
+        self._watch(max(_LOADING * hang_s, _LOADING_S))
+        with self._watchdog.watching():
+            workspace = self._make(assignment, self._tick, world.rank)
+        world.send(workspace.info(world.host), to=0, tag=Tag.LOADED)
         message = world.wait(Tag.PLAN, Tag.STOP)
         if message.tag == Tag.STOP:
             return message.payload, None
         plan: Plan = message.payload
-        self._watchdog, self._tell_every_s = Watchdog(hang_s), hang_s / _SIGN_OF_LIFE
-        self._watchdog.progress()
+        self._watch(hang_s)
+        self._tell_every_s = hang_s / _SIGN_OF_LIFE
         try:
-            evaluator.start(plan)
+            with self._watchdog.watching():
+                evaluator = workspace.evaluator(plan)
         except Stopped as stopped:
             return self._give_up(Report(CellResults(), 0.0, str(stopped)))
-        finally:
-            self._watchdog.rest()
         writer = Writer(plan.path, world.comm_self) if plan.parallel else None
         try:
             return self._chunks(evaluator, writer, plan.report_s)
         finally:
-            self._watchdog.rest()
+            self._watchdog.pause()
             if writer is not None:
                 writer.close()
+
+    def _watch(self, patience_s: float) -> None:
+        self._watchdog = Watchdog(patience_s if self._options.end_if_hung else math.inf)
 
     def fail(self, error: LsengineError) -> Farewell:
         """Tell why there can be no work, unless there is none any more; return the last word."""
@@ -117,11 +124,11 @@ class _Worker:
             message = self._world.wait(Tag.WORK, Tag.STOP)
             if message.tag == Tag.STOP:
                 return message.payload, None
-            rest, begin = message.payload, time.monotonic()
-            while rest:
+            remaining, begin = message.payload, time.monotonic()
+            while remaining:
                 self._watchdog.progress()
-                report = evaluator.run(rest, report_s)
-                rest = rest[len(report.results.cells) :]
+                report = evaluator.run(remaining, report_s)
+                remaining = remaining[len(report.results.cells) :]
                 if writer is not None:
                     writer.write(report.results)
                     report.results.values.clear()
@@ -129,9 +136,9 @@ class _Worker:
                     return self._give_up(report)
                 if time.monotonic() - begin > _OVERDUE * REPORTS * report_s:
                     break  # slower than it was: what is left of the chunk goes back to rank 0
-                if rest:
+                if remaining:
                     self._tell(report, Tag.PART)
-            self._watchdog.rest()  # nobody knows how long it takes until there is work again
+            self._watchdog.pause()  # nobody knows how long it takes until there is work again
 
     def _tell(self, report: Report | None, tag: Tag) -> None:
         self._told = time.monotonic()
@@ -139,7 +146,7 @@ class _Worker:
 
     def _give_up(self, report: Report) -> tuple[Farewell, Report | None]:
         """Leave after an interruption: by the coordinator's word, or after telling it."""
-        self._watchdog.rest()
+        self._watchdog.pause()
         if self._farewell is not None:
             return self._farewell, report
         self._world.send(report, to=0, tag=Tag.READY)
@@ -159,7 +166,7 @@ class _Worker:
                 raise Stopped("the coordinator's word")
 
 
-def _evaluator(assignment: Assignment, tick: Callable[[], None], rank: int) -> Evaluator:
-    from lsengine.engine.evaluator import Evaluator  # the job is valid: now torch is needed
+def _workspace(assignment: Assignment, tick: Callable[[], None], rank: int) -> Workspace:
+    from lsengine.engine.workspace import Workspace  # the job is valid: now torch is needed
 
-    return Evaluator(assignment, tick=tick, rank=rank)
+    return Workspace(assignment, tick, rank)

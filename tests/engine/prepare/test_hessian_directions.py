@@ -101,7 +101,15 @@ def test_what_is_frozen_does_not_move_along_an_eigenvector(tmp_path):
     job = jobs.load(job, command="eval")
     loaded = prepare.load(job)
     loaded.model[0].requires_grad_(False)
-    facts = WorkerInfo("a", "cpu", "", 1, str(torch.__version__), (6,), "float64")
+    facts = WorkerInfo(
+        host="a",
+        device_kind="cpu",
+        threads=1,
+        torch_version=str(torch.__version__),
+        sample_shape=(6,),
+        precision="float64",
+        forward="eager",
+    )
     found = hessian_directions.hessian_directions(
         job, loaded, facts, batch_size=16, tick=lambda: None
     )

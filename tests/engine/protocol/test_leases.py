@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from lsengine.engine.protocol.leases import Leases, chunk_size, named, report_interval
+from lsengine.engine.protocol.leases import Leases, chunk_size, report_interval
 
 
 class Clock:
@@ -101,12 +101,6 @@ def test_every_cell_counts_exactly_once_whatever_happens(seed):
             counted += leases.finish(rank, finished, 0.01 * some, goes_on=goes_on)
             holds[rank] = rest if goes_on else []
     assert sorted(counted) == list(range(60))
-
-
-def test_cells_are_named_up_to_a_number():
-    """A log line shows the first few and how many more."""
-    assert named([1, 2]) == "1, 2"
-    assert named(range(20), most=3) == "0, 1, 2 and 17 more"
 
 
 def test_rank_0_itself_is_never_silent():

@@ -1,54 +1,13 @@
-"""Messages between ranks: order, and several jobs in one launch."""
+"""Launches: several jobs in one, and one whose job is bad."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 import pytest
 
 from lsengine import store
 from lsengine.engine import Options, evaluate
 from tests.support.jobs import values, write_job
-from tests.support.launchers import BIN, launcher_environment, run_ranks
-
-_ORDER = """
-import sys, time
-from mpi4py import MPI
-from lsengine.ranks import Tag, World
-
-world = World(MPI.COMM_WORLD, MPI.COMM_SELF, "test")
-for number in range(20):
-    if world.rank == 0:
-        world.send(number, to=1, tag=Tag.PLAN)
-        world.send(number, to=1, tag=Tag.STOP)
-        world.wait(Tag.BYE)
-    else:
-        time.sleep(0.01)
-        first = world.wait(Tag.PLAN, Tag.STOP)
-        second = world.wait(Tag.PLAN, Tag.STOP)
-        assert (first.tag, second.tag) == (Tag.PLAN, Tag.STOP), number
-        world.send(None, to=0, tag=Tag.BYE)
-world.flush()
-if world.rank == 0:
-    print("in order")
-"""
-
-
-def test_messages_are_received_in_the_order_they_were_sent(tmp_path):
-    """A message of another kind never overtakes the one sent before it, twenty times."""
-    script = tmp_path / "order.py"
-    script.write_text(_ORDER)
-    ended = subprocess.run(
-        [str(BIN / "mpirun"), "-n", "2", sys.executable, str(script)],
-        env=launcher_environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.stdout.strip() == "in order", ended.stderr
-
+from tests.support.launchers import run_ranks
 
 _LATE_GOODBYE = """
 import os, time

@@ -70,17 +70,25 @@ class _Mailboxes:
         self.size_of_all += len(text)
 
 
-class _Evaluator:
+class _Workspace:
     """Evaluates nothing, and says that it took a tenth of a second per cell."""
 
     def __init__(self, assignment, tick, rank):
         self._tick, self._rank = tick, rank
 
-    def facts(self, host):
-        return WorkerInfo(host, "cpu", "", 1, "none", (1,), "float32")
+    def info(self, host):
+        return WorkerInfo(
+            host=host,
+            device_kind="cpu",
+            threads=1,
+            torch_version="none",
+            sample_shape=(1,),
+            precision="float32",
+            forward="eager",
+        )
 
-    def start(self, plan):
-        pass
+    def evaluator(self, plan):
+        return self
 
     def run(self, cells, limit_s):
         self._tick()
@@ -89,29 +97,42 @@ class _Evaluator:
         return Report(results, CELL_S * len(some))
 
 
-def _run(job, workers, cells):
-    """Return messages and bytes per cell of rank 0, and the cells that reached it."""
+def _start(workers):
+    """Start workers; return rank 0's world, its mailboxes and the workers' threads."""
     boxes = [deque() for _ in range(workers + 1)]
     comms = [_Mailboxes(rank, boxes) for rank in range(workers + 1)]
     threads = [
         threading.Thread(
-            target=work, args=(World(comm, None, "none"), StopRequest(), _Evaluator), daemon=True
+            target=work,
+            args=(World(comm, None, "none"), StopRequest()),
+            kwargs={"make": _Workspace},
+            daemon=True,
         )
         for comm in comms[1:]
     ]
     for thread in threads:
         thread.start()
-    coordinator, done = Coordinator(World(comms[0], None, "none"), StopRequest()), []
-    coordinator.greet(job)
-    coordinator.first_facts()
-    comms[0].messages = comms[0].size_of_all = 0
-    plan = Plan(Path("none.h5"), False, "float32", 1, digests={})
-    coordinator.serve(plan, range(cells), lambda results: done.extend(results.cells))
-    messages, size = comms[0].messages / cells, comms[0].size_of_all / cells
-    coordinator.dismiss(0)
+    return World(comms[0], None, "none"), comms[0], threads
+
+
+def _end(threads):
     for thread in threads:
         thread.join(20)
     assert not any(thread.is_alive() for thread in threads)
+
+
+def _run(job, workers, cells):
+    """Return messages and bytes per cell of rank 0, and the cells that reached it."""
+    world, comm, threads = _start(workers)
+    coordinator, done = Coordinator(world, StopRequest()), []
+    coordinator.assign_all(job)
+    coordinator.first_info()
+    comm.messages = comm.size_of_all = 0
+    plan = Plan(path=Path("none.h5"), parallel=False, precision="float32", batch_size=1, digests={})
+    coordinator.serve(plan, range(cells), lambda results: done.extend(results.cells))
+    messages, size = comm.messages / cells, comm.size_of_all / cells
+    coordinator.shut_down(0)
+    _end(threads)
     return messages, size, done
 
 

@@ -1,0 +1,138 @@
+"""How far a run is, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+import numpy as np
+
+from lsengine import store
+from lsengine.engine.inventory import Inventory
+from lsengine.errors import CellsFailed, EnvironmentUnfit, Stopped
+from lsengine.job import Job
+from lsengine.log import Progress
+from lsengine.store import CellResults
+from lsengine.surface import MISSING
+from lsengine.wording import listed
+
+log = logging.getLogger(__name__)
+_MOST_FAILURES = 10  # told one by one
+
+
+class Outcome:
+    """Counts finished cells, and says at the end how the surface stands.
+
+    Args:
+        job: Of the run.
+        inventory: Its cells.
+    """
+
+    def __init__(self, job: Job, inventory: Inventory) -> None:
+        self._job, self._inventory = job, inventory
+        self._failed, self._done = set(inventory.failed), inventory.done
+        self._start = time.monotonic()
+        self._progress: Progress | None = None
+
+    def begin(self, progress: str) -> None:
+        """Remember which file has been laid out, and begin to report.
+
+        Args:
+            progress: ``auto``, ``bar``, ``lines`` or ``none``.
+        """
+        self._laid_out = self._job.output.stat()
+        self._progress = Progress(
+            "cells", total=self._inventory.count, done=self._done, style=progress
+        )
+
+    def count(self, results: CellResults) -> None:
+        """Take note of finished cells."""
+        self._failed -= set(results.cells)
+        self._failed |= results.failures.keys()
+        self._done += len(results.cells) - len(results.failures)
+        if self._progress is not None:
+            self._progress.advance(len(results.cells))
+
+    def close(self) -> None:
+        """Finish the progress bar."""
+        if self._progress is not None:
+            self._progress.close()
+
+    def verify(self) -> None:
+        """See that the surface is where it was laid out, and that all cells are in it.
+
+        Raises:
+            EnvironmentUnfit: If the path leads elsewhere, or cells are not in the file.
+        """
+        output = self._job.output
+        try:
+            stat = output.stat()
+        except OSError as error:
+            raise EnvironmentUnfit(
+                f"{output}: the file that this run has written is not there any more "
+                f"({error.strerror}): it was removed or moved, or its file system has gone; bring "
+                "it back, and the same command goes on"
+            ) from None
+        if not os.path.samestat(stat, self._laid_out):
+            raise EnvironmentUnfit(
+                f"{output}: is another file than the one this run has written, which has been "
+                "replaced or moved; bring that one back, and the same command goes on"
+            )
+        missing = np.isin(store.read_status(output)[self._inventory.concerned], MISSING)
+        if missing.any():
+            raise EnvironmentUnfit(
+                f"{output}: {np.count_nonzero(missing)} cells that were written are not in the "
+                "file: its file system has lost writes; the same command does them again"
+            )
+
+    @property
+    def code(self) -> int:
+        """The exit code of a run that has come to its end."""
+        return CellsFailed.exit_code if self._failed else 0
+
+    def conclude(self) -> None:
+        """Say how the surface stands at the end.
+
+        Raises:
+            CellsFailed: If cells failed, in this run or before.
+        """
+        output, inventory = self._job.output, self._inventory
+        has_curvature = "curvature" in self._job.document.quantities and output.exists()
+        if has_curvature and (unsolved := store.read(output).unconverged):
+            log.warning(
+                "%s: %d of %d cells did not converge; raise curvature.max_products or "
+                "curvature.basis for another surface",
+                output,
+                unsolved,
+                inventory.grid.size,
+            )
+        if self._failed:
+            raise CellsFailed(
+                f"{output}: {self._done} of {inventory.count} cells done, {len(self._failed)} "
+                f"failed; --retry-failed tries them again{self._listed_failures()}"
+            )
+        if not inventory.cells:
+            log.info("%s: all %d cells are done; nothing to do", output, self._done)
+            return
+        seconds = time.monotonic() - self._start
+        log.info("%s: all %d cells are done; %.1f s", output, self._done, seconds)
+
+    def stopped(self, error: Stopped) -> Stopped:
+        """Return an error that also says how far the surface is."""
+        return Stopped(
+            f"{error}: {self._done} of {self._inventory.count} cells of {self._job.output} are "
+            "done; the same command goes on with the rest"
+        )
+
+    def _listed_failures(self) -> str:
+        surface = store.read(self._job.output)
+        reasons = surface.provenance["failure"].ravel()
+        if surface.trajectory is not None and "failure" in surface.trajectory.columns:
+            reasons = np.append(reasons, surface.trajectory.columns["failure"])
+        failures = [
+            f"cell {cell} ({self._inventory.describe(cell)}): "
+            f"{reasons[cell].decode(errors='replace')}"
+            for cell in sorted(self._failed)
+        ]
+        return "\n  " + listed(failures, most=_MOST_FAILURES, separator="\n  ")

@@ -1,0 +1,118 @@
+"""What a rank has of a job before the surface is laid out: model, data and a device."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from lsengine import data, devices
+from lsengine.engine import prepare
+from lsengine.engine.evaluator import Evaluator
+from lsengine.engine.messages import Assignment, Plan, VisibleDevices, WorkerInfo
+from lsengine.engine.prepare import precision
+from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
+from lsengine.errors import EnvironmentUnfit
+from lsengine.job import Job
+from lsengine.job.schema import HessianDirection
+from lsengine.objective.forward import Kind
+from lsengine.objective.fused import can_fuse
+
+
+class Workspace:
+    """A rank's model, data and device for one job; chooses threads and kernels.
+
+    Args:
+        assignment: Job, slot on the host, threads.
+        tick: Called before every mini-batch, also of cells; may raise to stop.
+        rank: Recorded with the cells.
+        loaded: Model and data, if they have been loaded already; taken over.
+
+    Raises:
+        UsageError: If model or data cannot be loaded.
+        EnvironmentUnfit: If there is no such device, or it lacks the precision.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        tick: Callable[[], None],
+        rank: int = 0,
+        loaded: prepare.Loaded | None = None,
+    ) -> None:
+        self._job, self._tick, self._rank = assignment.job, tick, rank
+        document = self._job.document
+        threads = assignment.threads if document.threads == "auto" else document.threads
+        torch.set_num_threads(threads)
+        self._device = devices.device_of(document.device, assignment.slot)
+        if self._device.type == "cpu":
+            devices.tune_malloc()
+        devices.use_deterministic_kernels(_multiplies_hessians(self._job))
+        self._loaded = loaded or prepare.load(self._job)
+        # Of a surface that exists ``auto`` has been settled.
+        self._precision: str = document.precision
+        if document.precision == "auto" and not self._job.output.exists():
+            self._precision = precision.settle(self._job, self._loaded, self._device, tick)
+        precision.check(self._precision, self._device)
+
+    def info(self, host: str) -> WorkerInfo:
+        """Return where the values come from."""
+        kind, identity = self._device.type, ""
+        if kind == "cpu":  # last bits differ between instruction sets
+            kind = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+        elif kind == "cuda":
+            properties = torch.cuda.get_device_properties(self._device)
+            kind, identity = f"cuda {properties.name}", str(getattr(properties, "uuid", ""))
+        return WorkerInfo(
+            host=host,
+            device_kind=kind,
+            device_id=identity,
+            threads=torch.get_num_threads(),
+            torch_version=str(torch.__version__),
+            sample_shape=sample_shape(self._loaded.dataset),
+            precision=self._precision,
+            forward=self._forward_kind(),
+        )
+
+    def evaluator(self, plan: Plan) -> Evaluator:
+        """Return what evaluates the cells of a surface that is laid out; see `Evaluator`."""
+        return Evaluator(
+            self._job,
+            self._loaded,
+            plan,
+            device=self._device,
+            tick=self._tick,
+            rank=self._rank,
+        )
+
+    def _forward_kind(self) -> Kind:
+        """Return how losses will be computed, by a trial with a copy of the network."""
+        exact = "float32" if self._precision == "auto" else self._precision
+        settings = evaluation_settings(self._job, self._device, precision=exact, batch_size=1)
+        if settings.dtype == torch.float64 or not settings.channels_last:
+            return "eager"
+        name, split = next(iter(self._loaded.dataset.splits.items()))
+        two = replace(self._loaded.dataset, splits={name: data.Split(split.x[:2], split.y[:2])})
+        sample = data.normalized(two, name, settings.dtype).to(self._device)
+        model = copy.deepcopy(self._loaded.model).to(self._device).eval()
+        with torch.inference_mode():
+            return "fused" if can_fuse(model, settings.compute_dtype, sample) else "eager"
+
+
+def visible_devices(job: Job) -> VisibleDevices:
+    """Return the devices of a job's kind that this process sees."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        kind = devices.device_of(job.document.device, 0).type
+    except EnvironmentUnfit:  # rank 0 may be where there is none
+        return VisibleDevices(job.document.device, 0, visible)
+    return VisibleDevices(kind, devices.visible_count(kind), visible)
+
+
+def _multiplies_hessians(job: Job) -> bool:
+    """Whether sums that differ in their last bits would be multiplied again and again."""
+    along = any(isinstance(spec, HessianDirection) for spec in job.directions.values())
+    return along or "curvature" in job.document.quantities

@@ -1,0 +1,74 @@
+"""What may differ between the runs of a surface, and what may not."""
+
+from __future__ import annotations
+
+import h5py
+import pytest
+import torch
+
+from lsengine.engine import Options, evaluate
+from lsengine.errors import SurfaceError
+
+
+def test_a_resume_elsewhere_is_warned_of(make_job, capsys):
+    """Another torch version, device kind or thread count: both are named, and the run goes on."""
+    job = make_job()
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+        file["status"][0] = 0
+        file.attrs["torch_version"] = "1.0"
+        file.attrs["threads"] = 64
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    text = capsys.readouterr().err
+    assert 'torch_version is "2' in text
+    assert '"1.0" in the file' in text
+    assert "threads is 1 here, 64 in the file" in text
+
+
+def test_another_grid_is_told_of_extend(make_job):
+    """Where only the grid differs the refusal names the way to keep what is there."""
+    assert evaluate([make_job()], Options(progress="none"), world=None) == 0
+    finer = make_job(grid={"alpha": [-1, 1, 13], "beta": [-0.5, 1, 4]})
+    with pytest.raises(SurfaceError, match=r"grid\.alpha is .*--extend"):
+        evaluate([finer], Options(progress="none"), world=None)
+
+
+def test_another_checkpoint_is_named_in_words(make_job, tmp_path):
+    """The refusal speaks of contents, not of digests."""
+    job = make_job()
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    content = torch.load(tmp_path / "centre.pt")
+    content["state_dict"]["0.weight"] += 1
+    torch.save(content, tmp_path / "centre.pt")
+    with pytest.raises(SurfaceError, match="the content of checkpoint is not what it was"):
+        evaluate([job], Options(progress="none"), world=None)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "warning"),
+    [
+        ({"device_kind": "cpu AVX1"}, 'here, "cpu AVX1" in the file'),
+        ({"forward": "fused"}, 'forward is "eager" here, "fused" in the file'),
+        ({"device_kind": "cpu", "forward": None}, None),  # as older versions write it
+    ],
+)
+def test_a_resume_on_another_processor_is_warned_of(make_job, capsys, attributes, warning):
+    """Other instructions give other last bits, and so does a network that is not fused.
+
+    A file that does not say which instructions or which forward pass it has may be of the same.
+    """
+    job = make_job(directions={"alpha": {"kind": "random"}}, grid={"alpha": [0, 1, 2]})
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+        file["status"][0] = 0
+        assert file.attrs["device_kind"].startswith("cpu ")
+        assert file.attrs["forward"] == "eager"
+        del file.attrs["forward"]
+        file.attrs.update({k: v for k, v in attributes.items() if v is not None})
+    capsys.readouterr()
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    text = capsys.readouterr().err
+    if warning is None:
+        assert "WARNING" not in text
+    else:
+        assert warning in text

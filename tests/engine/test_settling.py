@@ -1,0 +1,73 @@
+"""What is settled before the first cell, and recorded in the file."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from lsengine import store
+from lsengine.engine import Options, evaluate
+from lsengine.models.mlp import MLP
+from lsengine.objective import fused
+from tests.support.jobs import write_job
+
+
+def test_what_was_settled_is_taken_from_the_file(make_job):
+    """A resume uses the file's batch size, whatever `auto` would give now."""
+    job = make_job(batch_size="auto")
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    before = store.read(job.with_suffix(".h5"))
+    assert before.attributes["batch_size"] == 512
+    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+        file["status"][...] = 0
+        file.attrs["batch_size"] = 13
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    after = store.read(job.with_suffix(".h5")).quantities["train_loss"]
+    np.testing.assert_allclose(after, before.quantities["train_loss"], rtol=1e-6)
+
+
+def test_the_file_says_where_it_comes_from(make_job):
+    """Every root attribute of the format is there and not empty."""
+    job = make_job()
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    attributes = store.read(job.with_suffix(".h5")).attributes
+    expected = (
+        *("format", "format_version", "lsengine_version", "job", "fingerprint"),
+        *("cell_fingerprint", "created", "checkpoint_sha256", "data_sha256"),
+        *("torch_version", "mpi_library", "writing", "precision", "batch_size", "threads"),
+        *("device_kind", "forward", "direction_cosine"),
+    )
+    assert all(attributes.get(name) not in (None, "") for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "can_fuse", "forward"),
+    [
+        ({}, True, "fused"),
+        ({}, False, "eager"),
+        ({"precision": "float64"}, True, "eager"),
+        ({"model": {"arch": "testnets:mlp", "checkpoint": "centre.pt"}}, True, "eager"),
+    ],
+)
+def test_the_file_says_whether_layers_were_fused(
+    tmp_path, monkeypatch, capsys, changes, can_fuse, forward
+):
+    """Those of lsengine's networks are, if it can be; a user's never are, nor in float64."""
+    torch.save(
+        {"state_dict": MLP(features=6, classes=3, hidden=[4]).state_dict()}, tmp_path / "m.pt"
+    )
+    if not can_fuse:
+
+        def fail(model, dtype):
+            raise fused.CannotFuse("made to fail")
+
+        monkeypatch.setattr(fused, "FusedForward", fail)
+    model = {"arch": "mlp", "args": {"hidden": [4]}, "checkpoint": "m.pt"}
+    grid = {"grid": {"alpha": [0, 1, 2]}, "directions": {"alpha": {"kind": "random"}}}
+    job = write_job(tmp_path, **({"model": model} | grid | changes))
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    assert store.read(job.with_suffix(".h5")).attributes["forward"] == forward
+    text = capsys.readouterr().err
+    assert text.count("without fused layers") == (0 if can_fuse else 1)

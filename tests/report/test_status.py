@@ -1,0 +1,20 @@
+"""How far a surface is, and how fast it grows."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from lsengine.engine import Options, evaluate
+from lsengine.report import status
+
+
+def test_the_rate_is_that_of_the_latest_run(make_job):
+    """A pause of a day between two runs does not count as work."""
+    job = make_job()
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+        cells = np.arange(28.0)
+        file["finished"][...] = (cells / 4 + 86400 * (cells >= 20)).reshape(4, 7)
+    assert status.summary(job.with_suffix(".h5")).rate_per_s == pytest.approx(4)
