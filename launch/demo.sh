@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# From a job to figures: `launch/demo.sh [ENVIRONMENT]`.  Each step finds out by itself what
-# is done already, so a second run, or one after an interruption, repeats nothing.
+# From a job to figures: `launch/demo.sh [ENVIRONMENT]`.  Each step skips what is done already.
+# So a second run, or a run after an interruption, repeats nothing.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 PATH=$(cd "${1:-.venv}/bin" && pwd):$PATH
-# Three ranks on however few cores there are; Open MPI wants to be told twice to run as root.
+# Three ranks, also on fewer cores.  Open MPI needs two variables to run as root.
 export PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 if [ "$(id -u)" = 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
 
-# mpirun hides the terminal from its ranks.
+# Ranks under mpirun cannot see whether there is a terminal.
 progress=$([ -t 2 ] && echo bar || echo lines)
 
 surface=surfaces/demo.h5

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every kind of picture, from surfaces at digits size, into docs/gallery: `launch/gallery.sh`.
-# Surfaces that are missing are made first, which takes about twenty minutes in all; then every
-# figure is drawn by the command that docs/gallery/README.md shows below it.
+# Draws every kind of picture into docs/gallery, from surfaces at digits size: `launch/gallery.sh`.
+# First it makes the surfaces that are missing; all of them take about twenty minutes.  Then it
+# draws every figure by the command that docs/gallery/README.md shows below it.
 #
 #   ENVIRONMENT=.venv   the Python environment
 set -euo pipefail
@@ -23,7 +23,7 @@ trajectory() {
     lsengine eval jobs/digits/trajectory.yaml
 }
 
-watched() { # a run that is stopped when about a third of its cells are done
+watched() { # makes a run that is stopped when about a third of its cells are done
     printf 'extends: ../jobs/demo.yaml\nname: watched\noutput: watched.h5\n' >figures/watched.yaml
     rm -f figures/watched.h5
     lsengine eval figures/watched.yaml --progress none &
@@ -54,7 +54,7 @@ needs figures/watched.h5 watched
 needs figures/weights.h5 lsengine histogram checkpoints/demo/epoch_0{00,10,30}.pt \
     --output figures/weights.h5
 
-small() { # small PNG [smooth]: in place, as wide as its weight allows; in few colours unless smooth
+small() { # small PNG [smooth]: shrinks PNG until its bytes fit; few colours unless smooth
     python - "$1" "$heaviest" "${2-}" <<'PYTHON'
 import sys
 from pathlib import Path
@@ -73,7 +73,7 @@ for width in (1200, 1050, 900, 780, 660, 540):
 PYTHON
 }
 
-show() { # show NAME TITLE WORD...: draws NAME.png, and puts it and its command on the page
+show() { # show NAME TITLE WORD...: draws NAME.png and puts it and its command on the page
     local name=$1 title=$2
     shift 2
     echo "  $name.png"
@@ -86,17 +86,17 @@ show() { # show NAME TITLE WORD...: draws NAME.png, and puts it and its command 
         "$title" "$title" "$name" "$*" >>"$page"
 }
 
-watching() { # the picture of a run that is not at its end
+watching() { # draws the picture of an unfinished run
     echo "  watched.png"
     timeout --signal=INT 15 lsengine render figures/watched.h5 --as filled --watch \
         --output $gallery/watched.png >/dev/null || true
     small $gallery/watched.png
-    printf '## A run that is not at its end\n\n![Cells to come are lighter and hatched](watched.png)\n\n' >>"$page"
-    printf 'The job is `jobs/demo.yaml`, writing `figures/watched.h5`; a signal stopped it at a third of its cells.\n\n' >>"$page"
+    printf '## An unfinished run\n\n![Cells not yet computed are lighter and hatched](watched.png)\n\n' >>"$page"
+    printf 'The job is `jobs/demo.yaml` with the output `figures/watched.h5`. A signal stopped it at a third of its cells.\n\n' >>"$page"
     printf '```sh\nlsengine render figures/watched.h5 --as filled --watch\n```\n\n' >>"$page"
 }
 
-turntable() { # four of its views, two by two
+turntable() { # draws four views of a turning landscape, two by two
     echo "  turntable.png"
     lsengine render $skip/resnet56_noshort.h5 --as surface --style lit --scale log \
         --output figures/turning.gif >/dev/null
@@ -115,17 +115,17 @@ for place, view in enumerate(views):
     sheet.paste(view, (place % 2 * width, place // 2 * height))
 sheet.save(sys.argv[2])
 PYTHON
-    heaviest=320000 small $gallery/turntable.png smooth # four pictures, whose numbers can be read
-    printf '## Turntables\n\n![A quarter of a turn each](turntable.png)\n\n' >>"$page"
-    printf 'Once around in a GIF or, where ffmpeg is installed, an MP4; above are four of its views.\n\n' >>"$page"
+    heaviest=320000 small $gallery/turntable.png smooth # larger: the numbers in four pictures must be readable
+    printf '## Turntables\n\n![Four views, a quarter of a turn apart](turntable.png)\n\n' >>"$page"
+    printf 'The landscape turns once around, in a GIF or, where ffmpeg is installed, an MP4. Above are four of its views.\n\n' >>"$page"
     printf '```sh\nlsengine render %s --as surface --style lit --scale log --output turning.gif\n```\n\n' \
         $skip/resnet56_noshort.h5 >>"$page"
 }
 
-screenshot() { # what the page of --as html looks like, if there is a browser to ask
+screenshot() { # draws the page of --as html, if there is a browser
     local browser
     browser=$(command -v chromium || command -v google-chrome || true)
-    printf '## A page to turn and to ask\n\n' >>"$page"
+    printf '## An interactive page\n\n' >>"$page"
     if [ -n "$browser" ]; then
         echo "  page.png"
         lsengine render $skip/resnet56{,_noshort}.h5 --as html --output figures/page.html >/dev/null
@@ -136,7 +136,7 @@ screenshot() { # what the page of --as html looks like, if there is a browser to
         small $gallery/page.png smooth
     fi
     if [ -e $gallery/page.png ]; then
-        printf '![A page to turn and to ask](page.png)\n\n' >>"$page"
+        printf '![An interactive page](page.png)\n\n' >>"$page"
     fi
     printf '```sh\nlsengine render %s --as html --output page.html\n```\n\n' \
         "$skip/resnet56.h5 $skip/resnet56_noshort.h5" >>"$page"
@@ -145,9 +145,9 @@ screenshot() { # what the page of --as html looks like, if there is a browser to
 cat >"$page" <<'TEXT'
 # Gallery
 
-Every kind of picture, of small networks on 8x8 digits; `make gallery` draws them anew, from surfaces that it makes if they are
-missing. Below each is its command; add `--output FILE` with a name that ends in `.png`, `.pdf` or `.svg`. `docs/RENDERING.md`
-explains the options. Here they are at most 1200 pixels wide, and flat ones have 256 colours.
+Every kind of picture, of small networks on 8x8 digits. `make gallery` draws all of them again. It first makes the surfaces that are
+missing. Below each picture is its command. Add `--output FILE` with a name that ends in `.png`, `.pdf` or `.svg`. `docs/RENDERING.md`
+explains the options. The pictures on this page are at most 1200 pixels wide, and flat ones have 256 colours.
 
 TEXT
 
@@ -162,9 +162,9 @@ show surface 'Landscapes with matplotlib alone' $skip/resnet20_noshort.h5 --as s
 show filled 'Filled contours' surfaces/demo.h5 --as filled
 watching
 show contour 'Contours for one column of a paper' surfaces/demo.h5 --as contour --style paper
-show quantile 'Levels with as many cells between them' $skip/resnet56_noshort.h5 \
+show quantile 'Levels with equally many cells between them' $skip/resnet56_noshort.h5 \
     --as filled --scale quantile
-show heatmap 'Every cell for itself' $skip/resnet56_noshort.h5 \
+show heatmap 'Every cell by itself' $skip/resnet56_noshort.h5 \
     --as heatmap --quantity test_accuracy --style dark
 show several 'Several on one scale' $skip/resnet{20,56,20_noshort,56_noshort}.h5 \
     --as contour --scale log
@@ -172,7 +172,7 @@ show trajectory 'The path of a training' surfaces/digits/trajectory.h5 --as traj
 show connection 'A curve of low loss between two minima, in its plane' \
     surfaces/digits/connect-plane.h5 --as contour
 show minima 'The plane through three minima' surfaces/digits/three-minima.h5 --as filled
-show curvature 'Curvature: how convex, of which sign, and both ends of the spectrum' \
+show curvature 'Curvature: ratio, sign and both ends of the spectrum' \
     $skip/curvature-resnet20.h5 --as curvature
 show curve 'Curves, with the spread of ten directions' $repeats-bs8.h5 $repeats-bs300.h5 \
     --as curve --quantity train_loss

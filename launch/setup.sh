@@ -2,13 +2,13 @@
 # Makes a Python environment in DIR with lsengine and everything it can use.
 #
 #   launch/setup.sh DIR            parallel: h5py on Debian's parallel HDF5, Open MPI 5
-#   launch/setup.sh --serial DIR   from pip alone: h5py as it comes, MPICH
+#   launch/setup.sh --serial DIR   from pip alone: h5py without MPI, MPICH
 #   launch/setup.sh --lean ...     without developers' tools and 3D export, for containers
 #
-# The first kind needs Debian packages: root gets those that are missing; others get the
-# second kind if some are.  TORCH_INDEX names the package index that torch comes from, if not
-# from pip's own: there are builds for CPUs and for CUDA.  Run again, it finds everything done,
-# makes an interrupted environment anew, and brings an older one up to date.
+# The first kind needs Debian packages.  If some are missing, root installs them; other users get
+# the second kind.  TORCH_INDEX names the package index for torch, if it is not pip's own: there
+# are builds for CPUs and for CUDA.  A second run does nothing.  An interrupted environment is
+# made again.  An older one is brought up to date.
 set -euo pipefail
 
 kind=parallel extras=vision,lit,html,vtk,mesh,netcdf,dev
@@ -25,7 +25,7 @@ if [ $# != 1 ] || [[ ${1:--} = -* ]]; then
     exit 2
 fi
 
-# Modules of a cluster put packages here, and pip would take them for the environment's own.
+# Modules of a cluster set these, and pip would take the packages there for the environment's.
 unset PYTHONHOME PYTHONPATH
 project=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$1"
@@ -33,13 +33,13 @@ venv=$(cd "$1" && pwd)
 stamp=$venv/lsengine-setup # "unfinished", or the kind and a hash of what it was made from
 log=$(mktemp)
 trap 'rm -f "$log" "$log.h5"' EXIT
-# Two makers of one environment would spoil it; a lock on the folder leaves no file behind.
+# Two set-ups of one environment at once would damage it.  A lock on the folder leaves no file.
 exec 9<"$venv"
 if command -v flock >/dev/null; then flock 9; fi
 
 fail() { echo "launch/setup.sh: $*" >&2; exit 3; }
 
-step() { # step WHAT COMMAND...: one line with seconds; the output only if it fails
+step() { # step WHAT COMMAND...: runs it, prints one line; its output only if it fails
     local what=$1 start=$SECONDS
     shift
     printf '  %-34s' "$what"
@@ -51,7 +51,7 @@ step() { # step WHAT COMMAND...: one line with seconds; the output only if it fa
     printf '%4d s\n' $((SECONDS - start))
 }
 
-find_python() { # the first Python new enough, rather one that can make environments
+find_python() { # prints the first Python new enough; prefers one that can make environments
     local name modules
     for modules in sys,ensurepip,venv sys; do
         for name in python3.11 python3; do
@@ -63,7 +63,7 @@ find_python() { # the first Python new enough, rather one that can make environm
     fail "needs Python 3.11 or newer: neither python3.11 nor python3 on the PATH is"
 }
 
-missing() { # the Debian packages that are needed and not there
+missing() { # prints the Debian packages that are needed and not installed
     local package
     "$python" -c 'import ensurepip, venv' || echo python3-venv
     if [ $kind = serial ]; then return; fi
@@ -79,27 +79,27 @@ get_packages() {
     apt-get update -qq && apt-get install -qq -y --no-install-recommends "$@"
 }
 
-create() { # a new environment, unless the one there is whole and of this kind
+create() { # makes an environment, unless a complete one of this kind exists
     if [ "${found%% *}" = "${found:+$kind}" ] && "$venv/bin/python" -m pip --version; then
         return
     fi
     "$python" -m venv --clear "$venv"
 }
 
-pip() { # -P: the folder at hand is not for importing from
+pip() { # -P: nothing is imported from the current folder
     "$venv/bin/python" -P -m pip --disable-pip-version-check install -q -c constraints.txt "$@"
 }
 
 build_h5py() { # against Debian's parallel HDF5 and the headers of the environment's mpi4py
     local arch
     arch=$(gcc -print-multiarch) || return
-    # Isolated, the build compiles an old mpi4py (20 GB of memory, many minutes); cached, it
-    # returns what was built for another MPI; optimised, it takes twice the time for no gain.
+    # With isolation the build compiles an old mpi4py (20 GB of memory, many minutes).  With a cache
+    # it may return a build for another MPI.  With optimisation it takes twice the time for no gain.
     CC=mpicc.openmpi CFLAGS="-O1 -g0" HDF5_MPI=ON HDF5_DIR=/usr/lib/$arch/hdf5/openmpi \
         pip --no-cache-dir --no-build-isolation --no-binary=h5py --no-deps --force-reinstall h5py
 }
 
-has_parallel_h5py() { # of the version in the constraints
+has_parallel_h5py() { # whether h5py has MPI and the version in the constraints
     "$venv/bin/python" -c '
 from mpi4py import MPI  # before h5py, so that both use one MPI library
 import h5py, sys
@@ -142,7 +142,7 @@ elif [ ${#absent[@]} != 0 ]; then
     echo "Without the Debian packages ${absent[*]} the environment is made from pip alone: rank 0" \
         "writes the surface for all ranks, and a run does not survive the death of a worker."
 fi
-# Tests alone ask for these: a browser for pages, OpenGL in software for lit surfaces.
+# Only tests need these: a browser for pages, OpenGL in software for lit surfaces.
 if [[ $extras = *dev* ]] && ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] &&
     command -v apt-get >/dev/null; then
     echo "  a browser, for tests of pages"
@@ -165,7 +165,7 @@ fi
 echo "Setting up $1 ($kind)"
 step "environment" create
 echo unfinished >"$stamp"
-# First, and pinned: whatever else asks for torch would take the newest, of many gigabytes.
+# First, and pinned: otherwise another package would install the newest torch, many gigabytes.
 step "torch" pip ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 mpi=$([ $kind = parallel ] && echo openmpi || echo mpich)
 step "MPI and build tools" pip --only-binary=mpi4py \
@@ -173,7 +173,7 @@ step "MPI and build tools" pip --only-binary=mpi4py \
 if [ $kind = parallel ] && ! has_parallel_h5py; then
     step "h5py, compiled with MPI" build_h5py
 fi
-# Alone, because its wheels may ask for another build of torch than the one that is there.
+# Without dependencies: its wheels may ask for another build of torch than the installed one.
 step "torchvision" pip --no-deps torchvision
 step "the rest, and lsengine" pip --no-build-isolation -e ".[$extras]"
 step "a trial with two ranks" verify

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The studies at digits size, from jobs to figures and tables: `launch/studies.sh [STUDY...]`.
+# Makes the studies at digits size, from jobs to figures and tables: `launch/studies.sh [STUDY...]`.
 #
 #   sharp_flat   eight minima of one network: lines between them, curves, planes, weights
 #   seeds        the same from two other seeds: lines and curves
@@ -11,10 +11,10 @@
 #   connect      a curve of low loss between two minima, and the straight line
 #   three        the plane through three minima
 #
-# All of them if none is named.  What they show is in docs/STUDIES.md, of trajectory and connect in
-# docs/TRAJECTORIES.md.  Figures and tables go to figures/studies, the figures that the documents
-# show to docs/studies, too.  Each step finds out by itself what is done already, so a second run,
-# or one after an interruption, repeats nothing.
+# Without a name it makes all of them.  docs/STUDIES.md says what they show; for trajectory and
+# connect it is docs/TRAJECTORIES.md.  Figures and tables go to figures/studies.  Figures that the
+# documents show go to docs/studies, too.  Each step skips what is done already.  So a second run,
+# or a run after an interruption, repeats nothing.
 #
 #   ENVIRONMENT=.venv   the Python environment       RANKS=3   two workers and a coordinator
 set -euo pipefail
@@ -22,7 +22,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$(cd "${ENVIRONMENT:-.venv}/bin" && pwd):$PATH
 ranks=${RANKS:-3}
-# More ranks than cores, perhaps; Open MPI wants to be told twice to run as root.
+# There may be more ranks than cores.  Open MPI needs two variables to run as root.
 export PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 if [ "$(id -u)" = 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -38,7 +38,7 @@ evaluate() { # JOB [--only PATTERN]
     mpirun -n "$ranks" lsengine eval "$@"
 }
 
-draw() { # FIGURE KIND [OPTION...] -- FILE...: a PNG and a PDF, unless newer than the files
+draw() { # FIGURE KIND [OPTION...] -- FILE...: draws PNG and PDF, unless newer than all files
     local figure=$1 kind=$2 options=() file
     shift 2
     while [ "$1" != -- ]; do
@@ -59,7 +59,7 @@ draw() { # FIGURE KIND [OPTION...] -- FILE...: a PNG and a PDF, unless newer tha
     done
 }
 
-show() { # FIGURE NAME [smooth]: into docs/studies, 1200 pixels wide, in few colours unless smooth
+show() { # FIGURE NAME [smooth]: into docs/studies, 1200 pixels wide, few colours unless smooth
     python - "$1" "docs/studies/$2.png" "${3-}" <<'PYTHON'
 import sys
 from PIL import Image
@@ -72,7 +72,7 @@ image.save(sys.argv[2], optimize=True)
 PYTHON
 }
 
-table() { # NAME FILE...: NAME.csv, and NAME.txt as it is printed here
+table() { # NAME FILE...: writes NAME.csv, and prints a table, also into NAME.txt
     local name=$1
     shift
     lsengine compare "$@" --csv "$name.csv" | tee "$name.txt"
