@@ -441,6 +441,6 @@ def test_watching_ends_when_nobody_reads(tmp_path, monkeypatch):
     path = _surface(tmp_path / "plane.h5")
     reading, writing = os.pipe()
     os.close(reading)
-    with open(writing, "w") as pipe:
+    with os.fdopen(writing, "w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         assert main(["status", str(path), "--watch", "--every", "0.1"]) == 0
