@@ -48,6 +48,7 @@ def evaluate(parsed: argparse.Namespace) -> int:
         progress=parsed.progress,
         shard=parsed.shard,
         extend=parsed.extend,
+        end_if_hung=True,
     )
     return evaluate(parsed.jobs, options, world=world, only=parsed.only)
 
@@ -107,7 +108,9 @@ def connect(parsed: argparse.Namespace) -> int:
     world = _join()
     from lsengine.engine import Options, connect
 
-    options = Options(retry_failed=parsed.retry_failed, progress=parsed.progress)
+    options = Options(
+        retry_failed=parsed.retry_failed, progress=parsed.progress, end_if_hung=True
+    )
     code, text = connect.run(parsed.job, options, world=world)
     if text:
         tell(text)
@@ -121,7 +124,10 @@ def trajectory(parsed: argparse.Namespace) -> int:
     from lsengine.report import trajectory
 
     options = Options(
-        retry_failed=parsed.retry_failed, progress=parsed.progress, trajectory_only=True
+        retry_failed=parsed.retry_failed,
+        progress=parsed.progress,
+        trajectory_only=True,
+        end_if_hung=True,
     )
     code = evaluate(parsed.jobs, options, world=world, only=parsed.only)
     if world.rank == 0:
