@@ -47,15 +47,13 @@ class Job:
     @property
     def output(self) -> Path:
         """The file that a run writes: the surface's, or the shard's beside it."""
-        whole = self.surface
-        return whole.with_suffix(f".shard-{self.shard[0]}.h5") if self.shard else whole
+        surface = self.surface
+        return surface.with_suffix(f".shard-{self.shard[0]}.h5") if self.shard else surface
 
     @property
     def directions(self) -> dict[str, Direction]:
         """The directions by axis name, ``alpha`` first."""
-        assert self.document.directions is not None
-        both = {"alpha": self.document.directions.alpha, "beta": self.document.directions.beta}
-        return {axis: spec for axis, spec in both.items() if spec is not None}
+        return rules.directions_of(self.document)
 
     def direction_files(self) -> dict[str, Path]:
         """Return every file that a direction reads, by key path."""
@@ -64,8 +62,8 @@ class Job:
     @property
     def trajectory(self) -> tuple[str, str] | None:
         """Key path and absolute glob of the checkpoints that are projected, if any are."""
-        found = rules.trajectory_glob(self.document)
-        return found and (found[0], str(self.path(found[1])))
+        written = rules.trajectory_glob(self.document)
+        return written and (written[0], str(self.path(written[1])))
 
     @property
     def is_curve_plane(self) -> bool:
@@ -102,20 +100,20 @@ class Job:
                 the trajectory's where an axis fits it.
         """
         content = self.document.model_dump(mode="json")
-        kept = {k: content[k] for k in _IDENTITY}
+        identity = {k: content[k] for k in _IDENTITY}
         if self.document.cells_per_pass != 1:  # left out where it is 1: files are older than it
-            kept["cells_per_pass"] = self.document.cells_per_pass
-        kept["model"] = {k: content["model"][k] for k in ("arch", "args")}
-        kept["data"] = {k: v for k, v in content["data"].items() if k != "root"}
-        kept["directions"] = {
+            identity["cells_per_pass"] = self.document.cells_per_pass
+        identity["model"] = {k: content["model"][k] for k in ("arch", "args")}
+        identity["data"] = {k: v for k, v in content["data"].items() if k != "root"}
+        identity["directions"] = {
             axis: {k: v for k, v in spec.items() if k not in _DIRECTION_PATHS}
             for axis, spec in (content["directions"] or {}).items()
             if spec is not None
         }
         if self.fits_trajectory:
-            kept["trajectory"] = {"margin": self.margin}
-        kept["digests"] = dict(digests)
-        return kept
+            identity["trajectory"] = {"margin": self.margin}
+        identity["digests"] = dict(digests)
+        return identity
 
 
 _PATHS = (
@@ -128,20 +126,28 @@ _PATHS = (
     ("directions", "alpha", "checkpoints"),
     ("directions", "beta", "checkpoints"),
     ("trajectory", "checkpoints"),
-    *(("train", "output"), ("curve", "to"), ("curve", "output")),
+    ("train", "output"),
+    ("curve", "to"),
+    ("curve", "output"),
 )
 _DIRECTION_FILES = ("checkpoint", "path")
 _DIRECTION_PATHS = (*_DIRECTION_FILES, "checkpoints")
 _IDENTITY = (
-    *("loss", "batch_norm", "curvature", "precision", "batch_size"),
-    *("quantities", "grid", "repeats", "seed"),
+    "loss",
+    "batch_norm",
+    "curvature",
+    "precision",
+    "batch_size",
+    "quantities",
+    "grid",
+    "repeats",
+    "seed",
 )
 
 
 def direction_files(job: Document) -> Iterator[tuple[str, str]]:
     """Yield key and path of every file that a direction reads."""
-    for axis in ("alpha", "beta"):
-        spec = getattr(job.directions, axis, None)
+    for axis, spec in rules.directions_of(job).items():
         for key in _DIRECTION_FILES:
             if getattr(spec, key, None) is not None:
                 yield f"directions.{axis}.{key}", getattr(spec, key)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 from lsengine.job.schema import (
     ARCHITECTURES,
     DATASETS,
     LOSSES,
     CurveDirection,
+    Direction,
     Document,
     HessianDirection,
     PrincipalDirection,
@@ -35,7 +35,7 @@ def between_keys(job: Document) -> Iterator[str]:
     yield from _repeats(job)
 
 
-def directions_of(job: Document) -> dict[str, Any]:
+def directions_of(job: Document) -> dict[str, Direction]:
     """Return the directions that a job gives by axis, ``alpha`` first."""
     both = {axis: getattr(job.directions, axis, None) for axis in ("alpha", "beta")}
     return {axis: spec for axis, spec in both.items() if spec is not None}

@@ -7,105 +7,38 @@ the file system is `lsengine.job`'s duty.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    WithJsonSchema,
-    WrapValidator,
-    model_validator,
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator, model_validator
+
+from lsengine.job.networks import NETWORKS
+from lsengine.job.value_types import (
+    NAME,
+    TIME,
+    AutoOrCount,
+    AxisSpec,
+    Count,
+    Fraction,
+    Line,
+    NonNegative,
+    Positive,
+    Seed,
+    Word,
+    distinct,
 )
 
-ARCHITECTURES = (
-    "mlp",
-    *("vgg9", "vgg16", "vgg19"),
-    *(f"resnet{depth}{kind}" for depth in (18, 34, 50) for kind in ("", "_noshort")),
-    *(f"resnet{depth}{kind}" for depth in (20, 32, 44, 56, 110) for kind in ("", "_noshort")),
-    *(f"wrn56_{width}{kind}" for width in (1, 2, 4, 8) for kind in ("", "_noshort")),
-    *(f"wrn110_{width}{kind}" for width in (2, 4) for kind in ("", "_noshort")),
-    "densenet121",
-)
-
-
-"""The zoo's names; here, so that a job can be checked without importing torch."""
-
-
+ARCHITECTURES = tuple(NETWORKS)
 DATASETS = (
-    *("digits", "cifar10", "cifar100", "mnist", "fashion_mnist"),
-    *("image_folder", "arrays"),
+    "digits",
+    "cifar10",
+    "cifar100",
+    "mnist",
+    "fashion_mnist",
+    "image_folder",
+    "arrays",
 )
 LOSSES = ("cross_entropy", "mse")
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _auto_or_count(value: Any, handler: Callable[[Any], Any]) -> Any:
-    if value == "auto":
-        return value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError('expected "auto" or an integer of at least 1')
-    return handler(value)
-
-
-AutoOrCount = Annotated[
-    Literal["auto"] | int,
-    WrapValidator(_auto_or_count),
-    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
-]
-
-
-def _axis(value: Any, handler: Callable[[Any], Any]) -> Any:
-    shape = "expected [start, stop, points] or [auto, points]"
-    if not isinstance(value, list | tuple) or len(value) not in (2, 3):
-        raise ValueError(shape)
-    points = value[-1]
-    if isinstance(points, bool) or not isinstance(points, int) or points < 1:
-        raise ValueError(f"{shape}; points is an integer of at least 1")
-    if len(value) == 2:
-        if value[0] != "auto":
-            raise ValueError(shape)
-        return ("auto", points)
-    if any(isinstance(v, bool) or not isinstance(v, int | float) for v in value[:2]):
-        raise ValueError(f"{shape}; start and stop are numbers")
-    start, stop = float(value[0]), float(value[1])
-    if not (abs(start) < float("inf") and abs(stop) < float("inf")):
-        raise ValueError(f"{shape}; start and stop are finite")
-    if start > stop:
-        raise ValueError(f"{shape}; start must not be greater than stop")
-    if points == 1 and start != stop:
-        raise ValueError(f"{shape}; with one point start and stop must be equal")
-    return (start, stop, points)
-
-
-AxisSpec = Annotated[
-    tuple[float, float, int] | tuple[Literal["auto"], int],
-    WrapValidator(_axis),
-    PlainSerializer(list),
-    WithJsonSchema(
-        {
-            "type": "array",
-            "minItems": 2,
-            "maxItems": 3,
-            "items": {"anyOf": [{"type": "number"}, {"const": "auto"}]},
-            "description": "[start, stop, points], or [auto, points] to fit a trajectory",
-        }
-    ),
-]
-
-
-def _distinct(values: Sequence[str]) -> Sequence[str]:
-    if len(set(values)) != len(values):
-        raise ValueError("expected each entry once")
-    return values
-
 
 Quantity = Literal["loss", "accuracy", "curvature"]
 Precision = Literal["float32", "float64", "tf32", "bfloat16", "float16", "auto"]
@@ -150,13 +83,13 @@ class DataSpec(Section):
     args: dict[str, Any] = {}
     root: str | None = None
     splits: Annotated[
-        list[Literal["train", "test"]], Field(min_length=1), AfterValidator(_distinct)
+        list[Literal["train", "test"]], Field(min_length=1), AfterValidator(distinct)
     ] = ["train", "test"]
     subset: Count | None = None
     normalize: NormalizeSpec | None = None
 
 
-Ignore = Annotated[list[str], AfterValidator(_distinct)]
+Ignore = Annotated[list[str], AfterValidator(distinct)]
 
 
 class RandomDirection(Section):
@@ -326,18 +259,6 @@ class CurveSpec(Section):
 
 
 Launcher = Literal["openmpi", "openmpi-ulfm", "mpich", "intel", "srun-pmix", "srun-pmi2", "none"]
-_TIME = r"^([0-9]+(:[0-9]{1,2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2})$"
-_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
-
-
-def _one_line(value: str) -> str:
-    if not value or set(value) & set("\n\r\0"):
-        raise ValueError("expected one line of text")
-    return value
-
-
-Line = Annotated[str, AfterValidator(_one_line)]
-Word = Annotated[str, Field(pattern=r"^[^\s\x00]+$")]
 
 
 class ContainerSpec(Section):
@@ -361,7 +282,7 @@ class LaunchSpec(Section):
     gpu_binding: Literal["node", "task"] = "node"
     cores_per_rank: Count | None = None
     memory: Word | None = None
-    time: Annotated[str, Field(pattern=_TIME)] | None = None
+    time: Annotated[str, Field(pattern=TIME)] | None = None
     signal_s: Annotated[int, Field(ge=10, le=65535)] = 120
     max_fruitless: Count = 3
     partition: Word | None = None
@@ -370,7 +291,7 @@ class LaunchSpec(Section):
     constraint: Line | None = None
     sbatch: list[Annotated[str, Field(pattern=r"^--[a-z][^\r\n]*$")]] = []
     modules: list[Word] = []
-    environment: dict[Annotated[str, Field(pattern=_NAME)], Line] = {}
+    environment: dict[Annotated[str, Field(pattern=NAME)], Line] = {}
     activate: list[Line] = []
     container: ContainerSpec | None = None
     launcher: Launcher = "openmpi"
@@ -394,7 +315,7 @@ class Document(Section):
     quantities: Annotated[
         list[Quantity],
         Field(min_length=1),
-        AfterValidator(_distinct),
+        AfterValidator(distinct),
     ] = ["loss", "accuracy"]
     curvature: CurvatureSpec = CurvatureSpec()
     batch_norm: Annotated[

@@ -1,0 +1,46 @@
+"""The built-in networks: their names and arguments, without torch, so that jobs can be checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """One of the built-in networks.
+
+    Attributes:
+        family: What builds it, see `lsengine.models.zoo`.
+        args: Arguments beside ``channels`` and ``classes``, with their defaults.
+        depth: Layers, where the family has several depths.
+        shortcut: Whether residual blocks add their input.
+    """
+
+    family: str
+    args: dict[str, Any] = field(default_factory=dict)
+    depth: int = 0
+    shortcut: bool = True
+
+
+def _resnets(name: str, family: str, depth: int, width: int) -> dict[str, Network]:
+    """Return a residual network with and without shortcuts."""
+    return {
+        name + ending: Network(
+            family=family, depth=depth, args={"width": width}, shortcut=not ending
+        )
+        for ending in ("", "_noshort")
+    }
+
+
+NETWORKS: dict[str, Network] = {"mlp": Network(family="mlp", args={"hidden": [128, 128]})}
+for _depth in (9, 16, 19):
+    NETWORKS[f"vgg{_depth}"] = Network(family="vgg", depth=_depth)
+for _depth in (18, 34, 50):
+    NETWORKS |= _resnets(f"resnet{_depth}", "four_stages", _depth, 64)
+for _depth in (20, 32, 44, 56, 110):
+    NETWORKS |= _resnets(f"resnet{_depth}", "cifar_resnet", _depth, 16)
+for _depth, _factors in ((56, (1, 2, 4, 8)), (110, (2, 4))):
+    for _factor in _factors:
+        NETWORKS |= _resnets(f"wrn{_depth}_{_factor}", "cifar_resnet", _depth, 16 * _factor)
+NETWORKS["densenet121"] = Network(family="densenet", args={"growth": 32})

@@ -1,0 +1,89 @@
+"""Types of single values in a job file, with what is allowed and how it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PlainSerializer, WithJsonSchema, WrapValidator
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _auto_or_count(value: Any, handler: Callable[[Any], Any]) -> Any:
+    if value == "auto":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError('expected "auto" or an integer of at least 1')
+    return handler(value)
+
+
+AutoOrCount = Annotated[
+    Literal["auto"] | int,
+    WrapValidator(_auto_or_count),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
+]
+
+
+def _axis(value: Any, handler: Callable[[Any], Any]) -> Any:
+    shape = "expected [start, stop, points] or [auto, points]"
+    if not isinstance(value, list | tuple) or len(value) not in (2, 3):
+        raise ValueError(shape)
+    points = value[-1]
+    if isinstance(points, bool) or not isinstance(points, int) or points < 1:
+        raise ValueError(f"{shape}; points is an integer of at least 1")
+    if len(value) == 2:
+        if value[0] != "auto":
+            raise ValueError(shape)
+        return ("auto", points)
+    if any(isinstance(v, bool) or not isinstance(v, int | float) for v in value[:2]):
+        raise ValueError(f"{shape}; start and stop are numbers")
+    start, stop = float(value[0]), float(value[1])
+    if not (abs(start) < float("inf") and abs(stop) < float("inf")):
+        raise ValueError(f"{shape}; start and stop are finite")
+    if start > stop:
+        raise ValueError(f"{shape}; start must not be greater than stop")
+    if points == 1 and start != stop:
+        raise ValueError(f"{shape}; with one point start and stop must be equal")
+    return (start, stop, points)
+
+
+AxisSpec = Annotated[
+    tuple[float, float, int] | tuple[Literal["auto"], int],
+    WrapValidator(_axis),
+    PlainSerializer(list),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "minItems": 2,
+            "maxItems": 3,
+            "items": {"anyOf": [{"type": "number"}, {"const": "auto"}]},
+            "description": "[start, stop, points], or [auto, points] to fit a trajectory",
+        }
+    ),
+]
+
+
+def distinct(values: Sequence[str]) -> Sequence[str]:
+    """Refuse a list with an entry twice; for pydantic."""
+    if len(set(values)) != len(values):
+        raise ValueError("expected each entry once")
+    return values
+
+
+TIME = r"^([0-9]+(:[0-9]{1,2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2})$"
+NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+
+def _one_line(value: str) -> str:
+    if not value or set(value) & set("\n\r\0"):
+        raise ValueError("expected one line of text")
+    return value
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+Word = Annotated[str, Field(pattern=r"^[^\s\x00]+$")]
