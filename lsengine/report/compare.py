@@ -41,10 +41,7 @@ COLUMNS = {
     "other_error": "error at 1",
     "other_width": "width at 1",
 }
-
-
 """Every figure and its heading, in the order of the table."""
-
 
 DEFINITIONS = {
     "area": "of the plane where the loss is at most the level (Li et al. 2018)",
@@ -59,16 +56,13 @@ DEFINITIONS = {
     "other_error": "test error where the direction toward another checkpoint ends",
     "other_width": "width around that end, at the level that belongs to it",
 }
-
-
 """What is measured, and whose measure it is; docs/COMPARE.md says it at length."""
-
 
 FEW = 20  # cells in a basin below which its outline is coarse
 FEW_ALONG = 5  # cells within a width below which that is coarse
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """The figures of one surface.
 
@@ -142,8 +136,7 @@ def _quantity(surfaces: Sequence[Surface], asked: str | None) -> str:
 
 
 def _plane(surface: Surface, quantity: str, level: Level) -> Row:
-    whole = cells.plane(surface, describe(quantity))
-    plane = cells.joined(whole)
+    plane = cells.joined(cells.plane(surface, describe(quantity)))
     values = plane.values / describe(quantity).factor
     relief = PiecewisePlane(plane.alpha, plane.beta, values, bool(plane.missing.any()))
     at = level.above(relief.centre_value)
@@ -164,7 +157,16 @@ def _plane(surface: Surface, quantity: str, level: Level) -> Row:
             plural = "cell lies" if count == 1 else "cells lie"
             grid = _finer_grid(relief, measures["basin"].value, at.value)
             notes.append(f"only {count} {plural} in the basin; a job with {grid} would resolve it")
-    return Row(surface.name, surface.source, measures, (*notes, *_reasons(measures)))
+    return _row(surface, measures, notes)
+
+
+def _row(surface: Surface, measures: dict[str, Measure], notes: list[str]) -> Row:
+    return Row(
+        name=surface.name,
+        source=surface.source,
+        measures=measures,
+        notes=(*notes, *_reasons(measures)),
+    )
 
 
 def _finer_grid(relief: PiecewisePlane, basin: float, level: float) -> str:
@@ -203,8 +205,8 @@ def _curve(surface: Surface, quantity: str, level: Level) -> Row:
     for row, status in zip(values_RA, line.status, strict=True):
         if not (status == DONE).any():
             continue
-        there = status != MISSING  # joined over missing cells, as in pictures
-        x, y = alpha[there], row[there]
+        existing = status != MISSING  # joined over missing cells, as in pictures
+        x, y = alpha[existing], row[existing]
         centre = flatness.curve_centre(x, y)
         levels.append(level.above(None if centre is None else float(y[centre])))
         known = levels[-1].value
@@ -221,45 +223,43 @@ def _curve(surface: Surface, quantity: str, level: Level) -> Row:
     if surface.marked_minima:
         measures |= _other_minimum(surface, alpha, values_RA[0], level)
     notes = _about_cells(cells.tally(surface.status, [surface.quantities[quantity]]), "")
-    found = [m.value for m in widths if m.value is not None]
-    if found and len(alpha) > 1 and min(found) < FEW_ALONG * np.median(np.diff(alpha)):
+    narrowest = min((m.value for m in widths if m.value is not None), default=math.inf)
+    if len(alpha) > 1 and narrowest < FEW_ALONG * np.median(np.diff(alpha)):
         notes.append(f"fewer than {FEW_ALONG} cells lie within the width; a finer grid resolves it")
     if len(widths) > 1:
         notes.append(f"{len(widths)} repeats: median, quartiles in brackets")
-    return Row(surface.name, surface.source, measures, (*notes, *_reasons(measures)))
+    return _row(surface, measures, notes)
 
 
 def _other_minimum(
     surface: Surface, alpha: Floats, values: Floats, level: Level
 ) -> dict[str, Measure]:
     """Return test error and width at 1, where a direction toward a checkpoint ends."""
-    there, end = np.isfinite(values), surface.marked_minima[0][0]
-    x, y = alpha[there] - end, values[there]
+    finite, end = np.isfinite(values), surface.marked_minima[0][0]
+    x, y = alpha[finite] - end, values[finite]
     at = flatness.curve_centre(x, y)
     if at is None:
         return dict.fromkeys(("other_error", "other_width"), Measure(None, why="no cell at 1"))
     known = level.above(float(y[at]))
     width = known if known.value is None else flatness.width(x, y, known.value)
-    accuracy = surface.quantities.get("test_accuracy")
-    if accuracy is None:
-        return {"other_error": Measure(None, why="no such quantity"), "other_width": width}
-    found = accuracy[(np.abs(surface.axes["alpha"] - end) < flatness.AT_ZERO) & surface.done]
-    return {"other_error": Measure(1.0 - float(found[0])), "other_width": width}
+    accuracy = cells.value_at(surface, "test_accuracy", alpha=end)
+    error = Measure(None, why="no such quantity")
+    if accuracy is not None:
+        error = Measure(1.0 - accuracy)
+    return {"other_error": error, "other_width": width}
 
 
 def _centre(surface: Surface) -> dict[str, Measure]:
     """Return training loss and test error (a fraction) of the cell at the centre."""
-    loss = cells.value_at(surface, "train_loss")
-    accuracy = cells.value_at(surface, "test_accuracy")
-    why = {n: "no such quantity" for n in ("train_loss", "test_accuracy")}
-    why |= dict.fromkeys(set(why) & set(surface.quantities), flatness.NO_CENTRE)
-    return {
-        "train_loss": Measure(loss, why="" if loss is not None else why["train_loss"]),
-        "test_error": Measure(
-            None if accuracy is None else 1.0 - accuracy,
-            why="" if accuracy is not None else why["test_accuracy"],
-        ),
-    }
+
+    def measured(quantity: str) -> Measure:
+        why = flatness.NO_CENTRE if quantity in surface.quantities else "no such quantity"
+        value = cells.value_at(surface, quantity)
+        return Measure(value, why="" if value is not None else why)
+
+    accuracy = measured("test_accuracy")
+    error = accuracy if accuracy.value is None else Measure(1.0 - accuracy.value)
+    return {"train_loss": measured("train_loss"), "test_error": error}
 
 
 def _about_cells(counts: cells.Tally, coarse: str) -> list[str]:
@@ -290,10 +290,11 @@ def text(comparison: Comparison) -> str:
         if rows:
             names = [n for n in COLUMNS if any(n in row.measures for row in rows)]
             table = [["surface", *(COLUMNS[n] for n in names)]]
-            table += [
-                [r.name, *(_cell(n, r.measures.get(n, Measure(None))) for n in names)] for r in rows
-            ]
-            blocks.append(_aligned(table))
+            for row in rows:
+                figures = [_cell(n, row.measures.get(n, Measure(None))) for n in names]
+                table.append([row.name, *figures])
+            rule = ["-" * max(map(len, column)) for column in zip(*table, strict=True)]
+            blocks.append(wording.table([table[0], rule, *table[1:]]))
     label = describe(comparison.quantity).label
     shown = [n for n in DEFINITIONS if any(n in row.measures for row in comparison.rows)]
     meanings = [f"{COLUMNS[n]}: {DEFINITIONS[n]}" for n in shown]
@@ -314,19 +315,6 @@ def _cell(name: str, measure: Measure) -> str:
     if measure.spread is not None:
         shown += " [{:.3g}, {:.3g}]".format(*measure.spread)
     return f">= {shown}" if measure.is_bound else shown
-
-
-def _aligned(table: list[list[str]]) -> str:
-    """Return a table with names to the left and numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(
-            entry.ljust(width) if i == 0 else entry.rjust(width)
-            for i, (entry, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lsengine import store
+from lsengine import store, wording
 from lsengine.job import load_all
 from lsengine.surface import Surface, Trajectory
 
@@ -35,7 +35,7 @@ def table(surface: Surface) -> str:
     track = surface.trajectory
     if track is None:
         return f"{surface.source}: has no trajectory"
-    return "\n".join([surface.source, *_rows(track), *summary(track)])
+    return "\n".join([surface.source, _rows(track), *summary(track)])
 
 
 def summary(track: Trajectory) -> list[str]:
@@ -55,10 +55,10 @@ def summary(track: Trajectory) -> list[str]:
     return lines
 
 
-def _rows(track: Trajectory) -> Iterator[str]:
+def _rows(track: Trajectory) -> str:
     names = [name for name in _COLUMNS if name in track.columns]
-    yield "epoch " + "".join(f"{_TITLES.get(name, name):>12}" for name in names)
+    rows = [["epoch", *(_TITLES.get(name, name) for name in names), ""]]
     for row, epoch in enumerate(track.columns["epoch"]):
-        numbers = "".join(f"{track.columns[name][row]:12.5g}" for name in names)
-        mark = "  learning rate drops" if track.lr_drops[row] else ""
-        yield f"{epoch:5} {numbers}{mark}"
+        numbers = [f"{track.columns[name][row]:.5g}" for name in names]
+        rows.append([str(epoch), *numbers, "learning rate drops" if track.lr_drops[row] else ""])
+    return wording.table(rows)

@@ -289,10 +289,22 @@ def test_what_cannot_be_compared_is_refused():
 def test_the_command_prints_a_table_and_writes_csv(tmp_path, capsys):
     """From a file to text, CSV and JSON."""
     path, axis = tmp_path / "bowl.h5", np.linspace(-1, 1, 21)
-    create(path, Layout(Grid({"beta": axis, "alpha": axis}), ["train_loss"], {"name": "bowl"}))
+    create(
+        path,
+        Layout(
+            grid=Grid({"beta": axis, "alpha": axis}),
+            quantities=["train_loss"],
+            attributes={"name": "bowl"},
+        ),
+    )
     x, y = np.meshgrid(axis, axis)
     cells = list(range(x.size))
-    results = CellResults(cells, {"train_loss": list(bowl(x, y).ravel())}, [0.0] * 441, [0.0] * 441)
+    results = CellResults(
+        cells=cells,
+        values={"train_loss": list(bowl(x, y).ravel())},
+        wall_s=[0.0] * 441,
+        finished=[0.0] * 441,
+    )
     writer = Writer(path)
     writer.write(results)
     writer.close()
