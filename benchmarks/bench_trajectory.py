@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 from lsengine import models
-from lsengine.geometry.principal import principal_directions, project
+from lsengine.geometry.checkpoint_vectors import CheckpointVectors
+from lsengine.geometry.principal import principal_components
+from lsengine.geometry.projection import project
 from lsengine.job.schema import ModelSpec
 from lsengine.models import checkpoint
 
@@ -114,14 +116,15 @@ def _measure(folder: Path, count: int, block: int) -> None:
         return state
 
     centre = load(count - 1)
+    vectors = CheckpointVectors(load, count, list(centre))
     size_mib = sum(t.numel() * t.element_size() for t in centre.values()) / 2**20
     before_mib, start, cpu = _peak_mib(), time.perf_counter(), time.process_time()
-    found = principal_directions(load, count, list(centre), block=block)
+    found = principal_components(vectors, block=block)
     middle = time.perf_counter()
     cpu_s = time.process_time() - cpu
     print(f"principal_directions_s={middle - start:.1f} cpu_s={cpu_s:.1f}")
     print(f"loads={loads} loading_s={spent:.1f}")
-    projection = project(load, count, list(centre), centre, found.directions)
+    projection = project(vectors, centre, found.directions)
     print(f"project_s={time.perf_counter() - middle:.1f} threads={torch.get_num_threads()}")
     grown_mib = _peak_mib() - before_mib
     bound_mib = (block + 10) * (size_mib + CHUNK_MIB) + FIXED_MIB  # held, eight by, final, read

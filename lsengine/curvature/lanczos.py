@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lsengine.errors import EnvironmentUnfit
+from lsengine.geometry.parameters import sign
 
 Array = NDArray[np.float64]
 Positions = NDArray[np.intp]
@@ -160,14 +161,14 @@ class LanczosRun:
     def vectors(self, which_K: Positions) -> Tensor:
         """Return the Ritz vectors (K, P) with these positions in the order of `ritz`.
 
-        Their sign is that of their component of largest modulus, made positive.
+        Their sign is fixed as by `lsengine.geometry.parameters.sign`.
         """
         _, s_MK = np.linalg.eigh(self._projected_MM[: self._steps, : self._steps])
         s_KM = torch.from_numpy(s_MK[:, which_K].T.copy()).to(self._basis_MP)
         vectors_KP = s_KM @ self._basis_MP[: self._steps]
         for vector_P in vectors_KP:
             normalize_(vector_P)
-            if vector_P[vector_P.abs().argmax()] < 0:
+            if sign(vector_P) < 0:
                 vector_P.neg_()
         return vectors_KP
 

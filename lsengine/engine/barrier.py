@@ -9,113 +9,135 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lsengine import store
+from lsengine import store, wording
 from lsengine.devices import device_of
 from lsengine.engine import prepare
+from lsengine.engine.prepare.settings import BATCH_NORM, CURVATURE, evaluation_settings
 from lsengine.errors import CellsFailed
 from lsengine.geometry import curve
+from lsengine.geometry.parameters import Floats
 from lsengine.job import Job
 from lsengine.models import checkpoint
-from lsengine.objective import EvaluationSettings, Objective
+from lsengine.objective import Objective
 from lsengine.objective.losses import loss_function
 from lsengine.ranks import available_cores
 from lsengine.store import lock
-from lsengine.training import training
+from lsengine.training.determinism import DeviceSlot, deterministic_torch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Barrier:
-    """What one of the two ways costs, by loss, such as ``train_loss``.
+    """What the curve or the line costs, by loss, such as ``train_loss``.
 
     Attributes:
-        way: ``curve`` or ``line``.
+        label: ``curve`` or ``line``.
         path: Its surface.
-        ends: Losses of both ends as points of the way, (2,).
-        own: Losses of both with the running statistics of their checkpoints, (2,).
-        highest: The highest loss of the way.
+        ends: Losses of both ends as points of it, (2,).
+        checkpoint_losses: Losses of both with the running statistics of their checkpoints, (2,).
+        highest: The highest loss on it.
         heights: Height of the barrier.
     """
 
-    way: str
+    label: str
     path: Path
-    ends: Mapping[str, NDArray[np.float64]]
-    own: Mapping[str, NDArray[np.float64]]
+    ends: Mapping[str, Floats]
+    checkpoint_losses: Mapping[str, Floats]
     highest: Mapping[str, float]
     heights: Mapping[str, float]
 
 
 def measure_barriers(jobs: Sequence[Job]) -> list[Barrier]:
-    """Measure both `ways` on their finished surfaces, and note in them what is found."""
+    """Measure curve and line on their finished surfaces, and note in them what is found.
+
+    Args:
+        jobs: Those of `lsengine.engine.connect.segments`.
+
+    Raises:
+        CellsFailed: If a surface is not complete.
+    """
     surfaces = [store.read(job.output) for job in jobs]
     for surface in surfaces:
         if not surface.done.all():
             raise CellsFailed(f"{surface.source}: is not complete; its barrier is not known")
     names = [name for name in ("train_loss", "test_loss") if name in surfaces[0].quantities]
-    own = _own_losses(jobs[0], surfaces[0].attributes, names)
-    found = []
-    for way, job, surface in zip(("curve", "line"), jobs, surfaces, strict=True):
+    checkpoint_losses = _checkpoint_losses(jobs[0], surfaces[0].attributes, names)
+    barriers = []
+    for label, job, surface in zip(("curve", "line"), jobs, surfaces, strict=True):
         losses = {name: surface.quantities[name] for name in names}
         heights = {n: curve.barrier(v, surface.axes["alpha"]) for n, v in losses.items()}
-        noted: dict[str, Any] = {f"{name}_barrier": height for name, height in heights.items()}
-        noted |= {f"{name}_ends": ends for name, ends in own.items()}
-        known = surface.attributes
-        if not all(n in known and np.array_equal(known[n], v) for n, v in noted.items()):
-            with lock.held(job.output, lost=lambda: None):
-                store.amend(job.output, noted)
-        ends = {name: values[[0, -1]] for name, values in losses.items()}
-        highest = {name: float(values.max()) for name, values in losses.items()}
-        found.append(Barrier(way, job.output, ends, own, highest, heights))
-    return found
+        _note(job.output, surface.attributes, heights, checkpoint_losses)
+        barriers.append(
+            Barrier(
+                label=label,
+                path=job.output,
+                ends={name: values[[0, -1]] for name, values in losses.items()},
+                checkpoint_losses=checkpoint_losses,
+                highest={name: float(values.max()) for name, values in losses.items()},
+                heights=heights,
+            )
+        )
+    return barriers
 
 
-def _own_losses(
-    job: Job, known: Mapping[str, Any], names: Sequence[str]
-) -> dict[str, NDArray[np.float64]]:
+def _note(
+    path: Path,
+    attributes: Mapping[str, Any],
+    heights: Mapping[str, float],
+    checkpoint_losses: Mapping[str, Floats],
+) -> None:
+    """Write barriers and losses of the ends into a surface file, unless they are there."""
+    noted: dict[str, Any] = {f"{name}_barrier": height for name, height in heights.items()}
+    noted |= {f"{name}_ends": ends for name, ends in checkpoint_losses.items()}
+    if all(n in attributes and np.array_equal(attributes[n], v) for n, v in noted.items()):
+        return
+    with lock.held(path, lost=lambda: None):
+        store.amend(path, noted)
+
+
+def _checkpoint_losses(
+    job: Job, attributes: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, Floats]:
     """Return the losses of both ends with their own running statistics.
 
     Args:
         job: Of one of the two surfaces.
-        known: The attributes of its file, which may have them from an earlier run.
+        attributes: Of its file, which may have the losses from an earlier run.
         names: The losses wanted.
     """
-    if all(f"{name}_ends" in known for name in names):
-        return {name: known[f"{name}_ends"] for name in names}
-    settings = job.document.curve
-    assert settings is not None
-    with training.deterministic_torch(job, training.DeviceSlot(0, len(available_cores()))):
+    if all(f"{name}_ends" in attributes for name in names):
+        return {name: attributes[f"{name}_ends"] for name in names}
+    spec = job.document.curve
+    assert spec is not None
+    with deterministic_torch(job, DeviceSlot(threads=len(available_cores()))):
         loaded = prepare.load(job)
-        objective = Objective(
-            loaded.model,
-            loaded.dataset,
-            loss_function(job.document.loss, job_folder=job.source.parent),
-            {},  # no direction: nothing moves
-            EvaluationSettings(
-                device=device_of(job.document.device, 0),
-                precision=str(known["precision"]),
-                batch_size=int(known["batch_size"]),
-                channels_last=not job.document.model.is_own,
-            ),
+        settings = evaluation_settings(
+            job,
+            device_of(job.document.device, 0),
+            precision=str(attributes["precision"]),
+            batch_size=int(attributes["batch_size"]),
+            without=BATCH_NORM | CURVATURE,  # of either end the statistics of its checkpoint
         )
-        first, other = (
-            objective.losses_of(
-                partial(checkpoint.fit, checkpoint=checkpoint.load(p, key=k), key=k)
-            )
-            for p, k in ((job.checkpoint, "model.checkpoint"), (job.path(settings.to), "curve.to"))
-        )
-    return {name: np.array([first[name], other[name]]) for name in names}
+        loss = loss_function(job.document.loss, job_folder=job.source.parent)
+        objective = Objective(loaded.model, loaded.dataset, loss, {}, settings)
+        losses = []
+        for path, key in (
+            (job.checkpoint, "model.checkpoint"),
+            (job.path(spec.to), "curve.to"),
+        ):
+            end = checkpoint.load(path, key=key)
+            losses.append(objective.losses_of(partial(checkpoint.fit, checkpoint=end, key=key)))
+    return {name: np.array([of_end[name] for of_end in losses]) for name in names}
 
 
 def barrier_table(barriers: Sequence[Barrier]) -> str:
-    """Return what the ways cost, for a person: a line for each, and one for the ends alone."""
-    titles = ("first end", "other end", "highest", "barrier")
-    lines = [f"{b.way}: {b.path}" for b in barriers]
-    lines.append(" " * 20 + "".join(f"{title:>12}" for title in titles))
-    for name, own in barriers[0].own.items():
-        rows = {b.way: [*b.ends[name], b.highest[name], b.heights[name]] for b in barriers}
-        for way, values in (rows | {"own": [*own]}).items():
-            title = f"{name.replace('_', ' ')}, {way}"
-            lines.append(f"{title:20}" + "".join(f"{value:12.4g}" for value in values))
-    lines.append("own: of both checkpoints, with their own running statistics")
-    return "\n".join(lines)
+    """Return what curve and line cost, for a person: a row for each, and one for the ends alone."""
+    rows = [["", "first end", "other end", "highest", "barrier"]]
+    for name, alone in barriers[0].checkpoint_losses.items():
+        numbers = {b.label: [*b.ends[name], b.highest[name], b.heights[name]] for b in barriers}
+        for label, values in (numbers | {"own": [*alone]}).items():
+            cells = [f"{value:.4g}" for value in values]
+            rows.append([f"{name.replace('_', ' ')}, {label}", *cells, *[""] * (4 - len(cells))])
+    paths = [f"{b.label}: {b.path}" for b in barriers]
+    legend = "own: of both checkpoints, with their own running statistics"
+    return "\n".join([*paths, wording.table(rows), legend])

@@ -1,8 +1,7 @@
 """`connect`: a curve of low loss between two minima, and the straight line beside it.
 
-The curve is trained here, by one process; its points and those of the line are then cells
-of two surfaces like any others.  A training is a function of its job: however often it was
-interrupted, it ends with the same bits.
+One process trains the curve.  Its points and those of the line are then cells of two surfaces
+like any others, whose jobs are derived here.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from lsengine import files
 from lsengine.engine import prepare
 from lsengine.engine.barrier import barrier_table, measure_barriers
 from lsengine.engine.evaluation import evaluate_found
-from lsengine.engine.run import Options
-from lsengine.errors import UsageError
+from lsengine.engine.options import Options
 from lsengine.job import Job, load
 from lsengine.job.schema import (
     BatchNormSpec,
@@ -25,8 +24,8 @@ from lsengine.job.schema import (
 )
 from lsengine.ranks import StopRequest, World, available_cores
 from lsengine.store import lock
-from lsengine.training import training
 from lsengine.training.curve_training import CurveTraining, curve_identity, is_trained
+from lsengine.training.determinism import DeviceSlot, deterministic_torch
 
 log = logging.getLogger(__name__)
 
@@ -51,21 +50,21 @@ def run(path: str | Path, options: Options, *, world: World | None) -> tuple[int
             or the folder holds another curve.
         Stopped: If a signal asked for it; the same command goes on.
     """
-    found: list[Job] = []
+    curve_and_line: list[Job] = []
 
     def find(stop: StopRequest) -> list[Job]:
         job = load(path, command="connect")
-        trained(job, stop)
-        found.extend(segments(job))
-        return [*found, *plane(job)]
+        train_curve(job, stop)
+        curve_and_line.extend(segments(job))
+        return [*curve_and_line, *plane(job)]
 
     code = evaluate_found(find, options, world=world)
-    if not found:  # a rank that has read no job
+    if not curve_and_line:  # a rank that has read no job
         return code, ""
-    return code, barrier_table(measure_barriers(found))
+    return code, barrier_table(measure_barriers(curve_and_line))
 
 
-def trained(job: Job, stop: StopRequest) -> Path:
+def train_curve(job: Job, stop: StopRequest) -> Path:
     """Train the curve of a job, or go on where an earlier run of it stopped; return its file.
 
     Writes ``curve.pt``, all control points, and ``bend_1.pt`` and so on, checkpoints like
@@ -74,14 +73,14 @@ def trained(job: Job, stop: StopRequest) -> Path:
     settings = job.document.curve
     assert settings is not None
     file = job.path(settings.output) / "curve.pt"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"curve.output: {file.parent} cannot be made: {error}") from None
-    place = training.DeviceSlot(0, len(available_cores()))
+    files.make_folder(file.parent, "curve.output")
     with (
-        lock.held(file, lost=lambda: stop.request("the loss of its lock")),
-        training.deterministic_torch(job, place),
+        lock.held(
+            file,
+            lost=lambda: stop.request("the loss of its lock"),
+            tick=stop.raise_if_requested,
+        ),
+        deterministic_torch(job, DeviceSlot(threads=len(available_cores()))),
     ):
         loaded = prepare.load(job)
         prepare.check(job, loaded)
@@ -121,10 +120,10 @@ def _along(job: Job) -> CurveDirection:
     return CurveDirection(kind="curve", path=str(path), shape=settings.kind)
 
 
-def _surface(job: Job, way: str, directions: DirectionsSpec, grid: GridSpec) -> Job:
-    """Return the job of a surface of its own, beside that of the curve."""
+def _surface(job: Job, label: str, directions: DirectionsSpec, grid: GridSpec) -> Job:
+    """Return the job of one of the surfaces, whose file is called after its label."""
     document = job.document
-    suffix = "" if way == "curve" else f"-{way}"
+    suffix = "" if label == "curve" else f"-{label}"
     output = job.output.with_name(f"{job.output.stem}{suffix}{job.output.suffix}")
     policy = document.batch_norm
     if "batch_norm" not in document.model_fields_set:
@@ -135,6 +134,7 @@ def _surface(job: Job, way: str, directions: DirectionsSpec, grid: GridSpec) -> 
         "grid": grid,
         "batch_norm": policy,
         "output": str(output),
-        **{"repeats": 1, "trajectory": None},
+        "repeats": 1,
+        "trajectory": None,
     }
     return Job(job.source, document.model_copy(update=changes))

@@ -7,7 +7,6 @@ cores, and leave with its exit code.
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lsengine import __version__, devices, files
+from lsengine import __version__, devices, files, store
 from lsengine import log as logs
 from lsengine.curvature import Eigenpairs, Hessian, spectral_density, trace
 from lsengine.engine import prepare
 from lsengine.engine.prepare import hessian_directions
+from lsengine.engine.prepare.settings import batch_size, sample_shape
 from lsengine.errors import LsengineError, Stopped, UsageError
 from lsengine.job import Job, load
-from lsengine.ranks import StopRequest, Tag, World
-from lsengine.store import records
+from lsengine.ranks import StopRequest, Tag, World, available_cores
 from lsengine.surface.records import Spectrum
 
 log = logging.getLogger(__name__)
@@ -61,23 +60,23 @@ def run(
     Raises:
         LsengineError: On rank 0 (or alone), after the others have been told its exit code.
     """
-    stop = StopRequest().install()
     world = world or World.alone()
     logs.configure(rank=world.rank)
-    if world.rank > 0:
-        return int(world.wait(Tag.STOP).payload), ""
-    code = 1  # a bug, unless we know better
-    try:
-        shown = _measure(load(path, command="spectrum"), sizes, stop, output)
-        code = 0
-        return code, shown
-    except LsengineError as error:
-        code = error.exit_code
-        raise
-    finally:
-        for rank in range(1, world.size):
-            world.send(code, to=rank, tag=Tag.STOP)
-        world.flush()
+    with StopRequest() as stop:
+        if world.rank > 0:
+            return int(world.wait(Tag.STOP).payload), ""
+        code = 1  # a bug, unless we know better
+        try:
+            table = _measure(load(path, command="spectrum"), sizes, stop, output)
+            code = 0
+            return code, table
+        except LsengineError as error:
+            code = error.exit_code
+            raise
+        finally:
+            for rank in range(1, world.size):
+                world.send(code, to=rank, tag=Tag.STOP)
+            world.flush()
 
 
 def default_output(job: Job) -> Path:
@@ -112,20 +111,18 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> 
         if stop:
             raise Stopped(f"stopped by {stop.signal}; nothing is kept of a spectrum half done")
 
-    output = _checked(output or default_output(job))
+    output = output or default_output(job)
+    _prepare_output(output)
     document = job.document
-    threads = len(os.sched_getaffinity(0)) if document.threads == "auto" else document.threads
+    threads = len(available_cores()) if document.threads == "auto" else document.threads
     torch.set_num_threads(threads)
     device = devices.device_of(document.device, 0)
     if device.type == "cpu":
         devices.tune_malloc()
     loaded = prepare.load(job)
     prepare.check(job, loaded)
-    batch_size = document.batch_size
-    if batch_size == "auto":
-        split = next(iter(loaded.dataset.splits.values()))
-        batch_size = devices.automatic_batch_size(split.x.shape[1:], device.type)
-    hessian = hessian_directions.at_centre(job, loaded, device, batch_size=batch_size, tick=tick)
+    size = batch_size(job, sample_shape(loaded.dataset), device.type)
+    hessian = hessian_directions.hessian_at_centre(job, loaded, device, batch_size=size, tick=tick)
     attributes: dict[str, str | int | float] = {
         "lsengine_version": __version__,
         "name": document.name,
@@ -135,23 +132,26 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> 
         "torch_version": str(torch.__version__),
         "device_kind": device.type,
         "precision": hessian_directions.precision(job),
-        "batch_size": batch_size,
+        "batch_size": size,
         "threads": threads,
         "parameters": hessian.size,
     }
-    found = _computed(job, hessian, sizes, attributes)
-    records.write_spectrum(output, found)
-    return f"{text(found)}\n{output}"
+    spectrum = _spectrum(job, hessian, sizes, attributes)
+    store.write_spectrum(output, spectrum)
+    return f"{text(spectrum)}\n{output}"
 
 
-def _computed(
+def _spectrum(
     job: Job, hessian: Hessian, sizes: Sizes, attributes: dict[str, str | int | float]
 ) -> Spectrum:
+    """Compute the parts of a spectrum that are asked for."""
     seed, basis = job.document.seed, job.document.curvature.basis
     log.info("%s: parameters=%d device=%s", job.document.name, hessian.size, hessian.device)
-    trace_, products, converged = None, 0, True
-    nothing, vectors = np.empty(0), {}
-    nodes = weights = grid = density = values = residuals = nothing
+    products, converged = 0, True
+    trace_: tuple[float, float] | None = None
+    values = residuals = np.empty(0)
+    vectors: dict[str, NDArray[np.float32]] = {}
+    nodes = weights = grid = density = np.empty(0)
     if sizes.trace:
         estimate = trace(hessian, probes=sizes.trace, seed=seed)
         trace_, products = (estimate.value, estimate.standard_error), estimate.products
@@ -163,7 +163,7 @@ def _computed(
         products += shape.products
         log.info("density probes=%d products=%d", sizes.density, shape.products)
     if sizes.vectors:
-        pairs = hessian_directions.leading(job, hessian, sizes.vectors)
+        pairs = hessian_directions.leading_eigenpairs(job, hessian, sizes.vectors)
         values, residuals, vectors = pairs.values, pairs.residuals, _by_name(hessian, pairs)
         products, converged = products + pairs.products, pairs.converged
         log.info("eigenvectors=%d products=%d", len(values), pairs.products)
@@ -174,28 +174,35 @@ def _computed(
         "density_probes": sizes.density,
         "products": products,
     }
-    return Spectrum(values, residuals, vectors, trace_, nodes, weights, grid, density, attributes)
+    return Spectrum(
+        eigenvalues=values,
+        residuals=residuals,
+        vectors=vectors,
+        trace=trace_,
+        nodes=nodes,
+        weights=weights,
+        grid=grid,
+        density=density,
+        attributes=attributes,
+    )
 
 
 def _by_name(hessian: Hessian, pairs: Eigenpairs) -> dict[str, NDArray[np.float32]]:
-    """Return the vectors (K, P) as arrays (K, ...) by parameter, signed like directions."""
-    rows = [hessian.unflatten(hessian_directions.signed(row)) for row in pairs.vectors]
+    """Return the vectors (K, P) as arrays (K, ...) by parameter name."""
+    rows = [hessian.unflatten(row) for row in pairs.vectors]
     return {
         name: np.stack([row[name].detach().float().cpu().numpy() for row in rows])
         for name in hessian.names
     }
 
 
-def _checked(output: Path) -> Path:
-    """Return an output that a slip has not made a surface or a checkpoint.
+def _prepare_output(output: Path) -> None:
+    """Make the output's folder, and refuse a path that by a slip is of something else.
 
     Raises:
-        UsageError: If something else is there, or it cannot be written.
+        EnvironmentUnfit: If the folder cannot be made.
+        UsageError: If the path is of a surface, a checkpoint or the like.
     """
-    if output.exists() and records.format_of(output) != records.SPECTRUM_FORMAT:
+    if output.exists() and store.format_of(output) != store.SPECTRUM_FORMAT:
         raise UsageError(f"{output}: exists and is no spectrum; give another --output")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{output.parent}: cannot be made: {error.strerror}") from None
-    return output
+    files.make_folder(output.parent)

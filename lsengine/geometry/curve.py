@@ -4,7 +4,7 @@ After Garipov et al. (2018), arXiv:1802.10026.  A curve is a list of control poi
 from parameter names to tensors: the two ends, which stay, and between them the bends, which
 are trained so that the loss is low on average over the curve.  Running statistics of batch
 norm are no part of a curve: they mean something for one point only and are computed anew
-wherever the curve is evaluated.  Knows no file and no rank.
+wherever the curve is evaluated.  Nothing here knows a file or a rank.
 
 Shape suffixes: C control points, S samples of the curve.
 """
@@ -12,18 +12,25 @@ Shape suffixes: C control points, S samples of the curve.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Parameters = Mapping[str, Tensor]
-Batches = Iterable[tuple[Tensor, Tensor]]
-Loss = Callable[[Tensor, Tensor], Tensor]
-Array = NDArray[np.float64]
+from lsengine.geometry.parameters import (
+    Floats,
+    Parameters,
+    divided,
+    dot,
+    in_float32,
+    in_float64,
+    minus,
+    norm,
+    require_same,
+)
+
 KINDS = ("bezier", "polygonal")
 
 
@@ -40,11 +47,11 @@ class CurvePlane:
     """
 
     directions: tuple[dict[str, Tensor], dict[str, Tensor]]
-    coordinates: Array
-    distance: Array
+    coordinates: Floats
+    distance: Floats
 
 
-def coefficients(kind: str, bends: int, t: float) -> Array:
+def coefficients(kind: str, bends: int, t: float) -> Floats:
     """Return the weights (C,) of the control points at ``t``; they add up to one.
 
     A Bezier curve has Bernstein's polynomials, ``binom(n, k) t^k (1 - t)^(n - k)`` with
@@ -62,7 +69,7 @@ def coefficients(kind: str, bends: int, t: float) -> Array:
     degree = bends + 1
     k_C = np.arange(degree + 1)
     if kind == "polygonal":
-        weights_C: Array = np.maximum(0.0, 1.0 - np.abs(t * degree - k_C))
+        weights_C: Floats = np.maximum(0.0, 1.0 - np.abs(t * degree - k_C))
         return weights_C
     return np.array([math.comb(degree, k) * t**k * (1 - t) ** (degree - k) for k in k_C])
 
@@ -97,18 +104,11 @@ def initial(start: Parameters, end: Parameters, bends: int) -> list[dict[str, Te
     Raises:
         ValueError: If the ends differ in names or shapes, or ``bends`` is negative.
     """
-    if start.keys() != end.keys():
-        odd = sorted(start.keys() ^ end.keys())
-        raise ValueError(f"the ends differ in parameters: {', '.join(odd)}")
-    for name, tensor in start.items():
-        if tensor.shape != end[name].shape:
-            shapes = f"{[*tensor.shape]} and {[*end[name].shape]}"
-            raise ValueError(f"the ends differ in shape: {name} has {shapes}")
-    parts = range(bends + 2)
-    return [point([start, end], "polygonal", k / (bends + 1)) for k in parts]
+    require_same(end, start, "the other end of the curve")
+    return [point([start, end], "polygonal", k / (bends + 1)) for k in range(bends + 2)]
 
 
-def barrier(losses: Array, ts: Array) -> float:
+def barrier(losses: Floats, ts: Floats) -> float:
     """Return the height of the barrier along a curve.
 
     The largest excess of the loss over the straight line between the losses of the ends,
@@ -145,30 +145,27 @@ def plane(controls: Sequence[Parameters], bend: int = 1) -> CurvePlane:
     """
     if not 0 < bend < len(controls) - 1:
         raise ValueError(f"a curve of {len(controls) - 2} bend(s) has no bend {bend}")
-    start = {name: tensor.detach().cpu().double() for name, tensor in controls[0].items()}
+    start = {name: in_float64(tensor) for name, tensor in controls[0].items()}
     rounding = _rounding(controls)
-    along = _unit(_difference(controls[-1], start), rounding, "the ends are the same point")
-    aside = _difference(controls[bend], start)
+    along = _unit(minus(controls[-1], start), rounding, "the ends are the same point")
+    aside = minus(controls[bend], start)
     for _ in range(2):  # twice, so that a bend close to the line still gives a right angle
-        overlap = _dot(aside, along)
-        aside = {name: tensor - overlap * along[name] for name, tensor in aside.items()}
+        aside = minus(aside, along, dot(aside, along))
     aside = _unit(aside, rounding, "the bend lies on the straight line between the ends")
     coordinates, distances = [], []
     for control in controls:
-        rest = _difference(control, start)
-        x, y = _dot(rest, along), _dot(rest, aside)
+        offset = minus(control, start)
+        x, y = dot(offset, along), dot(offset, aside)
         coordinates.append([x, y])
-        rest = {n: r - x * along[n] - y * aside[n] for n, r in rest.items()}
-        distances.append(math.sqrt(_dot(rest, rest)))
-    alpha, beta = ({n: v.float() for n, v in d.items()} for d in (along, aside))
+        distances.append(norm(minus(minus(offset, along, x), aside, y)))
     return CurvePlane(
-        directions=(alpha, beta),
+        directions=(in_float32(along), in_float32(aside)),
         coordinates=np.array(coordinates),
         distance=np.array(distances),
     )
 
 
-def curve_in_plane(plane: CurvePlane, kind: str, ts: Array) -> Array:
+def curve_in_plane(plane: CurvePlane, kind: str, ts: Floats) -> Floats:
     """Return the coordinates (S, 2) of the curve in a plane.
 
     Projection is linear, so they are the curve of the control points' coordinates.
@@ -180,23 +177,14 @@ def curve_in_plane(plane: CurvePlane, kind: str, ts: Array) -> Array:
     return np.stack([coefficients(kind, bends, float(t)) @ plane.coordinates for t in ts])
 
 
-def _difference(control: Parameters, start: Parameters) -> dict[str, Tensor]:
-    return {n: control[n].detach().cpu().double() - tensor for n, tensor in start.items()}
-
-
-def _dot(a: Parameters, b: Parameters) -> float:
-    return sum(float((tensor * b[name]).sum()) for name, tensor in a.items())
-
-
 def _unit(vector: Parameters, rounding: float, otherwise: str) -> dict[str, Tensor]:
-    length = math.sqrt(_dot(vector, vector))
+    length = norm(vector)
     if length <= rounding:
         raise ValueError(f"there is no plane through these points: {otherwise}")
-    return {name: tensor / length for name, tensor in vector.items()}
+    return divided(vector, length)
 
 
 def _rounding(controls: Sequence[Parameters]) -> float:
     """Return how far rounding may have moved a control point."""
-    squares = [sum(float(t.double().square().sum()) for t in c.values()) for c in controls]
     eps = max(torch.finfo(t.dtype).eps for c in controls for t in c.values())
-    return eps * math.sqrt(max(squares))
+    return eps * max(norm(control) for control in controls)

@@ -1,21 +1,21 @@
 """Directions: drawn, normalised to the weights, made orthogonal, or led to a checkpoint.
 
-A direction is a mapping from parameter names to tensors shaped like the parameters; what
-does not move is absent.  Everything here runs on the CPU and knows no file and no rank.
+A direction is a mapping from parameter names to tensors shaped like the parameters.  It holds
+only the parameters that it moves.  Everything here runs on the CPU and knows no file and no rank.
 
 Shape suffixes: F filters, K weights of a filter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Parameters = Mapping[str, Tensor]
+from lsengine.geometry.parameters import Parameters, dot, in_float32, minus, require_same, selected
 
 
 def moving(names: Collection[str], ignore: Collection[str], norm: Collection[str]) -> list[str]:
@@ -43,7 +43,8 @@ def draw(weights: Parameters, *, seed: int, axis: int, repeat: int = 0) -> dict[
     """Draw a standard Gaussian direction, the same one on any machine.
 
     NumPy's generator is used because its normal deviates do not depend on the processor's
-    vector instructions, as torch's do.
+    vector instructions, as torch's do.  NumPy does not promise them across its own versions, so
+    a surface file records the version, and a test holds the values.
 
     Args:
         weights: The parameters at the centre; only names and shapes matter.
@@ -71,8 +72,8 @@ def toward(centre: Parameters, other: Parameters) -> dict[str, Tensor]:
     Raises:
         ValueError: If names or shapes differ.
     """
-    _check_same(other, centre)
-    return {k: (other[k].double() - centre[k].double()).float() for k in centre}
+    require_same(other, centre, "the other end of a direction")
+    return in_float32(minus(selected(other, centre), centre))
 
 
 def normalized(direction: Parameters, weights: Parameters, how: str) -> dict[str, Tensor]:
@@ -95,7 +96,7 @@ def normalized(direction: Parameters, weights: Parameters, how: str) -> dict[str
     Raises:
         ValueError: If names or shapes differ, or ``how`` is none of the four.
     """
-    _check_same(direction, weights)
+    require_same(direction, weights, "a direction")
     if how == "none":
         return {k: d.clone() for k, d in direction.items()}
     if how == "weight":
@@ -114,14 +115,11 @@ def orthogonalized(direction: Parameters, against: Parameters, how: str) -> dict
     another and is left as it is.  Parameters that ``against`` does not move are left, too.
     """
     if how not in ("filter", "layer"):
-        shared = direction.keys() & against.keys()
-        overlap = sum(float((direction[k].double() * against[k].double()).sum()) for k in shared)
-        length = sum(float(against[k].double().square().sum()) for k in shared)
-        scale = overlap / length if length else 0.0
-        return {
-            k: (d.double() - scale * against[k].double()).float() if k in shared else d.clone()
-            for k, d in direction.items()
-        }
+        shared = selected(against, direction)
+        square = dot(shared, shared)
+        return in_float32(
+            minus(direction, shared, dot(direction, shared) / square if square else 0)
+        )
     return {
         k: _orthogonal_rows(d, against[k], how) if k in against else d.clone()
         for k, d in direction.items()
@@ -130,21 +128,8 @@ def orthogonalized(direction: Parameters, against: Parameters, how: str) -> dict
 
 def cosine(first: Parameters, second: Parameters) -> float:
     """Return the cosine of the angle between two directions; 0 if one of them is zero."""
-    overlap = sum(
-        float((first[k].double() * second[k].double()).sum()) for k in first.keys() & second.keys()
-    )
-    lengths = [sum(float(t.double().square().sum()) for t in d.values()) for d in (first, second)]
-    return overlap / (lengths[0] * lengths[1]) ** 0.5 if all(lengths) else 0.0
-
-
-def _check_same(direction: Parameters, weights: Parameters) -> None:
-    if direction.keys() != weights.keys():
-        odd = sorted(direction.keys() ^ weights.keys())
-        raise ValueError(f"direction and weights differ in parameters: {', '.join(odd)}")
-    for name, w in weights.items():
-        if direction[name].shape != w.shape:
-            shapes = f"{[*direction[name].shape]}, weights {[*w.shape]}"
-            raise ValueError(f"{name}: direction has shape {shapes}")
+    squares = dot(first, first), dot(second, second)
+    return dot(first, second) / (squares[0] * squares[1]) ** 0.5 if all(squares) else 0.0
 
 
 def _rows(tensor: Tensor, how: str) -> Tensor:

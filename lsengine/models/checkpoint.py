@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lsengine import files
 from lsengine.errors import UsageError
+from lsengine.geometry.parameters import misfit
 
 _NESTINGS = ("state_dict", "model_state_dict", "model", "net")
 _SHOWN = 5
@@ -137,9 +138,14 @@ def _blamed(error: Exception) -> str:
 
 
 def _nested(content: Any) -> Mapping[str, Any]:
-    for name in _NESTINGS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            return _nested(content[name])
+    """Return the innermost of nested state dicts; of one that holds itself, the dict itself."""
+    seen = set()
+    while isinstance(content, Mapping) and id(content) not in seen:
+        seen.add(id(content))
+        inner = [content[name] for name in _NESTINGS if isinstance(content.get(name), Mapping)]
+        if not inner:
+            break
+        content = inner[0]
     return content if isinstance(content, Mapping) else {}
 
 
@@ -218,21 +224,9 @@ def fitted(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> dict[str, T
     for name, tensor in own.items():
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, tensor)
-    problems = [
-        *_listed("missing", [n for n in own if n not in state]),
-        *_listed("unexpected", [n for n in state if n not in own]),
-        *_listed(
-            "of another shape",
-            [
-                f"{n} ({_shape(state[n])} in the file, {_shape(own[n])} in the model)"
-                for n in own
-                if n in state and state[n].shape != own[n].shape
-            ],
-        ),
-    ]
-    if problems:
+    if differences := misfit(state, own):
         raise UsageError(
-            f"{key}: {checkpoint.path} does not fit the model: {'; '.join(problems)}; "
+            f"{key}: {checkpoint.path} does not fit the model: {differences}; "
             "check model.arch and model.args"
         )
     return {name: state[name] for name in own}
@@ -240,17 +234,6 @@ def fitted(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> dict[str, T
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
-
-
-def _listed(what: str, names: list[str]) -> list[str]:
-    if not names:
-        return []
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return [f"{what}: {', '.join(names[:_SHOWN])}{more}"]
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def save(
@@ -271,7 +254,7 @@ def save(
         content: More numbers, texts and tensors by name.
 
     Raises:
-        UsageError: If the file cannot be written.
+        EnvironmentUnfit: If the file cannot be written.
     """
     # The order of a tensor's memory is a matter of the device's, not of the checkpoint.
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -280,7 +263,16 @@ def save(
         whole["epoch"] = epoch
     if optimizer is not None:
         whole["optimizer"] = optimizer.state_dict()
+    write(path, whole)
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write numbers, texts and tensors as a file of torch's, whole or not at all.
+
+    Raises:
+        EnvironmentUnfit: If the file cannot be written.
+    """
     # In memory first: a file's name would become part of its content.
     buffer = io.BytesIO()
-    torch.save(whole, buffer)
+    torch.save(dict(content), buffer)
     files.write(path, buffer.getbuffer())

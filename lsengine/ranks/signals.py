@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
+
+from lsengine.errors import Stopped
 
 
 class EarlySignal:
@@ -43,9 +46,22 @@ class StopRequest:
         for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
 
+    def __enter__(self) -> StopRequest:
+        """Listen within a context; only the main thread may, in others no signal is heard."""
+        return self.install() if threading.current_thread() is threading.main_thread() else self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the signals back."""
+        self.uninstall()
+
     def request(self, why: str) -> None:
         """Ask for a stop without a signal."""
         self.signal = self.signal or why
+
+    def raise_if_requested(self) -> None:
+        """Raise `Stopped` once a stop has been asked for."""
+        if self.signal is not None:
+            raise Stopped(f"stopped by {self.signal}")
 
     def __bool__(self) -> bool:
         return self.signal is not None

@@ -38,7 +38,12 @@ def run_all(
         jobs = [job for path in paths for job in load_all(path, command="train", only=only)]
         return _train(jobs, progress, slot=0, threads=None)
     # Also for ranks that have nothing to train, or nothing more: a signal must not end them.
-    StopRequest().install()
+    with StopRequest():
+        return _train_share(paths, world, only, progress)
+
+
+def _train_share(paths: Sequence[str | Path], world: World, only: str, progress: str) -> int:
+    """Train this rank's share of the jobs, and return the code that all ranks agree on."""
     slot, local_rank_and_size = world.local_rank_and_size()
     threads = max(1, len(available_cores()) // local_rank_and_size)
     try:
@@ -54,12 +59,13 @@ def run_all(
 
 def _train(jobs: Sequence[Job], progress: str, *, slot: int, threads: int | None) -> int:
     """Train one after the other; a job that cannot be trained does not keep the next from it."""
-    from lsengine.training import training
+    from lsengine.training import determinism, training  # import torch
 
+    device_slot = determinism.DeviceSlot(slot, threads)
     failed: list[LsengineError] = []
     for job in jobs:
         try:
-            training.run(job, progress=progress, place=training.DeviceSlot(slot, threads))
+            training.run(job, progress=progress, device_slot=device_slot)
         except Stopped:
             raise
         except LsengineError as error:

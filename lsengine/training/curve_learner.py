@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lsengine.devices import memory_format
-from lsengine.geometry.curve import Batches, Loss, Parameters, coefficients, initial, point
+from lsengine.geometry.curve import coefficients, initial, point
+from lsengine.geometry.parameters import Parameters, require_same, selected
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +90,8 @@ class CurveTrainer:
         coefficients(settings.kind, settings.bends, 0.0)  # refuses an unknown kind
         self._model, self._loss, self._settings = model, loss, settings
         self._buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
-        fitted = [_fitted(model, end, i) for i, end in enumerate(ends)]
-        self.controls = initial(fitted[0], fitted[1], settings.bends)
+        first, other = (_fitted(model, end, number) for number, end in enumerate(ends))
+        self.controls = initial(first, other, settings.bends)
         self._bends = self.controls[1:-1]
         self._optimizer = torch.optim.SGD(
             [tensor for bend in self._bends for tensor in bend.values()],
@@ -132,20 +136,20 @@ class CurveTrainer:
     def gradients(self, t: float, inputs: Tensor, targets: Tensor) -> Tensor:
         """Set the gradients of all bends at ``t``; return the loss, without weight decay."""
         s = self._settings
-        here = point(self.controls, s.kind, t)
-        for tensor in here.values():
+        weights = point(self.controls, s.kind, t)
+        for tensor in weights.values():
             tensor.requires_grad_(True)
         with torch.enable_grad():
-            output = functional_call(self._model, {**here, **self._buffers}, (inputs,))
+            output = functional_call(self._model, {**weights, **self._buffers}, (inputs,))
             value = self._loss(output, targets).mean()
-        found = torch.autograd.grad(value, list(here.values()), allow_unused=True)
-        weights = coefficients(s.kind, s.bends, t)[1:-1].tolist()
-        for (name, tensor), gradient in zip(here.items(), found, strict=True):
+        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+        shares = coefficients(s.kind, s.bends, t)[1:-1].tolist()
+        for (name, tensor), gradient in zip(weights.items(), gradients, strict=True):
             slope = s.weight_decay * tensor.detach()
             if gradient is not None:
                 slope += gradient
-            for weight, bend in zip(weights, self._bends, strict=True):
-                bend[name].grad = weight * slope
+            for share, bend in zip(shares, self._bends, strict=True):
+                bend[name].grad = share * slope
         return value.detach()
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,34 +162,6 @@ class CurveTrainer:
             for name, tensor in bend.items():
                 tensor.copy_(saved[name])
         self._optimizer.load_state_dict(dict(state["optimizer"]))
-
-
-def train_curve(
-    model: nn.Module,
-    ends: tuple[Parameters, Parameters],
-    batches_of_epoch: Callable[[int], Batches],
-    loss: Loss,
-    settings: CurveTrainingSettings,
-    tick: Callable[[], None] = lambda: None,
-) -> list[dict[str, Tensor]]:
-    """Train a curve from the straight line on; return its control points, on the CPU.
-
-    Args:
-        model: As for `CurveTrainer`.
-        ends: Likewise.
-        batches_of_epoch: Number of an epoch, from 1, to its mini-batches.
-        loss: As for `CurveTrainer`.
-        settings: Likewise.
-        tick: Called before every mini-batch; may raise to stop.
-
-    Raises:
-        FloatingPointError: If the loss ceases to be finite.
-        ValueError: As for `CurveTrainer`.
-    """
-    trainer = CurveTrainer(model, ends, loss, settings)
-    for number in range(1, settings.epochs + 1):
-        trainer.epoch(number, batches_of_epoch(number), tick)
-    return [{name: tensor.cpu() for name, tensor in c.items()} for c in trainer.controls]
 
 
 @contextmanager
@@ -205,13 +181,11 @@ def _training(model: nn.Module, seed: int) -> Iterator[None]:
 
 def _fitted(model: nn.Module, end: Parameters, number: int) -> dict[str, Tensor]:
     """Return an end's parameters in the model's order, on its device and in its dtype."""
-    fitted = {}
-    for name, own in model.named_parameters():
-        if name not in end:
-            raise ValueError(f"end {number} of the curve lacks {name}")
-        if end[name].shape != own.shape:
-            shapes = f"{[*end[name].shape]}, in the model {[*own.shape]}"
-            raise ValueError(f"end {number} of the curve: {name} has shape {shapes}")
-        # A checkpoint may bring channels-last strides, which the backward pass may not survive.
-        fitted[name] = memory_format.contiguous(end[name]).to(own.device, own.dtype)
-    return fitted
+    parameters = dict(model.named_parameters())
+    fitting = selected(end, parameters)
+    require_same(fitting, parameters, f"end {number} of the curve")
+    # A checkpoint may bring channels-last strides, which the backward pass may not survive.
+    return {
+        name: memory_format.contiguous(tensor).to(parameters[name].device, parameters[name].dtype)
+        for name, tensor in fitting.items()
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import time
@@ -14,58 +13,55 @@ import torch
 from torch import Tensor, nn
 
 from lsengine import data, files
-from lsengine.data import Dataset
 from lsengine.devices import device_of
-from lsengine.errors import Stopped, UsageError
-from lsengine.job import Job, first_difference
+from lsengine.errors import UsageError
+from lsengine.job import Job
 from lsengine.models import checkpoint
 from lsengine.objective.losses import loss_function
 from lsengine.ranks import StopRequest
+from lsengine.surface.identity import read_identity
 from lsengine.training import curve_learner, recipe
+from lsengine.training.resumable import (
+    ResumableTraining,
+    identity_of,
+    refuse_other,
+    refused_if_damaged,
+)
 
 log = logging.getLogger(__name__)
-_EVALUATED = ("to", "output", "points", "plane")  # do not change the training
-_SAVE_EVERY_S = 2.0
+_IGNORED = ("to", "output", "points", "plane")  # do not change the training
 _LINE_EVERY_S = 10.0
 
 
 def curve_identity(job: Job, dataset: data.Dataset) -> dict[str, Any]:
     """Return what decides a curve, as plain JSON values."""
-    content = job.document.model_dump(mode="json")
-    settings = content["curve"]
-    return {
-        "model": {k: content["model"][k] for k in ("arch", "args")},
-        "data": {k: v for k, v in content["data"].items() if k != "root"},
-        "loss": content["loss"],
-        "seed": content["seed"],
-        "curve": {k: v for k, v in settings.items() if k not in _EVALUATED},
-        "digests": {
-            "checkpoint": files.sha256(job.checkpoint),
-            "to": files.sha256(job.path(settings["to"])),
-            "data": dataset.sha256,
-        },
+    assert job.document.curve is not None
+    digests = {
+        "checkpoint": files.sha256(job.checkpoint),
+        "to": files.sha256(job.path(job.document.curve.to)),
+        "data": dataset.sha256,
     }
+    return identity_of(job, "curve", ignored=_IGNORED) | {"digests": digests}
 
 
-def is_trained(file: Path, identity: dict[str, Any]) -> bool:
-    """Whether a folder holds the finished curve; refuse one of another."""
+def is_trained(file: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether the finished curve is there.
+
+    Raises:
+        UsageError: If the file holds another curve, or none.
+    """
     if not file.exists():
         return False
     content = checkpoint.read(file, key="curve.output")
-    try:
-        difference = first_difference(identity, json.loads(content["identity"]))
-    except (KeyError, TypeError, ValueError):
-        raise UsageError(f"curve.output: {file} is no curve of lsengine's") from None
-    if difference:
-        raise UsageError(
-            f"curve.output: {file} is another curve: {difference}; name another folder, or "
-            "remove that one"
-        )
+    earlier = read_identity(content) if isinstance(content, Mapping) else None
+    if earlier is None:
+        raise UsageError(f"curve.output: {file} is no curve of lsengine's")
+    refuse_other(identity, earlier, f"curve.output: {file} is another curve")
     log.info("%s: trained earlier", file)
     return True
 
 
-class CurveTraining:
+class CurveTraining(ResumableTraining):
     """The training of a curve, whose progress is kept beside it.
 
     Args:
@@ -75,20 +71,25 @@ class CurveTraining:
         identity: What decides the result.
         file: Where the curve goes.
         stop: Asked between batches.
+
+    Raises:
+        UsageError: If an end does not fit the model, both are the same, the training split
+            is missing, or the state of an earlier run is damaged.
     """
 
     def __init__(
         self,
         job: Job,
         model: nn.Module,
-        dataset: Dataset,
-        identity: dict[str, Any],
+        dataset: data.Dataset,
+        identity: Mapping[str, Any],
         file: Path,
         stop: StopRequest,
     ) -> None:
         settings = job.document.curve
         assert settings is not None
-        self._settings, self._file, self._stop = settings, file, stop
+        super().__init__(file, file.with_name("resume.pt"), settings.epochs, stop)
+        self._settings, self._file, self._epoch = settings, file, 0
         self._identity = json.dumps(identity, sort_keys=True)
         self._device = device_of(job.document.device, 0)
         start = {n: t.clone() for n, t in model.state_dict().items()}
@@ -102,8 +103,7 @@ class CurveTraining:
         if "train" not in dataset.splits:
             raise UsageError("data.splits: a curve needs the train split")
         self._model = model.to(self._device).requires_grad_(True)
-        inputs = data.normalized(dataset, "train", torch.float32)
-        self._x = inputs.to(self._device)
+        self._x = data.normalized(dataset, "train", torch.float32).to(self._device)
         self._y = dataset.splits["train"].y.to(self._device)
         asked = {"kind", "bends", "epochs", "lr", "momentum", "weight_decay", "seed"}
         self._trainer = curve_learner.CurveTrainer(
@@ -112,8 +112,13 @@ class CurveTraining:
             loss_function(job.document.loss, job_folder=job.source.parent),
             curve_learner.CurveTrainingSettings(**settings.model_dump(include=asked)),
         )
-        self._epoch, self._saved = 0, -_SAVE_EVERY_S
-        self._resume()
+        if self._resume_file.exists():
+            self._take_up()
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that has ended; 0 before the first."""
+        return self._epoch
 
     def finish(self) -> None:
         """Train the epochs that are left and write the curve.
@@ -122,25 +127,20 @@ class CurveTraining:
             Stopped: If asked to, between two batches.
             UsageError: If the loss ceases to be finite.
         """
-        epochs, shown = self._settings.epochs, time.monotonic()
-        while self._epoch < epochs:
+        shown_s = time.monotonic()
+        while self._epoch < self.epochs:
             number = self._epoch + 1
             try:
-                loss = self._trainer.epoch(number, self._batches(number), self._tick)
+                loss = self._trainer.epoch(number, self._batches(number), self._stop_if_asked)
             except FloatingPointError as error:
                 raise UsageError(f"curve.lr: {error}") from None
             self._epoch = number
-            if time.monotonic() - self._saved >= _SAVE_EVERY_S:
-                self._write_resume()
-            if number == epochs or time.monotonic() - shown >= _LINE_EVERY_S:
-                shown = time.monotonic()
-                log.info("curve: epoch=%d/%d loss=%.4g", number, epochs, loss)
-        self._write()
-        self._resume_file.unlink(missing_ok=True)
-
-    @property
-    def _resume_file(self) -> Path:
-        return self._file.with_name("resume.pt")
+            self._save_if_due()
+            if number == self.epochs or time.monotonic() - shown_s >= _LINE_EVERY_S:
+                shown_s = time.monotonic()
+                log.info("curve: epoch=%d/%d loss=%.4g", number, self.epochs, loss)
+        self._write_curve()
+        self._forget_state()
 
     def _batches(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = recipe.generator_of(self._settings.seed, f"curve, epoch {number}")
@@ -148,38 +148,29 @@ class CurveTraining:
             indices = chosen.to(self._device)
             yield self._x[indices], self._y[indices]
 
-    def _tick(self) -> None:
-        if self._stop:
-            raise Stopped(
-                f"{self._file}: stopped by {self._stop.signal} in epoch {self._epoch + 1} of "
-                f"{self._settings.epochs}; the same command goes on with it"
-            )
-
-    def _resume(self) -> None:
-        if not self._resume_file.exists():
-            return
+    def _take_up(self) -> None:
+        """Go on from the saved state, unless it is of another curve."""
         state = checkpoint.read(self._resume_file, key="curve.output")
-        if state.get("identity") == self._identity:
+        with refused_if_damaged(self._resume_file, "curve.output"):
+            if state.get("identity") != self._identity:
+                return
             self._trainer.load_state_dict(state["trainer"])
             self._epoch = state["epoch"]
-            log.info("curve: going on after epoch %d of %d", self._epoch, self._settings.epochs)
+        log.info("curve: going on after epoch %d of %d", self._epoch, self.epochs)
 
-    def _write_resume(self) -> None:
-        state = {"trainer": self._trainer.state_dict(), "epoch": self._epoch}
-        _save(self._resume_file, {**state, "identity": self._identity})
-        self._saved = time.monotonic()
+    def _write_state(self) -> None:
+        content = {
+            "trainer": self._trainer.state_dict(),
+            "epoch": self._epoch,
+            "identity": self._identity,
+        }
+        checkpoint.write(self._resume_file, content)
 
-    def _write(self) -> None:
+    def _write_curve(self) -> None:
         controls = [{n: t.cpu() for n, t in c.items()} for c in self._trainer.controls]
         for number, bend in enumerate(controls[1:-1], 1):
             with torch.no_grad():
                 for name, parameter in self._model.named_parameters():
                     parameter.copy_(bend[name])
             checkpoint.save(self._file.with_name(f"bend_{number}.pt"), self._model)
-        _save(self._file, {"controls": controls, "identity": self._identity})
-
-
-def _save(path: Path, content: Mapping[str, Any]) -> None:
-    buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
-    files.write(path, buffer.getbuffer())
+        checkpoint.write(self._file, {"controls": controls, "identity": self._identity})

@@ -2,8 +2,8 @@
 
 Started under mpiexec.  Rank 0 reads one JSON line per request from standard input, ``{"command":
 "evaluate", "jobs": paths, "ranks": n, "options": {...}}`` or ``null`` to end, the first n ranks
-evaluate it (or connect), and rank 0 answers with one JSON line.  Waiting ranks probe and sleep,
-as lsengine's own do.
+evaluate it (or connect, train, take its spectrum), and rank 0 answers with one JSON line.  Waiting
+ranks probe and sleep, as lsengine's own do.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 
 from mpi4py import MPI
 
-from lsengine.engine import Options, connect, evaluate
+from lsengine.engine import Options, connect, evaluate, spectrum
 from lsengine.errors import LsengineError
 from lsengine.ranks import World, abort_all
+from lsengine.training.command import run_all
 
 
 def main() -> None:
@@ -42,6 +43,11 @@ def main() -> None:
             options = Options(progress="none", **given)
             if request["command"] == "connect":
                 code, message = connect.run(request["jobs"][0], options, world=world)
+            elif request["command"] == "spectrum":
+                sizes = spectrum.Sizes(vectors=1, trace=2, density=0)
+                code, message = spectrum.run(request["jobs"][0], sizes, world=world)
+            elif request["command"] == "train":
+                code = run_all(request["jobs"], world=world, progress="none")
             else:
                 code = evaluate(request["jobs"], options, world=world)
         except LsengineError as error:

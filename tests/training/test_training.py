@@ -1,16 +1,15 @@
-"""Training: recipes, checkpoints, history, and interruptions that change nothing."""
+"""Training of networks: checkpoints, history, and interruptions that change nothing."""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,40 +18,42 @@ import torch
 import yaml
 
 from lsengine import data, job, models, store
-from lsengine.errors import Stopped, SurfaceError, UsageError
-from lsengine.job.schema import TrainSpec
+from lsengine.errors import EnvironmentUnfit, Stopped, SurfaceError, UsageError
 from lsengine.models import checkpoint
-from lsengine.surface import records as surface_records
-from lsengine.training import recipe, training
+from lsengine.store import lock
+from lsengine.surface.records import History
+from lsengine.training import recipe, resumable, training
 
 TINY = {"arch": "mlp", "args": {"hidden": [16]}}
 RESNET = {"arch": "resnet20", "args": {"width": 2}}
+FORK = multiprocessing.get_context("fork")  # a process that need not import torch anew
 BASE = {"epochs": 4, "save_every": 2, "lr": 0.05, "batch_size": 32, "noise": 0.1}
+
+
+def write(where, name, *, model=TINY, dataset=None, **settings):
+    """Write and load a job that trains on 200 digits."""
+    content = {
+        "model": model,
+        "data": dataset or {"dataset": "digits", "subset": 200},
+        "threads": 1,
+        "device": "cpu",
+        "train": {"output": f"out/{name}", **BASE, **settings},
+    }
+    path = where / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return job.load(path, command="train")
 
 
 @pytest.fixture
 def make_job(tmp_path):
-    """Write and load a job that trains on 200 digits."""
-
-    def make(*, name="a", model=TINY, dataset=None, **settings):
-        content = {
-            "model": model,
-            "data": dataset or {"dataset": "digits", "subset": 200},
-            "threads": 1,
-            "device": "cpu",
-            "train": {"output": f"out/{name}", **BASE, **settings},
-        }
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(content))
-        return job.load(path, command="train")
-
-    return make
+    """Write and load a job in the test's folder."""
+    return lambda *, name="a", **settings: write(tmp_path, name, **settings)
 
 
 @pytest.fixture(autouse=True)
 def _every_epoch(monkeypatch):
     """Keep the state of every epoch, so that short trainings can be resumed too."""
-    monkeypatch.setattr(training, "_RESUME_EVERY_S", 0.0)
+    monkeypatch.setattr(resumable, "_SAVE_EVERY_S", 0.0)
 
 
 def run(loaded):
@@ -76,91 +77,6 @@ def assert_same_training(one, other):
     for name, values in a.columns.items():
         np.testing.assert_array_equal(values, b.columns[name])
     np.testing.assert_array_equal(a.layer_norms, b.layer_norms)
-
-
-# The arithmetic of recipes.
-
-
-def test_the_learning_rate_drops_where_the_paper_drops_it():
-    """Tenfold after epochs 150, 225 and 275 of 300."""
-    settings = TrainSpec(output="x", epochs=300, lr=0.1)
-    rates = [recipe.learning_rate(settings, epoch) for epoch in range(1, 301)]
-    drops = [e for e in range(1, 300) if rates[e] < rates[e - 1]]
-    assert drops == [150, 225, 275]
-    assert rates[0] == 0.1
-    assert rates[-1] == pytest.approx(1e-4)
-
-
-def test_milestones_may_be_given_or_left_out_altogether():
-    """Any order; an empty list keeps the rate."""
-    given = TrainSpec(output="x", epochs=9, lr=1.0, milestones=[6, 2], gamma=0.5)
-    assert [recipe.learning_rate(given, e) for e in (2, 3, 6, 7)] == [1.0, 0.5, 0.5, 0.25]
-    assert recipe.milestones(TrainSpec(output="x", epochs=1)) == [1, 1, 1]  # nothing drops early
-    constant = TrainSpec(output="x", epochs=9, lr=1.0, milestones=[])
-    assert recipe.learning_rate(constant, 9) == 1.0
-
-
-def test_adam_has_its_own_default_rate():
-    """0.001 instead of 0.1, unless the job says otherwise."""
-    assert TrainSpec(output="x", epochs=1, optimizer="adam").lr == 0.001
-    assert TrainSpec(output="x", epochs=1, optimizer="adam", lr=0.1).lr == 0.1
-    assert TrainSpec(output="x", epochs=1).lr == 0.1
-
-
-def test_checkpoints_are_kept_at_the_epochs_asked_for():
-    """The first, every so many, those named and the last."""
-    settings = TrainSpec(output="x", epochs=25, save_every=10, save_epochs=[1, 3])
-    assert recipe.saved_epochs(settings) == {0, 1, 3, 10, 20, 25}
-
-
-@pytest.mark.parametrize(
-    ("samples", "size", "sizes"),
-    [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (3, 8, [3]), (8, 4, [4, 4]), (3, 1, [1, 2])],
-)
-def test_an_epoch_sees_every_sample_once(samples, size, sizes):
-    """The rest is a batch of its own; a single sample joins the batch before it."""
-    found = recipe.batches(samples, size, recipe.generator_of(0, "x"))
-    assert [len(b) for b in found] == sizes
-    assert sorted(torch.cat(found).tolist()) == list(range(samples))
-
-
-@pytest.mark.parametrize("crop", [0, 1, 4])
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_augmentation_is_a_window_of_the_padded_image(crop, flip, dtype):
-    """Each result is one of the windows that brute force finds, mirrored or not."""
-    x = (torch.rand(60, 2, 4, 5, generator=recipe.generator_of(1, "x")) * 250 + 1).to(dtype)
-    found = recipe.augmented(x, crop=crop, flip=flip, generator=recipe.generator_of(0, "x"))
-    assert found.dtype == dtype
-    seen = set()
-    for image, result in zip(x, found, strict=True):
-        padded = torch.zeros(2, 4 + 2 * crop, 5 + 2 * crop, dtype=dtype)
-        padded[:, crop : crop + 4, crop : crop + 5] = image
-        windows = {
-            (row, column, mirrored): padded[:, row : row + 4, column : column + 5]
-            for row in range(2 * crop + 1)
-            for column in range(2 * crop + 1)
-            for mirrored in (False, True)
-        }
-        fits = [k for k, w in windows.items() if torch.equal(w.flip(2) if k[2] else w, result)]
-        assert fits
-        seen.add(fits[0])
-    assert len({k[2] for k in seen}) == (2 if flip else 1)
-    assert len({k[:2] for k in seen}) >= min(9, (2 * crop + 1) ** 2)
-
-
-def test_label_noise_replaces_an_exact_fraction():
-    """A quarter of the labels is wrong, always the same ones, and no class is spared."""
-    y = torch.arange(1000) % 10
-    noisy = recipe.with_label_noise(y, 10, 0.25, seed=3)
-    assert int((noisy != y).sum()) == 250
-    assert set(noisy.unique().tolist()) == set(range(10))
-    assert torch.equal(noisy, recipe.with_label_noise(y, 10, 0.25, seed=3))
-    assert not torch.equal(noisy, recipe.with_label_noise(y, 10, 0.25, seed=4))
-    assert torch.equal(y, recipe.with_label_noise(y, 10, 0.0, seed=3))
-
-
-# Whole trainings.
 
 
 def test_a_training_leaves_its_checkpoints_and_its_history(make_job):
@@ -310,14 +226,28 @@ def stop_after(monkeypatch, batches, number=signal.SIGTERM):
     monkeypatch.setattr(recipe, "batches", counting)
 
 
+STOPPED = {
+    "mlp": {"model": TINY, "optimizer": "adam", "lr": 0.01},
+    "resnet": {"model": RESNET, "crop": 1},
+}
+
+
+@pytest.fixture(scope="module", params=STOPPED)
+def undisturbed(request, tmp_path_factory):
+    """A training that nobody has stopped, and its settings."""
+    settings = STOPPED[request.param]
+    loaded = write(tmp_path_factory.mktemp("undisturbed"), "a", **settings)
+    run(loaded)
+    return loaded, settings
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("model", [TINY, RESNET], ids=["mlp", "resnet"])
-def test_a_signal_stops_between_batches_and_changes_nothing(make_job, monkeypatch, number, model):
+def test_a_signal_stops_between_batches_and_changes_nothing(
+    make_job, monkeypatch, number, undisturbed
+):
     """The run ends with its own exit code; the next one ends as if undisturbed."""
-    settings = {"optimizer": "adam", "lr": 0.01} if model is TINY else {"crop": 1}
-    one = make_job(name="a", model=model, **settings)
-    other = make_job(name="b", model=model, **settings)
-    run(other)
+    other, settings = undisturbed
+    one = make_job(**settings)
     with monkeypatch.context() as patch:
         stop_after(patch, 3, number)
         with pytest.raises(Stopped, match=f"{number.name} in epoch 3 of 4") as caught:
@@ -331,14 +261,14 @@ def test_a_signal_stops_between_batches_and_changes_nothing(make_job, monkeypatc
 def test_a_stop_before_the_first_epoch_is_no_trap(make_job, monkeypatch):
     """A run stopped at once claims its folder, and the next one trains."""
     loaded = make_job()
-    original = training._Training.begin
+    original = training.NetworkTraining.begin
 
     def begin(self, earlier):
         os.kill(os.getpid(), signal.SIGTERM)
         original(self, earlier)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Training, "begin", begin)
+        patch.setattr(training.NetworkTraining, "begin", begin)
         with pytest.raises(Stopped):
             run(loaded)
     run(loaded)
@@ -347,23 +277,18 @@ def test_a_stop_before_the_first_epoch_is_no_trap(make_job, monkeypatch):
 
 def test_killed_trainings_end_as_if_undisturbed(make_job):
     """SIGKILL at random moments; the checkpoints are whole, the end is the same."""
-    settings = {"model": RESNET, "epochs": 12, "save_every": 3}
+    data_spec = {"dataset": "digits", "subset": 100}
+    settings = {"model": RESNET, "dataset": data_spec, "epochs": 8, "save_every": 2}
     one, other = make_job(name="a", **settings), make_job(name="b", **settings)
     run(other)
     rng, killed = random.Random(0), 0
-    code = (
-        "import sys; from lsengine import job\n"
-        "from lsengine.training import training as train; train._RESUME_EVERY_S = 0.0\n"
-        "loaded = job.load(sys.argv[1], command='train'); print('go', flush=True)\n"
-        "train.run(loaded, progress='none')"
-    )
     for _ in range(4):
-        command = [sys.executable, "-c", code, str(one.source)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout.readline() == "go\n"
-            time.sleep(rng.uniform(0.2, 1.0))
-            process.kill()
-            killed += process.wait() == -signal.SIGKILL
+        process = FORK.Process(target=run, args=(one,))
+        process.start()
+        process.join(rng.uniform(0.1, 0.6))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
         for file in folder(one).glob("epoch_*.pt"):
             checkpoint.load(file)
     assert killed
@@ -429,9 +354,7 @@ def test_other_data_under_the_same_name_are_noticed(tmp_path, make_job):
             columns = {k: v[:1] for k, v in found.columns.items()}
             store.write_history(
                 file,
-                surface_records.History(
-                    columns, found.parameters, found.layer_norms[:1], found.attributes
-                ),
+                History(columns, found.parameters, found.layer_norms[:1], found.attributes),
             )
         else:
             with pytest.raises(UsageError, match="training on other data"):
@@ -446,30 +369,29 @@ def test_foreign_folders_and_files_are_refused(make_job):
     with pytest.raises(UsageError, match=r"holds epoch_300\.pt, but no history\.h5"):
         run(loaded)
     (folder(loaded) / "history.h5").write_text("not HDF5")
-    with pytest.raises(UsageError, match=r"history\.h5: is not HDF5, or damaged"):
+    with pytest.raises(UsageError, match=r"history\.h5: not a readable HDF5 file"):
         run(loaded)
     assert (folder(loaded) / "epoch_300.pt").read_text() == "precious"
 
 
 def test_two_trainings_do_not_share_a_folder(make_job):
     """While one process trains, another is refused with the code of a locked file."""
-    from lsengine.store import lock
-
     loaded = make_job()
     folder(loaded).mkdir(parents=True)
-    code = (
-        "import sys; from pathlib import Path; from lsengine.store import lock\n"
-        "with lock.held(Path(sys.argv[1]), lost=lambda: None):\n"
-        "    print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", code, str(folder(loaded) / "history.h5")]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(SurfaceError, match="locked by process"):
-            run(loaded)
-        other.stdin.close()
+    held, released = FORK.Event(), FORK.Event()
+
+    def hold():
+        with lock.held(folder(loaded) / "history.h5", lost=lambda: None):
+            held.set()
+            released.wait(60)
+
+    other = FORK.Process(target=hold)
+    other.start()
+    assert held.wait(60)
+    with pytest.raises(SurfaceError, match="locked by process"):
+        run(loaded)
+    released.set()
+    other.join()
     assert not lock.lock_path(folder(loaded) / "history.h5").exists()
     run(loaded)
 
@@ -564,3 +486,27 @@ def test_the_history_knows_its_recipe(make_job):
     assert found["train"]["lr"] == 0.05
     assert "output" not in found["train"]
     assert "root" not in found["data"]
+
+
+def test_a_damaged_state_is_named(make_job, monkeypatch):
+    """With what is wrong in it and what to do; nothing is trained over it."""
+    loaded = make_job()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stopped):
+            run(loaded)
+    torch.save({"epoch": 2}, folder(loaded) / "resume.pt")
+    with pytest.raises(UsageError, match=r"resume\.pt is damaged \(KeyError: .*; remove it to"):
+        run(loaded)
+
+
+def test_a_folder_that_cannot_be_made_is_said_with_its_key(make_job, monkeypatch):
+    """As everywhere, it is the environment that is at fault."""
+    loaded = make_job()
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(EnvironmentUnfit, match=r"train\.output: .*/out/a cannot be made"):
+        run(loaded)

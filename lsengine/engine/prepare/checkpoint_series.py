@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
@@ -18,22 +18,21 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lsengine import files
+from lsengine import files, store
 from lsengine.errors import UsageError
-from lsengine.geometry import principal
+from lsengine.geometry.checkpoint_vectors import CheckpointVectors
 from lsengine.job import Job, matching
 from lsengine.job.schema import TrainSpec
 from lsengine.models import checkpoint
-from lsengine.store import records
 from lsengine.surface.records import History
 from lsengine.training import recipe
+from lsengine.wording import listed
 
 log = logging.getLogger(__name__)
 Tick = Callable[[], None]
-_SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSeries:
     """Checkpoints of one run, by ascending epoch.
 
@@ -56,28 +55,24 @@ class CheckpointSeries:
         """SHA-256 of all digests in order (hex)."""
         return hashlib.sha256("\n".join(self.digests).encode()).hexdigest()
 
-    def reader(self, model: nn.Module, tick: Tick) -> principal.Load:
-        """Return what reads a checkpoint's parameters and buffers, named as in the model.
+    def vectors(self, model: nn.Module, names: Sequence[str], tick: Tick) -> CheckpointVectors:
+        """Return what reads the checkpoints' parameters, and calls them by their files' names.
 
-        It calls ``tick`` first, and raises UsageError if the checkpoint cannot be read or is
-        of another network.
+        Every reading calls ``tick`` first, and raises UsageError if the checkpoint cannot be
+        read or is of another network.
+
+        Args:
+            model: The network.
+            names: The parameters and buffers that count, named as in the model.
+            tick: May raise to stop.
         """
 
-        def read(index: int) -> dict[str, Tensor]:
+        def load(index: int) -> dict[str, Tensor]:
             tick()
-            loaded = checkpoint.load(self.paths[index], key=self.key)
-            return checkpoint.fitted(model, loaded, key=self.key)
+            content = checkpoint.load(self.paths[index], key=self.key)
+            return checkpoint.fitted(model, content, key=self.key)
 
-        return read
-
-    def named(self, text: str) -> str:
-        """Return a message with checkpoints' numbers replaced by their files' names."""
-        text = re.sub(r"checkpoint (\d+)\b", lambda m: self.paths[int(m[1])].name, text)
-        return re.sub(
-            r"\b(\d+) = (\d+)\b",
-            lambda m: f"{self.paths[int(m[1])].name} = {self.paths[int(m[2])].name}",
-            text.replace(" (counted from 0)", ""),
-        )
+        return CheckpointVectors(load, len(self.paths), names, lambda index: self.paths[index].name)
 
     def difference(self, stored: Mapping[str, NDArray[Any]]) -> str | None:
         """Return which checkpoints are not those of a surface file, by name; None if all are.
@@ -87,20 +82,35 @@ class CheckpointSeries:
         """
         if "sha256" not in stored or "source" not in stored:
             return "the file does not say which it has"
-        theirs = [d.decode() for d in stored["sha256"]]
+        theirs = [digest.decode() for digest in stored["sha256"]]
         if theirs == list(self.digests):
             return None
-        names = dict(zip(theirs, (n.decode() for n in stored["source"]), strict=True))
-        ours = dict(zip(self.digests, (p.name for p in self.paths), strict=True))
-        gone = [n for d, n in names.items() if d not in ours]
-        new = [n for d, n in ours.items() if d not in names]
-        changed = [n for n in gone if n in new]
-        parts = (
-            ("changed", changed),
-            ("missing", [n for n in gone if n not in changed]),
-            ("not in the file", [n for n in new if n not in changed]),
-        )
-        return "; ".join(_listed(word, some) for word, some in parts if some) or "another order"
+        names = [name.decode() for name in stored["source"]]
+        gone = [n for n, d in zip(names, theirs, strict=True) if d not in self.digests]
+        new = [p.name for p, d in zip(self.paths, self.digests, strict=True) if d not in theirs]
+        changed = [name for name in gone if name in new]
+        differences = {
+            "changed": changed,
+            "missing": [name for name in gone if name not in changed],
+            "not in the file": [name for name in new if name not in changed],
+        }
+        phrases = [f"{what}: {listed(those)}" for what, those in differences.items() if those]
+        return "; ".join(phrases) or "another order"
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """What is known of the training whose checkpoints a folder holds.
+
+    Attributes:
+        saved: The epochs after which it saves; None if nothing says it.
+        learning_rate: By epoch, out of the history in the folder; empty without one.
+        weight_norm: Likewise.
+    """
+
+    saved: frozenset[int] | None
+    learning_rate: Mapping[int, float]
+    weight_norm: Mapping[int, float]
 
 
 def find(job: Job, tick: Tick = lambda: None) -> CheckpointSeries | None:
@@ -123,51 +133,71 @@ def find(job: Job, tick: Tick = lambda: None) -> CheckpointSeries | None:
     if job.trajectory is None:
         return None
     key, pattern = job.trajectory
-    paths = matching(pattern)
-    if not paths:
+    matches = matching(pattern)
+    if not matches:
         raise UsageError(f"{key}: no file matches {pattern}")
-    numbers = {path: checkpoint.numbers(path, key=key) for path in paths}
-    by_epoch = sorted((_epoch(path, numbers[path], key), path) for path in paths)
+    numbers = {path: checkpoint.numbers(path, key=key) for path in matches}
+    by_epoch = sorted((_epoch(path, numbers[path], key), path) for path in matches)
+    epochs, paths = zip(*by_epoch, strict=True)
+    _refuse_disorder(by_epoch, key)
+    trainings = {f: _training(job, f) for f in dict.fromkeys(path.parent for path in matches)}
+    _refuse_missing(matches, trainings, key, pattern)
+    _refuse_foreign(numbers, trainings, key)
+    if any(training.saved is None for training in trainings.values()):
+        _warn_of_gaps(epochs, key)
+    digests = []
+    for path in paths:
+        tick()
+        digests.append(files.sha256(path))
+    rates = []
+    for epoch, path in by_epoch:
+        recorded = trainings[path.parent].learning_rate.get(epoch, math.nan)
+        rates.append(numbers[path].get("learning_rate", recorded))
+    return CheckpointSeries(
+        key=key, paths=paths, epochs=epochs, digests=tuple(digests), learning_rates=tuple(rates)
+    )
+
+
+def _epoch(path: Path, numbers: Mapping[str, float], key: str) -> int:
+    stated = checkpoint.epoch_of(numbers)
+    epoch = _last_integer(path) if stated is None else stated
+    if epoch is None:
+        raise UsageError(f"{key}: {path} says no epoch, and its name has no number")
+    return epoch
+
+
+def _last_integer(path: Path) -> int | None:
+    """Return the last integer of a file's name."""
+    integers = re.findall(r"\d+", path.stem)
+    return int(integers[-1]) if integers else None
+
+
+def _refuse_disorder(by_epoch: Sequence[tuple[int, Path]], key: str) -> None:
+    """Refuse two checkpoints of one epoch, and names in another order than the epochs."""
     for (earlier, first), (later, second) in pairwise(by_epoch):
         if earlier == later:
             raise UsageError(f"{key}: {first} and {second} are both of epoch {later}")
-        before, after = _number(first), _number(second)
+        before, after = _last_integer(first), _last_integer(second)
         if before is not None and after is not None and before > after:
             raise UsageError(
                 f"{key}: {second.name} says that it is of epoch {later}, {first.name} of epoch "
                 f"{earlier}: out of order; were files renamed?"
             )
-    beside = {folder: _history(folder) for folder in {p.parent for p in paths}}
-    saved = {folder: _saved(job, folder, beside[folder]) for folder in beside}
-    if missing := _missing(pattern, paths, saved):
-        raise UsageError(
-            f"{key}: {_listed('missing', missing)}; the training saves them, and "
-            '"lsengine train" writes them anew; or select others by the pattern'
-        )
-    if foreign := _foreign(numbers, beside):
-        raise UsageError(
-            f"{key}: {_listed('not of this run', foreign)}; history.h5 beside has another "
-            "weight_norm at that epoch; remove what is of another training"
-        )
-    ordered = tuple(path for _, path in by_epoch)
-    epochs = tuple(epoch for epoch, _ in by_epoch)
-    if None in saved.values() and (gaps := _gaps(epochs)):
-        log.warning(
-            "%s: %s; elsewhere they are closer, and no history.h5 beside says which there are: "
-            "is one missing?",
-            *(key, _listed("no checkpoint between epochs", gaps)),
-        )
-    digests = []
-    for path in ordered:
-        tick()
-        digests.append(files.sha256(path))
-    rates = _learning_rates(by_epoch, numbers, beside)
-    return CheckpointSeries(key, ordered, epochs, tuple(digests), rates)
 
 
-def _listed(word: str, names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{word}: {', '.join(names[:_SHOWN])}{more}"
+def _training(job: Job, folder: Path) -> _Training:
+    """Return what the job, and the history in a folder, say of the training there."""
+    history, spec = _history(folder), job.document.train
+    saved = history and _saved_epochs(history, folder)
+    if spec is not None and job.path(spec.output).resolve() == folder.resolve():
+        saved = recipe.saved_epochs(spec)
+    curves = history.columns if history else {}
+    by_epoch = {
+        name: dict(zip(curves["epoch"].tolist(), curves[name].tolist(), strict=True))
+        for name in ("learning_rate", "weight_norm")
+        if name in curves
+    }
+    return _Training(saved, by_epoch.get("learning_rate", {}), by_epoch.get("weight_norm", {}))
 
 
 def _history(folder: Path) -> History | None:
@@ -176,21 +206,16 @@ def _history(folder: Path) -> History | None:
     if not file.is_file():
         return None
     try:
-        return records.read(file)
+        return store.read_history(file)
     except UsageError as error:
         log.warning("nothing is known of the training of these checkpoints: %s", error)
         return None
 
 
-def _saved(job: Job, folder: Path, beside: History | None) -> frozenset[int] | None:
-    """Return the epochs that a folder's training saves, None if nothing says it."""
-    own = job.document.train
-    if own is not None and job.path(own.output).resolve() == folder.resolve():
-        return recipe.saved_epochs(own)
-    if beside is None:
-        return None
+def _saved_epochs(history: History, folder: Path) -> frozenset[int] | None:
+    """Return the epochs that a history's training saves, None if it does not say it."""
     try:
-        settings = json.loads(beside.attributes["recipe"])["train"]
+        settings = json.loads(history.attributes["recipe"])["train"]
         # No other keys: they may be those of another version.
         asked = {name: settings[name] for name in ("epochs", "save_every", "save_epochs")}
         return recipe.saved_epochs(TrainSpec(output=str(folder), **asked))
@@ -198,69 +223,51 @@ def _saved(job: Job, folder: Path, beside: History | None) -> frozenset[int] | N
         return None
 
 
-def _missing(
-    pattern: str, paths: list[Path], saved: Mapping[Path, frozenset[int] | None]
-) -> list[str]:
-    """Return the names of checkpoints that are saved and asked for, and that are not there."""
+def _refuse_missing(
+    paths: Sequence[Path], trainings: Mapping[Path, _Training], key: str, pattern: str
+) -> None:
+    """Refuse a series without checkpoints that are saved and asked for."""
     missing = []
-    for folder, epochs in saved.items():
-        due = [folder / recipe.checkpoint_name(epoch) for epoch in sorted(epochs or ())]
+    for folder, training in trainings.items():
+        due = [folder / recipe.checkpoint_name(epoch) for epoch in sorted(training.saved or ())]
         missing += [p.name for p in due if fnmatchcase(str(p), pattern) and p not in paths]
-    return missing
+    if missing:
+        raise UsageError(
+            f"{key}: missing: {listed(missing)}; the training saves them, and "
+            '"lsengine train" writes them anew; or select others by the pattern'
+        )
 
 
-def _gaps(epochs: tuple[int, ...]) -> list[str]:
-    """Return the steps that are longer than the usual one, such as ``3 and 9``."""
-    steps = [later - earlier for earlier, later in pairwise(epochs)]
-    usual = median_low(steps) if steps else 0
-    return [f"{a} and {b}" for a, b in pairwise(epochs) if b - a > usual]
-
-
-def _foreign(
-    numbers: Mapping[Path, Mapping[str, float]], beside: Mapping[Path, History | None]
-) -> list[str]:
-    """Return the names of checkpoints that are of another training than the history beside.
+def _refuse_foreign(
+    numbers: Mapping[Path, Mapping[str, float]], trainings: Mapping[Path, _Training], key: str
+) -> None:
+    """Refuse checkpoints of another training than the history beside them.
 
     Parameters of another training of the same network fit; only their numbers tell.
     """
-    norms = {folder: _column(found, "weight_norm") for folder, found in beside.items()}
-    found = []
-    for path, own in numbers.items():
-        said, epoch = own.get("weight_norm", math.nan), checkpoint.epoch_of(own)
-        known = math.nan if epoch is None else norms[path.parent].get(epoch, math.nan)
-        if abs(said - known) > 1e-6 * abs(known):  # not where either is NaN
-            found.append(path.name)
-    return found
+    foreign = []
+    for path, stated in numbers.items():
+        epoch, norm = checkpoint.epoch_of(stated), stated.get("weight_norm", math.nan)
+        norms = trainings[path.parent].weight_norm
+        recorded = math.nan if epoch is None else norms.get(epoch, math.nan)
+        if abs(norm - recorded) > 1e-6 * abs(recorded):  # not where either is NaN
+            foreign.append(path.name)
+    if foreign:
+        raise UsageError(
+            f"{key}: not of this run: {listed(foreign)}; history.h5 beside has another "
+            "weight_norm at that epoch; remove what is of another training"
+        )
 
 
-def _learning_rates(
-    by_epoch: list[tuple[int, Path]],
-    numbers: Mapping[Path, Mapping[str, float]],
-    beside: Mapping[Path, History | None],
-) -> tuple[float, ...]:
-    known = {folder: _column(found, "learning_rate") for folder, found in beside.items()}
-    return tuple(
-        numbers[path].get("learning_rate", known[path.parent].get(epoch, math.nan))
-        for epoch, path in by_epoch
-    )
-
-
-def _column(beside: History | None, name: str) -> dict[int, float]:
-    """Return a column of a history by epoch, empty without one."""
-    if beside is None or name not in beside.columns:
-        return {}
-    return dict(zip(beside.columns["epoch"].tolist(), beside.columns[name].tolist(), strict=True))
-
-
-def _epoch(path: Path, numbers: Mapping[str, float], key: str) -> int:
-    said = checkpoint.epoch_of(numbers)
-    number = _number(path) if said is None else said
-    if number is None:
-        raise UsageError(f"{key}: {path} says no epoch, and its name has no number")
-    return number
-
-
-def _number(path: Path) -> int | None:
-    """Return the last integer of a file's name."""
-    found = re.findall(r"\d+", path.stem)
-    return int(found[-1]) if found else None
+def _warn_of_gaps(epochs: Sequence[int], key: str) -> None:
+    """Warn of steps that are longer than the usual one."""
+    steps = [later - earlier for earlier, later in pairwise(epochs)]
+    usual = median_low(steps) if steps else 0
+    gaps = [f"{a} and {b}" for a, b in pairwise(epochs) if b - a > usual]
+    if gaps:
+        log.warning(
+            "%s: no checkpoint between epochs: %s; elsewhere they are closer, and no history.h5 "
+            "beside says which there are: is one missing?",
+            key,
+            listed(gaps),
+        )

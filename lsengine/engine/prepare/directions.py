@@ -1,8 +1,8 @@
-"""The directions of a job: drawn, differenced or read, then normalised."""
+"""The directions of a job: drawn, differenced or read from a file, then normalised."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lsengine import models
 from lsengine.errors import SurfaceError, UsageError
 from lsengine.geometry import directions
+from lsengine.geometry.parameters import misfit, selected
 from lsengine.job import Job
 from lsengine.job.schema import (
     CurveDirection,
@@ -25,6 +26,7 @@ from lsengine.job.schema import (
 from lsengine.models import checkpoint
 from lsengine.objective import Directions
 from lsengine.store import read_directions
+from lsengine.wording import listed
 
 Arrays = dict[str, dict[str, NDArray[np.float32]]]
 
@@ -45,13 +47,13 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
     Raises:
         UsageError: If a file or checkpoint does not fit the model, or nothing moves.
     """
-    made: dict[str, list[dict[str, Tensor]]] = {}
+    repeats: dict[str, list[dict[str, Tensor]]] = {}
     for number, (axis, spec) in enumerate(job.directions.items()):
         centre = movable_tensors(job, model, spec)
-        made[axis] = []
+        repeats[axis] = []
         if isinstance(spec, CurveDirection) and not job.is_curve_plane:
             first, *others = control_points(job, centre, spec)
-            made[axis] = [directions.toward(first, control) for control in others]
+            repeats[axis] = [directions.toward(first, control) for control in others]
             continue
         for repeat in range(job.document.repeats):
             if isinstance(spec, HessianDirection | PrincipalDirection | CurveDirection):
@@ -60,13 +62,13 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
             else:
                 raw = _raw(job, model, axis, spec, centre, (number, repeat))
             if isinstance(spec, RandomDirection) and spec.orthogonal and axis == "beta":
-                raw = _orthogonal(raw, made["alpha"][0], centre, spec)
+                raw = _orthogonal(raw, repeats["alpha"][0], centre, spec)
             weights = {name: centre[name] for name in raw}
-            made[axis].append(directions.normalized(raw, weights, spec.normalize))
-        _refuse_zero_direction(axis, made[axis][0])
-    if all(len(d) == 1 for d in made.values()):
-        return {a: {n: t.numpy() for n, t in d[0].items()} for a, d in made.items()}
-    return {a: {n: np.stack([r[n].numpy() for r in d]) for n in d[0]} for a, d in made.items()}
+            repeats[axis].append(directions.normalized(raw, weights, spec.normalize))
+        _refuse_zero_direction(axis, repeats[axis][0])
+    if all(len(d) == 1 for d in repeats.values()):
+        return {a: {n: t.numpy() for n, t in d[0].items()} for a, d in repeats.items()}
+    return {a: {n: np.stack([r[n].numpy() for r in d]) for n in d[0]} for a, d in repeats.items()}
 
 
 def cosine(arrays: Arrays) -> float | None:
@@ -106,26 +108,15 @@ def _raw(
     if isinstance(spec, TowardDirection):
         key = f"directions.{axis}.checkpoint"
         other = checkpoint.load(job.path(spec.checkpoint), key=key).state
-        there = require_shapes(other, centre, axis, spec.checkpoint)
-        own = model.state_dict()
-        if foreign := [n for n in other if n not in own]:
-            raise UsageError(
-                f"directions.{axis}: {spec.checkpoint} does not fit the model: it has "
-                f"{', '.join(foreign[:5])}, which the model has not"
-            )
-        return directions.toward(centre, there)
+        moved = require_shapes(other, centre, axis, spec.checkpoint)
+        _refuse_foreign(other, model, axis, spec.checkpoint)
+        return directions.toward(centre, moved)
     assert isinstance(spec, FileDirection)
     stored = stored_direction(job, spec, axis, model)
-    # What a stored direction does not have does not move; what it has must be there.
-    moved = {n: t for n, t in centre.items() if n in stored}
-    foreign = [n for n in stored if n not in model.state_dict()]
-    if foreign:
-        raise UsageError(
-            f"directions.{axis}: {spec.path} does not fit the model, which has no {foreign[0]}"
-        )
-    return require_shapes(
-        {n: torch.from_numpy(a) for n, a in stored.items()}, moved, axis, spec.path
-    )
+    # What a stored direction does not have does not move; what it has must be in the model.
+    _refuse_foreign(stored, model, axis, spec.path)
+    tensors = {n: torch.from_numpy(a) for n, a in stored.items()}
+    return require_shapes(tensors, selected(centre, stored), axis, spec.path)
 
 
 def control_points(
@@ -137,13 +128,13 @@ def control_points(
         UsageError: If the file holds no curve, or one of another network or centre.
     """
     content = checkpoint.read(job.path(spec.path), key="directions.alpha.path")
-    found = content.get("controls") if isinstance(content, Mapping) else None
-    if not isinstance(found, list) or len(found) < 2:
+    controls = content.get("controls") if isinstance(content, Mapping) else None
+    if not isinstance(controls, list) or len(controls) < 2:
         raise UsageError(
             f'directions.alpha.path: {spec.path} is no curve; "lsengine connect" writes one'
         )
-    movable = {name: t for name, t in centre.items() if name in found[0]}
-    points = [require_shapes(control, movable, "alpha", spec.path) for control in found]
+    movable = selected(centre, controls[0])
+    points = [require_shapes(control, movable, "alpha", spec.path) for control in controls]
     if any(not torch.equal(t, points[0][n]) for n, t in movable.items()):
         raise UsageError(f"directions.alpha.path: {spec.path} does not begin at model.checkpoint")
     return points
@@ -158,24 +149,23 @@ def stored_direction(
         UsageError: If the file holds no such direction, or one of another network.
     """
     try:
-        found = read_directions(job.path(spec.path))
+        by_name = read_directions(job.path(spec.path))
     except SurfaceError as error:
         raise UsageError(f"directions.{axis}.path: {error}") from None
-    if spec.which not in found:
+    if spec.which not in by_name:
         raise UsageError(
             f"directions.{axis}.which: {spec.path} has no direction {spec.which}; it has "
-            f"{', '.join(found) or 'none'}"
+            f"{', '.join(by_name) or 'none'}"
         )
-    stored = found[spec.which]
+    stored, state = by_name[spec.which], model.state_dict()
     if not all(name.isdigit() for name in stored):
-        own = model.state_dict()
-        if stored and all(n in own and a.ndim == own[n].ndim + 1 for n, a in stored.items()):
+        if stored and all(n in state and a.ndim == state[n].ndim + 1 for n, a in stored.items()):
             raise UsageError(
                 f"directions.{axis}.path: {spec.path} has {len(next(iter(stored.values())))} "
                 "repeats, each with a direction of its own; name a surface without repeats"
             )
         return stored
-    orders = [[n for n, _ in model.named_parameters()], list(model.state_dict())]
+    orders = [[n for n, _ in model.named_parameters()], list(state)]
     for names in orders:
         if len(names) == len(stored):
             return {name: stored[str(i)] for i, name in enumerate(names)}
@@ -188,24 +178,24 @@ def stored_direction(
 def require_shapes(
     other: Mapping[str, Tensor], centre: Mapping[str, Tensor], axis: str, source: str
 ) -> dict[str, Tensor]:
-    """Return the centre's parameters out of another source.
+    """Return the centre's parameters out of another source, which may have more.
 
     Raises:
         UsageError: With what is missing there or has another shape.
     """
-    missing = [n for n in centre if n not in other]
-    wrong = [
-        f"{n} is {[*other[n].shape]} there, {[*t.shape]} here"
-        for n, t in centre.items()
-        if n in other and other[n].shape != t.shape
-    ]
-    if missing or wrong:
-        odd = [f"{n} is missing" for n in missing] + wrong
-        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+    parameters = selected(other, centre)
+    if differences := misfit(parameters, centre):
+        raise UsageError(f"directions.{axis}: {source} does not fit the model: {differences}")
+    return parameters
+
+
+def _refuse_foreign(names: Iterable[str], model: nn.Module, axis: str, source: str) -> None:
+    """Refuse parameters that the model does not have."""
+    state = model.state_dict()
+    if foreign := [name for name in names if name not in state]:
         raise UsageError(
-            f"directions.{axis}: {source} does not fit the model: {'; '.join(odd[:5])}{more}"
+            f"directions.{axis}: {source} does not fit the model: unexpected: {listed(foreign)}"
         )
-    return {n: other[n] for n in centre}
 
 
 def _orthogonal(

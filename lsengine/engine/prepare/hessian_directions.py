@@ -4,52 +4,44 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lsengine import devices
-from lsengine import objective as objectives
-from lsengine.curvature import (
-    Eigenpairs,
-    Hessian,
-    LanczosOptions,
-    cells,
-    krylov_bytes,
-    leading_eigenvectors,
-)
+from lsengine.curvature import Eigenpairs, Hessian, cells, krylov_bytes, leading_eigenvectors
 from lsengine.engine.messages import WorkerInfo
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import Loaded
+from lsengine.engine.prepare.settings import CURVATURE, evaluation_settings, lanczos_options
 from lsengine.errors import UsageError
 from lsengine.job import Job
 from lsengine.job.schema import HessianDirection
-from lsengine.objective import losses
+from lsengine.objective import Objective, losses
 from lsengine.surface.grid import Cell
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Eigenvector:
-    """One eigenpair of the Hessian at the centre.
+@dataclass(frozen=True, slots=True)
+class HessianDirections:
+    """Eigenvectors of the Hessian at the centre along which a job moves.
 
     Attributes:
-        value: The eigenvalue.
-        residual: Norm of ``H v - value v``.
-        vector: Of unit norm, named and shaped like the parameters; float32, on the CPU.
+        directions: By axis, unit vectors, float32, on the CPU; none if no axis is of kind hessian.
+        attributes: For the surface: ``alpha_eigenvalue``, ``alpha_eigenvalue_residual`` (norm of
+            ``H v - value v``), and those of beta.
     """
 
-    value: float
-    residual: float
-    vector: dict[str, Tensor]
+    directions: Mapping[str, dict[str, Tensor]]
+    attributes: Mapping[str, float]
 
 
 def hessian_directions(
     job: Job, loaded: Loaded, facts: WorkerInfo, *, batch_size: int, tick: Callable[[], None]
-) -> dict[str, Eigenvector]:
+) -> HessianDirections:
     """Compute the directions of kind hessian of a job, by axis; none if it has none.
 
     Axes that ignore the same parameters share one Krylov run, so their vectors are orthogonal.
@@ -65,29 +57,35 @@ def hessian_directions(
         UsageError: If the Hessian is not finite or has no such eigenvector.
     """
     specs = {a: s for a, s in job.directions.items() if isinstance(s, HessianDirection)}
+    directions: dict[str, dict[str, Tensor]] = {}
+    attributes: dict[str, float] = {}
     if not specs:
-        return {}
+        return HessianDirections(directions, attributes)
     device = devices.device_of(job.document.device, 0)
     if device.type != facts.device_kind.partition(" ")[0]:
         log.warning("hessian directions: computed on %s, cells on %s", device, facts.device_kind)
     torch.set_num_threads(facts.threads)
-    found: dict[str, Eigenvector] = {}
     for axis, spec in specs.items():
-        if axis in found:
+        if axis in directions:
             continue
-        like = {a: s.rank for a, s in specs.items() if sorted(s.ignore) == sorted(spec.ignore)}
+        ranks = {a: s.rank for a, s in specs.items() if sorted(s.ignore) == sorted(spec.ignore)}
         movable = movable_tensors(job, loaded.model, spec)
         names = [n for n, _ in loaded.model.named_parameters() if n in movable]
-        hessian = at_centre(job, loaded, device, batch_size=batch_size, names=names, tick=tick)
-        pairs = leading(job, hessian, max(like.values()))
-        for other, rank in like.items():
-            found[other] = _pair(job, f"directions.{other}", hessian, pairs, rank)
+        hessian = hessian_at_centre(
+            job, loaded, device, batch_size=batch_size, names=names, tick=tick
+        )
+        pairs = leading_eigenpairs(job, hessian, max(ranks.values()))
+        for sharing, rank in ranks.items():
+            value, residual, vector = _pair(job, f"directions.{sharing}", hessian, pairs, rank)
+            directions[sharing] = vector
+            attributes[f"{sharing}_eigenvalue"] = value
+            attributes[f"{sharing}_eigenvalue_residual"] = residual
     if device.type == "cuda":
         torch.cuda.empty_cache()  # a worker may have the same card
-    return found
+    return HessianDirections(directions, attributes)
 
 
-def at_centre(
+def hessian_at_centre(
     job: Job,
     loaded: Loaded,
     device: torch.device,
@@ -109,26 +107,22 @@ def at_centre(
     Raises:
         UsageError: If the job has no training split, or no parameter is left.
     """
-    document = job.document
     if "train" not in loaded.dataset.splits:
         raise UsageError("data.splits: the Hessian is of the training loss; add train")
     if names is not None and not names:
         raise UsageError("directions: kind hessian, but every parameter is ignored")
     names = cells.hessian_parameters(cells.trainable_names(loaded.model), names)
     devices.use_deterministic_kernels()
-    batch_norm = document.batch_norm
-    settings = objectives.EvaluationSettings(
-        device=device,
+    settings = evaluation_settings(
+        job,
+        device,
         precision=precision(job),
         batch_size=batch_size,
-        batch_norm=batch_norm.policy,
-        recalibration=(batch_norm.samples, batch_norm.batch_size),
-        seed=document.seed,
-        channels_last=not document.model.is_own,
+        without=CURVATURE,  # the Hessian itself is wanted, not its extreme eigenvalues at cells
     )
-    loss = losses.loss_function(document.loss, job_folder=job.source.parent)
+    loss = losses.loss_function(job.document.loss, job_folder=job.source.parent)
     model = copy.deepcopy(loaded.model)
-    centre = objectives.Objective(model, loaded.dataset, loss, {}, settings, tick=tick)
+    centre = Objective(model, loaded.dataset, loss, {}, settings, tick=tick)
     return centre.hessian(Cell(0.0), names)
 
 
@@ -137,45 +131,39 @@ def precision(job: Job) -> str:
     return "float64" if job.document.precision == "float64" else "float32"
 
 
-def needs(hessian: Hessian, basis: int) -> str:
-    """Return a line about the memory of a Krylov run."""
-    gib = krylov_bytes(hessian.size, hessian.dtype, basis) / 2**30
-    return f"hessian: parameters={hessian.size} basis={basis} vectors={gib:.2g} GiB"
-
-
-def leading(job: Job, hessian: Hessian, count: int) -> Eigenpairs:
+def leading_eigenpairs(job: Job, hessian: Hessian, count: int) -> Eigenpairs:
     """Return the ``count`` eigenpairs of largest modulus, as well as the job asks for.
 
     Raises:
         UsageError: If there is no room for so many, or a product was not finite.
     """
-    asked = job.document.curvature
-    basis = min(asked.basis, asked.max_products)
-    log.info("%s", needs(hessian, basis))
-    options = LanczosOptions(asked.tolerance, asked.max_products, basis, job.document.seed)
+    options = lanczos_options(job)
+    basis = min(options.basis, options.max_products)
+    gib = krylov_bytes(hessian.size, hessian.dtype, basis) / 2**30
+    log.info("hessian: parameters=%d basis=%d vectors=%.2g GiB", hessian.size, basis, gib)
     try:
-        pairs = leading_eigenvectors(hessian, count, options)
+        pairs = leading_eigenvectors(hessian, count, replace(options, basis=basis))
     except ValueError as error:
         raise UsageError(f"{count} eigenvectors of {hessian.size:,} parameters: {error}") from None
     if not bool(pairs.vectors.isfinite().all()):
         raise UsageError("the Hessian at the centre is not finite; is the checkpoint's loss?")
     if not pairs.converged:
+        relative = pairs.residuals / abs(pairs.values).clip(1e-300)
         log.warning(
             "%d of %d eigenvectors after %d products, the worst residual is %.2g of its "
             "eigenvalue; a larger curvature.max_products may do better",
-            *(len(pairs.values), count, pairs.products),
-            max(pairs.residuals / abs(pairs.values).clip(1e-300), default=0.0),
+            len(pairs.values),
+            count,
+            pairs.products,
+            max(relative, default=0.0),
         )
     return pairs
 
 
-def signed(vector_P: Tensor) -> Tensor:
-    """Return a vector or its negative: that whose number of largest modulus is positive."""
-    largest = vector_P[vector_P.abs().argmax()]
-    return -vector_P if float(largest) < 0 else vector_P
-
-
-def _pair(job: Job, key: str, hessian: Hessian, pairs: Eigenpairs, rank: int) -> Eigenvector:
+def _pair(
+    job: Job, key: str, hessian: Hessian, pairs: Eigenpairs, rank: int
+) -> tuple[float, float, dict[str, Tensor]]:
+    """Return eigenvalue, residual and eigenvector of a rank."""
     if rank > len(pairs.values):
         most = job.document.curvature.max_products
         raise UsageError(
@@ -184,6 +172,6 @@ def _pair(job: Job, key: str, hessian: Hessian, pairs: Eigenpairs, rank: int) ->
         )
     value, residual = float(pairs.values[rank - 1]), float(pairs.residuals[rank - 1])
     log.info("%s: eigenvalue=%.6g residual=%.1g", key, value, residual)
-    views = hessian.unflatten(signed(pairs.vectors[rank - 1]))
+    views = hessian.unflatten(pairs.vectors[rank - 1])
     vector = {name: view.detach().float().cpu().contiguous() for name, view in views.items()}
-    return Eigenvector(value, residual, vector)
+    return value, residual, vector

@@ -2,6 +2,8 @@
 
 A precision is fast if it is not that of the weights.  Its error is the relative difference of a
 mean loss to the one in float32 of the same weights.
+
+Shape suffixes: A alphas, B betas.
 """
 
 from __future__ import annotations
@@ -11,12 +13,20 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from lsengine import devices
 from lsengine import objective as objectives
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import Loaded
+from lsengine.engine.prepare.settings import (
+    BATCH_NORM,
+    CURVATURE,
+    batch_size,
+    evaluation_settings,
+    sample_shape,
+)
 from lsengine.errors import EnvironmentUnfit
 from lsengine.geometry import directions
 from lsengine.job import Job
@@ -81,11 +91,29 @@ def compared(objective: objectives.Objective, grid: Grid) -> tuple[Row, ...]:
     Returns:
         For each of the three alpha, beta, the loss in float32, and the one in the fast precision.
     """
-    cells = [grid.cell(index) for index in range(grid.size)]
-    nearest = min(cells, key=lambda cell: math.hypot(cell.alpha, cell.beta))
-    rows = tuple(_row(objective, cell) for cell in (nearest, cells[0], cells[-1]))
+    cells = nearest_to_centre(grid), grid.cell(0), grid.cell(grid.size - 1)
+    rows = tuple(_row(objective, cell) for cell in cells)
     log.log(NOTICE, "largest error of the precision: %.2g of a loss", max(map(_error, rows)))
     return rows
+
+
+def nearest_to_centre(grid: Grid) -> Cell:
+    """Return the cell nearest the centre, the first of several.
+
+    By arithmetic on the axes: a grid may have a hundred million cells.
+    """
+    alpha_A, beta_B = grid.axes["alpha"], grid.axes.get("beta", np.zeros(1))
+    smallest_alpha = float(abs(alpha_A).min())
+    shortest = math.hypot(smallest_alpha, float(abs(beta_B).min()))
+    for row, beta in enumerate(beta_B.tolist()):
+        if math.hypot(smallest_alpha, beta) > shortest:
+            continue
+        # NumPy's lengths may be off in their last bit; `math.hypot` has the say.
+        lengths_A = np.hypot(alpha_A, beta)
+        for column in np.flatnonzero(lengths_A <= shortest * (1 + 1e-15)).tolist():
+            if math.hypot(float(alpha_A[column]), beta) <= shortest:
+                return grid.cell(row * len(alpha_A) + column)
+    raise AssertionError("no cell is as near as the nearest")
 
 
 def _objective(
@@ -98,15 +126,13 @@ def _objective(
     document, model = job.document, copy.deepcopy(loaded.model)
     centre = movable_tensors(job, model, job.directions["alpha"])
     drawn = directions.draw(centre, seed=document.seed, axis=0, repeat=0)
-    batch_size = document.batch_size
-    shape = next(iter(loaded.dataset.splits.values())).x.shape[1:]
-    if batch_size == "auto":
-        batch_size = devices.automatic_batch_size(shape, device.type)
-    settings = objectives.EvaluationSettings(
-        device=device,
+    settings = evaluation_settings(
+        job,
+        device,
         precision=precision,
-        batch_size=batch_size,
-        channels_last=not document.model.is_own,
+        batch_size=batch_size(job, sample_shape(loaded.dataset), device.type),
+        # Rounding is compared for one network, with the statistics that it has.
+        without=BATCH_NORM | CURVATURE,
     )
     return objectives.Objective(
         model,

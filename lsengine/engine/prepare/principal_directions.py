@@ -21,7 +21,10 @@ from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import Loaded
 from lsengine.engine.prepare.quantities import trajectory_quantity_names
 from lsengine.errors import UsageError
-from lsengine.geometry import principal
+from lsengine.geometry.parameters import Floats
+from lsengine.geometry.principal import BLOCK, principal_components
+from lsengine.geometry.projection import axis_range, expected_cosine
+from lsengine.geometry.projection import project as projected
 from lsengine.job import Job
 from lsengine.job.schema import PrincipalDirection
 from lsengine.store import TrajectoryLayout
@@ -32,21 +35,21 @@ _HELD_BYTES = 2**31
 
 
 @dataclass(frozen=True, slots=True)
-class Components:
-    """Principal directions of a job.
+class PrincipalDirections:
+    """Principal directions of a job's checkpoints.
 
     Attributes:
-        directions: By axis, float32 by parameter name; none if no axis is principal.
+        directions: By axis, unit vectors, float32; none if no axis is of kind principal.
         ratio: Fraction of the run's variance that each explains; None without directions.
     """
 
-    directions: dict[str, dict[str, Tensor]]
-    ratio: NDArray[np.float64] | None = None
+    directions: Mapping[str, dict[str, Tensor]]
+    ratio: Floats | None = None
 
 
-def principal_directions_of_job(
+def principal_directions(
     job: Job, model: nn.Module, series: CheckpointSeries | None, tick: Tick = lambda: None
-) -> Components:
+) -> PrincipalDirections:
     """Compute the directions of kind principal of a job, by axis; none if it has none.
 
     Args:
@@ -60,20 +63,15 @@ def principal_directions_of_job(
     """
     specs = _principal(job)
     if not specs or series is None:
-        return Components({})
+        return PrincipalDirections({})
     centre = movable_tensors(job, model, next(iter(specs.values())))
     block = _block(sum(tensor.numel() for tensor in centre.values()))
-    count = 2 if "beta" in specs else 1
-    with _explained(series):
-        found = principal.principal_directions(
-            series.reader(model, tick),
-            *(len(series.paths), list(centre)),
-            components=count,
-            block=block,
-        )
-    axes = dict(zip(("alpha", "beta"), found.directions, strict=False))
-    ratio = dict(zip(axes, found.explained_variance_ratio, strict=False))
-    return Components({a: axes[a] for a in specs}, np.array([ratio[a] for a in specs]))
+    vectors = series.vectors(model, list(centre), tick)
+    with _on_one_thread(series.key):
+        run = principal_components(vectors, components=2 if "beta" in specs else 1, block=block)
+    ranks = [("alpha", "beta").index(axis) for axis in specs]
+    directions = {axis: run.directions[k] for axis, k in zip(specs, ranks, strict=True)}
+    return PrincipalDirections(directions, run.explained_variance_ratio[ranks])
 
 
 def project(
@@ -81,7 +79,7 @@ def project(
     loaded: Loaded,
     series: CheckpointSeries,
     directions: Directions,
-    ratio: NDArray[np.float64] | None = None,
+    ratio: Floats | None = None,
     *,
     tick: Tick = lambda: None,
 ) -> TrajectoryLayout:
@@ -104,24 +102,22 @@ def project(
     names = movable_tensors(job, loaded.model, next(iter(_principal(job).values()), None))
     tensors = [{n: torch.from_numpy(a) for n, a in d.items()} for d in directions.values()]
     centre = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
-    with _explained(series):
-        found = principal.project(
-            series.reader(loaded.model, tick),
-            *(len(series.paths), list(names), centre, tensors),
-        )
-    _note_what_lacks(series, found.length)
+    vectors = series.vectors(loaded.model, list(names), tick)
+    with _on_one_thread(series.key):
+        track = projected(vectors, centre, tensors)
+    _warn_of_incomplete_path(series, track.length)
     columns: dict[str, NDArray[Any]] = {"epoch": np.array(series.epochs, np.int64)}
     for k, axis in enumerate(directions):
-        columns[axis] = found.coordinates[:, k]
-        columns[f"cosine_{axis}"] = found.cosine[:, k]
-    columns |= {"distance": found.distance, "length": found.length}
+        columns[axis] = track.coordinates[:, k]
+        columns[f"cosine_{axis}"] = track.cosine[:, k]
+    columns |= {"distance": track.distance, "length": track.length}
     columns["learning_rate"] = np.array(series.learning_rates)
     columns["source"] = np.array([path.name.encode() for path in series.paths])
     columns["sha256"] = np.array(series.digests, "S64")
-    moving, total = sum(t.numel() for t in tensors[0].values()), float((found.length**2).sum())
+    moving, total = sum(t.numel() for t in tensors[0].values()), float((track.length**2).sum())
     attributes: dict[str, Any] = {
-        "expected_cosine": principal.expected_cosine(moving),
-        "explained_displacement": 1 - float((found.distance**2).sum()) / total if total else 1.0,
+        "expected_cosine": expected_cosine(moving),
+        "explained_displacement": 1 - float((track.distance**2).sum()) / total if total else 1.0,
     }
     if ratio is not None:
         attributes["explained_variance_ratio"] = ratio
@@ -132,10 +128,10 @@ def project(
 def ranges(job: Job, layout: TrajectoryLayout) -> dict[str, tuple[float, float]]:
     """Return (start, stop) by axis that cover a trajectory and the job's margin."""
     axes = [axis for axis in ("alpha", "beta") if axis in layout.columns]
-    return {axis: principal.axis_range(layout.columns[axis], job.margin) for axis in axes}
+    return {axis: axis_range(layout.columns[axis], job.margin) for axis in axes}
 
 
-def _note_what_lacks(series: CheckpointSeries, length_T: NDArray[np.float64]) -> None:
+def _warn_of_incomplete_path(series: CheckpointSeries, length_T: Floats) -> None:
     """Warn of a centre that is not the end of the path; say that nobody knows learning rates."""
     (at,) = np.nonzero(length_T == 0)
     final = series.paths[-1].name
@@ -143,12 +139,15 @@ def _note_what_lacks(series: CheckpointSeries, length_T: NDArray[np.float64]) ->
         log.warning(
             "model.checkpoint has the parameters of none of %s: the path does not touch the "
             "centre; the final one is %s",
-            *(series.key, final),
+            series.key,
+            final,
         )
     elif length_T[-1] > 0:
         log.warning(
             "model.checkpoint is %s, and the final one of %s is %s: the path does not end at 0",
-            *(series.paths[at[-1]].name, series.key, final),
+            series.paths[at[-1]].name,
+            series.key,
+            final,
         )
     if np.isnan(series.learning_rates).all():
         log.info(
@@ -163,7 +162,7 @@ def _block(numbers: int) -> int:
 
     By arithmetic on shapes, so that it is the same in every run.
     """
-    return max(1, min(principal.BLOCK, _HELD_BYTES // (4 * numbers) - 9))
+    return max(1, min(BLOCK, _HELD_BYTES // (4 * numbers) - 9))
 
 
 def _principal(job: Job) -> dict[str, PrincipalDirection]:
@@ -171,21 +170,16 @@ def _principal(job: Job) -> dict[str, PrincipalDirection]:
 
 
 @contextmanager
-def _explained(series: CheckpointSeries) -> Iterator[None]:
-    """Turn what does not fit into an error that names files."""
-    try:
-        with _one_thread():
-            yield
-    except ValueError as error:
-        raise UsageError(f"{series.key}: {series.named(str(error))}") from None
+def _on_one_thread(key: str) -> Iterator[None]:
+    """Compute on one thread, and turn what does not fit into an error of a key of the job.
 
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread: the last bits must not depend on how many cores a rank has."""
-    before = torch.get_num_threads()
+    The last bits must not depend on how many cores a rank has.
+    """
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
+    except ValueError as error:
+        raise UsageError(f"{key}: {error}") from None
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)

@@ -1,0 +1,79 @@
+"""From a job to how its network is evaluated, for all who evaluate it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+
+from lsengine.curvature import LanczosOptions
+from lsengine.data import Dataset
+from lsengine.devices import automatic_batch_size
+from lsengine.job import Job
+from lsengine.objective import EvaluationSettings
+
+# What some callers leave out, on purpose; they say why.
+BATCH_NORM = frozenset({"batch_norm", "recalibration", "seed"})
+CURVATURE = frozenset({"curvature", "curvature_of_moved"})
+
+
+def evaluation_settings(
+    job: Job,
+    device: torch.device,
+    *,
+    precision: str,
+    batch_size: int,
+    without: Collection[str] = (),
+) -> EvaluationSettings:
+    """Return how a job wants its network evaluated.
+
+    Args:
+        job: With a network.
+        device: Where everything is resident.
+        precision: The settled one; the job may leave it open.
+        batch_size: The settled one.
+        without: Fields in which the job is not followed, such as `BATCH_NORM`.  They keep the
+            defaults of `EvaluationSettings`: running statistics stay as they are in the network,
+            and no eigenvalues are looked for.
+    """
+    document = job.document
+    fields: dict[str, Any] = {
+        "batch_norm": document.batch_norm.policy,
+        "recalibration": (document.batch_norm.samples, document.batch_norm.batch_size),
+        "seed": document.seed,
+        "channels_last": not document.model.is_own,
+        "curvature": lanczos_options(job) if "curvature" in document.quantities else None,
+        "curvature_of_moved": document.curvature.parameters == "moved",
+    }
+    followed = {name: value for name, value in fields.items() if name not in without}
+    return EvaluationSettings(device=device, precision=precision, batch_size=batch_size, **followed)
+
+
+def lanczos_options(job: Job) -> LanczosOptions:
+    """Return how hard a job looks for eigenvalues."""
+    asked = job.document.curvature
+    return LanczosOptions(
+        tolerance=asked.tolerance,
+        max_products=asked.max_products,
+        basis=asked.basis,
+        seed=job.document.seed,
+    )
+
+
+def batch_size(job: Job, sample_shape: Sequence[int], device_kind: str) -> int:
+    """Return the job's batch size, or where it leaves it open one by arithmetic.
+
+    Args:
+        job: Any.
+        sample_shape: Shape of a sample, (C, ...); see `sample_shape`.
+        device_kind: Begins with the type of the device, such as ``cuda``.
+    """
+    if job.document.batch_size == "auto":
+        return automatic_batch_size(sample_shape, device_kind.partition(" ")[0])
+    return job.document.batch_size
+
+
+def sample_shape(dataset: Dataset) -> tuple[int, ...]:
+    """Return the shape of a sample of the data, (C, ...)."""
+    return tuple(next(iter(dataset.splits.values())).x.shape[1:])

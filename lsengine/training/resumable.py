@@ -1,0 +1,116 @@
+"""What the trainings of networks and of curves share: how they stop, and how they go on.
+
+A training is a function of its job: the same seed gives the same bits on the same machine,
+however often it was interrupted.  An epoch takes its randomness from the seed and its own
+number, so all that has to survive is the state between two epochs, in ``resume.pt``.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lsengine.errors import Stopped, UsageError
+from lsengine.job import Job
+from lsengine.ranks import StopRequest
+from lsengine.surface.identity import first_difference
+
+_SAVE_EVERY_S = 2.0
+
+
+class ResumableTraining(ABC):
+    """A training that is asked to stop between batches, and saves its state between epochs.
+
+    Args:
+        result: The folder or file that it makes, for messages.
+        resume_file: Where the state goes.
+        epochs: Of the whole training.
+        stop: Asked between batches.
+
+    Attributes:
+        epochs: As above.
+    """
+
+    def __init__(self, result: Path, resume_file: Path, epochs: int, stop: StopRequest) -> None:
+        self.epochs = epochs
+        self._result, self._resume_file, self._stop = result, resume_file, stop
+        self._saved_s: float | None = None
+
+    @property
+    @abstractmethod
+    def epoch(self) -> int:
+        """The last epoch that has ended; 0 before the first."""
+
+    @abstractmethod
+    def _write_state(self) -> None:
+        """Write what the next epoch needs to ``resume.pt``."""
+
+    def _stop_if_asked(self) -> None:
+        if self._stop:
+            raise Stopped(
+                f"{self._result}: stopped by {self._stop.signal} in epoch "
+                f"{max(0, self.epoch) + 1} of {self.epochs}; the same command goes on with it"
+            )
+
+    def _save_if_due(self) -> None:
+        """Write the state, unless that was done a moment ago."""
+        if self._saved_s is None or time.monotonic() - self._saved_s >= _SAVE_EVERY_S:
+            self._write_state()
+            self._saved_s = time.monotonic()
+
+    def _forget_state(self) -> None:
+        """Remove the state of a training that has come to its end."""
+        self._resume_file.unlink(missing_ok=True)
+
+
+def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str, Any]:
+    """Return what decides a training's result, as plain JSON values.
+
+    Args:
+        job: With the section.
+        section: Key of the training's own section in the job.
+        ignored: Its keys that do not matter to the result.
+    """
+    content = job.document.model_dump(mode="json")
+    return {
+        "model": {k: content["model"][k] for k in ("arch", "args")},
+        "data": {k: v for k, v in content["data"].items() if k != "root"},
+        "loss": content["loss"],
+        "seed": content["seed"],
+        section: {k: v for k, v in content[section].items() if k not in ignored},
+    }
+
+
+def refuse_other(ours: Mapping[str, Any], theirs: Mapping[str, Any], what: str) -> None:
+    """Refuse a folder of another training.
+
+    Args:
+        ours: Identity of the job's training.
+        theirs: Identity of the training that is there.
+        what: Begins the message.
+
+    Raises:
+        UsageError: With the first difference.
+    """
+    if difference := first_difference(ours, theirs):
+        raise UsageError(f"{what}: {difference}; name another folder, or remove that one")
+
+
+@contextmanager
+def refused_if_damaged(resume_file: Path, key: str) -> Iterator[None]:
+    """Turn what a damaged state provokes, while it is taken up, into an error of the user's.
+
+    Raises:
+        UsageError: With the file, and what to do.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{key}: {resume_file} is damaged ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}); remove it to start this training anew"
+        ) from None

@@ -1,0 +1,132 @@
+"""Warnings before a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lsengine import job as jobs
+from lsengine import store
+from lsengine.cli import main
+from lsengine.engine import Options, evaluate, prepare
+from lsengine.engine.prepare import warnings
+from tests.support.checkpoints import other_checkpoint, toward
+from tests.support.jobs import write_job
+
+
+def _run(job):
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    return store.read(job.with_suffix(".h5"))
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        ({"alpha": [-1, 1, 5], "beta": [-2, 1, 4]}, None),
+        ({"alpha": [0, 0, 1], "beta": [0, 1, 2]}, None),
+        ({"alpha": [-1, 1, 4], "beta": [-1, 1, 5]}, "grid.alpha has no cell at 0 (5 points have"),
+        ({"alpha": [-1, 1, 5], "beta": [1, 2, 3]}, "grid.beta has no cell at 0 (0 is not in 1 to"),
+    ],
+)
+def test_a_grid_without_the_centre_is_warned_of(tmp_path, grid, said):
+    """The warning names the axis and the number of points that has one, where there is one."""
+    job = jobs.load(write_job(tmp_path, grid=grid), command="eval")
+    warning = next(warnings.of_centre(job), None)
+    assert warning is None if said is None else said in warning
+    if warning and "points have" in warning:
+        points = int(warning.partition("(")[2].split()[0])
+        assert 0.0 in np.linspace(-1, 1, points)
+
+
+def test_warnings_are_spoken_in_a_run(tmp_path, capsys):
+    """Once each, on standard error: wrong statistics, no centre, other labels than in training."""
+    write_job(tmp_path)
+    other_checkpoint(tmp_path, scale=2.0)
+    job = write_job(
+        tmp_path,
+        directions={"alpha": {"kind": "toward", "checkpoint": "other.pt"}},
+        grid={"alpha": [0.5, 1, 2]},
+        train={"output": "run", "epochs": 1, "label_noise": 0.2},
+    )
+    assert main(["eval", str(job), "--progress", "none"]) == 0
+    said = capsys.readouterr().err
+    for warning in (
+        "directions.alpha differ",
+        "grid.alpha has no cell at 0",
+        "train.label_noise: 0.2 of the labels were others in training",
+    ):
+        assert said.count(warning) == 1, said
+
+
+def test_frozen_statistics_that_are_clearly_wrong_are_warned_of(tmp_path):
+    """The warning names the policy, the direction and by how much the statistics differ."""
+    write_job(tmp_path)
+    other_checkpoint(tmp_path, scale=2.0)
+    job = jobs.load(toward(tmp_path), command="eval")
+    model = prepare.load(job).model
+    (said,) = warnings.of_statistics(job, model)
+    assert "directions.alpha differ" in said
+    moved = jobs.load(toward(tmp_path, batch_norm="interpolated"), command="eval")
+    assert not list(warnings.of_statistics(moved, model))
+    other_checkpoint(tmp_path, scale=1.01)
+    assert not list(warnings.of_statistics(job, model))
+
+
+@pytest.mark.parametrize("policy", ["frozen", "interpolated"])
+@pytest.mark.parametrize("change", ["missing", "reshaped"])
+def test_statistics_of_another_network_are_refused(tmp_path, capsys, policy, change):
+    """Under both policies with the same message and exit code 2, and no file is left."""
+    write_job(tmp_path)
+    other = other_checkpoint(tmp_path, drop="1.running_var")
+    says = "directions.alpha: other.pt does not fit the model: missing: 1.running_var"
+    if change == "reshaped":
+        torch.save({**other, "1.running_var": torch.ones(4)}, tmp_path / "other.pt")
+        says = says.replace("missing", "of another shape") + " (4, in the model 16)"
+    path = toward(tmp_path, batch_norm=policy)
+    assert main(["eval", str(path), "--progress", "none"]) == 2
+    assert says in capsys.readouterr().err
+    assert not path.with_suffix(".h5").exists()
+
+
+def test_a_checkpoint_without_statistics_is_warned_of(tmp_path):
+    """Under frozen statistics it is evaluated with the centre's, which is said."""
+    write_job(tmp_path)
+    other = other_checkpoint(tmp_path)
+    bare = {n: t for n, t in other.items() if "running" not in n}
+    torch.save({"state_dict": bare}, tmp_path / "other.pt")
+    job = jobs.load(toward(tmp_path), command="eval")
+    (said,) = warnings.of_statistics(job, prepare.load(job).model)
+    assert "other.pt holds no running statistics" in said
+
+
+@pytest.mark.parametrize(("stop", "negative"), [(1.0, False), (3.0, True)])
+def test_variances_that_become_negative_are_warned_of(tmp_path, stop, negative):
+    """Where the warning says so losses are NaN at the edge of the grid, and nowhere else."""
+    write_job(tmp_path)
+    other_checkpoint(tmp_path, scale=0.5)  # variances reach zero at 2
+    directions = {"alpha": {"kind": "toward", "checkpoint": "other.pt"}}
+    grid = {"alpha": [0, stop, 4]}
+    path = write_job(tmp_path, directions=directions, grid=grid, batch_norm="interpolated")
+    job = jobs.load(path, command="eval")
+    model = prepare.load(job).model
+    arrays = prepare.make_directions(job, model)
+    found = list(warnings.of_variances(job, model, arrays, prepare.grid(job)))
+    assert bool(found) == negative
+    if negative:
+        assert "makes 16 running variances negative" in found[0]
+    loss = _run(path).quantities["train_loss"]
+    assert np.isnan(loss).tolist() == [False, False, False, negative]
+
+
+def test_frozen_statistics_along_a_curve_are_warned_of(tmp_path):
+    """Those of the first end are wrong at the other; a network without any is not concerned."""
+    directions = {"alpha": {"kind": "curve", "path": "curve.pt"}}
+    for batch_norm in (True, False):
+        model = {"arch": "testnets:mlp", "args": {"batch_norm": batch_norm}}
+        job = jobs.load(
+            write_job(tmp_path, model=model | {"checkpoint": "centre.pt"}, directions=directions,
+                      grid={"alpha": [0, 1, 3]})
+        )  # fmt: skip
+        warning = next(warnings.of_statistics(job, prepare.load(job).model), None)
+        assert ("use recalibrated" in (warning or "")) == batch_norm

@@ -1,0 +1,88 @@
+"""The arithmetic of recipes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lsengine.job.schema import TrainSpec
+from lsengine.training import recipe
+
+
+def test_the_learning_rate_drops_where_the_paper_drops_it():
+    """Tenfold after epochs 150, 225 and 275 of 300."""
+    settings = TrainSpec(output="x", epochs=300, lr=0.1)
+    rates = [recipe.learning_rate(settings, epoch) for epoch in range(1, 301)]
+    drops = [e for e in range(1, 300) if rates[e] < rates[e - 1]]
+    assert drops == [150, 225, 275]
+    assert rates[0] == 0.1
+    assert rates[-1] == pytest.approx(1e-4)
+
+
+def test_milestones_may_be_given_or_left_out_altogether():
+    """Any order; an empty list keeps the rate."""
+    given = TrainSpec(output="x", epochs=9, lr=1.0, milestones=[6, 2], gamma=0.5)
+    assert [recipe.learning_rate(given, e) for e in (2, 3, 6, 7)] == [1.0, 0.5, 0.5, 0.25]
+    assert recipe.milestones(TrainSpec(output="x", epochs=1)) == [1, 1, 1]  # nothing drops early
+    constant = TrainSpec(output="x", epochs=9, lr=1.0, milestones=[])
+    assert recipe.learning_rate(constant, 9) == 1.0
+
+
+def test_adam_has_its_own_default_rate():
+    """0.001 instead of 0.1, unless the job says otherwise."""
+    assert TrainSpec(output="x", epochs=1, optimizer="adam").lr == 0.001
+    assert TrainSpec(output="x", epochs=1, optimizer="adam", lr=0.1).lr == 0.1
+    assert TrainSpec(output="x", epochs=1).lr == 0.1
+
+
+def test_checkpoints_are_kept_at_the_epochs_asked_for():
+    """The first, every so many, those named and the last."""
+    settings = TrainSpec(output="x", epochs=25, save_every=10, save_epochs=[1, 3])
+    assert recipe.saved_epochs(settings) == {0, 1, 3, 10, 20, 25}
+
+
+@pytest.mark.parametrize(
+    ("samples", "size", "sizes"),
+    [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (3, 8, [3]), (8, 4, [4, 4]), (3, 1, [1, 2])],
+)
+def test_an_epoch_sees_every_sample_once(samples, size, sizes):
+    """The rest is a batch of its own; a single sample joins the batch before it."""
+    found = recipe.batches(samples, size, recipe.generator_of(0, "x"))
+    assert [len(b) for b in found] == sizes
+    assert sorted(torch.cat(found).tolist()) == list(range(samples))
+
+
+@pytest.mark.parametrize("crop", [0, 1, 4])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_augmentation_is_a_window_of_the_padded_image(crop, flip, dtype):
+    """Each result is one of the windows that brute force finds, mirrored or not."""
+    x = (torch.rand(60, 2, 4, 5, generator=recipe.generator_of(1, "x")) * 250 + 1).to(dtype)
+    found = recipe.augmented(x, crop=crop, flip=flip, generator=recipe.generator_of(0, "x"))
+    assert found.dtype == dtype
+    seen = set()
+    for image, result in zip(x, found, strict=True):
+        padded = torch.zeros(2, 4 + 2 * crop, 5 + 2 * crop, dtype=dtype)
+        padded[:, crop : crop + 4, crop : crop + 5] = image
+        windows = {
+            (row, column, mirrored): padded[:, row : row + 4, column : column + 5]
+            for row in range(2 * crop + 1)
+            for column in range(2 * crop + 1)
+            for mirrored in (False, True)
+        }
+        fits = [k for k, w in windows.items() if torch.equal(w.flip(2) if k[2] else w, result)]
+        assert fits
+        seen.add(fits[0])
+    assert len({k[2] for k in seen}) == (2 if flip else 1)
+    assert len({k[:2] for k in seen}) >= min(9, (2 * crop + 1) ** 2)
+
+
+def test_label_noise_replaces_an_exact_fraction():
+    """A quarter of the labels is wrong, always the same ones, and no class is spared."""
+    y = torch.arange(1000) % 10
+    noisy = recipe.with_label_noise(y, 10, 0.25, seed=3)
+    assert int((noisy != y).sum()) == 250
+    assert set(noisy.unique().tolist()) == set(range(10))
+    assert torch.equal(noisy, recipe.with_label_noise(y, 10, 0.25, seed=3))
+    assert not torch.equal(noisy, recipe.with_label_noise(y, 10, 0.25, seed=4))
+    assert torch.equal(y, recipe.with_label_noise(y, 10, 0.0, seed=3))
