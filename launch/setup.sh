@@ -6,9 +6,10 @@
 #   launch/setup.sh --lean ...     without developers' tools and 3D export, for containers
 #
 # The first kind needs Debian packages.  If some are missing, root installs them; other users get
-# the second kind.  TORCH_INDEX names the package index for torch, if it is not pip's own: there
-# are builds for CPUs and for CUDA.  A second run does nothing.  An interrupted environment is
-# made again.  An older one is brought up to date.
+# the second kind.  TORCH_INDEX names the package index for torch: there are builds for CPUs and for
+# CUDA.  Empty, it means pip's own index.  Not set, the torch that is there stays.  Another index
+# makes the environment again.  A second run does nothing.  An interrupted environment is made
+# again.  An older one is brought up to date.
 set -euo pipefail
 
 kind=parallel extras=vision,lit,html,vtk,mesh,netcdf,dev
@@ -30,25 +31,62 @@ unset PYTHONHOME PYTHONPATH
 project=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$1"
 venv=$(cd "$1" && pwd)
-stamp=$venv/lsengine-setup # "unfinished", or the kind and a hash of what it was made from
-log=$(mktemp)
-trap 'rm -f "$log" "$log.h5"' EXIT
+# "unfinished", or the kind, a hash of what it was made from, and one of TORCH_INDEX if it has one
+stamp=$venv/lsengine-setup
+work=$(mktemp -d)
+building= # the process that builds h5py beside the steps
+
+clean() { # end what still runs, and remove what it wrote
+    local job tries
+    set +e
+    trap '' INT TERM HUP
+    for job in $(jobs -pr); do
+        kill -- "-$job"
+        for ((tries = 0; tries < 100; tries++)); do kill -0 -- "-$job" && sleep 0.1 || break; done
+        kill -KILL -- "-$job"
+    done
+    wait
+    rm -rf "$work"
+} 2>/dev/null
+trap clean EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+
 # Two set-ups of one environment at once would damage it.  A lock on the folder leaves no file.
 exec 9<"$venv"
 if command -v flock >/dev/null; then flock 9; fi
 
 fail() { echo "launch/setup.sh: $*" >&2; exit 3; }
 
-step() { # step WHAT COMMAND...: runs it, prints one line; its output only if it fails
-    local what=$1 start=$SECONDS
+start() { # start NAME COMMAND...: as a process group, so that it can be ended as a whole
+    local name=$1
     shift
-    printf '  %-34s' "$what"
-    if ! "$@" >"$log" 2>&1; then
+    set -m
+    { SECONDS=0 && "$@" && echo $SECONDS >"$work/$name.seconds"; } \
+        >"$work/$name.log" 2>&1 </dev/null &
+    set +m
+}
+
+seconds() { printf '%4d s\n' "$(<"$work/$1.seconds")"; }
+
+finish() { # finish NAME WHAT PROCESS: the seconds it took; its output only if it fails
+    if ! wait "$3"; then
         echo failed
-        tail -n 30 "$log" >&2
-        fail "\"$what\" failed; run it again when the cause is gone"
+        tail -n 30 "$work/$1.log" >&2
+        fail "\"$2\" failed; run it again when the cause is gone"
     fi
-    printf '%4d s\n' $((SECONDS - start))
+    seconds "$1"
+}
+
+running() { [[ " $(jobs -pr | xargs) " = *" $1 "* ]]; }
+
+step() { # step WHAT COMMAND...: one line with seconds
+    # If h5py could not be built, nothing else is worth its time.
+    if [ -n "$building" ] && ! running "$building"; then finish_h5py; fi
+    printf '  %-34s' "$1"
+    start step "${@:2}"
+    finish step "$1" $!
 }
 
 find_python() { # prints the first Python new enough; prefers one that can make environments
@@ -76,27 +114,48 @@ missing() { # prints the Debian packages that are needed and not installed
 
 get_packages() {
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq && apt-get install -qq -y --no-install-recommends "$@"
+    if [ ! -e "$work/updated" ]; then apt-get update -qq && touch "$work/updated" || return; fi
+    apt-get install -qq -y --no-install-recommends "$@"
 }
 
-create() { # makes an environment, unless a complete one of this kind exists
-    if [ "${found%% *}" = "${found:+$kind}" ] && "$venv/bin/python" -m pip --version; then
-        return
+create() { # a new environment, unless the one there is whole and of this kind
+    if [ "$found_kind $found_index" != "$kind $index" ] || ! "$venv/bin/python" -m pip --version
+    then
+        "$python" -m venv --clear "$venv" || return
     fi
-    "$python" -m venv --clear "$venv"
+    # Python's own pip takes three times as long to read an index.
+    pip install pip==26.3
 }
 
-pip() { # -P: nothing is imported from the current folder
-    "$venv/bin/python" -P -m pip --disable-pip-version-check install -q -c constraints.txt "$@"
+pip() { # pip COMMAND ARGUMENT...; -P: the folder at hand is not for importing from
+    TMPDIR=$work "$venv/bin/python" -P -m pip --disable-pip-version-check "$1" -q -c constraints.txt "${@:2}"
 }
 
-build_h5py() { # against Debian's parallel HDF5 and the headers of the environment's mpi4py
+# Alone, pip compiles modules one after another, those of tests, too.  See `bytecode`.
+install() { pip install --no-compile "$@"; }
+
+bytecode() { # for all modules but tests, on all cores
+    # Templates and files for a newer Python cannot be compiled: that is no failure.
+    "$venv/bin/python" -P -m compileall -q -j 0 -x 'site-packages/.*/tests?/' "$venv"/lib || :
+}
+
+build_h5py() { # a wheel, against Debian's parallel HDF5 and the headers of the environment's mpi4py
     local arch
     arch=$(gcc -print-multiarch) || return
-    # With isolation the build compiles an old mpi4py (20 GB of memory, many minutes).  With a cache
-    # it may return a build for another MPI.  With optimisation it takes twice the time for no gain.
+    printf '[build_ext]\nparallel = %d\n' "$(nproc)" >"$work/build.cfg"
+    # distutils compiles several files at a time if a settings file says so; Cython does not.
+    # Isolated, the build compiles an old mpi4py (20 GB of memory, many minutes); cached, it
+    # returns what was built for another MPI; optimised, it takes twice the time for no gain.
     CC=mpicc.openmpi CFLAGS="-O1 -g0" HDF5_MPI=ON HDF5_DIR=/usr/lib/$arch/hdf5/openmpi \
-        pip --no-cache-dir --no-build-isolation --no-binary=h5py --no-deps --force-reinstall h5py
+        DIST_EXTRA_CONFIG=$work/build.cfg pip wheel --no-cache-dir --no-build-isolation \
+        --no-binary=h5py --no-deps -w "$work/h5py" h5py
+}
+
+finish_h5py() {
+    local process=$building
+    building=
+    printf '  %-34s' "h5py, compiled meanwhile"
+    finish h5py "h5py, compiled meanwhile" "$process"
 }
 
 has_parallel_h5py() { # whether h5py has MPI and the version in the constraints
@@ -109,7 +168,7 @@ sys.exit(f"h5py=={h5py.__version__}\n" not in open("constraints.txt") or not h5p
 ranks() { # ranks LAUNCHER: two ranks reach each other, and write together if they can
     OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
         OMPI_MCA_rmaps_base_oversubscribe=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe \
-        timeout 60 "$1" -n 2 "$venv/bin/python" -c '
+        timeout --foreground 60 "$1" -n 2 "$venv/bin/python" -c '
 from mpi4py import MPI
 import h5py, sys
 path, comm, parallel = sys.argv[1], MPI.COMM_WORLD, sys.argv[2] == "parallel"
@@ -120,7 +179,7 @@ if parallel:
         file.create_dataset("rank", (2,), "i8", fillvalue=-1)[comm.rank] = comm.rank
     with h5py.File(path, "r", locking=False) as file:
         assert [*file["rank"]] == [0, 1], "a rank did not write"
-comm.barrier()' "$log.h5" $kind
+comm.barrier()' "$work/trial.h5" $kind
 }
 
 verify() {
@@ -145,18 +204,26 @@ fi
 # Only tests need these: a browser for pages, OpenGL in software for lit surfaces.
 if [[ $extras = *dev* ]] && ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] &&
     command -v apt-get >/dev/null; then
-    echo "  a browser, for tests of pages"
-    get_packages chromium libegl1 libgl1-mesa-dri >"$log" 2>&1 ||
-        echo "  there is none: these tests will be skipped"
+    printf '  %-34s' "a browser, for tests of pages"
+    start browser get_packages chromium libegl1 libgl1-mesa-dri
+    if wait $!; then seconds browser; else echo "none: these tests will be skipped"; fi
 fi
 
 cd "$project"
-made_from=$(cat launch/setup.sh constraints.txt setup.cfg - <<<"$extras" | sha256sum)
-recipe="$kind ${made_from%% *}"
 found=$(cat "$stamp" 2>/dev/null || true)
+read -r found_kind _ found_index <<<"$found"
+# A hash, because the address of an index may hold a password.
+index=${TORCH_INDEX-$found_index}
+if [ -n "${TORCH_INDEX-}" ]; then index=$(sha256sum <<<"$TORCH_INDEX" | cut -c -64); fi
+made_from=$(cat launch/setup.sh constraints.txt setup.cfg - <<<"$extras" | sha256sum)
+recipe="$kind ${made_from%% *}${index:+ $index}"
 if [ "$found" = "$recipe" ] && [ -x "$venv/bin/lsengine" ]; then
     echo "$1 is set up already ($kind)"
     exit
+fi
+if [ -n "$index" ] && [ -z "${TORCH_INDEX-}" ]; then
+    fail "$1 is out of date, and TORCH_INDEX said where its torch came from:" \
+        "set it again, or set it to nothing for pip's own index"
 fi
 if [ ! -e "$venv/pyvenv.cfg" ] && [ -z "$found" ] && [ -n "$(ls -A "$venv")" ]; then
     fail "$1 holds files that are no environment: name another folder"
@@ -165,17 +232,24 @@ fi
 echo "Setting up $1 ($kind)"
 step "environment" create
 echo unfinished >"$stamp"
-# First, and pinned: otherwise another package would install the newest torch, many gigabytes.
-step "torch" pip ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 mpi=$([ $kind = parallel ] && echo openmpi || echo mpich)
-step "MPI and build tools" pip --only-binary=mpi4py \
-    setuptools wheel numpy cython pkgconfig mpi4py "$mpi"
+step "MPI and build tools" pip install --only-binary=mpi4py \
+    setuptools wheel packaging numpy cython pkgconfig mpi4py "$mpi"
 if [ $kind = parallel ] && ! has_parallel_h5py; then
-    step "h5py, compiled with MPI" build_h5py
+    start h5py build_h5py
+    building=$!
 fi
-# Without dependencies: its wheels may ask for another build of torch than the installed one.
-step "torchvision" pip --no-deps torchvision
-step "the rest, and lsengine" pip --no-build-isolation -e ".[$extras]"
+# Before others, and pinned: whatever asks for torch would take the newest, of many gigabytes.
+step "torch" install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+# Alone, because its wheels may ask for another build of torch than the one that is there.
+step "torchvision" install --no-deps torchvision
+# This brings pip's h5py for a while, because the other one is still being built.
+step "the rest, and lsengine" install --no-build-isolation -e ".[$extras]"
+step "bytecode" bytecode
+if [ -n "$building" ]; then finish_h5py; fi
+if [ -d "$work/h5py" ]; then
+    step "h5py in place of pip's" pip install --no-deps --force-reinstall "$work"/h5py/*.whl
+fi
 step "a trial with two ranks" verify
 echo "$recipe" >"$stamp"
 echo "$1 is set up ($kind, $SECONDS s)"

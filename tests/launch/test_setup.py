@@ -3,8 +3,10 @@
 import configparser
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,10 +43,10 @@ def test_an_installation_has_every_file_beside_the_modules():
     config.read(ROOT / "setup.cfg")
     patterns = config["options.package_data"]["lsengine"].split(", ")
     package = ROOT / "lsengine"
-    job_folder = {p for p in package.rglob("*") if p.is_file() and p.suffix not in {".py", ".pyc"}}
-    assert job_folder == {path for pattern in patterns for path in package.glob(pattern)}
-    assert package / "submit" / "rounds.sh" in job_folder
-    assert not [path for path in job_folder if path.is_symlink()]
+    beside = {p for p in package.rglob("*") if p.is_file() and p.suffix not in {".py", ".pyc"}}
+    assert beside == {path for pattern in patterns for path in package.glob(pattern)}
+    assert package / "submit" / "rounds.sh" in beside
+    assert not [path for path in beside if path.is_symlink()]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--serial"], ["--lean"], ["one", "two"]])
@@ -82,6 +84,174 @@ def test_an_old_python_is_refused(tmp_path):
     )
     assert done.returncode == 3
     assert "needs Python 3.11 or newer" in done.stderr
+
+
+# Stands for the machine's Python, the environment's, and all other programs of a set-up.
+_PROGRAM = """#!/bin/sh
+case "$*" in
+    *"-m venv"*)
+        mkdir -p "$4/bin"
+        touch "$4/pyvenv.cfg"
+        cp "$0" "$4/bin/python"
+        cp "$0" "$4/bin/mpiexec"
+        cp "$0" "$4/bin/lsengine" ;;
+    *"open("*) exit "${WITHOUT_H5PY-0}" ;;
+    -print-multiarch) echo any; exit ;;
+    -s*) echo "Status: install ok installed"; exit ;;
+    -c*|"-P -c"*) exit ;;
+esac
+echo "$*" >>"$RECORD"
+case "$*" in
+    *" pip "*" wheel -q "*) eval "$WHEEL" ;;
+    *" torch") eval "$TORCH" ;;
+esac
+"""
+
+
+@pytest.fixture
+def imitation(tmp_path):
+    """An environment variable for each thing that a set-up with imitated programs heeds."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ["python3.11", "dpkg", "gcc", "chromium", "mpirun.openmpi"]:
+        (programs / name).write_text(_PROGRAM)
+        (programs / name).chmod(0o755)
+    (tmp_path / "temporary").mkdir()
+    kept = {name: value for name, value in os.environ.items() if name != "TORCH_INDEX"}
+    return kept | {
+        "PATH": f"{programs}:/usr/bin:/bin",
+        "TMPDIR": str(tmp_path / "temporary"),
+        "RECORD": str(tmp_path / "record"),
+        "WHEEL": "",
+        "TORCH": "",
+    }
+
+
+def _set_up(folder, environment):
+    return subprocess.run(
+        [SETUP, folder], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def _commands(environment) -> list[str]:
+    return Path(environment["RECORD"]).read_text().splitlines()
+
+
+def test_h5py_is_built_beside_the_other_steps(tmp_path, imitation):
+    """The build has begun when torch is installed, ends after it, and its wheel comes last."""
+    wait = 'until grep -q " torch$" "$RECORD"; do sleep 0.1; done'
+    imitation |= {
+        "WITHOUT_H5PY": "1",
+        "WHEEL": f'{wait}; mkdir "$TMPDIR/h5py"; touch "$TMPDIR/h5py/h5py.whl"',
+        "TORCH": 'until grep -q " wheel -q " "$RECORD"; do sleep 0.1; done',
+    }
+    done = _set_up(tmp_path / "environment", imitation)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^  h5py, compiled meanwhile +\d+ s$", done.stdout, re.MULTILINE)
+    install = [line for line in _commands(imitation) if " install " in line][-1]
+    assert install.endswith("/h5py.whl")
+    assert "--force-reinstall" in install
+    assert not [*(tmp_path / "temporary").iterdir()]
+
+
+def test_a_failed_build_of_h5py_ends_the_setup(tmp_path, imitation):
+    """The output of the build is shown, no further step is begun, and the exit code is 3."""
+    imitation |= {
+        "WITHOUT_H5PY": "1",
+        "WHEEL": 'echo $PPID >"$RECORD.build"; echo "no MPI compiler"; exit 1',
+        "TORCH": 'until [ -s "$RECORD.build" ]; do sleep 0.1; done\n'
+        'while kill -0 "$(cat "$RECORD.build")"; do sleep 0.1; done',
+    }
+    done = _set_up(tmp_path / "environment", imitation)
+    assert done.returncode == 3
+    assert re.search(r"^  torch +\d+ s\n  h5py, compiled meanwhile +failed$", done.stdout, re.M)
+    assert "torchvision" not in done.stdout
+    assert done.stderr.startswith("no MPI compiler\n")
+    assert '"h5py, compiled meanwhile" failed; run it again' in done.stderr
+    assert (tmp_path / "environment" / "lsengine-setup").read_text() == "unfinished\n"
+
+
+def test_a_failed_step_ends_the_build_of_h5py(tmp_path, imitation):
+    """What runs beside a step that fails is ended with it."""
+    imitation |= {
+        "WITHOUT_H5PY": "1",
+        "WHEEL": 'touch "$RECORD.build"; sleep 300',
+        "TORCH": 'until [ -e "$RECORD.build" ]; do sleep 0.1; done; echo "no network"; exit 1',
+    }
+    done = _set_up(tmp_path / "environment", imitation)
+    assert done.returncode == 3
+    assert done.stderr.startswith("no network\n")
+    assert not _processes_with(imitation["RECORD"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_setup_leaves_no_process(number, tmp_path, imitation):
+    """A signal ends the step at hand and the build beside it, and removes what they wrote."""
+    imitation |= {
+        "WITHOUT_H5PY": "1",
+        "WHEEL": 'touch "$RECORD.build"; sleep 300',
+        "TORCH": 'touch "$RECORD.torch"; sleep 300',
+    }
+    started = [Path(f"{imitation['RECORD']}.{name}") for name in ["build", "torch"]]
+    # Who runs the tests may ignore these signals, and a shell cannot undo that.
+    command = ["env", "--default-signal", SETUP, tmp_path / "environment"]
+    with subprocess.Popen(
+        command, env=imitation, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            _await(lambda: all(path.exists() for path in started))
+            os.killpg(process.pid, number)
+            assert process.wait(60) == 128 + number
+        finally:
+            process.kill()
+    assert not _processes_with(imitation["RECORD"])
+    assert not [*(tmp_path / "temporary").iterdir()]
+    assert (tmp_path / "environment" / "lsengine-setup").read_text() == "unfinished\n"
+
+
+def test_another_index_for_torch_makes_the_environment_anew(tmp_path, imitation):
+    """The stamp knows the index, without its address; no TORCH_INDEX leaves torch as it is."""
+    folder = tmp_path / "environment"
+    stamp = folder / "lsengine-setup"
+
+    def made(**index: str) -> bool:
+        Path(imitation["RECORD"]).write_text("")
+        done = _set_up(folder, imitation | index)
+        assert done.returncode == 0
+        return any("-m venv" in line for line in _commands(imitation))
+
+    assert made(TORCH_INDEX="https://name:password@one")
+    assert any("--index-url https://name:password@one" in line for line in _commands(imitation))
+    assert "password" not in stamp.read_text()
+    assert not made(TORCH_INDEX="https://name:password@one")
+    assert not made()
+    assert made(TORCH_INDEX="https://two")
+    stamp.write_text(re.sub(r" \w+", " older", stamp.read_text(), count=1))
+    done = _set_up(folder, imitation)
+    assert done.returncode == 3
+    assert "set it again, or set it to nothing" in done.stderr
+    assert made(TORCH_INDEX="")
+    assert not made()
+    assert len(stamp.read_text().split()) == 2
+
+
+def _await(condition) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _processes_with(text: str) -> list[Path]:
+    """Those that have it in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if text.encode() in path.read_bytes():
+                found.append(path)
+        except OSError:
+            continue  # ended in between, or another user's
+    return found
 
 
 def test_this_environment_is_of_the_kind_its_stamp_names():
