@@ -73,7 +73,7 @@ def make(arch: str, samples: int, args: dict[str, object] | None = None) -> Work
     x = torch.randint(0, 256, (samples, *SHAPE), dtype=torch.uint8, generator=generator)
     y = torch.randint(0, 10, (samples,), generator=generator)
     mean, std = (torch.tensor(v, dtype=torch.float64) for v in (reference.MEAN, reference.STD))
-    dataset = data.Dataset({"train": data.Split(x, y)}, mean, std, 10)
+    dataset = data.Dataset(splits={"train": data.Split(x, y)}, mean=mean, std=std, classes=10)
     few = data.standardized(x[:32], dataset, torch.float32)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:

@@ -34,7 +34,7 @@ class Split:
     y: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """The splits a job asks for.
 
@@ -76,8 +76,8 @@ class Dataset:
         """SHA-256 (hex) of names, types, shapes and little-endian bytes of all splits."""
         digest = hashlib.sha256()
         for name in sorted(self.splits):
-            for part in (self.splits[name].x, self.splits[name].y):
-                array = part.numpy()
+            for tensor in (self.splits[name].x, self.splits[name].y):
+                array = tensor.numpy()
                 array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
                 digest.update(f"{name} {array.dtype.name} {[*array.shape]}\n".encode())
                 digest.update(array.data)
@@ -108,7 +108,7 @@ def standardized(x: Tensor, dataset: Dataset, dtype: torch.dtype) -> Tensor:
     return out.to(dtype)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RawData:
     """Unchecked splits and what is known about them.
 

@@ -1,13 +1,12 @@
-"""Image data sets on disk: torchvision's, and folders of image files.
+"""Folders of image files.
 
-Torchvision is imported only for its own data sets; pillow only for folders.
+Pillow is imported only if there are files to decode.
 
 Shapes: N samples, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,7 @@ from lsengine.data import pixel_cache
 from lsengine.data.dataset import RawData
 from lsengine.errors import EnvironmentUnfit, UsageError
 
-log = logging.getLogger(__name__)
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
-POLL_S = 0.5
-NETWORK_TIMEOUT_S = 30.0
 
 
 def folder(root: Path) -> RawData:
@@ -38,17 +34,15 @@ def folder(root: Path) -> RawData:
     """
     if not root.is_dir():
         raise UsageError(f"data.root: no such folder: {root}; expected train/<class>/*.png in it")
-    found = {"train": root / "train", "test": root / "test"}
-    if not found["test"].is_dir():
-        found["test"] = root / "val"
-    found = {name: path for name, path in found.items() if path.is_dir()}
-    found = found or {"train": root}
-    folders = {name: _subfolders(path) for name, path in found.items()}
+    test = root / "test" if (root / "test").is_dir() else root / "val"
+    roots = {"train": root / "train", "test": test}
+    roots = {name: path for name, path in roots.items() if path.is_dir()} or {"train": root}
+    folders = {name: _subfolders(path) for name, path in roots.items()}
     classes = sorted({name for inner in folders.values() for name in inner})
     for split, inner in folders.items():
         if missing := [name for name in classes if name not in inner]:
             raise UsageError(
-                f"data.root: {found[split]} has no folder {missing[0]}; every split needs "
+                f"data.root: {roots[split]} has no folder {missing[0]}; every split needs "
                 f"a folder for each of the {len(classes)} classes"
             )
     files = {
@@ -56,7 +50,7 @@ def folder(root: Path) -> RawData:
         for split, inner in folders.items()
     }
     if not classes or not all(files.values()):
-        empty = next((found[s] for s in files if not files[s]), root)
+        empty = next((roots[s] for s in files if not files[s]), root)
         raise UsageError(
             f"data.root: no images in {empty}; expected <class>/*.png or another of "
             f"{', '.join(_ENDINGS)}"
@@ -70,7 +64,7 @@ def folder(root: Path) -> RawData:
         )
         for split, rows in files.items()
     }
-    return RawData(splits, len(classes))
+    return RawData(splits=splits, classes=len(classes))
 
 
 def _subfolders(path: Path) -> dict[str, Path]:
@@ -84,8 +78,8 @@ def _files(path: Path) -> list[Path]:
 
 def _decoded(paths: Mapping[str, Sequence[Path]]) -> pixel_cache.Pixels:
     """Decode the image files of all splits, (N, H, W, C), of one size and number of channels."""
-    every = {split: [_decode(file) for file in files] for split, files in paths.items()}
-    pairs = [pair for s, files in paths.items() for pair in zip(files, every[s], strict=True)]
+    decoded = {split: [_decode(file) for file in files] for split, files in paths.items()}
+    pairs = [pair for s, files in paths.items() for pair in zip(files, decoded[s], strict=True)]
     first, shape = pairs[0][0], pairs[0][1].shape[:2]
     for file, pixels in pairs:
         if pixels.shape[:2] != shape:
@@ -102,7 +96,7 @@ def _decoded(paths: Mapping[str, Sequence[Path]]) -> pixel_cache.Pixels:
                 for p in images
             ]
         )
-        for split, images in every.items()
+        for split, images in decoded.items()
     }
 
 

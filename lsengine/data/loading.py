@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsengine.data import dataset, image_folder, torchvision
+from lsengine.data import image_folder, torchvision
 from lsengine.data.checks import check_alike, count_classes, validated
-from lsengine.data.dataset import SPLITS, Dataset, Split
+from lsengine.data.dataset import SPLITS, Dataset, RawData, Split
 from lsengine.data.digits import load_digits
 from lsengine.data.subset import draw_subset
 from lsengine.errors import UsageError
@@ -62,7 +62,7 @@ def load(spec: schema.DataSpec, *, root: Path | None, job_folder: Path, seed: in
                 f"data.normalize: mean has {len(mean)} values; the data have {channels} "
                 "channels, so give as many, or one for all"
             )
-    return Dataset(splits, _constants(mean), _constants(std), classes)
+    return Dataset(splits=splits, mean=_constants(mean), std=_constants(std), classes=classes)
 
 
 def _constants(values: Sequence[float] | None) -> Tensor | None:
@@ -76,15 +76,15 @@ def _where(spec: schema.DataSpec, root: Path | None) -> str:
     return f"data.dataset: {spec.dataset}"
 
 
-def _read(spec: schema.DataSpec, root: Path | None, job_folder: Path) -> dataset.RawData:
+def _read(spec: schema.DataSpec, root: Path | None, job_folder: Path) -> RawData:
     if ":" in spec.dataset:
-        found = user_code.call(spec.dataset, spec.args, key="data.dataset", job_folder=job_folder)
-        if not isinstance(found, Mapping):
+        arrays = user_code.call(spec.dataset, spec.args, key="data.dataset", job_folder=job_folder)
+        if not isinstance(arrays, Mapping):
             raise UsageError(
-                f"data.dataset: {spec.dataset} returned {type(found).__name__}; expected a "
+                f"data.dataset: {spec.dataset} returned {type(arrays).__name__}; expected a "
                 "mapping with x_train and y_train, x_test and y_test"
             )
-        return _pairs(found, f"data.dataset: {spec.dataset}", found.get("classes"))
+        return _pairs(arrays, f"data.dataset: {spec.dataset}", arrays.get("classes"))
     for name in spec.args:
         if spec.dataset != "arrays" or name != "classes":
             takes = "takes classes only" if spec.dataset == "arrays" else "takes none"
@@ -100,10 +100,10 @@ def _read(spec: schema.DataSpec, root: Path | None, job_folder: Path) -> dataset
     return torchvision.torchvision_set(spec.dataset, root, spec.splits)
 
 
-def _arrays(file: Path, classes: Any) -> dataset.RawData:
+def _arrays(file: Path, classes: Any) -> RawData:
     try:
         with np.load(file, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise UsageError(f"data.root: no such file: {file}; expected an .npz file") from None
     except IsADirectoryError:
@@ -112,10 +112,10 @@ def _arrays(file: Path, classes: Any) -> dataset.RawData:
         raise UsageError(
             f"data.root: {file} is not a readable .npz file of plain arrays: {error}"
         ) from None
-    return _pairs(found, f"data.root: {file}", classes)
+    return _pairs(arrays, f"data.root: {file}", classes)
 
 
-def _pairs(found: Mapping[str, Any], where: str, classes: Any) -> dataset.RawData:
+def _pairs(arrays: Mapping[str, Any], where: str, classes: Any) -> RawData:
     """Pick x_<split> and y_<split>."""
     if classes is not None and (
         isinstance(classes, bool) or not isinstance(classes, int) or classes < 1
@@ -123,13 +123,13 @@ def _pairs(found: Mapping[str, Any], where: str, classes: Any) -> dataset.RawDat
         raise UsageError(f"{where}: classes: expected an integer of at least 1, got {classes!r}")
     splits = {}
     for name in SPLITS:
-        there = [key for key in (f"x_{name}", f"y_{name}") if key in found]
-        if len(there) == 1:
-            missing = f"y_{name}" if there[0].startswith("x") else f"x_{name}"
-            raise UsageError(f"{where}: has {there[0]}, but no {missing}")
-        if there:
-            splits[name] = (found[f"x_{name}"], found[f"y_{name}"])
+        x, y = f"x_{name}", f"y_{name}"
+        if (x in arrays) != (y in arrays):
+            present, missing = (x, y) if x in arrays else (y, x)
+            raise UsageError(f"{where}: has {present}, but no {missing}")
+        if x in arrays:
+            splits[name] = (arrays[x], arrays[y])
     if not splits:
-        names = ", ".join(map(str, found)) or "nothing"
+        names = ", ".join(map(str, arrays)) or "nothing"
         raise UsageError(f"{where}: expected x_train and y_train, found {names}")
-    return dataset.RawData(splits, classes)
+    return RawData(splits=splits, classes=classes)

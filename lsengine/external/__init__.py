@@ -1,1 +1,1 @@
-"""Other people's code: the user's own modules and optional libraries."""
+"""Other people's code: the user's own modules, torchvision, and optional libraries."""

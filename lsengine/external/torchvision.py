@@ -17,7 +17,7 @@ def torchvision() -> ModuleType:
     """Import torchvision, also where its operators were compiled for another torch.
 
     Networks, data sets and transforms need none of those operators, but the import looks
-    two of them up.  Their schemas are declared when, and only when, it fails for that.
+    two of them up.  If it fails it is tried once more, with their schemas declared.
 
     Raises:
         EnvironmentUnfit: If torchvision is not installed or cannot be imported.
@@ -39,12 +39,10 @@ def torchvision() -> ModuleType:
 def _import_torchvision() -> ModuleType:
     try:
         return importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if not any(f"torchvision::{name}" in str(error) for name in _OPERATORS):
-            raise
+    except RuntimeError:  # "operator torchvision::nms does not exist"
+        _declare_operators()
     for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # half imported
-    _declare_operators()
     return importlib.import_module("torchvision")
 
 

@@ -1,7 +1,4 @@
-"""Code that is not lsengine's: the user's own modules, and torchvision.
-
-The only module that imports torchvision, and only when a job asks for it.
-"""
+"""The user's own modules: networks, data sets and losses that a job names."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from typing import Any
 from lsengine.errors import UsageError
 from lsengine.wording import did_you_mean
 
-_found_beside: dict[str, Path] = {}  # modules found in a job's folder, by name
+_in_job_folders: dict[str, Path] = {}  # the folder of each module from one
 
 
 def call(spec: str, args: dict[str, Any], *, key: str, job_folder: Path) -> Any:
@@ -44,7 +41,12 @@ def call(spec: str, args: dict[str, Any], *, key: str, job_folder: Path) -> Any:
 def lookup(spec: str, *, key: str, job_folder: Path) -> Callable[..., Any]:
     """Return the callable that ``package.module:name`` names, without calling it.
 
-    The module is looked for on PYTHONPATH first, then in ``beside``.
+    The module is looked for on PYTHONPATH first, then in ``job_folder``.
+
+    Args:
+        spec: Where the callable is.
+        key: Key path of ``spec`` in the job, for messages.
+        job_folder: The job file's folder.
 
     Raises:
         UsageError: If the module or the name in it is missing, or importing it fails.
@@ -58,15 +60,15 @@ def lookup(spec: str, *, key: str, job_folder: Path) -> Callable[..., Any]:
         except (Exception, SystemExit) as error:
             raise UsageError(_import_failure(name, error, key, job_folder)) from error
     try:
-        found = getattr(module, attribute)
+        named = getattr(module, attribute)
     except AttributeError:
         near = did_you_mean(attribute, dir(module))
         where = getattr(module, "__file__", None) or name
         raise UsageError(f'{key}: no "{attribute}" in {where}{near}') from None
-    if not callable(found):
-        kind = type(found).__name__
+    if not callable(named):
+        kind = type(named).__name__
         raise UsageError(f"{key}: {spec} is {kind}; expected a function or a class")
-    return found  # type: ignore[no-any-return]
+    return named  # type: ignore[no-any-return]
 
 
 def _import_failure(name: str, error: BaseException, key: str, job_folder: Path) -> str:
@@ -89,9 +91,9 @@ def _importable(folder: Path) -> Iterator[None]:
     something else here.
     """
     folder = folder.absolute()
-    for name in [name for name, origin in _found_beside.items() if origin != folder]:
+    for name in [name for name, origin in _in_job_folders.items() if origin != folder]:
         sys.modules.pop(name, None)
-        del _found_beside[name]
+        del _in_job_folders[name]
     before, path = set(sys.modules), list(sys.path)
     sys.path.append(str(folder))
     importlib.invalidate_caches()
@@ -105,4 +107,4 @@ def _importable(folder: Path) -> Iterator[None]:
         for name in set(sys.modules) - before:
             origin = getattr(sys.modules[name], "__file__", None)
             if origin and Path(origin).is_relative_to(folder):
-                _found_beside[name] = folder
+                _in_job_folders[name] = folder

@@ -10,9 +10,7 @@ Example:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from torch import nn
 from lsengine.errors import UsageError
 from lsengine.external import torchvision, user_code
 from lsengine.job import schema
+from lsengine.job.networks import NETWORKS, Network
 from lsengine.models import densenet, mlp, resnet, vgg
 from lsengine.wording import did_you_mean
 
@@ -56,15 +55,16 @@ def build(
                 "torch.nn.Module"
             )
         return network
-    if model.arch not in schema.ARCHITECTURES:
-        near = did_you_mean(model.arch, schema.ARCHITECTURES)
+    entry = NETWORKS.get(model.arch)
+    if entry is None:
+        near = did_you_mean(model.arch, NETWORKS)
         raise UsageError(
             f'model.arch: got "{model.arch}"; allowed: a zoo name (see "lsengine models"), '
             f"torchvision:NAME or module:factory{near}"
         )
-    maker, allowed = _entry(model.arch)
-    args = {"channels": channels, "classes": classes, **allowed, **model.args}
-    _check_args(model.arch, args, {"channels": 1, "classes": 1, **allowed})
+    defaults = {"channels": channels, "classes": classes} | entry.args
+    args = defaults | model.args
+    _check_args(model.arch, args, defaults)
     if model.arch != "mlp":
         if size is None:
             raise UsageError(
@@ -76,13 +76,13 @@ def build(
                 f"model.arch: {model.arch} needs at least {_SMALLEST}x{_SMALLEST} pixels, "
                 f"got {size[0]}x{size[1]}; use mlp or module:factory"
             )
-    return maker(size, args)
+    return _FAMILIES[entry.family](entry, size, args)
 
 
 def zoo() -> list[tuple[str, int]]:
     """Return each zoo name with its number of parameters at 3x32x32 and 10 classes."""
     sizes = []
-    for name in schema.ARCHITECTURES:
+    for name in NETWORKS:
         with torch.device("meta"):  # shapes only: nothing is allocated or drawn
             network = build(
                 schema.ModelSpec(arch=name),
@@ -95,58 +95,32 @@ def zoo() -> list[tuple[str, int]]:
     return sizes
 
 
-Maker = Callable[[Size | None, dict[str, Any]], nn.Module]
-
-
-def _entry(arch: str) -> tuple[Maker, dict[str, Any]]:
-    """Return how to make a zoo network, and its arguments beside channels and classes."""
-    shortcut = not arch.endswith("_noshort")
-    if match := re.match(r"wrn(\d+)_(\d+)", arch):
-        depth, width = int(match[1]), 16 * int(match[2])
-        return partial(_resnet, resnet.cifar, depth, shortcut), {"width": width}
-    if match := re.match(r"resnet(\d+)", arch):
-        depth = int(match[1])
-        if depth in (18, 34, 50):
-            return partial(_resnet, resnet.four_stages, depth, shortcut), {"width": 64}
-        return partial(_resnet, resnet.cifar, depth, shortcut), {"width": 16}
-    if match := re.match(r"vgg(\d+)", arch):
-        return partial(_vgg, int(match[1])), {}
-    if arch == "densenet121":
-        return _densenet, {"growth": 32}
-    return _mlp, {"hidden": [128, 128]}
-
-
-def _resnet(
-    family: Callable[..., nn.Module],
-    depth: int,
-    shortcut: bool,
-    _: Size | None,
-    args: dict[str, Any],
-) -> nn.Module:
-    return family(depth, shortcut=shortcut, **args)
-
-
-def _vgg(depth: int, size: Size | None, args: dict[str, Any]) -> nn.Module:
-    assert size is not None
-    return vgg.VGG(depth, size=size, **args)
-
-
-def _densenet(_: Size | None, args: dict[str, Any]) -> nn.Module:
-    return densenet.DenseNet(**args)
-
-
-def _mlp(size: Size | None, args: dict[str, Any]) -> nn.Module:
+def _mlp(_: Network, size: Size | None, args: Mapping[str, Any]) -> nn.Module:
     height, width = size or (1, 1)
     features = args["channels"] * height * width
     return mlp.MLP(features=features, classes=args["classes"], hidden=args["hidden"])
 
 
-def _check_args(arch: str, args: dict[str, Any], allowed: dict[str, Any]) -> None:
+_FAMILIES: dict[str, Callable[[Network, Size | None, Mapping[str, Any]], nn.Module]] = {
+    "mlp": _mlp,
+    "vgg": lambda entry, size, args: vgg.VGG(entry.depth, size=size or (1, 1), **args),
+    "four_stages": lambda entry, _, args: resnet.four_stages(
+        entry.depth, shortcut=entry.shortcut, **args
+    ),
+    "cifar_resnet": lambda entry, _, args: resnet.cifar(
+        entry.depth, shortcut=entry.shortcut, **args
+    ),
+    "densenet": lambda _, __, args: densenet.DenseNet(**args),
+}
+
+
+def _check_args(arch: str, args: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse arguments that a network does not take, or that are no counts."""
     for name, value in args.items():
-        if name not in allowed:
-            near = did_you_mean(name, allowed) or f"; allowed: {', '.join(allowed)}"
+        if name not in defaults:
+            near = did_you_mean(name, defaults) or f"; allowed: {', '.join(defaults)}"
             raise UsageError(f"model.args.{name}: {arch} takes no such argument{near}")
-        several = isinstance(allowed[name], list)
+        several = isinstance(defaults[name], list)
         if several and not isinstance(value, list | tuple):
             raise UsageError(f"model.args.{name}: expected a list of integers, got {value!r}")
         if not all(_is_count(v) for v in (value if several else [value])):

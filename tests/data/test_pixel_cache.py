@@ -16,9 +16,17 @@ Image = pytest.importorskip("PIL.Image")
 COUNT = 150
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("LSENGINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def root(tmp_path):
     """A folder of 300 small images of two classes."""
+    tmp_path = tmp_path / "images"
     rng = np.random.default_rng(0)
     for kind in "ab":
         (tmp_path / "train" / kind).mkdir(parents=True)
@@ -46,12 +54,36 @@ def _load(root):
     return data.load(spec, root=root, job_folder=Path(), seed=0)
 
 
-def test_a_second_load_decodes_nothing(root, decodings):
-    """The same tensors and the same digest of the data, from one file."""
+def test_a_second_load_decodes_nothing(root, cache, decodings):
+    """The same tensors and digest, from a file in the cache; the data's folder is left alone."""
+    before = sorted(root.rglob("*"))
     first, second = _load(root), _load(root)
     assert len(decodings) == 2 * COUNT
     assert second.sha256 == first.sha256
-    assert (root / pixel_cache.NAME).exists()
+    assert list(cache.iterdir()) == [pixel_cache.cache_file(root)]
+    assert sorted(root.rglob("*")) == before
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+    """The cluster's variable, the desktop's, the home; folders of one name have files apart."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert pixel_cache.cache_file(tmp_path / "a").parent == tmp_path / "cache"
+    names = {pixel_cache.cache_file(tmp_path / folder / "images").name for folder in "ab"}
+    assert len(names) == 2
+    assert all(name.startswith("decoded-images-") for name in names)
+    monkeypatch.delenv("LSENGINE_CACHE")
+    assert pixel_cache.cache_file(tmp_path).parent == tmp_path / "xdg/lsengine"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert pixel_cache.cache_file(tmp_path).parent == tmp_path / "home/.cache/lsengine"
+
+
+def test_a_file_of_an_older_lsengine_beside_the_images_is_not_used(root, decodings):
+    """It may be anybody's who can write to the data's folder."""
+    first = _load(root)
+    pixel_cache.cache_file(root).rename(root / ".lsengine-decoded.npz")
+    assert _load(root).sha256 == first.sha256
+    assert len(decodings) == 4 * COUNT
 
 
 def test_a_changed_image_is_seen(root, decodings):
@@ -72,7 +104,7 @@ def test_a_changed_image_is_seen(root, decodings):
 def test_a_damaged_file_is_made_anew(root, decodings, caplog, damage):
     """A wrong byte, a cut file or another file of its name costs a decoding, with a word."""
     first = _load(root)
-    path = root / pixel_cache.NAME
+    path = pixel_cache.cache_file(root)
     content = bytearray(path.read_bytes())
     if damage == "byte":
         content[-COUNT * 9] ^= 0xFF
@@ -88,21 +120,33 @@ def test_a_damaged_file_is_made_anew(root, decodings, caplog, damage):
     assert len(decodings) == 4 * COUNT
 
 
-def test_a_folder_that_cannot_be_written_to_is_read_all_the_same(root, decodings, monkeypatch):
+@pytest.mark.parametrize("obstacle", ["disk", "folder", "home"])
+def test_a_cache_that_cannot_be_written_to_is_no_error(
+    root, cache, decodings, monkeypatch, obstacle
+):
     """Nothing is kept, nothing is left behind, and the data are there."""
 
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(pixel_cache.np, "savez", refuse)
-    assert len(_load(root).splits["train"].y) == 2 * COUNT
-    assert not list(root.glob(f"{pixel_cache.NAME}*"))
+    if obstacle == "disk":
+        monkeypatch.setattr(pixel_cache.np, "savez", refuse)
+    elif obstacle == "folder":
+        cache.write_text("a file where the folder should be")
+    else:
+        monkeypatch.delenv("LSENGINE_CACHE")
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    for _ in range(2):
+        assert len(_load(root).splits["train"].y) == 2 * COUNT
+    assert len(decodings) == 4 * COUNT
+    assert not cache.is_dir() or not list(cache.iterdir())
 
 
-def test_few_images_leave_no_file(tmp_path):
+def test_few_images_leave_no_file(tmp_path, cache):
     """Below some hundreds of files reading them again takes no longer."""
     for kind in "ab":
         (tmp_path / kind).mkdir()
         Image.fromarray(np.zeros((3, 2), np.uint8)).save(tmp_path / kind / "1.png")
     assert len(_load(tmp_path).splits["train"].y) == 2
-    assert not (tmp_path / pixel_cache.NAME).exists()
+    assert not cache.exists()

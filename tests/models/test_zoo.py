@@ -1,20 +1,15 @@
-"""The zoo, torchvision's networks, the user's own, and who owns which parameter."""
+"""The zoo, and torchvision's networks."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from lsengine import models
-from lsengine.errors import EnvironmentUnfit, UsageError
-from lsengine.external import torchvision
+from lsengine.errors import UsageError
 from lsengine.job import schema
+from tests.support.networks import build
 
 PUBLISHED = {
     "vgg9": 2_789_706,
@@ -29,12 +24,6 @@ PUBLISHED = {
     "wrn56_8": 54_470_282,
     "densenet121": 6_956_298,
 }
-
-
-def build(arch, *, channels=3, classes=10, size=(32, 32), job_folder=Path(), **args):
-    """Build with the data's shape given, as a job would."""
-    spec = schema.ModelSpec(arch=arch, args=args)
-    return models.build(spec, channels=channels, classes=classes, size=size, job_folder=job_folder)
 
 
 def names(model):
@@ -236,159 +225,9 @@ def test_images_are_asked_for():
         build("vgg9", size=(8, 7))
 
 
-MODULE = """
-import torch
-from torch import nn
-from helper_{tag} import WIDTH
-
-def make(outputs=2):
-    import late_{tag}
-    return nn.Linear(WIDTH, outputs)
-
-def fail():
-    raise RuntimeError("no luck today")
-"""
-
-
-@pytest.fixture
-def user_folder(tmp_path):
-    """A job's folder with a module of the user's and modules that one imports."""
-    (tmp_path / "usermodel_a.py").write_text(MODULE.format(tag="a"))
-    (tmp_path / "helper_a.py").write_text("WIDTH = 3")
-    (tmp_path / "late_a.py").write_text("")
-    (tmp_path / "broken_a.py").write_text("1 / 0")
-    (tmp_path / "hungry_a.py").write_text("import not_installed_anywhere")
-    return tmp_path
-
-
-def test_a_module_beside_the_job_is_found(user_folder):
-    """Its factory may import its neighbours, early and late; the search path is restored."""
-    before = list(sys.path)
-    network = build("usermodel_a:make", job_folder=user_folder, outputs=5)
-    assert network.weight.shape == (5, 3)
-    assert sys.path == before
-
-
-def test_the_same_name_in_another_folder_is_another_module(user_folder, tmp_path_factory):
-    """Two jobs in two folders each get their own module."""
-    other = tmp_path_factory.mktemp("other")
-    (other / "usermodel_a.py").write_text("from torch import nn\nmake = lambda: nn.Linear(1, 1)")
-    assert build("usermodel_a:make", job_folder=user_folder).in_features == 3
-    assert build("usermodel_a:make", job_folder=other).in_features == 1
-    assert build("usermodel_a:make", job_folder=user_folder).in_features == 3
-
-
-def test_the_python_path_comes_before_the_jobs_folder(user_folder, tmp_path_factory, monkeypatch):
-    """As the contract says: PYTHONPATH first, then beside the job."""
-    first = tmp_path_factory.mktemp("first")
-    (first / "shadowed_a.py").write_text("from torch import nn\nmake = lambda: nn.Linear(9, 1)")
-    (user_folder / "shadowed_a.py").write_text("1 / 0")
-    monkeypatch.syspath_prepend(first)
-    assert build("shadowed_a:make", job_folder=user_folder).in_features == 9
-
-
-@pytest.mark.parametrize(
-    ("arch", "said"),
-    [
-        ("usermodel_a:fail", "usermodel_a:fail.*RuntimeError: no luck today"),
-        ("broken_a:make", 'model.arch: importing "broken_a" failed: ZeroDivisionError'),
-        ("hungry_a:make", "importing \"hungry_a\" failed: .*'not_installed_anywhere'"),
-    ],
-)
-def test_the_users_own_error_is_shown(user_folder, arch, said):
-    """A module that fails is reported with its own words, and may be tried again."""
-    for _ in range(2):
-        with pytest.raises(UsageError, match=said):
-            build(arch, job_folder=user_folder)
-
-
-def test_torchvision_networks_take_the_classes_of_the_data():
-    """Its networks work, also where its operators do not fit this torch."""
-    network = build("torchvision:resnet18", classes=7)
-    assert network.fc.weight.shape == (7, 512)
-    assert build("torchvision:resnet18", num_classes=4).fc.weight.shape == (4, 512)
-
-
 def test_torchvision_mistakes_are_named():
     """Unknown networks and arguments are refused with a hint."""
     with pytest.raises(UsageError, match=r'"resnet19".*did you mean "resnet1'):
         build("torchvision:resnet19")
     with pytest.raises(UsageError, match=r"model\.args.*nonsense"):
         build("torchvision:resnet18", nonsense=1)
-
-
-def test_the_zoo_and_the_digits_leave_torchvision_alone():
-    """Neither needs it, so a broken one does no harm."""
-    code = (
-        "import sys; from pathlib import Path; from lsengine import data, models\n"
-        "from lsengine.job import schema\n"
-        "data.load(schema.DataSpec(dataset='digits'), root=None, job_folder=Path(), seed=0)\n"
-        "models.zoo()\n"
-        "sys.exit('torchvision' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_missing_torchvision_is_no_bug(monkeypatch):
-    """The environment is unfit, and the message says what to install."""
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(EnvironmentUnfit, match="install the one that goes with torch"):
-        torchvision.torchvision()
-
-
-class SimpleNorm(nn.Module):
-    """A third party's normalisation."""
-
-    def __init__(self):
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(3))
-
-
-class PreNorm(nn.Module):
-    """A wrapper named like a normalisation."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm, self.body = nn.LayerNorm(3), nn.Linear(3, 3)
-
-
-def test_normalisation_parameters_are_those_of_the_layers():
-    """Scales and shifts of all kinds of normalisation, and nothing they wrap."""
-    network = nn.Sequential(
-        *(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.RMSNorm(3)),
-        *(nn.InstanceNorm2d(4, affine=True), SimpleNorm(), PreNorm(), nn.Linear(3, 2)),
-        nn.LocalResponseNorm(2),
-    )
-    expected = {f"{i}.{kind}" for i in (1, 2, 4) for kind in ("weight", "bias")}
-    expected |= {"3.weight", "5.gain", "6.norm.weight", "6.norm.bias"}
-    assert models.normalisation_parameters(network) == expected
-
-
-def test_all_parameters_of_a_zoo_network_are_accounted_for():
-    """What normalisation does not own are convolutions and the linear layer."""
-    network = build("resnet20")
-    others = set(dict(network.named_parameters())) - models.normalisation_parameters(network)
-    assert all("conv" in n or "linear" in n or n.endswith("shortcut.0.weight") for n in others)
-
-
-def test_running_statistics_are_found():
-    """One mean and one variance for every batch norm."""
-    network = build("resnet20")
-    layers = [n for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)]
-    expected = {f"{n}.{kind}" for n in layers for kind in ("running_mean", "running_var")}
-    assert models.batch_norm_buffers(network) == expected
-
-
-def test_a_network_that_does_not_take_the_data_is_found_out():
-    """Wrong inputs and too few outputs are told apart, and nothing is changed by trying."""
-    network = build("resnet20", size=(8, 8)).train()
-    before = {k: v.clone() for k, v in network.state_dict().items()}
-    models.check_model_accepts(network, torch.rand(4, 3, 8, 8), 10)
-    with pytest.raises(UsageError, match=r"refuses data of shape \[1, 8, 8\]"):
-        models.check_model_accepts(network, torch.rand(4, 1, 8, 8), 10)
-    with pytest.raises(UsageError, match=r"outputs have shape \[10\].*need 11"):
-        models.check_model_accepts(network, torch.rand(4, 3, 8, 8), 11)
-    with pytest.raises(UsageError, match="expected one tensor"):
-        models.check_model_accepts(nn.Flatten(0), torch.rand(4, 3), None)
-    assert network.training
-    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())

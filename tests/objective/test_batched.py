@@ -39,7 +39,12 @@ def _objective(model, *, precision="float64", loss="cross_entropy", moved=None, 
     x = torch.randn(300, 2, 3, generator=generator)
     y = torch.randint(3, (300,), generator=generator) if y is None else y
     classes = None if y.is_floating_point() else 3
-    dataset = Dataset({"train": Split(x, y), "test": Split(x[:31], y[:31])}, None, None, classes)
+    dataset = Dataset(
+        splits={"train": Split(x, y), "test": Split(x[:31], y[:31])},
+        mean=None,
+        std=None,
+        classes=classes,
+    )
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     names = [n for n, t in named.items() if t.is_floating_point() and (moved is None or n in moved)]
     directions = {

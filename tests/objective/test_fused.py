@@ -218,7 +218,9 @@ def test_memory_that_ends_while_layers_are_fused_is_no_reason_to_go_on_without(m
     monkeypatch.setattr(fused.FusedForward, "sync", exhausted)
     with pytest.raises(torch.OutOfMemoryError):
         fused.fused(model, torch.float32, torch.randn(2, 4))
-    data = Dataset({"train": Split(torch.randn(4, 4), torch.arange(4))}, None, None, 4)
+    data = Dataset(
+        splits={"train": Split(torch.randn(4, 4), torch.arange(4))}, mean=None, std=None, classes=4
+    )
     settings = EvaluationSettings(device=torch.device("cpu"), precision="float32", batch_size=4)
     with pytest.raises(EnvironmentUnfit, match="no room for the network's folded weights"):
         Objective(model, data, cross_entropy, {}, settings)

@@ -279,7 +279,7 @@ def _small_objective(kind, **more):
     network[2].running_mean.uniform_(-0.5, 0.5)
     network[2].running_var.uniform_(0.5, 2)
     x, y = torch.randn(40, 1, 3, 4), torch.arange(40) % 3
-    dataset = data.Dataset({"train": data.Split(x, y)}, None, None, 3)
+    dataset = data.Dataset(splits={"train": data.Split(x, y)}, mean=None, std=None, classes=3)
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     moving = {
         name: tensor
@@ -364,7 +364,7 @@ def test_two_precisions_in_one_process_do_not_disturb_each_other(order):
             return F.cross_entropy(output, target, reduction="none")
 
         x, y = torch.randn(8, 4), torch.arange(8) % 3
-        dataset = data.Dataset({"train": data.Split(x, y)}, None, None, 3)
+        dataset = data.Dataset(splits={"train": data.Split(x, y)}, mean=None, std=None, classes=3)
         settings = EvaluationSettings(device=torch.device("cpu"), precision=precision, batch_size=8)
         return Objective(nn.Linear(4, 3), dataset, loss, {}, settings, with_reference=True), seen
 

@@ -1,0 +1,73 @@
+"""Splits as tensors, what the network sees of them, and their digest."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from lsengine import data
+from lsengine.job import schema
+from tests.support.datasets import arrays, load
+
+
+def test_bytes_are_scaled_and_normalized_per_channel(tmp_path):
+    """(x / 255 - mean) / std, as an independent formula in float64 says."""
+    path = arrays(tmp_path)
+    normalize = schema.NormalizeSpec(mean=[0.25, 0.5], std=[0.5, 2.0])
+    dataset = load("arrays", root=path, normalize=normalize)
+    raw = np.load(path)["x_train"].astype(np.float64)
+    expected = (raw / 255 - np.array([0.25, 0.5])[:, None, None]) / np.array([0.5, 2.0])[
+        :, None, None
+    ]
+    found = data.normalized(dataset, "train", torch.float64).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-15, atol=1e-15)
+    single = data.normalized(dataset, "train", torch.float32).numpy()
+    np.testing.assert_allclose(single, expected, rtol=1e-6, atol=1e-6)
+    assert dataset.splits["train"].x.dtype == torch.uint8  # the stored data are not touched
+
+
+def test_floats_are_used_as_they_are(tmp_path):
+    """No scaling, no normalisation, float32, of any shape."""
+    x = np.linspace(-300, 300, 30).reshape(6, 5)
+    dataset = load("arrays", root=arrays(tmp_path, x_train=x, x_test=x[:3]), splits=["train"])
+    torch.testing.assert_close(
+        data.normalized(dataset, "train", torch.float32),
+        torch.from_numpy(x).float(),
+        rtol=0,
+        atol=0,
+    )
+    assert (dataset.channels, dataset.size) == (5, None)
+
+
+def test_foreign_byte_order_is_understood(tmp_path):
+    """Big-endian files give the same tensors and the same digest."""
+    x = np.arange(12, dtype=np.float32).reshape(6, 2)
+    x_test = x[:3]
+    little = load("arrays", root=arrays(tmp_path, x_train=x, x_test=x_test))
+    swapped = arrays(tmp_path, x_train=x.astype(">f4"), x_test=x_test.astype(">f4"))
+    assert load("arrays", root=swapped).sha256 == little.sha256
+
+
+def test_the_digest_knows_contents_labels_shapes_and_splits(tmp_path):
+    """Any change of what is evaluated changes it; where the file lies does not."""
+    base = load("arrays", root=arrays(tmp_path)).sha256
+    (tmp_path / "moved").mkdir()
+    assert load("arrays", root=arrays(tmp_path / "moved")).sha256 == base
+    pixels = np.load(tmp_path / "a.npz")["x_train"]
+    changed = pixels.copy()
+    changed[0, 0, 0, 0] ^= 1
+    others = [
+        load("arrays", root=arrays(tmp_path, x_train=changed)).sha256,
+        load("arrays", root=arrays(tmp_path, y_train=np.array([1, 1, 2, 0, 1, 2]))).sha256,
+        load("arrays", root=arrays(tmp_path), splits=["train"]).sha256,
+        load("arrays", root=arrays(tmp_path), splits=["test"]).sha256,
+        load("arrays", root=arrays(tmp_path), subset=2).sha256,
+        load(
+            "arrays",
+            root=arrays(
+                tmp_path, x_train=pixels.reshape(6, 2, 4, 3), x_test=np.zeros((3, 2, 4, 3), "u1")
+            ),
+            splits=["train"],
+        ).sha256,
+    ]
+    assert len({base, *others}) == 7
