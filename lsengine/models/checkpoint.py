@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from lsengine import files
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import misfit
+from lsengine.wording import listed
 
 _NESTINGS = ("state_dict", "model_state_dict", "model", "net")
-_SHOWN = 5
 _RESAVE = 'write its parameters alone with torch.save(model.state_dict(), "new.pt")'
 # What pickles a NumPy number, which checkpoints carry as their accuracy: harmless, and
 # not among the things torch allows by itself.
@@ -37,7 +37,7 @@ _HARMLESS: list[Any] = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """What a checkpoint file holds.
 
@@ -77,19 +77,22 @@ def load(path: Path, *, key: str = "model.checkpoint") -> Checkpoint:
     nested = _nested(content)
     state = {k: v for k, v in nested.items() if isinstance(v, Tensor)}
     if not state:
-        found = ", ".join(map(str, list(nested)[:_SHOWN])) or "nothing"
         if not isinstance(content, Mapping):
             found = f"one {type(content).__name__}"
+        elif any(isinstance(nested.get(name), Mapping) for name in _NESTINGS):
+            found = "a dict that holds itself"
+        else:
+            found = listed(nested) or "nothing"
         raise UsageError(
             f"{key}: {path} holds no parameters; found: {found}; expected a state dict, or "
             f"one under {', '.join(_NESTINGS)}"
         )
-    found_numbers = _numbers(content) if nested is not content else {}
+    numbers_beside = _numbers(content) if nested is not content else {}
     return Checkpoint(
         path=path,
         state={_plain(name, state): tensor for name, tensor in state.items()},
-        epoch=epoch_of(found_numbers),
-        numbers={k: float(v) for k, v in found_numbers.items() if k != "epoch"},
+        epoch=epoch_of(numbers_beside),
+        numbers={k: float(v) for k, v in numbers_beside.items() if k != "epoch"},
     )
 
 
@@ -169,8 +172,10 @@ def numbers(path: Path, *, key: str) -> dict[str, float]:
     Raises:
         UsageError: As `read`.
     """
-    found = read(path, key=key, mapped=zipfile.is_zipfile(path)) if path.is_file() else None
-    return _numbers(found) if isinstance(found, Mapping) else {}
+    if not path.is_file():
+        return {}
+    content = read(path, key=key, mapped=zipfile.is_zipfile(path))
+    return _numbers(content) if isinstance(content, Mapping) else {}
 
 
 def _numbers(content: Mapping[Any, Any]) -> dict[str, float]:
@@ -181,10 +186,10 @@ def _numbers(content: Mapping[Any, Any]) -> dict[str, float]:
     }
 
 
-def epoch_of(found: Mapping[str, float]) -> int | None:
+def epoch_of(numbers: Mapping[str, float]) -> int | None:
     """Return the epoch among a checkpoint's numbers, if it is there and an integer."""
-    number = found.get("epoch")
-    return number if isinstance(number, int) else None
+    epoch = numbers.get("epoch")
+    return epoch if isinstance(epoch, int) else None
 
 
 def fit(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> None:
@@ -218,18 +223,18 @@ def fitted(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> dict[str, T
     Raises:
         UsageError: With the first names that are missing, unexpected or of another shape.
     """
-    own = _tensors(model)
-    by_plain = {_plain(name, own): name for name in own}
+    expected = _tensors(model)
+    by_plain = {_plain(name, expected): name for name in expected}
     state = {by_plain.get(name, name): tensor for name, tensor in checkpoint.state.items()}
-    for name, tensor in own.items():
+    for name, tensor in expected.items():
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, tensor)
-    if differences := misfit(state, own):
+    if differences := misfit(state, expected):
         raise UsageError(
             f"{key}: {checkpoint.path} does not fit the model: {differences}; "
             "check model.arch and model.args"
         )
-    return {name: state[name] for name in own}
+    return {name: state[name] for name in expected}
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -247,7 +252,7 @@ def save(
     """Write a checkpoint whole or not at all.
 
     Args:
-        path: The file; its folder must exist.  A file that is there is replaced.
+        path: The file; its folder must exist.  An existing file is replaced.
         model: Its parameters and buffers go under ``state_dict``.
         optimizer: Its state goes under ``optimizer``.
         epoch: The epoch after which this is.
@@ -258,12 +263,12 @@ def save(
     """
     # The order of a tensor's memory is a matter of the device's, not of the checkpoint.
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    whole: dict[str, Any] = {**content, "state_dict": state}
+    saved: dict[str, Any] = {**content, "state_dict": state}
     if epoch is not None:
-        whole["epoch"] = epoch
+        saved["epoch"] = epoch
     if optimizer is not None:
-        whole["optimizer"] = optimizer.state_dict()
-    write(path, whole)
+        saved["optimizer"] = optimizer.state_dict()
+    write(path, saved)
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
