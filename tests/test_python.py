@@ -27,6 +27,7 @@ ARCHIVED = ROOT / "tests" / "archive" / "surface-v2.h5"
 def test_the_page_does_what_it_says(tmp_path, monkeypatch):
     """Every block runs after the one before, and the first prints what stands below it."""
     shutil.copy(ARCHIVED, tmp_path / "surface.h5")
+    write_job(tmp_path, "job")
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "PYTHON.md").read_text()
     blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
@@ -83,7 +84,13 @@ def test_a_file_that_is_being_written_opens(tmp_path):
 def test_a_surface_without_any_cell_has_a_text():
     """Nothing to take the least and largest of."""
     grid = make_grid((0.0, 1.0, 2))
-    empty = surface.Surface("e", "e.h5", grid.axes, {"q": np.ones(2)}, np.zeros(2, "u1"))
+    empty = surface.Surface(
+        name="e",
+        source="e.h5",
+        axes=grid.axes,
+        quantities={"q": np.ones(2)},
+        status=np.zeros(2, "u1"),
+    )
     assert "none yet" in repr(empty)
 
 
