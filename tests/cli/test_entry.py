@@ -1,0 +1,144 @@
+"""What every command owes a user or a script: light feet, exit codes, ends."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lsengine.cli import main
+from tests.support.planes import partial_plane
+
+LSENGINE = Path(sys.prefix, "bin", "lsengine")
+
+
+def _loaded_by(*arguments):
+    """Return the heavy modules that a command loads in a fresh interpreter."""
+    script = (
+        "import sys; from lsengine.cli import main\n"
+        "try: code = main(sys.argv[1:])\n"
+        "except SystemExit as ended: code = ended.code\n"
+        "heavy = {'torch', 'mpi4py', 'numpy', 'h5py', 'pydantic', 'yaml', 'matplotlib'}\n"
+        "print(code, *sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    code, *heavy = ended.stderr.splitlines()[-1].split()
+    assert code == "0", ended.stderr
+    return set(heavy)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["eval", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments):
+    """Neither a number nor a file is touched."""
+    assert _loaded_by(*arguments) == set()
+
+
+def test_init_loads_nothing_heavy(tmp_path):
+    """The starter job is a copy of a file."""
+    assert _loaded_by("init", tmp_path / "job.yaml") == set()
+
+
+LIGHT = [
+    ["status", "SURFACE"],
+    ["status", "SURFACE", "--json"],
+    ["render", "SURFACE", "--as", "heatmap"],
+    ["compare", "SURFACE", "--level", "x2"],
+    ["export", "SURFACE", "--to", "csv", "--output", "FOLDER/s.csv"],
+]
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=lambda v: " ".join(v[:3]))
+def test_what_only_reads_surfaces_needs_neither_torch_nor_mpi(tmp_path, arguments):
+    """A laptop without them draws what a cluster computed."""
+    surface = str(partial_plane(tmp_path / "plane.h5"))
+    places = {"SURFACE": surface, "FOLDER/s.csv": str(tmp_path / "s.csv")}
+    assert not _loaded_by(*(places.get(a, a) for a in arguments)) & {"torch", "mpi4py"}
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, capsys):
+    """Code 1; every line says which rank it is of, on which host."""
+    from lsengine import models
+
+    def broken():
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(models, "zoo", broken)
+    assert main(["models"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith(f"r000 {socket.gethostname()} ") for line in lines)
+    assert "Traceback" in lines[0]
+    assert lines[-1].endswith("ZeroDivisionError: a bug")
+
+
+def test_an_interrupted_command_can_be_given_again(monkeypatch, capsys):
+    """Ctrl-C is no bug: code 75."""
+    from lsengine import models
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "zoo", interrupted)
+    assert main(["models"]) == 75
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    """`lsengine schema | head -1` ends quietly, and with 0, as all that was asked for is done."""
+    assert _piped(f"'{LSENGINE}' schema") == (0, "{\n", [])
+
+
+def test_work_that_a_broken_pipe_ends_is_not_done(monkeypatch, capsys):
+    """Whatever the command: code 75, as after Ctrl-C, unless only its result is not read."""
+    from lsengine import models
+
+    def broken():
+        raise BrokenPipeError
+
+    monkeypatch.setattr(models, "zoo", broken)
+    assert main(["models"]) == 75
+    assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+
+
+def test_watching_ends_when_nobody_reads(tmp_path, monkeypatch):
+    """Whoever watches no more does not want to know; without the end it would go on for ever."""
+    path = partial_plane(tmp_path / "plane.h5")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main(["status", str(path), "--watch", "--every", "0.1"]) == 0
+
+
+def _piped(command, **options):
+    """Return code, output and errors of a command whose reader goes away after a line."""
+    script = f"set -o pipefail; {{ {command}; echo code $? >&2; }} | head -n 1"
+    ended = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False, **options
+    )
+    *errors, code = ended.stderr.splitlines()
+    return int(code.removeprefix("code ")), ended.stdout, errors
+
+
+def test_jobs_are_submitted_though_nobody_reads_their_numbers(make_job, tmp_path):
+    """`lsengine submit JOBS | head -1` submits all of them, and only then ends, with 0."""
+    jobs = [make_job(f"job{i}") for i in range(3)]
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    # The reader is gone before the second number comes.
+    sbatch.write_text(f"#!/bin/sh\ncat >/dev/null; echo 7 | tee -a {tmp_path}/numbers; sleep 0.3\n")
+    sbatch.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{sbatch.parent}:{os.environ['PATH']}"}
+    command = f"'{LSENGINE}' submit {' '.join(map(str, jobs))} --probe 0"
+    code, output, _ = _piped(command, env=environment)
+    assert (code, output) == (0, "7 eval job0\n")
+    assert (tmp_path / "numbers").read_text() == "7\n" * 3
