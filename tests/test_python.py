@@ -19,6 +19,7 @@ from lsengine import store, surface
 from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
 from lsengine.store.layout import CellResults, Layout, TrajectoryLayout
 from lsengine.surface.grid import make_grid
+from tests.support.jobs import write_job
 
 ROOT = Path(__file__).parents[1]
 ARCHIVED = ROOT / "tests" / "archive" / "surface-v2.h5"

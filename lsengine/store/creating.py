@@ -1,4 +1,4 @@
-"""Making a surface file: contiguous, unfiltered, filled, with a scale on every axis."""
+"""The bytes of a new surface file: all datasets at full size, contiguous, with named axes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taking over what an older surface of the same cells already has.
+"""Cells that a new surface takes over from an older one.
 
 Shape suffixes: C cells of the new surface that the old one has, too.
 """

@@ -1,4 +1,4 @@
-"""How files are opened, checked and put in place."""
+"""How HDF5 files are opened, checked, and put in place of older ones."""
 
 from __future__ import annotations
 

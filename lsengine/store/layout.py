@@ -1,4 +1,4 @@
-"""What goes into a surface file, as values: its layout, and results on their way.
+"""What goes into a surface file, as values: what it holds when it is new, and results of cells.
 
 Shape suffixes: C cells or control points, S samples of a curve, T checkpoints.
 """
@@ -101,17 +101,17 @@ class CellResults:
 
     def of(self, cells: Collection[int]) -> CellResults:
         """Return the results of some of the cells, in the same order."""
-        kept = [i for i, cell in enumerate(self.cells) if cell in cells]
+        wanted = [i for i, cell in enumerate(self.cells) if cell in cells]
 
-        def some(column: list[Any]) -> list[Any]:
-            return [column[i] for i in kept] if column else []
+        def of_wanted(column: list[Any]) -> list[Any]:
+            return [column[i] for i in wanted] if column else []
 
         return CellResults(
-            cells=some(self.cells),
-            values={name: some(column) for name, column in self.values.items()},
-            wall_s=some(self.wall_s),
-            finished=some(self.finished),
-            batch=some(self.batch),
+            cells=of_wanted(self.cells),
+            values={name: of_wanted(column) for name, column in self.values.items()},
+            wall_s=of_wanted(self.wall_s),
+            finished=of_wanted(self.finished),
+            batch=of_wanted(self.batch),
             worker=self.worker,
             failures={cell: why for cell, why in self.failures.items() if cell in cells},
             precision_error=self.precision_error,

@@ -47,8 +47,8 @@ _MISSING = {"eigenvalue_min": 1.0}  # every other one is -1
 
 def is_one(file: h5py.File) -> bool:
     """Whether an open file is of the ancestor's: a surface, directions or a projection."""
-    own = {*_AXES.values(), *_DIRECTIONS.values(), "proj_xcoord"}
-    return "format" not in file.attrs and not own.isdisjoint(file)
+    theirs = {*_AXES.values(), *_DIRECTIONS.values(), "proj_xcoord"}
+    return "format" not in file.attrs and not theirs.isdisjoint(file)
 
 
 def read(file: h5py.File, path: Path) -> Surface:
@@ -111,11 +111,11 @@ def _mask_absent(quantities: dict[str, NDArray[np.float64]]) -> NDArray[np.bool_
 
 def _families(names: Iterable[str]) -> list[list[str]]:
     """Return the datasets that one pass over the data fills, and all others, together."""
-    left, found = list(names), []
+    others, families = list(names), []
     for family in _FAMILIES:
-        found.append([name for name in left if name in family])
-        left = [name for name in left if name not in family]
-    return [family for family in (*found, left) if family]
+        families.append([name for name in others if name in family])
+        others = [name for name in others if name not in family]
+    return [family for family in (*families, others) if family]
 
 
 def _fraction(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -143,19 +143,19 @@ def write(path: Path, surface: Surface, dir_file: str) -> list[str]:
     Returns:
         The names of the quantities written; the ancestor's files know no others.
     """
-    own = {ours: theirs for theirs, ours in _NAMES.items() if ours in surface.quantities}
+    names = {ours: theirs for theirs, ours in _NAMES.items() if ours in surface.quantities}
     with h5py.File(path, "w", locking=False) as file:
         file["dir_file"] = dir_file
         for axis, name in reversed(_AXES.items()):
             if axis in surface.axes:
                 file[name] = surface.axes[axis]
-        for ours, theirs in own.items():
+        for ours, theirs in names.items():
             factor = 100.0 if ours in _PERCENT else 1.0
             values = np.where(
                 surface.done, surface.quantities[ours] * factor, _MISSING.get(ours, -1.0)
             )
             file[theirs] = values.reshape(values.shape[::-1])  # its shape, not its order
-    return list(own)
+    return list(names)
 
 
 def write_directions(
@@ -186,5 +186,5 @@ def _is_float(item: Any) -> bool:
 
 
 def _text(dataset: Any) -> str:
-    found = dataset[()] if isinstance(dataset, h5py.Dataset) else b""
-    return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
+    text = dataset[()] if isinstance(dataset, h5py.Dataset) else b""
+    return text.decode(errors="replace") if isinstance(text, bytes) else str(text)

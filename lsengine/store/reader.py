@@ -1,4 +1,4 @@
-"""Reading surface files, also while they are being written."""
+"""Reading surface files, also while they are written."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def direction_groups(file: h5py.File) -> dict[str, h5py.Group]:
 def read_state_dict_layout(path: Path) -> str:
     """Return `Layout.state_dict_layout`, empty if the file does not say it; raises like `read`."""
     with opened(path, FORMAT, loss_landscape.FORMAT) as file:
-        found = file["directions/state"][()] if "directions/state" in file else b""
-        return bytes(found).decode()
+        text = file["directions/state"][()] if "directions/state" in file else b""
+        return bytes(text).decode()
 
 
 def _trajectory(file: h5py.File) -> Trajectory | None:

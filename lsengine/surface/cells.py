@@ -5,7 +5,7 @@ Shape suffixes: B betas, A alphas.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ Mask = NDArray[np.bool_]
 PATCHY = 0.6  # a grid whose cells join up to less than this share of a coarser one is patchy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
     """How many cells there are, and how many cannot be drawn for which reason."""
 
@@ -48,7 +48,7 @@ class Tally:
         return f"{words or 'none'} of {self.cells:,} cells"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plane:
     """One quantity of one surface over two directions, in the unit drawn.
 

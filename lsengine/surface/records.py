@@ -1,6 +1,6 @@
 """What is known of trainings and their weights besides surfaces, as values.
 
-Knows no file, no torch: `lsengine.store.records` reads and writes these, ``render`` draws them.
+Knows no file and no torch: ``store`` reads and writes these, ``render`` draws them.
 
 Shapes: E epochs so far (the first is 0, before training), P parameters, K checkpoints,
 N bins; of a spectrum K eigenpairs, Q quadrature nodes, G points of a grid.
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """What a training has done so far.
 
@@ -53,7 +53,7 @@ class History:
         return replace(self, attributes={**self.attributes, "name": name})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bins:
     """Histograms of some parameters of several checkpoints, on bins that all share.
 
@@ -79,7 +79,7 @@ class Bins:
         return np.asarray(np.sqrt(np.nansum(self.norms**2, axis=1)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightHistograms:
     """How the parameters of checkpoints are distributed.
 
@@ -99,7 +99,7 @@ class WeightHistograms:
     source: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spectrum:
     """The Hessian of the mean training loss at the centre: what is known of its eigenvalues.
 

@@ -9,7 +9,6 @@ C control points and S samples of a trained curve.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.external.optional import library
+from lsengine.surface.identity import read_identity
 
 if TYPE_CHECKING:
     import xarray
@@ -86,7 +86,7 @@ class PlaneCurve:
     distance: NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Surface:
     """Metrics over a grid, as far as they have been computed.
 
@@ -133,11 +133,8 @@ class Surface:
     @property
     def directions(self) -> Mapping[str, Mapping[str, Any]]:
         """What the job says of each direction, by axis; nothing in other programs' files."""
-        try:
-            found = json.loads(self.attributes.get("identity", "{}")).get("directions", {})
-        except (TypeError, ValueError, AttributeError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        directions = (read_identity(self.attributes) or {}).get("directions")
+        return directions if isinstance(directions, dict) else {}
 
     @property
     def is_trained_curve(self) -> bool:

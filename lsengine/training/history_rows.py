@@ -42,4 +42,9 @@ class Rows:
         table = np.array(self.rows, np.float64).reshape(-1, width)
         curves: dict[str, NDArray[Any]] = {"epoch": np.arange(len(table))}
         curves |= {name: table[:, i] for i, name in enumerate(self.columns)}
-        return History(curves, self.parameters, table[:, len(self.columns) :], attributes)
+        return History(
+            columns=curves,
+            parameters=self.parameters,
+            layer_norms=table[:, len(self.columns) :],
+            attributes=attributes,
+        )

@@ -55,7 +55,9 @@ def histograms(
             groups[group] = _binned(members, bins, group)
     epochs = tuple(-1 if c.epoch is None else c.epoch for c in loaded)
     digests = tuple(c.sha256 for c in loaded)
-    made = WeightHistograms(labels, groups, epochs, digests, str(output))
+    made = WeightHistograms(
+        checkpoints=labels, groups=groups, epochs=epochs, sha256=digests, source=str(output)
+    )
     store.write_histograms(output, made)
     return made
 
@@ -92,7 +94,14 @@ def _binned(members: Sequence[Arrays], bins: int, group: str) -> Bins:
             counts[at] = np.histogram(finite, edges)[0]
             sizes[at], not_finite[at] = array.size, array.size - finite.size
             norms[at] = np.linalg.norm(finite)
-    return Bins(edges, names, counts, sizes, norms, not_finite)
+    return Bins(
+        edges=edges,
+        parameters=names,
+        counts=counts,
+        sizes=sizes,
+        norms=norms,
+        not_finite=not_finite,
+    )
 
 
 def _edges(arrays: Sequence[NDArray[np.float64]], bins: int, group: str) -> NDArray[np.float64]:

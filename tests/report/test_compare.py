@@ -37,7 +37,13 @@ def plane(f=bowl, alphas=81, betas=61, reach=(1.0, 0.8), **given) -> Surface:
     values = np.asarray(f(x, y), dtype=np.float64)
     status = given.get("status", np.full(values.shape, DONE, np.uint8))
     quantities = {"train_loss": values, "test_accuracy": np.full(values.shape, 0.93)}
-    return Surface("plane", "plane.h5", {"beta": beta, "alpha": alpha}, quantities, status)
+    return Surface(
+        name="plane",
+        source="plane.h5",
+        axes={"beta": beta, "alpha": alpha},
+        quantities=quantities,
+        status=status,
+    )
 
 
 def curve(steep=(A,), alphas=81, reach=1.0) -> Surface:
@@ -47,7 +53,13 @@ def curve(steep=(A,), alphas=81, reach=1.0) -> Surface:
     axes = {"repeat": np.arange(float(len(steep)))} if len(steep) > 1 else {}
     values = values if len(steep) > 1 else values[0]
     status = np.full(values.shape, DONE, np.uint8)
-    return Surface("curve", "c.h5", {**axes, "alpha": alpha}, {"train_loss": values}, status)
+    return Surface(
+        name="curve",
+        source="c.h5",
+        axes={**axes, "alpha": alpha},
+        quantities={"train_loss": values},
+        status=status,
+    )
 
 
 def figures(surface: Surface, level: str = "+1") -> dict[str, Measure]:
@@ -321,7 +333,11 @@ def test_a_centre_on_the_grids_edge_is_measured_without_a_complaint():
     x, y = np.meshgrid(axis, axis)
     status = np.full(x.shape, DONE, np.uint8)
     corner = Surface(
-        "c", "c.h5", {"beta": axis, "alpha": axis}, {"train_loss": x**2 + y**2}, status
+        name="c",
+        source="c.h5",
+        axes={"beta": axis, "alpha": axis},
+        quantities={"train_loss": x**2 + y**2},
+        status=status,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -336,8 +352,8 @@ def test_a_line_between_minima_has_the_width_of_both():
     accuracy = np.where(left, 0.97, 0.94)
     toward = {"kind": "toward", "normalize": "none", "ignore": []}
     line = Surface(
-        "line", "l.h5", {"alpha": alpha}, {"train_loss": values, "test_accuracy": accuracy},
-        np.full(values.shape, DONE, np.uint8),
+        name="line", source="l.h5", axes={"alpha": alpha}, quantities={"train_loss": values, "test_accuracy": accuracy},
+        status=np.full(values.shape, DONE, np.uint8),
         attributes={"identity": json.dumps({"directions": {"alpha": toward}})},
     )  # fmt: skip
     found = figures(line, "+1")

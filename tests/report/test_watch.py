@@ -157,7 +157,13 @@ def test_a_run_that_is_watched_draws_what_is_not_there_yet_lighter():
     loss[0] = (1.0, 2.0, 3.0)
     status = np.zeros((3, 3), np.uint8)
     status[0] = 1
-    surface = Surface("s", "s.h5", {"beta": x, "alpha": x}, {"train_loss": loss}, status)
+    surface = Surface(
+        name="s",
+        source="s.h5",
+        axes={"beta": x, "alpha": x},
+        quantities={"train_loss": loss},
+        status=status,
+    )
     figure = render.figure([surface], kind="heatmap", filled=True)
     axes = figure.axes[0]
     figure.canvas.draw()
@@ -180,7 +186,10 @@ def growing(loss, *, has_path: bool = False, curved: bool = False) -> Surface:
     accuracy = np.where(np.isnan(loss), np.nan, 0.5)
     columns = {"alpha": x, "beta": x, "epoch": np.arange(5), "status": np.ones(5, np.uint8)}
     return Surface(
-        *("s", "s.h5", axes, {"train_loss": loss, "train_accuracy": accuracy}),
+        name="s",
+        source="s.h5",
+        axes=axes,
+        quantities={"train_loss": loss, "train_accuracy": accuracy},
         status=(~np.isnan(loss)).astype(np.uint8),
         trajectory=Trajectory(columns) if has_path else None,
     )

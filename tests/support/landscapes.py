@@ -37,7 +37,7 @@ def make_plane(f: Function = bowl, alphas: int = 21, betas: int = 21, **given: A
     quantities = {"train_loss": f(a, b), "test_accuracy": 0.93 * np.exp(-(a**2) - b**2)}
     status = given.get("status", np.full(a.shape, DONE, np.uint8))
     name = given["name"]
-    return Surface(name, f"{name}.h5", axes, quantities, status)
+    return Surface(name=name, source=f"{name}.h5", axes=axes, quantities=quantities, status=status)
 
 
 def make_curve(repeats: int = 0, alphas: int = 51, **given: Any) -> Surface:
@@ -56,4 +56,4 @@ def make_curve(repeats: int = 0, alphas: int = 51, **given: Any) -> Surface:
     axes["alpha"] = alpha
     name = given.get("name", "curve")
     status = given.get("status", np.full(train.shape, DONE, np.uint8))
-    return Surface(name, f"{name}.h5", axes, quantities, status)
+    return Surface(name=name, source=f"{name}.h5", axes=axes, quantities=quantities, status=status)

@@ -354,7 +354,12 @@ def test_other_data_under_the_same_name_are_noticed(tmp_path, make_job):
             columns = {k: v[:1] for k, v in found.columns.items()}
             store.write_history(
                 file,
-                History(columns, found.parameters, found.layer_norms[:1], found.attributes),
+                History(
+                    columns=columns,
+                    parameters=found.parameters,
+                    layer_norms=found.layer_norms[:1],
+                    attributes=found.attributes,
+                ),
             )
         else:
             with pytest.raises(UsageError, match="training on other data"):

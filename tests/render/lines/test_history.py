@@ -44,7 +44,13 @@ def make_history(name="small", epochs=40, drops=(20, 30), planned=40, **columns)
     }
     norms = np.ones((epochs + 1, 1))
     attributes = {"name": name, "epochs": planned}
-    return History({**made, **columns}, ("w",), norms, attributes, f"{name}.h5")
+    return History(
+        columns={**made, **columns},
+        parameters=("w",),
+        layer_norms=norms,
+        attributes=attributes,
+        source=f"{name}.h5",
+    )
 
 
 def words(figure) -> str:
@@ -247,9 +253,17 @@ def test_peaked_histograms_are_drawn_as_logarithms():
     sharp[0, 0, 50] = 5000
     for counts, expected in ((sharp, "log"), (flat, "linear")):
         ones = np.ones((1, 1), np.int64)
-        bins = surface_records.Bins(edges, ("w",), counts, ones, ones * 1.0, 0 * ones)
+        bins = surface_records.Bins(
+            edges=edges,
+            parameters=("w",),
+            counts=counts,
+            sizes=ones,
+            norms=ones * 1.0,
+            not_finite=0 * ones,
+        )
         figure = render.figure(
-            [WeightHistograms(("a",), {"weights": bins}, (1,))], kind="histogram"
+            [WeightHistograms(checkpoints=("a",), groups={"weights": bins}, epochs=(1,))],
+            kind="histogram",
         )
         assert figure.axes[0].get_yscale() == expected
 
