@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +15,10 @@ from torch.nn import functional as F
 
 from lsengine import data, models
 from lsengine.curvature import LanczosOptions
-from lsengine.devices import automatic_batch_size, device_of
-from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.geometry.directions import draw, normalized
 from lsengine.job.schema import DataSpec, ModelSpec
 from lsengine.objective import EvaluationSettings, Objective
-from lsengine.objective.losses import check_loss_accepts, loss_function
+from lsengine.objective.losses import loss_function
 from lsengine.surface.grid import Cell
 
 CELLS = [Cell(0.0, 0.0), Cell(0.7, -0.4), Cell(-1.0, 1.0)]
@@ -203,14 +198,6 @@ def test_recalibrated_statistics_are_those_of_the_training_data(digits):
     assert found == pytest.approx(expected, rel=1e-9)
 
 
-def test_mse_of_classes_is_against_one_hot_vectors():
-    """Integer targets become one-hot vectors; real ones are taken as they are."""
-    mse = loss_function("mse", job_folder=Path())
-    output = torch.tensor([[0.2, 0.8], [1.0, 0.0]], dtype=torch.float64)
-    assert mse(output, torch.tensor([1, 1])).mean(1).tolist() == pytest.approx([0.04, 1.0])
-    assert float(mse(output, output).sum()) == 0
-
-
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_centre_and_directions_are_folded_once(digits, precision):
     """Where only weights move, a cell is one update of a vector that the fused layers look at."""
@@ -227,22 +214,6 @@ def test_centre_and_directions_are_folded_once(digits, precision):
         layer.weight.untyped_storage().data_ptr() for layer in objective._network.forward._layers
     }
     assert len(addresses) == 1
-
-
-@pytest.mark.parametrize(
-    ("shape", "device", "expected"),
-    [
-        ((3, 32, 32), "cpu", 128),
-        ((1, 8, 8), "cpu", 512),
-        ((3, 224, 224), "cpu", 16),
-        ((64,), "cpu", 512),
-        ((3, 32, 32), "cuda", 1024),
-        ((1, 8, 8), "cuda", 4096),
-    ],
-)
-def test_automatic_batch_size_is_arithmetic_on_the_shape(shape, device, expected):
-    """The same shape and device kind give the same batch size, in every run."""
-    assert automatic_batch_size(shape, device) == expected
 
 
 def _visitor(model):
@@ -419,23 +390,6 @@ def test_whatever_moves_is_taken_up(digits, moved):
     assert len(set(values)) == 3
 
 
-def test_a_network_that_does_not_fit_the_data_is_refused(digits):
-    """Wrong input channels are found by two samples, before any work."""
-    network = models.build(
-        ModelSpec(arch="resnet20"), channels=3, classes=10, size=(8, 8), job_folder=Path()
-    )
-    with pytest.raises(UsageError, match=r"model\.arch"):
-        check_loss_accepts(network, digits, loss_function("cross_entropy", job_folder=Path()), "x")
-
-
-def test_a_device_that_is_not_there_is_refused():
-    """Asking for a GPU on a machine without one names the key and the device."""
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(EnvironmentUnfit, match="device: cuda"):
-        device_of("cuda", 0)
-
-
 def test_a_users_network_that_reshapes_after_a_convolution_works(digits):
     """Own networks get the layout their ``view`` calls count on, and the same values."""
 
@@ -453,31 +407,3 @@ def test_a_users_network_that_reshapes_after_a_convolution_works(digits):
     objective = _objective(network, digits, directions, "float64", channels_last=False)
     expected = _naive(network, digits, directions, CELLS[1])["train_loss"]
     assert objective.evaluate(CELLS[1])["train_loss"] == pytest.approx(expected, rel=1e-12)
-
-
-def test_keeping_freed_memory_changes_no_value_and_spares_page_faults():
-    """The same bits with and without it, and repeated passes fault in almost no new pages."""
-    script = (
-        "import resource, sys, torch\n"
-        "from lsengine.devices import tune_malloc\n"
-        "if sys.argv[1] == 'keep': tune_malloc()\n"
-        "torch.set_num_threads(1); torch.manual_seed(0)\n"
-        "layer, x = torch.nn.Conv2d(8, 8, 3, padding=1), torch.randn(128, 8, 32, 32)\n"
-        "with torch.inference_mode():\n"
-        "    for _ in range(3): out = layer(layer(x))\n"
-        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    for _ in range(5): out = layer(layer(x))\n"
-        "faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "print(out.double().sum().item(), faults)"
-    )
-    results = {}
-    for how in ("keep", "default"):
-        ended = subprocess.run(
-            [sys.executable, "-c", script, how],
-            capture_output=True, text=True, timeout=120, check=True,
-        )  # fmt: skip
-        total, faults = ended.stdout.split()
-        results[how] = total, int(faults)
-    assert results["keep"][0] == results["default"][0]
-    if platform.libc_ver()[0] == "glibc":
-        assert results["keep"][1] < 0.5 * results["default"][1] + 50

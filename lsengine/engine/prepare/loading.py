@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from lsengine import data, files, models
 from lsengine.curvature import cells
+from lsengine.engine.prepare.checks import check_loss_accepts
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.errors import UsageError
 from lsengine.job import Job
 from lsengine.job.schema import Direction, PrincipalDirection
 from lsengine.models import checkpoint
-from lsengine.objective.losses import check_loss_accepts, loss_function
+from lsengine.objective.losses import loss_function
 from lsengine.surface.grid import Grid, make_grid
 
 log = logging.getLogger(__name__)
