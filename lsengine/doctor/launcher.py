@@ -12,9 +12,8 @@ from pathlib import Path
 
 from lsengine.doctor.checks import Check, from_json, ok, problem, warning
 
-_LIMIT_S = 120.0
+_LIMIT_S, _PING_S = 120.0, 20.0
 _PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HYDRA_", "HYDI_", "MPI_", "MPICH_", "I_MPI_")
-_KEPT = ("OMPI_ALLOW_RUN_AS_ROOT", "PRTE_MCA_rmaps", "OMPI_MCA_rmaps")
 _OF_RANKS = ("launcher", "MPI libraries", "ring message", "parallel writing")
 # What Open MPI 5 says if a launch that was killed has left a file named for this one's process
 # number (openpmix issue 4022).  The start that fails takes the file away.
@@ -23,8 +22,8 @@ LEFTOVER = "listener thread failed to start"
 
 def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which a child is nobody's rank, and does not start MPI."""
-    kept = {k: v for k, v in environment.items() if not k.startswith(_PREFIXES)}
-    return {**kept, "MPI4PY_RC_INITIALIZE": "0"}
+    plain = {k: v for k, v in environment.items() if not k.startswith(_PREFIXES)}
+    return {**plain, "MPI4PY_RC_INITIALIZE": "0"}
 
 
 def is_first_rank() -> bool:
@@ -43,8 +42,8 @@ def launcher(folder: Path) -> list[Check]:
     """
     name = "launcher"
     beside = Path(sys.executable).with_name("mpirun")
-    found = str(beside) if beside.exists() else shutil.which("mpirun") or shutil.which("mpiexec")
-    if found is None:
+    program = str(beside) if beside.exists() else shutil.which("mpirun") or shutil.which("mpiexec")
+    if program is None:
         remedy = "pip install mpi4py mpich, for more than one process"
         return [warning(name, "no mpirun and no mpiexec is on the PATH", remedy)]
     flags = ["doctor", "--json", "--output", str(folder)]
@@ -53,27 +52,27 @@ def launcher(folder: Path) -> list[Check]:
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
         "OMPI_MCA_rmaps_base_oversubscribe": "1",
     }
-    command = [found, "-n", "2", sys.executable, "-m", "lsengine", *flags]
+    command = [program, "-n", "2", sys.executable, "-m", "lsengine", *flags]
     try:
-        done = _start(command, environment)
+        done = _run(command, environment, _LIMIT_S)
         if LEFTOVER in done.stderr:
-            done = _start(command, environment)
+            done = _run(command, environment, _LIMIT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = "gives no answer" if isinstance(error, subprocess.TimeoutExpired) else str(error)
-        return [problem(name, f"{found} -n 2: {reason}", "try it with a program of its own")]
+        return [problem(name, f"{program} -n 2: {reason}", "try it with a program of its own")]
     try:
         checks = from_json(done.stdout)
     except ValueError:
-        return [problem(name, f"{found} -n 2: {_reason(done.stderr)}", _remedy(done.stderr))]
+        return [problem(name, f"{program} -n 2: {_reason(done.stderr)}", _remedy(done.stderr))]
     return [
-        replace(check, found=f"{found} -n 2: {check.found}") if check.name == name else check
+        replace(check, found=f"{program} -n 2: {check.found}") if check.name == name else check
         for check in checks
         if check.name in _OF_RANKS
     ]
 
 
-def _start(
-    command: Sequence[str], environment: Mapping[str, str]
+def _run(
+    command: Sequence[str], environment: Mapping[str, str], limit_s: float
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
@@ -81,7 +80,7 @@ def _start(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=_LIMIT_S,
+        timeout=limit_s,
         check=False,
     )
 
@@ -90,10 +89,6 @@ def _reason(errors: str) -> str:
     """Return the first line of a launcher's message that has words."""
     lines = (line.strip() for line in errors.splitlines())
     return next((line for line in lines if any(c.isalpha() for c in line)), "failed silently")
-
-
-def _last(errors: str) -> str:
-    return (errors.strip().splitlines() or [""])[-1]
 
 
 def _remedy(errors: str) -> str:
@@ -118,18 +113,12 @@ def slurm() -> list[Check]:
         remedy = "put scontrol on the PATH of the job: a run requeues itself by it"
         return [warning(name, f"{inside}no scontrol on the PATH", remedy)]
     try:
-        done = subprocess.run(
-            [program, "ping"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-        answer = " ".join((done.stdout.strip() or _last(done.stderr)).split())
+        done = _run([program, "ping"], os.environ, _PING_S)
+        last_error = (done.stderr.strip().splitlines() or [""])[-1]
+        answer = " ".join((done.stdout.strip() or last_error).split())
         is_up = done.returncode == 0 and " UP" in answer
     except (OSError, subprocess.TimeoutExpired):
-        answer, is_up = "no answer within 20 s", False
+        answer, is_up = f"no answer within {_PING_S:g} s", False
     if is_up:
         return [ok(name, f"{inside}{answer}")]
     remedy = "ask whoever runs the cluster; what is submitted waits until it answers"

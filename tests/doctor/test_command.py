@@ -33,6 +33,12 @@ def _ranks(ranks, folder, **options):
     return run_ranks(ranks, ["doctor", "--json", "--output", str(folder)], **options)
 
 
+def test_nothing_loads_hdf5_before_the_ranks_have_joined():
+    """HDF5 may load another MPI library than the launcher's, and two of them do not get on."""
+    program = "import sys, lsengine.doctor; sys.exit('h5py' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_alone_it_tries_the_launcher_at_hand(tmp_path):
     """One process starts two ranks of its own, kills a writer, and leaves nothing behind."""
     done = run_alone(["doctor", "--json", "--output", str(tmp_path / "later" / "made")])
@@ -200,7 +206,7 @@ def test_a_rank_that_hangs_is_named_and_ended(tmp_path):
     """Rank 0 waits for a while, says who is missing, and no rank is left."""
     program = (
         "import pathlib, sys, time; from lsengine import doctor, ranks;"
-        "from lsengine.doctor import command; command._ARRIVAL_S = 6.0;"
+        "from lsengine.doctor import examination; examination._ARRIVAL_S = 6.0;"
         "world = ranks.join();"
         "time.sleep(3600 if world.rank == 2 else 0);"
         f"sys.exit(doctor.run(pathlib.Path({str(tmp_path)!r}), json=True))"
