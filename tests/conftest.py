@@ -31,7 +31,7 @@ def pool() -> Iterator[Pool]:
 
 @pytest.fixture
 def make_job(tmp_path: Path) -> Callable[..., Path]:
-    """Write small complete jobs in the test's folder; see `tests/jobs.py`."""
+    """Write small complete jobs in the test's folder; see `tests/support/jobs.py`."""
     from tests.support.jobs import write_job
 
     return lambda name="job", **changes: write_job(tmp_path, name, **changes)
