@@ -132,7 +132,10 @@ def _until_done_by_rounds(cluster, tmp_path, expected, launch):
     launch = {
         **launch,
         "environment": {**launch["environment"], "PYTHONPATH": str(tmp_path)},
-        **{"ranks": 2, "time": "2", "signal_s": 30, "max_fruitless": 5},
+        "ranks": 2,
+        "time": "2",
+        "signal_s": 30,
+        "max_fruitless": 5,
     }
     if launch["launcher"] == "openmpi":
         launch["launcher_options"] = [*launch["launcher_options"], "-x", "PYTHONPATH"]
@@ -212,12 +215,11 @@ def test_a_job_that_bears_no_fruit_gives_up(cluster, tmp_path):
 GPU_NODE = """
 from dataclasses import replace
 
-from lsengine import submit
-from lsengine.submit import estimate
+from lsengine.submit import command, estimate
 
 measured = estimate._cost
 estimate._cost = lambda *what, **how: replace(measured(*what, **how), device="cuda, made up")
-submit._has_gpu = lambda: True
+command._has_gpu = lambda: True
 """
 
 
@@ -236,7 +238,9 @@ def test_a_job_with_a_gpu_probes_before_the_surface(cluster, tmp_path, seconds, 
     """
     (tmp_path / "sitecustomize.py").write_text(GPU_NODE)
     launch = {
-        **{"gpus_per_node": 1, "time": "1", "signal_s": 50},
+        "gpus_per_node": 1,
+        "time": "1",
+        "signal_s": 50,
         "environment": {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
     }
     job = write_job(tmp_path, model={**SLOW, "args": {"seconds": seconds}}, launch=launch)
@@ -276,7 +280,10 @@ def test_a_killed_worker_does_not_end_a_job(cluster, tmp_path, expected, launche
         **OPENMPI,
         "environment": {**OPENMPI["environment"], "PYTHONPATH": str(tmp_path)},
         "launcher_options": [*OPENMPI["launcher_options"], "-x", "PYTHONPATH"],
-        **{"launcher": launcher, "ranks": 3, "time": "10", "coordinator": "waits"},
+        "launcher": launcher,
+        "ranks": 3,
+        "time": "10",
+        "coordinator": "waits",
     }
     job = write_job(tmp_path, model=SLOW, grid=GRID, launch=launch)
     ended = cluster.wait_for_end(_submit(cluster, job)["eval"], 180)
@@ -374,7 +381,10 @@ def test_every_worker_takes_a_device_of_its_own(cluster, tmp_path, launch, nodes
     settings = {
         **launch,
         "environment": {**launch["environment"], **environment},
-        **{"nodes": nodes, "ranks": ranks, "gpus_per_node": 2, "time": "10"},
+        "nodes": nodes,
+        "ranks": ranks,
+        "gpus_per_node": 2,
+        "time": "10",
         "coordinator": "waits",
     }
     if launch is OPENMPI:
