@@ -27,7 +27,7 @@ _FEWEST = 6  # products before a residual is believed: an unlucky start looks co
 _NOISE = 0.3  # weight of the random vector beside the given ones in a start
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Extremes:
     """Both ends of a spectrum.
 
@@ -54,7 +54,7 @@ class Extremes:
     vector_max: Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Eigenpairs:
     """Eigenvalues of largest modulus.
 
@@ -134,7 +134,13 @@ def leading_eigenvectors(
     values_K, residuals_K, vectors_KP = _pairs(run, operator, _largest, count)
     enough = not run.failed and len(values_K) == count
     converged = enough and _met(values_K, residuals_K, options.tolerance)
-    return Eigenpairs(values_K, residuals_K, vectors_KP, run.products, converged)
+    return Eigenpairs(
+        values=values_K,
+        residuals=residuals_K,
+        vectors=vectors_KP,
+        products=run.products,
+        converged=converged,
+    )
 
 
 def _solve(

@@ -34,7 +34,7 @@ class Trace:
     products: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Density:
     """The distribution of eigenvalues, as a quadrature and as a smooth curve.
 
@@ -110,16 +110,31 @@ def spectral_density(
             pass
         products += run.products
         if run.failed:
-            nothing, nan_G = np.full(1, math.nan), np.full(points, math.nan)
-            return Density(nothing, nothing, nan_G, nan_G, math.nan, products)
+            nan_Q, nan_G = np.full(1, math.nan), np.full(points, math.nan)
+            return Density(
+                nodes=nan_Q,
+                weights=nan_Q,
+                grid=nan_G,
+                density=nan_G,
+                width=math.nan,
+                products=products,
+            )
         nodes_K, weights_K = run.quadrature()
         nodes.append(nodes_K)
         weights.append(weights_K / probes)
     nodes_Q, weights_Q = np.concatenate(nodes), np.concatenate(weights)
     # a single eigenvalue has no extent: then its modulus, or one, gives the width
     extent = float(np.ptp(nodes_Q)) or float(np.abs(nodes_Q).max()) or 1.0
-    grid_G, density_G = _smoothed(nodes_Q, weights_Q, _WIDTH * extent, points)
-    return Density(nodes_Q, weights_Q, grid_G, density_G, _WIDTH * extent, products)
+    width = _WIDTH * extent
+    grid_G, density_G = _smoothed(nodes_Q, weights_Q, width, points)
+    return Density(
+        nodes=nodes_Q,
+        weights=weights_Q,
+        grid=grid_G,
+        density=density_G,
+        width=width,
+        products=products,
+    )
 
 
 def _smoothed(nodes_Q: Array, weights_Q: Array, width: float, points: int) -> tuple[Array, Array]:

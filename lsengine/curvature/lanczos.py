@@ -49,7 +49,7 @@ class Operator(Protocol):
         """Return the product, (P,); the argument is left alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LanczosOptions:
     """How hard to look for eigenvalues.
 
@@ -198,12 +198,14 @@ class LanczosRun:
         try:
             return like_P.new_empty((self._room + 1, size))
         except RuntimeError as error:  # smaller batches would not help
-            here, least = (krylov_bytes(size, dtype, b) / 2**30 for b in (self._room, _LEAST))
+            asked_gib, least_gib = (
+                krylov_bytes(size, dtype, b) / 2**30 for b in (self._room, _LEAST)
+            )
             raise EnvironmentUnfit(
                 f"curvature.basis: {self._room} vectors of {size:,} numbers, and what goes with "
-                f"them, take {here:.3g} GiB; {like_P.device} has no room for that "
+                f"them, take {asked_gib:.3g} GiB; {like_P.device} has no room for that "
                 f"({str(error).splitlines()[0]}); a smaller basis takes less, {_LEAST}, the "
-                f"least, {least:.3g} GiB"
+                f"least, {least_gib:.3g} GiB"
             ) from error
 
     def _rounding(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import socket
 from collections.abc import Iterator, Sequence
@@ -46,23 +47,19 @@ class _Known:
 # would be wrong with another one.
 _CIFAR_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 _CIFAR_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
-_CIFAR_FILES = "{0}-python.tar.gz, or the folder {1} out of it"
+_CIFAR_FILES = "{0}.tar.gz, or the folder {1} out of it"
 _MNIST_FILES = (
     "{0}/raw/ with train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte "
     "and t10k-labels-idx1-ubyte"
 )
+_cifar = functools.partial(_Known, mean=_CIFAR_MEAN, std=_CIFAR_STD)
 _KNOWN = {
-    "cifar10": _Known(
-        name="CIFAR10",
-        mean=_CIFAR_MEAN,
-        std=_CIFAR_STD,
-        files=_CIFAR_FILES.format("cifar-10", "cifar-10-batches-py"),
+    "cifar10": _cifar(
+        name="CIFAR10", files=_CIFAR_FILES.format("cifar-10-python", "cifar-10-batches-py")
     ),
-    "cifar100": _Known(
+    "cifar100": _cifar(
         name="CIFAR100",
-        mean=_CIFAR_MEAN,
-        std=_CIFAR_STD,
-        files=_CIFAR_FILES.format("cifar-100", "cifar-100-python"),
+        files=_CIFAR_FILES.format("cifar-100-python", "cifar-100-python"),
         classes=100,
     ),
     "mnist": _Known(

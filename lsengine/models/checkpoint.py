@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _codecs
 import io
 import pickle
 import zipfile
@@ -31,7 +30,6 @@ _HARMLESS: list[Any] = [
     np.dtypes.Float64DType,
     np.dtypes.Float32DType,
     np.dtypes.Int64DType,
-    _codecs.encode,
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
 ]

@@ -1,4 +1,4 @@
-"""Which parameters and buffers belong to normalisation layers."""
+"""Which parameters belong to normalisations, and whether a network takes the data."""
 
 from __future__ import annotations
 

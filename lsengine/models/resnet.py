@@ -113,15 +113,8 @@ def cifar(
     depth: int, *, channels: int, classes: int, width: int = 16, shortcut: bool = True
 ) -> ResNet:
     """Return the CIFAR ResNet of ``depth`` = 6n + 2 layers: three stages of n blocks."""
-    count = (depth - 2) // 6
-    return ResNet(
-        Block,
-        (count, count, count),
-        channels=channels,
-        classes=classes,
-        width=width,
-        shortcut=shortcut,
-    )
+    blocks = 3 * [(depth - 2) // 6]
+    return ResNet(Block, blocks, channels=channels, classes=classes, width=width, shortcut=shortcut)
 
 
 def four_stages(
@@ -129,14 +122,8 @@ def four_stages(
 ) -> ResNet:
     """Return ResNet-18, 34 or 50 with a stem for small images."""
     blocks = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}[depth]
-    return ResNet(
-        Bottleneck if depth == 50 else Block,
-        blocks,
-        channels=channels,
-        classes=classes,
-        width=width,
-        shortcut=shortcut,
-    )
+    block = Bottleneck if depth == 50 else Block
+    return ResNet(block, blocks, channels=channels, classes=classes, width=width, shortcut=shortcut)
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int) -> nn.Conv2d:

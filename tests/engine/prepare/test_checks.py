@@ -93,6 +93,4 @@ def test_a_network_that_does_not_fit_the_data_is_refused():
         ModelSpec(arch="resnet20"), channels=3, classes=10, size=(8, 8), job_folder=Path()
     )
     with pytest.raises(UsageError, match=r"model\.arch"):
-        check_loss_accepts(
-            network, load("digits"), loss_function("cross_entropy", job_folder=Path()), "x"
-        )
+        check_loss_accepts(network, load("digits"), cross_entropy, "cross_entropy")
