@@ -7,7 +7,6 @@ installed.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +19,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from lsengine import files
 from lsengine.errors import EnvironmentUnfit, UsageError
-from lsengine.render import planes
-from lsengine.render.planes import trajectory
+from lsengine.render.planes import planes, trajectory
 from lsengine.render.request import Request
 from lsengine.render.style.styles import Style
 
@@ -46,9 +45,9 @@ def draw(request: Request, path: Path) -> None:
         path: Ends in ``.gif`` or ``.mp4``.
 
     Raises:
-        EnvironmentUnfit: If MP4 is asked for and there is no ffmpeg.
-        UsageError: If a surface cannot be drawn, or the file not be written, or not as the
-            style has it.
+        EnvironmentUnfit: If MP4 is asked for and there is no ffmpeg, or the file cannot be
+            written.
+        UsageError: If a surface cannot be drawn, or not as the style has it.
     """
     if path.suffix.lower() == ".mp4" and request.style.transparent:
         raise UsageError(
@@ -62,28 +61,21 @@ def draw(request: Request, path: Path) -> None:
         )
     figure, shots, rate = (_turning if request.kind == "surface" else _walking)(request)
     writer = _writer(path, rate, request.style)
-    dpi = _dpi(request)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")  # writers go by the extension
-    try:
-        with matplotlib.rc_context({"savefig.bbox": None}), writer.saving(figure, partial, dpi):
-            for _ in shots:
-                writer.grab_frame()
-        partial.replace(path)
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another --output"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        files.whole(path, "choose another --output") as part,
+        matplotlib.rc_context({"savefig.bbox": None}),
+        writer.saving(figure, part, _dpi(request)),
+    ):
+        for _ in shots:
+            writer.grab_frame()
 
 
 def _walking(request: Request) -> tuple[Figure, Iterator[int], int]:
     """Return a figure, an iterator that moves it, and frames per second: one per checkpoint."""
-    figure, walks = planes.compose(request)
-    longest = max(len(walk.path) for walk in walks)
-    frames = min(longest, MOST_FRAMES)
+    figure, paths = planes.compose(request)
+    frames = min(max(len(path.points) for path in paths), MOST_FRAMES)
     rate = round(min(max(frames / SECONDS, SLOWEST), FASTEST))
-    return figure, _shown(walks, frames, round(HOLD_S * rate)), rate
+    return figure, _revealed(paths, frames, round(HOLD_S * rate)), rate
 
 
 def _turning(request: Request) -> tuple[Figure, Iterator[int], int]:
@@ -142,14 +134,14 @@ class _Gif(AbstractMovieWriter):
     def finish(self) -> None:
         """Write the file."""
         palette, dither = self._palette(), Image.Dither.FLOYDSTEINBERG
-        made = [picture.quantize(palette=palette, dither=dither) for picture in self._pictures]
-        for picture, clear in zip(made, self._clear, strict=False):
+        pictures = [p.quantize(palette=palette, dither=dither) for p in self._pictures]
+        for picture, clear in zip(pictures, self._clear, strict=False):
             picture.paste(CLEAR, mask=clear)
         bare: dict[str, Any] = {"transparency": CLEAR, "disposal": 2} if self._transparent else {}
-        made[0].save(
+        pictures[0].save(
             self.outfile,
             save_all=True,
-            append_images=made[1:],
+            append_images=pictures[1:],
             duration=int(1000 / self.fps),
             loop=0,
             optimize=False,
@@ -171,13 +163,13 @@ class _Gif(AbstractMovieWriter):
         return palette
 
 
-def _shown(walks: list[trajectory.Walk], frames: int, hold: int) -> Iterator[int]:
-    """Show the walks as far as each frame goes, and yield its number; the last one again."""
-    clocks = [walk.clock() for walk in walks]
+def _revealed(paths: list[trajectory.DrawnPath], frames: int, hold: int) -> Iterator[int]:
+    """Show paths as far as each frame goes, and yield its number; the last one again."""
+    clocks = [path.clock() for path in paths]
     for frame in [*range(frames), *[frames - 1] * hold]:
-        for walk, clock in zip(walks, clocks, strict=True):
-            last = len(walk.path) - 1
+        for path, clock in zip(paths, clocks, strict=True):
+            last = len(path.points) - 1
             index = round(frame / (frames - 1) * last) if frames > 1 else last
-            walk.reveal(index + 1)
-            clock.set_text(f"epoch {walk.track.columns['epoch'][index]}")
+            path.reveal(index + 1)
+            clock.set_text(f"epoch {path.trajectory.columns['epoch'][index]}")
         yield frame

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lsengine import wording
+from lsengine import files, wording
 from lsengine.errors import UsageError
 from lsengine.render.request import (
     KINDS,
     MOVING,
     RECORDS,
+    Look,
     RecordsRequest,
     Request,
     check_output,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lsengine.surface.records import History, WeightHistograms
 
 
+_ELSEWHERE = "choose another --output"
 _SAVING: Mapping[str, Any] = {
     "pdf.fonttype": 42,  # TrueType: text stays text in an editor
     "svg.fonttype": "none",
@@ -42,18 +44,20 @@ _METADATA: Mapping[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None, "Creator": "lsengine"},
     ".svg": {"Date": None, "Creator": "lsengine"},
 }
+# The module of each kind but planes seen from above: only one is imported, with what it needs.
+_DRAWN_BY = {
+    "curve": "lines.curves",
+    "curvature": "planes.curvature",
+    "curvature along one direction": "lines.curvature",
+    "histogram": "lines.histogram",
+    "history": "lines.history",
+    "lit surface": "landscapes.lit",
+    "surface": "landscapes.shaded",
+}
 
 
 def figure(
-    surfaces: Sequence[Surface | History | WeightHistograms],
-    *,
-    kind: str,
-    quantity: str | None = None,
-    scale: str | None = None,
-    style: str | Path = "default",
-    levels: int | None = None,
-    limits: tuple[float, float] | None = None,
-    filled: bool = False,
+    surfaces: Sequence[Surface | History | WeightHistograms], *, kind: str, **look: Any
 ) -> Figure:
     """Draw one or several surfaces as one figure on one scale.
 
@@ -63,16 +67,8 @@ def figure(
         kind: A key of `KINDS`: ``contour``, ``filled``, ``heatmap``, ``surface``,
             ``trajectory`` (planes with one), ``curve``, ``curvature``, ``histogram``, ``history``;
             for ``html`` see `html_page`.
-        quantity: A dataset of every surface.  Default: the training loss; for curves losses
-            and accuracies together.  Of ``curvature`` one of its panels: ``ratio``, ``sign``,
-            ``eigenvalue_min``, ``eigenvalue_max``; default all, of several surfaces the first.
-        scale: A member of `SCALES`; ``auto`` takes the logarithm when positive values span over
-            1.5 decades.  Default: the style's.
-        style: A key of `STYLES`: ``default``, ``paper`` (one column), ``dark`` (slides), ``lit``
-            (3D surfaces under lamps); or a style file (``.toml``).
-        levels: About how many contour levels; they are round numbers.  Default: the style's.
-        limits: Ends of the colour (or loss) scale in the unit drawn, percent for accuracies.
-        filled: Draw planes' missing cells with their neighbours' values, marked.
+        look: ``quantity``, ``scale``, ``style``, ``levels``, ``limits``, ``filled``; see
+            `lsengine.render.request.Look`.
 
     Returns:
         A matplotlib figure, laid out.  Equal arguments give equal pictures.
@@ -81,9 +77,21 @@ def figure(
         UsageError: If the request cannot be met; the message says what can.
         EnvironmentUnfit: If a lit surface is asked for, and VTK or OpenGL is not there.
     """
-    request = _request(surfaces, kind, quantity, scale, style, levels, limits, filled)
+    request = _request(surfaces, kind, Look(**look))
     with _settings(request.style):
-        return _drawn(request)
+        module = import_module(
+            f"lsengine.render.{_DRAWN_BY.get(_variant(request), 'planes.planes')}"
+        )
+        return cast("Figure", module.draw(request))
+
+
+def _variant(request: Request | RecordsRequest) -> str:
+    if isinstance(request, Request):
+        if request.kind == "surface" and request.style.lit:
+            return "lit surface"
+        if request.kind == "curvature" and not request.surfaces[0].is_plane:
+            return "curvature along one direction"
+    return request.kind
 
 
 def html_page(surfaces: Sequence[Surface], *, reload_s: float | None = None, **look: Any) -> str:
@@ -98,7 +106,7 @@ def html_page(surfaces: Sequence[Surface], *, reload_s: float | None = None, **l
         UsageError: If the request cannot be met.
         EnvironmentUnfit: If Plotly is not there.
     """
-    request = _request(surfaces, "html", **look)
+    request = _request(surfaces, "html", Look(**look))
     assert isinstance(request, Request)  # of planes
     from lsengine.render.html import interactive
 
@@ -123,7 +131,7 @@ def animate(
     path = check_output(path, kind)
     if kind == "surface" and not find(look.get("style", "default")).lit:
         raise UsageError(f"{path}: only a lit surface turns; add --style lit, or name a .png")
-    request = _request(surfaces, kind, **look)
+    request = _request(surfaces, kind, Look(**look))
     assert isinstance(request, Request)  # `check_output` refused the kinds that are not
     with _settings(request.style):
         from lsengine.render import animation
@@ -143,34 +151,25 @@ def write(
     """Draw and write whatever ``kind`` and the extension of ``path`` ask for.
 
     Raises:
-        UsageError: If the request cannot be met, or the file not be written.
-        EnvironmentUnfit: If a library that it needs is not there.
+        UsageError: If the request cannot be met.
+        EnvironmentUnfit: If a library that it needs is not there, or the file cannot be written.
     """
     path = check_output(path, kind)
     if kind == "html":
-        return _put(html_page(surfaces, reload_s=reload_s, **look).encode(), path)
+        files.write(path, html_page(surfaces, reload_s=reload_s, **look).encode(), _ELSEWHERE)
+        return path
     if path.suffix.lower() in MOVING:
         return animate(surfaces, path, kind=kind, **look)
     style = find(look.get("style", "default"))
-    return save(
-        figure(surfaces, kind=kind, **look), path, dpi=style.dpi, transparent=style.transparent
-    )
+    picture = figure(surfaces, kind=kind, **look)
+    return save(picture, path, dpi=style.dpi, transparent=style.transparent)
 
 
-def _request(
-    things: Sequence[Any],
-    kind: str,
-    quantity: str | None = None,
-    scale: str | None = None,
-    style: str | Path = "default",
-    levels: int | None = None,
-    limits: tuple[float, float] | None = None,
-    filled: bool = False,
-) -> Request | RecordsRequest:
+def _request(things: Sequence[Any], kind: str, look: Look) -> Request | RecordsRequest:
     things = _told_apart(things)
     if KINDS.get(kind) in RECORDS:
-        return validated_records(things, kind, quantity, (scale, style), (levels, limits))
-    return validated(things, kind, quantity, (scale, style), (levels, limits), filled=filled)
+        return validated_records(things, kind, look)
+    return validated(things, kind, look)
 
 
 @contextmanager
@@ -192,41 +191,6 @@ def _told_apart(things: Sequence[Any]) -> list[Any]:
     return [t.renamed(name) for t, name in zip(things, names, strict=True)]
 
 
-def _drawn(request: Request | RecordsRequest) -> Figure:
-    """Import and call the one module that draws this kind."""
-    if isinstance(request, RecordsRequest):
-        if request.kind == "history":
-            from lsengine.render.lines.history import draw as draw_histories
-
-            return draw_histories(request)
-        from lsengine.render.lines.histogram import draw as draw_histograms
-
-        return draw_histograms(request)
-    if request.kind == "curvature" and not request.surfaces[0].is_plane:
-        from lsengine.render.lines.curvature import draw as draw_curvature_lines
-
-        return draw_curvature_lines(request)
-    if request.kind == "curvature":
-        from lsengine.render.planes.curvature import draw as draw_curvature
-
-        return draw_curvature(request)
-    if KINDS[request.kind] == "curve":
-        from lsengine.render.lines.curves import draw as draw_curves
-
-        return draw_curves(request)
-    if request.kind == "surface" and request.style.lit:
-        from lsengine.render.landscapes.lit import draw as draw_lit
-
-        return draw_lit(request)
-    if request.kind == "surface":
-        from lsengine.render.landscapes.shaded import draw as draw_surface
-
-        return draw_surface(request)
-    from lsengine.render.planes import draw as draw_planes
-
-    return draw_planes(request)
-
-
 def save(picture: Figure, path: str | Path, *, dpi: int = 300, transparent: bool = False) -> Path:
     """Write a figure as PNG, PDF or SVG, by the extension of ``path``.
 
@@ -240,7 +204,8 @@ def save(picture: Figure, path: str | Path, *, dpi: int = 300, transparent: bool
         transparent: Leave the ground out.
 
     Raises:
-        UsageError: If the extension is unknown or the file cannot be written.
+        UsageError: If the extension is unknown, or the folder missing.
+        EnvironmentUnfit: If the file cannot be written.
     """
     path = check_output(path)
     import matplotlib
@@ -254,18 +219,5 @@ def save(picture: Figure, path: str | Path, *, dpi: int = 300, transparent: bool
             metadata=_METADATA[suffix],
             transparent=transparent,
         )
-    return _put(buffer.getvalue(), path)
-
-
-def _put(content: bytes, path: Path) -> Path:
-    """Put a whole new file in place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UsageError(
-            f"{path}: cannot be written ({error.strerror}); choose another --output"
-        ) from error
+    files.write(path, buffer.getvalue(), _ELSEWHERE)
     return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lsengine.errors import NothingToDraw, UsageError
@@ -15,6 +15,7 @@ from lsengine.surface.quantities import describe, preferred
 from lsengine.surface.records import History, WeightHistograms
 from lsengine.wording import did_you_mean
 
+# Every kind of picture, and what it is made of: surfaces of two directions or one, or records.
 KINDS = {
     "contour": "plane",
     "filled": "plane",
@@ -27,51 +28,53 @@ KINDS = {
     "histogram": "weights",
     "history": "history",
 }
-
-
-"""Every kind of picture, and what it is made of: surfaces of two directions or one, or records."""
-
-
-JOINING = ("contour", "filled", "surface")
-
-
-"""Kinds that are nothing without neighbours in both directions."""
-
-
+JOINING = ("contour", "filled", "surface")  # are nothing without neighbours in both directions
+# The panels of ``curvature``; the first is what several surfaces are compared by.
 CURVATURE = ("ratio", "sign", "eigenvalue_min", "eigenvalue_max")
-
-
-"""The panels of ``curvature``; the first is what several surfaces are compared by."""
-
-
 RECORDS: Mapping[str, type[History] | type[WeightHistograms]] = {
     "weights": WeightHistograms,
     "history": History,
 }
 EXTENSIONS = (".png", ".pdf", ".svg")
-MOVING = (".gif", ".mp4")
-
-
-"""Of animations, which trajectories and lit surfaces can be."""
-
-
+MOVING = (".gif", ".mp4")  # of animations, which trajectories and lit surfaces can be
 PAGE = ".html"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What may be said of a picture beside its kind.
+
+    Attributes:
+        quantity: A dataset of every surface.  Default: the training loss; for curves losses and
+            accuracies together.  Of ``curvature`` one of its panels, `CURVATURE`; default all, of
+            several surfaces the first.  Of records a curve or a parameter.
+        scale: A member of `SCALES`; ``auto`` takes the logarithm when positive values span over
+            1.5 decades.  Default: the style's.
+        style: A key of `STYLES`: ``default``, ``paper`` (one column), ``dark`` (slides), ``lit``
+            (3D surfaces under lamps); or a style file (``.toml``).
+        levels: About how many contour levels; they are round numbers.  Default: the style's.
+        limits: Ends of the colour (or loss) scale in the unit drawn, percent for accuracies.
+            Default: the style's.
+        filled: Whether planes' missing cells are drawn with their neighbours' values, marked.
+    """
+
+    quantity: str | None = None
+    scale: str | None = None
+    style: str | Path = "default"
+    levels: int | None = None
+    limits: tuple[float, float] | None = None
+    filled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A picture that can be drawn: every surface fits the kind and has the quantity.
 
     Attributes:
         surfaces: At least one.
         kind: A key of `KINDS`.
-        quantity: The dataset; None only for curves, which then show losses and accuracies, and
-            for ``curvature``, of which it is one of `CURVATURE` or all.
-        scale: A member of `SCALES`.
-        style: The look.
-        levels: About how many contour levels; None for a good number.
-        limits: Lowest and highest value of the colour or loss axis, in the unit drawn.
-        filled: Whether cells not computed yet are drawn, marked, with their neighbour's value.
+        quantity: None only for curves and ``curvature``.
+        scale, style, levels, limits, filled: As in `Look`, the style's where nothing was said.
     """
 
     surfaces: tuple[Surface, ...]
@@ -84,17 +87,9 @@ class Request:
     filled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordsRequest:
-    """A picture of histories or of weights that can be drawn.
-
-    Attributes:
-        records: At least one; all of the class that the kind is made of.
-        kind: A key of `KINDS`.
-        quantity: A curve of a history, or a parameter of either; None for the usual ones.
-        scale: A member of `SCALES`, of losses and of counts.
-        style: The look.
-    """
+    """A picture of histories or of weights that can be drawn; as `Request`."""
 
     records: tuple[History | WeightHistograms, ...]
     kind: str
@@ -103,84 +98,75 @@ class RecordsRequest:
     style: Style
 
 
-def validated_records(
-    records: Sequence[object],
-    kind: str,
-    quantity: str | None,
-    look: tuple[str | None, str | Path],
-    ranges: tuple[int | None, tuple[float, float] | None],
-) -> RecordsRequest:
+def validated_records(records: Sequence[object], kind: str, look: Look) -> RecordsRequest:
     """Check a request for a picture of records, as `validated` does for surfaces.
 
     Raises:
         UsageError: With what was found, what is allowed, and what to do.
     """
-    style = _flat(find(look[1]), kind)
-    scale = look[0] or style.scale
+    style = _flat(find(look.style), kind)
+    scale = look.scale or style.scale
     _member("scale", scale, SCALES)
-    for name, value in zip(("levels", "limits"), ranges, strict=True):
-        if value is not None:
+    for name in ("levels", "limits"):
+        if getattr(look, name) is not None:
             raise UsageError(f"render: a {kind} has no {name}; leave --{name} out")
-    kept = tuple(r for r in records if isinstance(r, RECORDS[KINDS[kind]]))
-    if not records or len(kept) < len(records):
+    fitting = tuple(r for r in records if isinstance(r, RECORDS[KINDS[kind]]))
+    if not records or len(fitting) < len(records):
         raise UsageError(f"render: a {kind} is made of {KINDS[kind]} files only; name some")
-    return RecordsRequest(kept, kind, quantity, scale, style)
+    return RecordsRequest(
+        records=fitting, kind=kind, quantity=look.quantity, scale=scale, style=style
+    )
 
 
-def validated(
-    surfaces: Sequence[Surface],
-    kind: str,
-    quantity: str | None,
-    look: tuple[str | None, str | Path],
-    ranges: tuple[int | None, tuple[float, float] | None],
-    *,
-    filled: bool = False,
-) -> Request:
+def validated(surfaces: Sequence[Surface], kind: str, look: Look) -> Request:
     """Check everything that can be checked without drawing.
 
     Args:
         surfaces: What to draw.
         kind: See `KINDS`.
-        quantity: A dataset name or None.
-        look: Scale by name, None for the style's, and style, by name or its file.
-        ranges: Number of levels and limits; None for the style's.
-        filled: See `Request`.
+        look: What else was asked for.
 
     Raises:
         UsageError: With what was found, what is allowed, and what to do.
         NothingToDraw: If all is well, but no cell is done, or none has a finite value.
     """
     _member("kind of picture", kind, KINDS)
-    style = _flat(find(look[1]), kind)
-    scale = look[0] or style.scale
-    levels = style.levels if ranges[0] is None else ranges[0]
-    limits = style.limits if ranges[1] is None else ranges[1]
-    _member("scale", scale, SCALES)
+    style = _flat(find(look.style), kind)
+    request = Request(
+        surfaces=tuple(surfaces),
+        kind=kind,
+        quantity=look.quantity,
+        scale=look.scale or style.scale,
+        style=style,
+        levels=style.levels if look.levels is None else look.levels,
+        limits=style.limits if look.limits is None else look.limits,
+        filled=look.filled and KINDS[kind] != "either",
+    )
+    _member("scale", request.scale, SCALES)
     if not surfaces:
         raise UsageError("render: no surface given; name at least one surface file")
     for surface in surfaces:
         _fits(surface, kind)
-    _ranges(levels, limits, scale)
+    _ranges(request)
     if KINDS[kind] == "either":
-        _curvature(surfaces, quantity, limits)
-        _has_begun(surfaces, kind)
-        return Request(tuple(surfaces), kind, quantity, scale, style, levels, limits)
-    chosen = _quantity(surfaces, kind, quantity)
-    if scale == "log" and chosen is not None and describe(chosen).is_percent:
+        _curvature(request)
+        _has_begun(request)
+        return request
+    request = replace(request, quantity=_quantity(request))
+    if request.scale == "log" and request.quantity and describe(request.quantity).is_percent:
         raise UsageError(
-            f"render: scale log asked for {chosen}; accuracies are drawn in percent on a "
+            f"render: scale log asked for {request.quantity}; accuracies are drawn in percent on a "
             "linear scale; use --scale auto or another quantity"
         )
-    _has_begun(surfaces, kind)
-    _has_values(surfaces, kind, chosen)
-    return Request(tuple(surfaces), kind, chosen, scale, style, levels, limits, filled)
+    _has_begun(request)
+    _has_values(request)
+    return request
 
 
 def _flat(style: Style, kind: str) -> Style:
     """Return the style for a kind: what is not a landscape has nothing to be lit."""
-    return (
-        STYLES["default"] if style is STYLES["lit"] and kind not in ("surface", "html") else style
-    )
+    is_flat = style is STYLES["lit"] and kind not in ("surface", "html")
+    return STYLES["default"] if is_flat else style
 
 
 def check_look(kind: str, scale: str | None = None, style: str | Path = "default") -> None:
@@ -259,9 +245,9 @@ def _fits(surface: Surface, kind: str) -> None:
         )
 
 
-def _has_begun(surfaces: Sequence[Surface], kind: str) -> None:
-    for surface in surfaces:
-        if not surface.done.any() and kind != "trajectory":  # whose path is there
+def _has_begun(request: Request) -> None:
+    for surface in request.surfaces:
+        if not surface.done.any() and request.kind != "trajectory":  # whose path is there
             counts = surface.counts()
             raise NothingToDraw(
                 f"{surface.source}: none of {surface.status.size:,} cells is done "
@@ -270,28 +256,28 @@ def _has_begun(surfaces: Sequence[Surface], kind: str) -> None:
             )
 
 
-def _has_values(surfaces: Sequence[Surface], kind: str, chosen: str | None) -> None:
+def _has_values(request: Request) -> None:
     """Refuse pages and curves of a quantity without values; other kinds look at the cells."""
-    if chosen is None or kind not in ("html", "curve"):
+    quantity, kind = request.quantity, request.kind
+    if quantity is None or kind not in ("html", "curve"):
         return
-    tallies = [cells.tally(s.status, [s.quantities[chosen]]) for s in surfaces]
+    tallies = [cells.tally(s.status, [s.quantities[quantity]]) for s in request.surfaces]
     empty = [t.missing + t.bad == t.cells for t in tallies]
     if all(empty) or (any(empty) and kind == "curve"):
         first = empty.index(True)
         remedy = "--as heatmap, which shows each cell" if kind == "html" else "another --quantity"
         raise NothingToDraw(
-            f"{surfaces[first].source}: {chosen} has no finite value to draw "
+            f"{request.surfaces[first].source}: {quantity} has no finite value to draw "
             f"({tallies[first].reasons()}); use {remedy}"
         )
 
 
-def _curvature(
-    surfaces: Sequence[Surface], quantity: str | None, limits: tuple[float, float] | None
-) -> None:
+def _curvature(request: Request) -> None:
     """Refuse what has no eigenvalues, and panels that do not go together."""
+    surfaces, quantity = request.surfaces, request.quantity
     if quantity is not None:
         _member("quantity of curvature", quantity, CURVATURE)
-    if limits is not None and quantity is None and len(surfaces) == 1:
+    if request.limits is not None and quantity is None and len(surfaces) == 1:
         raise UsageError(
             "render: limits are of one scale, and a page of curvature has several; choose a panel "
             f"with --quantity {', '.join(CURVATURE)}"
@@ -309,9 +295,11 @@ def _curvature(
             )
 
 
-def _quantity(surfaces: Sequence[Surface], kind: str, quantity: str | None) -> str | None:
+def _quantity(request: Request) -> str | None:
+    """Return the quantity to draw, that every surface has; None for the usual ones of curves."""
+    surfaces, quantity = request.surfaces, request.quantity
     if quantity is None:
-        if KINDS[kind] == "curve":
+        if KINDS[request.kind] == "curve":
             return None
         shared = set.intersection(*(set(s.quantities) for s in surfaces))
         if not shared:
@@ -328,7 +316,9 @@ def _quantity(surfaces: Sequence[Surface], kind: str, quantity: str | None) -> s
     return quantity
 
 
-def _ranges(levels: int | None, limits: tuple[float, float] | None, scale: str) -> None:
+def _ranges(request: Request) -> None:
+    """Refuse numbers of levels, and limits, that no scale can have."""
+    levels, limits = request.levels, request.limits
     if levels is not None and not 2 <= levels <= 100:
         raise UsageError(f"render: levels is {levels}; allowed: 2 to 100")
     if limits is None:
@@ -338,7 +328,7 @@ def _ranges(levels: int | None, limits: tuple[float, float] | None, scale: str) 
         raise UsageError(
             f"render: limits are {low:g}, {high:g}; two finite numbers are needed, the lower first"
         )
-    if scale == "log" and low <= 0:
+    if request.scale == "log" and low <= 0:
         raise UsageError(
             f"render: limits start at {low:g}, which a log scale cannot show; give a "
             "positive lower limit or use --scale linear"

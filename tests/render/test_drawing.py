@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import subprocess
@@ -13,15 +12,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
-from matplotlib.contour import QuadContourSet
-from matplotlib.text import Text
-from PIL import Image
 
 from lsengine import render
-from lsengine.errors import UsageError
-from lsengine.render import page
+from lsengine.errors import EnvironmentUnfit, UsageError
+from lsengine.render.page import page
 from lsengine.surface import DONE, FAILED
 from tests.support.landscapes import cliffs, make_curve, make_plane
+from tests.support.pictures import STRANGE, contours, pixels, words
 
 PLANES = ("contour", "filled", "heatmap", "surface")
 
@@ -32,25 +29,6 @@ def _no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
-
-
-def words(figure) -> str:
-    """Return all text of a figure."""
-    texts = figure.findobj(Text)
-    return "\n".join(text.get_text() for text in texts).replace("\n", " ")
-
-
-def pixels(figure, dpi: int = 60) -> np.ndarray:
-    """Return a figure's RGB pixels."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return np.asarray(Image.open(buffer).convert("RGB")).astype(int)
-
-
-def contours(figure, filled: bool = False) -> QuadContourSet:
-    """Return the contours of the first panel."""
-    found = [c for c in figure.axes[0].collections if isinstance(c, QuadContourSet)]
-    return next(c for c in found if c.filled == filled)
 
 
 def test_contours_of_a_circular_bowl_are_circles_of_the_right_radius(plane):
@@ -164,29 +142,6 @@ def test_clipped_cliffs_are_announced(plane):
     figure = render.figure([surface], kind="filled")
     assert contours(figure, filled=True).extend == "max"
     assert f"{count} cells above" in words(figure)
-
-
-STRANGE = {
-    "constant": make_plane(lambda a, b: 0 * a + 2.303),
-    "negative": make_plane(lambda a, b: a**2 - b**2 - 3),
-    "both signs, decades": make_plane(lambda a, b: (a - b) * 10 ** (5 * a * a)),
-    "zeros": make_plane(lambda a, b: np.maximum(a**2 + b**2 - 0.02, 0) ** 2),
-    "one cell": make_plane(alphas=1, betas=1, reach=(0, 0)),
-    "one row": make_plane(betas=1, reach=(1, 0)),
-    "one column": make_plane(alphas=1, reach=(0, 1)),
-    "two by two": make_plane(alphas=2, betas=2),
-    "all NaN": make_plane(lambda a, b: a * np.nan),
-    "inf outside": make_plane(lambda a, b: np.where(a * a + b * b > 0.3, np.inf, 1 + a * a)),
-    "one number among NaN": make_plane(lambda a, b: np.where((a == 0) & (b == 0), 1.0, np.nan)),
-    "chequered": make_plane(status=(np.indices((21, 21)).sum(0) % 2).astype(np.uint8)),
-    "hardly begun": make_plane(status=np.eye(21, dtype=np.uint8)),
-    "largest floats": make_plane(lambda a, b: 1e307 * (a * a - b * b)),
-    "odd name": make_plane(name="a $x_1$ {\u65e5\u672c}\n% " + 90 * "long"),
-    "three of four": make_plane(
-        lambda a, b: np.where(np.rint(10 * a) * np.rint(10 * b) % 2, np.nan, 1 + a * a + b * b)
-    ),
-    "tiny range": make_plane(lambda a, b: 1e6 + 1e-3 * (a * a + b * b)),
-}
 
 
 @pytest.mark.parametrize(
@@ -478,7 +433,7 @@ def test_a_failed_write_leaves_the_old_picture(tmp_path, plane, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(path), "write_bytes", full)
-    with pytest.raises(UsageError, match="No space left on device"):
+    with pytest.raises(EnvironmentUnfit, match="No space left on device; choose another --output"):
         render.save(render.figure([plane()], kind="heatmap"), path)
     assert path.read_text() == "old"
 
@@ -501,6 +456,20 @@ def test_names_are_printable(plane):
     assert len(page.printable("x" * 500)) <= page.LONGEST_NAME
 
 
+def test_the_package_hands_on_what_scripts_use():
+    """Functions and the names of kinds, scales, styles and extensions are in `lsengine.render`."""
+    functions = ("animate", "check_look", "check_output", "figure", "html_page", "save", "write")
+    assert all(callable(getattr(render, name)) for name in functions)
+    for name, member in (
+        ("EXTENSIONS", ".png"),
+        ("KINDS", "contour"),
+        ("MOVING", ".gif"),
+        ("SCALES", "log"),
+        ("STYLES", "paper"),
+    ):
+        assert member in getattr(render, name)
+
+
 def test_a_cold_start_loads_only_what_it_needs(tmp_path):
     """Importing loads no matplotlib, and drawing neither torch nor MPI nor a window system."""
     code = (
@@ -510,7 +479,8 @@ def test_a_cold_start_loads_only_what_it_needs(tmp_path):
         "from lsengine.surface import Surface\n"
         "x = np.linspace(-1, 1, 51); v = 0.1 + np.add.outer(x**2, x**2)\n"
         "axes, done = {'beta': x, 'alpha': x}, np.ones(v.shape, 'u1')\n"
-        "s = Surface('s', 's.h5', axes, {'train_loss': v}, done)\n"
+        "q = {'train_loss': v}\n"
+        "s = Surface(name='s', source='s.h5', axes=axes, quantities=q, status=done)\n"
         f"render.save(render.figure([s], kind='contour'), {str(tmp_path / 'a.png')!r})\n"
         "bad = {'torch', 'mpi4py', 'h5py', 'matplotlib.pyplot', 'pyvista'} & set(sys.modules)\n"
         "assert not bad, bad\n"

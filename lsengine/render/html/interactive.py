@@ -22,11 +22,11 @@ from matplotlib.colors import to_hex, to_rgb
 from numpy.typing import NDArray
 
 from lsengine.errors import EnvironmentUnfit, UsageError
-from lsengine.render import page
-from lsengine.render.landscapes.shaded import FADE, box, is_to_scale
-from lsengine.render.page import scales
+from lsengine.render.landscapes.camera import direction
+from lsengine.render.landscapes.terrain import FADE, base, is_to_scale
+from lsengine.render.page import page, scales
 from lsengine.render.page.scales import Scale
-from lsengine.render.planes import NOT_TO_SCALE
+from lsengine.render.planes.planes import NOT_TO_SCALE
 from lsengine.render.request import Request
 from lsengine.render.style.styles import Style
 from lsengine.surface import MISSING, Surface, cells
@@ -103,18 +103,7 @@ def _data(request: Request, reload_s: float | None) -> dict[str, Any]:
     any_missing = any((s.status == MISSING).any() for s in surfaces)
     ramp = colormaps[style.colormap](np.linspace(0, 1, COLORS))
     pale = ramp[:, :3] + FADE * (np.array(to_rgb(style.ground)) - ramp[:, :3])
-    azimuth, elevation = np.radians([style.camera.azimuth, style.camera.elevation])
-    eye = (
-        EYE
-        / style.camera.zoom
-        * np.array(
-            [
-                np.cos(elevation) * np.cos(azimuth),
-                np.cos(elevation) * np.sin(azimuth),
-                np.sin(elevation),
-            ]
-        )
-    )
+    eye = EYE / style.camera.zoom * direction(style.camera)
     live = None
     if reload_s is not None:
         done = sum(s.counts()["done"] for s in surfaces)
@@ -123,7 +112,10 @@ def _data(request: Request, reload_s: float | None) -> dict[str, Any]:
     return {
         "start": request.quantity,
         "style": {
-            **{"ink": style.ink, "ground": style.ground, "faint": style.faint, "bad": style.bad},
+            "ink": style.ink,
+            "ground": style.ground,
+            "faint": style.faint,
+            "bad": style.bad,
             "font": f"{style.rc['font.family']}, sans-serif",
         },
         "colors": [[i / (COLORS - 1), to_hex(color)] for i, color in enumerate(ramp)],
@@ -188,7 +180,7 @@ def _range(axis: Floats, other: Floats) -> list[float]:
 
 
 def _base(plane: Plane) -> list[float]:
-    return list(box(plane)) if min(plane.values.shape) > 1 else [1.0, 1.0]
+    return list(base(plane)) if min(plane.values.shape) > 1 else [1.0, 1.0]
 
 
 def _path(surface: Surface) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 DISTANCE = 3.6  # from the camera to the middle of the scene; its base is 1 wide
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """A camera and the picture it takes, 1 wide.
 
@@ -61,7 +61,7 @@ class View:
         return np.asarray(flat / (2 * self.half_width) + np.array([0.5, self.ratio / 2]))
 
 
-def fitted(points: Floats, camera: Camera, *, all_around: bool = False) -> View:
+def fitted_view(points: Floats, camera: Camera, *, all_around: bool = False) -> View:
     """Return the view that has all points in it, as large as they can be, at zoom 1.
 
     Args:
@@ -70,14 +70,14 @@ def fitted(points: Floats, camera: Camera, *, all_around: bool = False) -> View:
         all_around: Whether the points turn about the vertical line through their middle, and
             are to stay in the picture while they do.
     """
-    toward = _toward(camera)
+    toward = direction(camera)
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
     if all_around:
-        rest = points - middle
+        beside = points - middle
         angles = np.radians(np.arange(0, 360, 10))[:, None]
-        x = np.cos(angles) * rest[:, 0] - np.sin(angles) * rest[:, 1]
-        y = np.sin(angles) * rest[:, 0] + np.cos(angles) * rest[:, 1]
-        z = np.broadcast_to(rest[:, 2], x.shape)
+        x = np.cos(angles) * beside[:, 0] - np.sin(angles) * beside[:, 1]
+        y = np.sin(angles) * beside[:, 0] + np.cos(angles) * beside[:, 1]
+        z = np.broadcast_to(beside[:, 2], x.shape)
         points = np.stack([x, y, z], axis=-1).reshape(-1, 3) + middle
     right, up = _sideways(toward)
     focal = middle
@@ -88,10 +88,17 @@ def fitted(points: Floats, camera: Camera, *, all_around: bool = False) -> View:
         focal = focal + shift[0] * right + shift[1] * up
     flat = _plane(points, focal, toward)
     width, height = np.ptp(flat, axis=0)
-    return View(focal, toward, float(width) / 2 / camera.zoom, float(height / width), middle)
+    return View(
+        focal=focal,
+        toward=toward,
+        half_width=float(width) / 2 / camera.zoom,
+        ratio=float(height / width),
+        middle=middle,
+    )
 
 
-def _toward(camera: Camera) -> Floats:
+def direction(camera: Camera) -> Floats:
+    """Return the unit vector from what is seen to the camera; (3,)."""
     azimuth, elevation = np.radians([camera.azimuth, camera.elevation])
     flat = np.cos(elevation)
     return np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
@@ -106,6 +113,6 @@ def _sideways(toward: Floats) -> tuple[Floats, Floats]:
 def _plane(points: Floats, focal: Floats, toward: Floats) -> Floats:
     """Return points as seen: right and up, each by the distance from the camera; (..., 2)."""
     right, up = _sideways(toward)
-    rest = points - focal
-    depth = DISTANCE - rest @ toward
-    return np.stack([rest @ right / depth, rest @ up / depth], axis=-1)
+    beside = points - focal
+    depth = DISTANCE - beside @ toward
+    return np.stack([beside @ right / depth, beside @ up / depth], axis=-1)

@@ -6,12 +6,11 @@ Shape suffixes: B betas, A alphas of the cells; Y, X of the finer mesh.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine.surface.cells import nearest
+from lsengine.surface.cells import corners, nearest
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -22,32 +21,85 @@ STEPS = 400  # of a line of sight over the base
 LIFT = 0.004  # of the base: a line of sight begins above the surface, not in it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """Heights over a grid of the base, on which one can stand and which can hide things.
+
+    Attributes:
+        x, y: Of the grid, increasing; (X,), (Y,).
+        z: In the same unit, NaN where nothing is drawn; (Y, X).
+    """
+
+    x: Floats
+    y: Floats
+    z: Floats
+
+    def above(self, places: Floats) -> Floats:
+        """Return heights over places of the base, (..., 2), bilinearly between points; (...)."""
+        column = np.interp(places[..., 0], self.x, np.arange(self.x.size))
+        row = np.interp(places[..., 1], self.y, np.arange(self.y.size))
+        i = np.minimum(column.astype(int), self.x.size - 2)
+        j = np.minimum(row.astype(int), self.y.size - 2)
+        u, v, z = column - i, row - j, self.z
+        low = (1 - u) * z[j, i] + u * z[j, i + 1]
+        return np.asarray((1 - v) * low + v * ((1 - u) * z[j + 1, i] + u * z[j + 1, i + 1]))
+
+    def hides(self, points: Floats, eye: Floats) -> Mask:
+        """Return which points are hidden from an eye: the line of sight goes through the ground.
+
+        Points lie on top of it, so that a wall hides what is marked on its other side.
+
+        Args:
+            points: On the ground or above it; (N, 3).
+            eye: Beyond the base or above it; (3,).
+
+        Returns:
+            (N,).
+        """
+        start = points + np.array([0.0, 0.0, LIFT])
+        way = eye - start
+        ends = np.where(way[:, :2] > 0, (self.x[-1], self.y[-1]), (self.x[0], self.y[0]))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            leaves = (ends - start[:, :2]) / way[:, :2]  # the base, as a share of the way
+        leaves[way[:, :2] == 0] = 1.0
+        last = np.clip(leaves.min(axis=1), 0.0, 1.0)
+        along = start + np.linspace(0, 1, STEPS)[:, None, None] * (last[:, None] * way)
+        gap = along[..., 2] - self.above(along[..., :2])
+        return np.asarray((gap[:-1] * gap[1:] < 0).any(axis=0))
+
+    def clearance(self, point: Floats, eye: Floats) -> float:
+        """Return the height above a point, (3,), that an eye sees; at most the ground's top."""
+        heights = np.linspace(point[2], np.nanmax(self.z), 200)
+        line = np.column_stack([np.broadcast_to(point[:2], (200, 2)), heights])
+        behind = np.flatnonzero(self.hides(line, eye))
+        return float(heights[min(behind[-1] + 1, 199)]) if behind.size else float(point[2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LandscapeMesh:
     """A landscape over a base 1 wide, ready to be drawn.
 
     Attributes:
         x, y: Of the mesh, in the base; (X,), (Y,).
         z: Heights in units of the base, finite everywhere; (Y, X).
-        there: Quads whose four cells have values; (Y - 1, X - 1).
+        is_drawn: Quads whose four cells have values; (Y - 1, X - 1).
         sky: Share of the sky that a point sees, 0 to 1; (Y, X).
     """
 
     x: Floats
     y: Floats
     z: Floats
-    there: Mask
+    is_drawn: Mask
     sky: Floats
 
     @property
-    def drawn(self) -> Floats:
-        """Heights, NaN where no quad is drawn; (Y, X)."""
-        there = np.pad(self.there, 1)
-        corner = there[:-1, :-1] | there[:-1, 1:] | there[1:, 1:] | there[1:, :-1]
-        return np.where(corner, self.z, np.nan)
+    def ground(self) -> Ground:
+        """The part that is drawn."""
+        has_quad = corners(np.pad(self.is_drawn, 1)).any(axis=-1)
+        return Ground(x=self.x, y=self.y, z=np.where(has_quad, self.z, np.nan))
 
 
-def relief(x: Floats, y: Floats, z_BA: Floats) -> LandscapeMesh:
+def smooth_mesh(x: Floats, y: Floats, z_BA: Floats) -> LandscapeMesh:
     """Lay a smooth mesh through cells, without new hills or hollows.
 
     Piecewise cubics that keep monotone (Fritsch and Butland 1984) go along each axis; a mesh
@@ -56,29 +108,26 @@ def relief(x: Floats, y: Floats, z_BA: Floats) -> LandscapeMesh:
     Args:
         x: Of the cells, in units of the base, increasing; (A,).
         y: The same; (B,).
-        z_BA: Heights, NaN where there is none; (B, A).
+        z_BA: Heights, NaN where there is none.
     """
-    known = np.isfinite(z_BA)
-    parts = tuple(max(1, min(8, MESH // max(axis.size - 1, 1))) for axis in (x, y))
-    fine_x, fine_y = _split(x, parts[0]), _split(y, parts[1])
-    filled = nearest(x, y, z_BA)
-    z = _through(y, _through(x, filled, fine_x, axis=1), fine_y, axis=0)
-    quads = known[:-1, :-1] & known[:-1, 1:] & known[1:, 1:] & known[1:, :-1]
-    there = np.repeat(np.repeat(quads, parts[1], axis=0), parts[0], axis=1)
-    return LandscapeMesh(fine_x, fine_y, z, there, _sky(fine_x, fine_y, z))
-
-
-def _through(at: Floats, values: Floats, fine: Floats, axis: int) -> Floats:
-    if fine.size == at.size:
-        return values
-    rows = np.moveaxis(values, axis, -1)
-    return np.moveaxis(monotone(at, rows, fine), -1, axis)
+    columns, rows = (max(1, min(8, MESH // max(axis.size - 1, 1))) for axis in (x, y))
+    fine_x, fine_y = split(x, columns), split(y, rows)
+    z = nearest(x, y, z_BA)
+    if columns > 1:
+        z = monotone(x, z, fine_x)
+    if rows > 1:
+        z = monotone(y, z.T, fine_y).T
+    has_quad = corners(np.isfinite(z_BA)).all(axis=-1)
+    is_drawn = np.repeat(np.repeat(has_quad, rows, axis=0), columns, axis=1)
+    sky = _sky(fine_x, fine_y, z)
+    return LandscapeMesh(x=fine_x, y=fine_y, z=z, is_drawn=is_drawn, sky=sky)
 
 
 def monotone(at: Floats, values: Floats, fine: Floats) -> Floats:
     """Interpolate by piecewise cubics that keep monotone (Fritsch and Butland 1984).
 
-    What scipy's ``PchipInterpolator`` does, whose import takes longer than the picture's mesh.
+    scipy's ``PchipInterpolator`` does the same, but for the last bits, and its import takes longer
+    than the whole mesh.
 
     Args:
         at: Increasing; (N,).
@@ -97,8 +146,8 @@ def monotone(at: Floats, values: Floats, fine: Floats) -> Floats:
     turns = left * right <= 0
     with np.errstate(divide="ignore", invalid="ignore"):
         inner = np.where(turns, 0.0, sum(weight) / (weight[0] / left + weight[1] / right))
-    first = _end(step[0], step[1], slope[..., 0], slope[..., 1])
-    last = _end(step[-1], step[-2], slope[..., -1], slope[..., -2])
+    first = _rate_at_end(step[:2], slope[..., :2])
+    last = _rate_at_end(step[-1:-3:-1], slope[..., -1:-3:-1])
     rate = np.concatenate([first[..., None], inner, last[..., None]], axis=-1)
     i = np.clip(np.searchsorted(at, fine, "right") - 1, 0, step.size - 1)
     h, t = step[i], (fine - at[i]) / step[i]
@@ -109,17 +158,19 @@ def monotone(at: Floats, values: Floats, fine: Floats) -> Floats:
     )
 
 
-def _end(near: Any, far: Any, slope: Floats, next_: Floats) -> Floats:
-    """Return the rate at an end: a parabola's, held to what keeps monotone."""
-    rate = ((2 * near + far) * slope - near * next_) / (near + far)
-    rate = np.where(rate * slope <= 0, 0.0, rate)
-    steep = (slope * next_ <= 0) & (np.abs(rate) > 3 * np.abs(slope))
-    return np.asarray(np.where(steep, 3 * slope, rate))
+def _rate_at_end(step: Floats, slope: Floats) -> Floats:
+    """Return the rate at an end, from the two steps there: a parabola's, held to be monotone."""
+    (near, far), outer, inner = step, slope[..., 0], slope[..., 1]
+    rate = ((2 * near + far) * outer - near * inner) / (near + far)
+    rate = np.where(rate * outer <= 0, 0.0, rate)
+    is_steep = (outer * inner <= 0) & (np.abs(rate) > 3 * np.abs(outer))
+    return np.asarray(np.where(is_steep, 3 * outer, rate))
 
 
-def _split(axis: Floats, parts: int) -> Floats:
-    fine = np.interp(np.arange((axis.size - 1) * parts + 1) / parts, np.arange(axis.size), axis)
-    return np.asarray(fine)
+def split(axis: Floats, parts: int) -> Floats:
+    """Return an axis with each of its steps cut into so many parts."""
+    fine = np.arange((axis.size - 1) * parts + 1) / parts
+    return np.asarray(np.interp(fine, np.arange(axis.size), axis))
 
 
 def _sky(x: Floats, y: Floats, z: Floats) -> Floats:
@@ -134,73 +185,9 @@ def _sky(x: Floats, y: Floats, z: Floats) -> Floats:
             up = round(float(distance * np.sin(angle) * per_unit[1]))
             if not (right or up):
                 continue
-            there = np.pad(z, [(abs(up),) * 2, (abs(right),) * 2], mode="edge")
-            moved = there[abs(up) + up :][:rows, abs(right) + right :][:, :columns]
+            padded = np.pad(z, [(abs(up),) * 2, (abs(right),) * 2], mode="edge")
+            moved = padded[abs(up) + up :][:rows, abs(right) + right :][:, :columns]
             way = float(np.hypot(right / per_unit[0], up / per_unit[1]))
             np.maximum(steepest, (moved - z) / way, out=steepest)
         seen += 1.0 - steepest / np.sqrt(1.0 + steepest**2)  # 1 - sine of the horizon
     return seen / WAYS
-
-
-def above(x: Floats, y: Floats, z: Floats, at: Floats) -> Floats:
-    """Return heights over places of the base, bilinearly between points of a mesh.
-
-    Args:
-        x: Of the mesh, increasing; (X,).
-        y: The same; (Y,).
-        z: Heights, NaN where there is none; (Y, X).
-        at: (..., 2).
-
-    Returns:
-        (...).
-    """
-    column = np.interp(at[..., 0], x, np.arange(x.size))
-    row = np.interp(at[..., 1], y, np.arange(y.size))
-    i = np.minimum(column.astype(int), x.size - 2)
-    j = np.minimum(row.astype(int), y.size - 2)
-    u, v = column - i, row - j
-    low = (1 - u) * z[j, i] + u * z[j, i + 1]
-    return np.asarray((1 - v) * low + v * ((1 - u) * z[j + 1, i] + u * z[j + 1, i + 1]))
-
-
-def hidden(x: Floats, y: Floats, z: Floats, points: Floats, eye: Floats) -> Mask:
-    """Return which points a surface hides from an eye: the line of sight goes through it.
-
-    Points lie on top of the surface, so that a wall hides what is marked on its other side.
-
-    Args:
-        x: Of the mesh, increasing; (X,).
-        y: The same; (Y,).
-        z: Heights in the same unit, NaN where nothing is drawn; (Y, X).
-        points: On the surface or above it; (N, 3).
-        eye: Beyond the base or above it; (3,).
-
-    Returns:
-        (N,).
-    """
-    start = points + np.array([0.0, 0.0, LIFT])
-    way = eye - start
-    ends = np.where(way[:, :2] > 0, (x[-1], y[-1]), (x[0], y[0]))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        leaves = (ends - start[:, :2]) / way[:, :2]  # the base, as a share of the way
-    leaves[way[:, :2] == 0] = 1.0
-    last = np.clip(leaves.min(axis=1), 0.0, 1.0)
-    along = start + np.linspace(0, 1, STEPS)[:, None, None] * (last[:, None] * way)
-    gap = along[..., 2] - above(x, y, z, along[..., :2])
-    return np.asarray((gap[:-1] * gap[1:] < 0).any(axis=0))
-
-
-def clearance(x: Floats, y: Floats, z: Floats, point: Floats, eye: Floats) -> float:
-    """Return how high one must go above a hidden point to be seen, at most the surface's top.
-
-    Args:
-        x: As for `hidden`.
-        y: The same.
-        z: The same.
-        point: (3,).
-        eye: As for `hidden`.
-    """
-    heights = np.linspace(point[2], np.nanmax(z), 200)
-    line = np.column_stack([np.broadcast_to(point[:2], (200, 2)), heights])
-    behind = np.flatnonzero(hidden(x, y, z, line, eye))
-    return float(heights[min(behind[-1] + 1, 199)]) if behind.size else float(point[2])

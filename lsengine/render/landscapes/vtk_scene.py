@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from types import SimpleNamespace, TracebackType
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from lsengine.errors import EnvironmentUnfit
 from lsengine.render.landscapes.camera import DISTANCE, View
 from lsengine.render.landscapes.mesh import LandscapeMesh
+from lsengine.surface.cells import corners
 
 Floats = NDArray[np.float64]
 LINE = 0.002  # radius of a contour line, in units of the base; half of it is in the ground
@@ -33,7 +34,7 @@ LAMPS = (((-0.9, 1.2, 0.7), 0.8), ((1.2, 0.3, 0.8), 0.32), ((0.1, -1.2, 0.5), 0.
 LANDSCAPE = {"ambient": 0.32, "diffuse": 0.78, "specular": 0.22, "specular_power": 24.0}
 MATT = {"ambient": 0.7, "diffuse": 0.3}
 FLAT = {"ambient": 1.0, "diffuse": 0.0}
-MODULES = {
+MODULES = {  # what is used of VTK
     "vtkCommonCore": "vtkLogger vtkPoints",
     "vtkCommonDataModel": "vtkCellArray vtkPolyData",
     "vtkFiltersCore": "vtkTubeFilter",
@@ -43,15 +44,12 @@ MODULES = {
 }
 
 
-"""What is used of VTK."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Landscape:
     """What is in a scene, colours included.
 
     Attributes:
-        relief: The mesh.
+        mesh: Its shape.
         colors: RGB of its points before light, 0 to 1; (Y, X, 3).
         lines: Heights at which contour lines go along the surface; (L,).
         floor: Height of the ground plane, whose edge is drawn.
@@ -60,7 +58,7 @@ class Landscape:
         ink, faint: RGB of lines on the surface, and of the edge of the ground.
     """
 
-    relief: LandscapeMesh
+    mesh: LandscapeMesh
     colors: Floats
     lines: Floats
     floor: float
@@ -94,22 +92,17 @@ class Scene:
         self._window.AddRenderer(self._renderer)
         for actor in (_mesh(landscape), *_lines(landscape), _floor(landscape)):
             self._renderer.AddActor(actor)
-        for place, strength in LAMPS:
+        for position, strength in LAMPS:
             lamp = vtk.vtkLight()
             lamp.SetLightTypeToCameraLight()
-            lamp.SetPosition(*place)
+            lamp.SetPosition(*position)
             lamp.SetIntensity(strength)
             self._renderer.AddLight(lamp)
 
     def __enter__(self) -> Scene:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._window.Finalize()
 
     def picture(self, view: View) -> NDArray[np.uint8]:
@@ -133,24 +126,22 @@ class Scene:
         rgba = pixels.reshape(height, width, 4)[::-1].astype(np.float32) / 255.0
         # At its edges the scene is mixed with the white behind it: take that out.
         share = rgba[..., 3:]
-        own = (rgba[..., :3] - (1.0 - share)) / np.maximum(share, 1e-3)
-        both = np.concatenate([np.where(share > 0, own, 1.0), share], axis=-1)
-        return np.asarray(np.round(255 * np.clip(both, 0, 1)), dtype=np.uint8)
+        rgb = (rgba[..., :3] - (1.0 - share)) / np.maximum(share, 1e-3)
+        unmixed = np.concatenate([np.where(share > 0, rgb, 1.0), share], axis=-1)
+        return np.asarray(np.round(255 * np.clip(unmixed, 0, 1)), dtype=np.uint8)
 
 
 def _mesh(landscape: Landscape) -> Any:
     """Return the coloured landscape, smooth by the normals of its heights."""
-    vtk, relief = _vtk(), landscape.relief
-    x, y = np.meshgrid(relief.x, relief.y)
-    index = np.arange(x.size).reshape(x.shape)
-    corners = (index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1])
-    quads = np.stack(corners, axis=-1)[relief.there]
-    data = _data(np.stack([x, y, relief.z], axis=-1).reshape(-1, 3))
+    vtk, mesh = _vtk(), landscape.mesh
+    x, y = np.meshgrid(mesh.x, mesh.y)
+    quads = corners(np.arange(x.size).reshape(x.shape))[mesh.is_drawn]
+    data = _data(np.stack([x, y, mesh.z], axis=-1).reshape(-1, 3))
     data.SetPolys(_cells(np.full(len(quads), 4), quads))
-    shade = (0.5 + 0.5 * relief.sky)[..., None]  # soft light comes from the whole sky
+    shade = (0.5 + 0.5 * mesh.sky)[..., None]  # soft light comes from the whole sky
     colors = np.round(255 * np.clip(landscape.colors * shade, 0, 1)).astype(np.uint8)
     data.GetPointData().SetScalars(vtk.numpy_to_vtk(colors.reshape(-1, 3), deep=True))
-    by_y, by_x = np.gradient(relief.z, relief.y, relief.x)
+    by_y, by_x = np.gradient(mesh.z, mesh.y, mesh.x)
     normals = np.stack([-by_x, -by_y, np.ones_like(by_x)], axis=-1)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
     data.GetPointData().SetNormals(vtk.numpy_to_vtk(normals.reshape(-1, 3), deep=True))
@@ -159,21 +150,21 @@ def _mesh(landscape: Landscape) -> Any:
 
 def _lines(landscape: Landscape) -> list[Any]:
     """Return lines of equal height, on the landscape and on the ground."""
-    relief = landscape.relief
-    lines = contour_generator(relief.x, relief.y, np.ma.masked_invalid(relief.drawn))
-    made = []
+    ground = landscape.mesh.ground
+    lines = contour_generator(ground.x, ground.y, np.ma.masked_invalid(ground.z))
+    actors = []
     on_it = [(line, height) for height in landscape.lines for line in lines.lines(height)]
     if on_it:
-        made.append(_tubes(on_it, LINE, MATT, landscape.ink, 0.55))
+        actors.append(_tubes(on_it, LINE, MATT, landscape.ink, 0.55))
     for height, color in zip(landscape.floor_lines, landscape.floor_colors, strict=True):
         below = [(line, landscape.floor) for line in lines.lines(height)]
         if below:
-            made.append(_tubes(below, LINE, MATT, tuple(color)))
-    return made
+            actors.append(_tubes(below, LINE, MATT, tuple(color)))
+    return actors
 
 
 def _floor(landscape: Landscape) -> Any:
-    (left, right), (near, far) = landscape.relief.x[[0, -1]], landscape.relief.y[[0, -1]]
+    (left, right), (near, far) = landscape.mesh.x[[0, -1]], landscape.mesh.y[[0, -1]]
     edge = np.array([(left, near), (right, near), (right, far), (left, far), (left, near)])
     return _tubes([(edge, landscape.floor)], 0.7 * LINE, FLAT, landscape.faint)
 
@@ -203,9 +194,9 @@ def _tubes(
 
 def _data(points: Floats) -> Any:
     vtk = _vtk()
-    data, places = vtk.vtkPolyData(), vtk.vtkPoints()
-    places.SetData(vtk.numpy_to_vtk(points, deep=True))
-    data.SetPoints(places)
+    data, vertices = vtk.vtkPolyData(), vtk.vtkPoints()
+    vertices.SetData(vtk.numpy_to_vtk(points, deep=True))
+    data.SetPoints(vertices)
     return data
 
 
@@ -221,12 +212,12 @@ def _actor(data: Any, material: dict[str, float]) -> Any:
     mapper, actor = _vtk().vtkPolyDataMapper(), _vtk().vtkActor()
     mapper.SetInputData(data)
     actor.SetMapper(mapper)
-    look = actor.GetProperty()
-    look.SetInterpolationToPhong()
-    look.SetAmbient(material["ambient"])
-    look.SetDiffuse(material["diffuse"])
-    look.SetSpecular(material.get("specular", 0.0))
-    look.SetSpecularPower(material.get("specular_power", 1.0))
+    surface = actor.GetProperty()
+    surface.SetInterpolationToPhong()
+    surface.SetAmbient(material["ambient"])
+    surface.SetDiffuse(material["diffuse"])
+    surface.SetSpecular(material.get("specular", 0.0))
+    surface.SetSpecularPower(material.get("specular_power", 1.0))
     return actor
 
 
@@ -237,7 +228,7 @@ def _vtk() -> Any:
         os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
     try:
         import_module("vtkmodules.vtkRenderingOpenGL2")  # the windows there are to choose from
-        found = {
+        classes = {
             name: getattr(import_module(f"vtkmodules.{module}"), name)
             for module, names in MODULES.items()
             for name in names.split()
@@ -247,7 +238,7 @@ def _vtk() -> Any:
             f"a lit surface is drawn by VTK, which is not there ({error}); "
             "pip install 'lsengine[lit]', or use --style default"
         ) from error
-    vtk = SimpleNamespace(**found)
+    vtk = SimpleNamespace(**classes)
     vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)
     if vtk.vtkRenderWindow().GetClassName() == "vtkOSOpenGLRenderWindow" and not _has_osmesa():
         raise EnvironmentUnfit(

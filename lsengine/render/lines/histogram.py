@@ -5,8 +5,6 @@ Shape suffixes: K checkpoints, N bins.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,10 +13,11 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from lsengine.errors import UsageError
-from lsengine.render import page
+from lsengine.render.lines import panel
+from lsengine.render.page import page
 from lsengine.render.request import RecordsRequest
 from lsengine.surface.records import Bins, WeightHistograms
-from lsengine.wording import did_you_mean
+from lsengine.wording import did_you_mean, listed
 
 Floats = NDArray[np.float64]
 PEAKED = 50.0  # with a highest bin so many times the median one, counts are drawn as logs
@@ -44,27 +43,46 @@ def draw(request: RecordsRequest) -> Figure:
         )
     weights, style = files[0], request.style
     what, bins, counts_KN = _chosen(weights, request.quantity)
-    there = [k for k in range(len(weights.checkpoints)) if counts_KN[k].sum() > 0]
-    if not there:
+    drawn = [k for k in range(len(weights.checkpoints)) if counts_KN[k].sum() > 0]
+    if not drawn:
         raise UsageError(f"{weights.source}: {what} has no finite value in any checkpoint")
-    figure, axes = page.sheet(1, style, 0.62)
-    side = axes[0]
-    heights_KN, label = _heights(counts_KN, there)
-    is_log = _scale(side, heights_KN[there], request.scale)
+    figure, (side,) = page.sheet(1, style, 0.62)
+    heights_KN, label = _heights(counts_KN, drawn)
+    is_log = _scale(side, heights_KN[drawn], request.scale)
     colors = page.colors(style, len(weights.checkpoints))
-    for k in there:
+    for k in drawn:
         bottom = side.get_ylim()[0]
         outline = np.maximum(heights_KN[k], 0.5 * bottom) if is_log else heights_KN[k]
-        if len(there) == 1:
+        if len(drawn) == 1:
             side.stairs(outline, bins.edges, fill=True, color=colors[k], alpha=0.18, lw=0)
         side.stairs(outline, bins.edges, color=colors[k], linewidth=1.3, baseline=None)
     side.set(xlabel=what, ylabel=label, xlim=_ends(bins.edges, counts_KN))
     side.locator_params(axis="x", nbins=7)
-    side.set_axisbelow(True)
-    side.grid(True, linewidth=0.4, color=style.faint, alpha=0.5)
-    _words(figure, side, (weights, bins, there, colors), request.quantity)
-    page.settle(figure)
+    panel.grid(side, style)
+    names = [page.printable(name) for name in weights.checkpoints]
+    only = bins.parameters.index(request.quantity) if request.quantity in bins.parameters else None
+    norms_K = bins.total_norms if only is None else bins.norms[:, only]
+    handles = [
+        Line2D([], [], color=colors[k], label=f"{names[k]} (norm {norms_K[k]:.4g})") for k in drawn
+    ]
+    if len(drawn) == 1:
+        panel.title(figure, [side], f"{names[drawn[0]]}, norm {norms_K[drawn[0]]:.4g}")
+        handles = []
+    lost_K = (bins.not_finite if only is None else bins.not_finite[:, [only]]).sum(axis=1)
+    title = NORMS.get(request.quantity or max(weights.groups, default=""), "")
+    panel.finish(figure, side, handles, _notes(names, lost_K, drawn), legend_title=title)
     return figure
+
+
+def _notes(names: list[str], lost_K: NDArray[np.int64], drawn: list[int]) -> list[str]:
+    """Return which checkpoints are not drawn, or not all of them."""
+    lines = []
+    for k, name in enumerate(names):
+        if lost_K[k]:
+            lines.append(f"{name}: {lost_K[k]:,} NaN or infinite, not drawn")
+        elif k not in drawn:
+            lines.append(f"{name}: has no such parameter")
+    return lines
 
 
 def _chosen(weights: WeightHistograms, quantity: str | None) -> tuple[str, Bins, NDArray[np.int64]]:
@@ -78,16 +96,16 @@ def _chosen(weights: WeightHistograms, quantity: str | None) -> tuple[str, Bins,
             one = bins.parameters.index(group)
             return page.printable(group), bins, bins.counts[:, one]
     held = [*weights.groups, *(n for b in weights.groups.values() for n in b.parameters)]
-    shown = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "")
     raise UsageError(
-        f"{weights.source}: has no parameters {group!r}; it has: {shown}{did_you_mean(group, held)}"
+        f"{weights.source}: has no parameters {group!r}; it has: {listed(held, 8)}"
+        f"{did_you_mean(group, held)}"
     )
 
 
-def _heights(counts_KN: NDArray[np.int64], there: list[int]) -> tuple[Floats, str]:
+def _heights(counts_KN: NDArray[np.int64], drawn: list[int]) -> tuple[Floats, str]:
     """Return counts, or shares in percent where networks have different sizes."""
     totals_K = counts_KN.sum(axis=1).astype(np.float64)
-    sizes = totals_K[there]
+    sizes = totals_K[drawn]
     if sizes.max() - sizes.min() <= ALIKE * sizes.max():
         return counts_KN.astype(np.float64), "count per bin"
     return 100.0 * counts_KN / np.maximum(totals_K, 1.0)[:, None], "share per bin (%)"
@@ -111,39 +129,3 @@ def _ends(edges: Floats, counts_KN: NDArray[np.int64]) -> tuple[float, float]:
     filled = np.flatnonzero(counts_KN.sum(axis=0))
     first, last = max(int(filled[0]) - 1, 0), min(int(filled[-1]) + 2, len(edges) - 1)
     return float(edges[first]), float(edges[last])
-
-
-def _words(
-    figure: Figure,
-    axes: Axes,
-    shown: tuple[WeightHistograms, Bins, list[int], list[str]],
-    quantity: str | None,
-) -> None:
-    """Write names and norms, and what is not drawn."""
-    weights, bins, there, colors = shown
-    one = bins.parameters.index(quantity) if quantity in bins.parameters else None
-    norms_K = bins.total_norms if one is None else bins.norms[:, one]
-    part: Any = slice(None) if one is None else slice(one, one + 1)
-    size = float(axes.xaxis.label.get_fontsize())
-    names = [page.printable(weights.checkpoints[k]) for k in there]
-    if len(there) == 1:
-        title = f"{names[0]}, norm {norms_K[there[0]]:.4g}"
-        axes.set_title(title, parse_math=False)
-    else:
-        page.legend(
-            figure,
-            [
-                Line2D([], [], color=colors[k], label=f"{name} (norm {norms_K[k]:.4g})")
-                for k, name in zip(there, names, strict=True)
-            ],
-            size * 0.88,
-            title=NORMS.get(quantity or max(weights.groups, default=""), ""),
-        )
-    lines = []
-    for k, name in enumerate(weights.checkpoints):
-        lost = int(bins.not_finite[k, part].sum())
-        if lost:
-            lines.append(f"{page.printable(name)}: {lost:,} NaN or infinite, not drawn")
-        elif k not in there:
-            lines.append(f"{page.printable(name)}: has no such parameter")
-    page.note(axes, lines, size * 2.9 + 4.0)

@@ -16,12 +16,13 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lsengine.errors import NothingToDraw, UsageError
-from lsengine.render import page
-from lsengine.render.page import scales
+from lsengine.render.lines import panel
+from lsengine.render.page import page, scales
 from lsengine.render.request import RecordsRequest
+from lsengine.render.style.styles import Style
 from lsengine.surface.quantities import Quantity, describe
 from lsengine.surface.records import History
-from lsengine.wording import did_you_mean
+from lsengine.wording import did_you_mean, listed
 
 Floats = NDArray[np.float64]
 DROP = 0.7  # a learning rate that shrinks to less of itself at once has dropped
@@ -30,11 +31,11 @@ SHOWN = 12  # names in a message: all curves, and a few parameters
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class Family:
     """Curves that share an axis.
 
     Attributes:
-        columns: Of the history; those of one family.
+        columns: Of the history.
         label: Of the vertical axis.
         factor: From the stored value to the drawn one.
     """
@@ -44,10 +45,10 @@ class Panel:
     factor: float = 1.0
 
 
-PANELS = (
-    Panel(("train_loss", "test_loss"), "loss"),
-    Panel(("train_error", "test_error"), "error (%)", 100.0),
-    Panel(("weight_norm",), "norm of all parameters"),
+FAMILIES = (
+    Family(("train_loss", "test_loss"), "loss"),
+    Family(("train_error", "test_error"), "error (%)", 100.0),
+    Family(("weight_norm",), "norm of all parameters"),
 )
 
 
@@ -58,19 +59,23 @@ def draw(request: RecordsRequest) -> Figure:
         NothingToDraw: If a history has no finite value to draw.
     """
     histories = [_with_layers(r) for r in request.records if isinstance(r, History)]
-    panels = _chosen(histories, request.quantity)
-    style = request.style
-    figure, axes = page.sheet(len(panels), style, 0.68 if len(panels) == 1 else 0.86)
-    colors = page.colors(style, len(histories))
-    for side, panel in zip(axes, panels, strict=True):
+    families = _chosen(histories, request.quantity)
+    figure, axes = page.sheet(len(families), request.style, 0.68 if len(families) == 1 else 0.86)
+    colors = page.colors(request.style, len(histories))
+    for side, family in zip(axes, families, strict=True):
         for history, color in zip(histories, colors, strict=True):
-            for name in panel.columns:
+            for name in family.columns:
                 if name in history.columns:
-                    _line(side, history, name, panel.factor, color)
-        _frame(side, panel, histories, request)
-    drops = _drops(axes, histories, colors, request)
-    _words(figure, axes, (histories, panels, colors), request, drops)
-    page.settle(figure)
+                    _line(side, history, name, family.factor, color)
+        _frame(side, family, histories, request)
+    drops = _mark_drops(axes, histories, colors, request.style)
+    if len(histories) == 1:
+        error = _final_error(histories[0], ", test error {}")
+        panel.title(figure, axes, page.printable(histories[0].name) + error)
+    things = _names(histories, colors) if len(histories) > 1 else []
+    keys = _splits(families, request.style.ink if things else colors[0]) + drops
+    noted = axes[len(axes) // 2]
+    panel.finish(figure, noted, [*things, *keys], _notes(histories), keys=len(keys))
     return figure
 
 
@@ -80,31 +85,29 @@ def _with_layers(history: History) -> History:
     return replace(history, columns={**history.columns, **layers})
 
 
-def _chosen(histories: list[History], quantity: str | None) -> list[Panel]:
-    """Return the panels: of one column if it was asked for, else of all that is there."""
+def _chosen(histories: list[History], quantity: str | None) -> list[Family]:
+    """Return the families: of one column if it was asked for, else of all that is there."""
     for history in histories:
         held = [n for n in history.columns if n != "epoch"]
         if quantity is not None and quantity not in held:
-            more = f" and {len(held) - SHOWN} more" if len(held) > SHOWN else ""
             raise UsageError(
                 f"{history.source}: has no curve {quantity!r}; it has: "
-                f"{', '.join(held[:SHOWN])}{more}{did_you_mean(quantity, held)}"
+                f"{listed(held, SHOWN)}{did_you_mean(quantity, held)}"
             )
-        wanted = (
-            [n for n in held if n not in history.parameters] if quantity is None else [quantity]
-        )
+        usual = [n for n in held if n not in history.parameters]
+        wanted = usual if quantity is None else [quantity]
         if not any(np.isfinite(history.columns[n]).any() for n in wanted):
             raise NothingToDraw(f"{history.source}: has no finite value to draw yet")
     if quantity is not None:
         if any(quantity in h.parameters for h in histories):
-            return [Panel((quantity,), f"norm of {page.printable(quantity)}")]
-        factor = next((p.factor for p in PANELS if quantity in p.columns), 1.0)
-        return [Panel((quantity,), _label(quantity, factor), factor)]
-    return [p for p in PANELS if any(n in h.columns for h in histories for n in p.columns)]
+            return [Family((quantity,), f"norm of {page.printable(quantity)}")]
+        factor = next((f.factor for f in FAMILIES if quantity in f.columns), 1.0)
+        return [Family((quantity,), _label(quantity, factor), factor)]
+    return [f for f in FAMILIES if any(n in h.columns for h in histories for n in f.columns)]
 
 
 def _label(name: str, factor: float) -> str:
-    known = {"weight_norm": PANELS[2].label}
+    known = {"weight_norm": FAMILIES[2].label}
     return known.get(name, describe(name).label) + (" (%)" if factor != 1.0 else "")
 
 
@@ -112,10 +115,8 @@ def _line(axes: Axes, history: History, name: str, factor: float, color: str) ->
     epoch_E = history.columns["epoch"]
     values_E = np.asarray(history.columns[name], np.float64)
     values_E = np.where(np.isfinite(values_E), values_E, np.nan) * factor
-    few = len(epoch_E) < 4
-    look: dict[str, Any] = {"marker": "o", "markersize": 3.0} if few else {}
-    look |= {"color": color, "linestyle": _dashes(name), "linewidth": 1.4}
-    axes.plot(epoch_E, values_E, **look)
+    dots: dict[str, Any] = {"marker": "o", "markersize": 3.0} if len(epoch_E) < 4 else {}
+    axes.plot(epoch_E, values_E, color=color, linestyle=_dashes(name), linewidth=1.4, **dots)
 
 
 def _dashes(name: str) -> Any:
@@ -123,29 +124,28 @@ def _dashes(name: str) -> Any:
     return DOTTED if name.startswith("test") else "solid"
 
 
-def _frame(axes: Axes, panel: Panel, histories: list[History], request: RecordsRequest) -> None:
+def _frame(axes: Axes, family: Family, histories: list[History], request: RecordsRequest) -> None:
     """Set scale, limits and labels."""
-    held = [h.columns[n] for h in histories for n in panel.columns if n in h.columns]
+    held = [h.columns[n] for h in histories for n in family.columns if n in h.columns]
     values = np.concatenate([np.asarray(v, np.float64) for v in held])
-    values = values[np.isfinite(values)] * panel.factor
+    values = values[np.isfinite(values)] * family.factor
     last = max(int(h.columns["epoch"][-1]) for h in histories if h.columns["epoch"].size)
-    axes.set(xlabel="epoch", ylabel=panel.label, xlim=(0, max(last, 1)))
+    axes.set(xlabel="epoch", ylabel=family.label, xlim=(0, max(last, 1)))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 5, 10]))
-    axes.set_axisbelow(True)
-    axes.grid(True, linewidth=0.4, color=request.style.faint, alpha=0.5)
+    panel.grid(axes, request.style)
     if not values.size:
         return
-    is_loss = panel.label.endswith("loss") or panel.columns == ("learning_rate",)
+    is_loss = family.label.endswith("loss") or family.columns == ("learning_rate",)
     wanted = request.scale if is_loss or request.quantity else "linear"
-    scale = scales.choose(values, Quantity(panel.label, panel.label), wanted, None, None)
+    scale = scales.choose(values, Quantity(family.label, family.label), wanted, None, None)
     low, high = float(values.min()), float(values.max())
     if scale.kind == "log":
         low = float(values[values > 0].min())
-        room = (high / low) ** 0.04 * 1.02
-        page.log_axis(axes, low / room, high * room)
+        factor = (high / low) ** 0.04 * 1.02
+        page.log_axis(axes, low / factor, high * factor)
         return
-    room = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
-    floor = low - room if low < 0 or panel.label.startswith("norm") else 0.0
+    room = panel.room(low, high)
+    floor = low - room if low < 0 or family.label.startswith("norm") else 0.0
     axes.set_ylim(floor, high + room)
     axes.locator_params(axis="y", nbins=6)
 
@@ -160,54 +160,40 @@ def _dropped(history: History) -> list[int]:
     return [int(e) for e in history.columns["epoch"][1:-1][fell_E]]
 
 
-def _drops(
-    axes: list[Axes], histories: list[History], colors: list[str], request: RecordsRequest
+def _mark_drops(
+    axes: list[Axes], histories: list[History], colors: list[str], style: Style
 ) -> list[Line2D]:
     """Mark where learning rates drop, in colours if they differ; return the legend's entry."""
-    each, style = [_dropped(h) for h in histories], request.style
+    each = [_dropped(history) for history in histories]
     if not any(each):
         return []
-    common = all(e == each[0] for e in each)
-    for panel in axes:
-        for epochs, color in zip(each[:1] if common else each, colors, strict=False):
-            look: dict[str, Any] = {"color": style.faint if common else color}
+    common = all(epochs == each[0] for epochs in each)
+    for side in axes:
+        for epochs, own_color in zip(each[:1] if common else each, colors, strict=False):
+            color, opacity = (style.faint, 1.0) if common else (own_color, 0.45)
             for epoch in epochs:
-                panel.axvline(epoch, linewidth=1.0, alpha=1.0 if common else 0.45, zorder=1, **look)
+                side.axvline(epoch, linewidth=1.0, alpha=opacity, zorder=1, color=color)
     color = style.faint if common else style.ink
     mark: dict[str, Any] = {"marker": "|", "markersize": 11.0, "linestyle": "none"}
     return [Line2D([], [], color=color, label="learning rate drops", **mark)]
 
 
-def _words(
-    figure: Figure,
-    axes: list[Axes],
-    shown: tuple[list[History], list[Panel], list[str]],
-    request: RecordsRequest,
-    drops: list[Line2D],
-) -> None:
-    """Write the title or legend, and the notes below."""
-    histories, panels, colors = shown
-    things, keys = [], []
-    if len(histories) == 1:
-        title = page.printable(histories[0].name) + _final_error(histories[0], ", test error {}")
-        if len(axes) == 1:
-            axes[0].set_title(title, parse_math=False)
-        else:
-            figure.suptitle(title, parse_math=False)
-    else:
-        for history, color in zip(histories, colors, strict=True):
-            label = page.printable(history.name) + _final_error(history, " ({})")
-            things.append(Line2D([], [], color=color, label=label))
-    ink = colors[0] if len(histories) == 1 else request.style.ink
-    for split in ("train", "test"):
-        if any(n.startswith(split) for panel in panels for n in panel.columns):
-            keys.append(Line2D([], [], color=ink, label=split, linestyle=_dashes(split)))
-    keys += drops
-    size = float(axes[0].xaxis.label.get_fontsize())
-    if things or keys:
-        title = page.ERRORS if any(" %)" in str(h.get_label()) for h in things) else ""
-        page.legend(figure, [*things, *keys], size * 0.88, keys=len(keys), title=title)
-    page.note(axes[len(axes) // 2], _notes(histories), size * 2.9 + 4.0)
+def _names(histories: list[History], colors: list[str]) -> list[Line2D]:
+    """Return the legend's entries of several histories."""
+    return [
+        Line2D([], [], color=color, label=page.printable(h.name) + _final_error(h, " ({})"))
+        for h, color in zip(histories, colors, strict=True)
+    ]
+
+
+def _splits(families: list[Family], color: str) -> list[Line2D]:
+    """Return the legend's entries of training and test, as far as they are drawn."""
+    columns = [name for family in families for name in family.columns]
+    return [
+        Line2D([], [], color=color, label=split, linestyle=_dashes(split))
+        for split in ("train", "test")
+        if any(name.startswith(split) for name in columns)
+    ]
 
 
 def _final_error(history: History, form: str) -> str:
@@ -221,7 +207,7 @@ def _notes(histories: list[History]) -> list[str]:
     """Return which histories are unfinished, and which have values that are not drawn."""
     lines = []
     for history in histories:
-        head = f"{page.printable(history.name)}: " if len(histories) > 1 else ""
+        head = panel.lead(history.name, histories)
         planned = history.attributes.get("epochs")
         last = int(history.columns["epoch"][-1]) if len(history.columns["epoch"]) else 0
         if planned is not None and last < int(planned):

@@ -1,7 +1,7 @@
-"""The page: panels, captions, notes and one colour bar, at a fixed width.
+"""The page: panels, captions, notes, marks and one colour bar, at a fixed width.
 
 The width is the style's, since a column of a journal has one; the height follows from what
-is on the page.
+is on the page.  All sizes of words are shares of the size of an axis' label.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from functools import cache
 from typing import Any, cast
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import to_hex
+from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from lsengine.render.page.scales import Scale, log_text, power_text
 from lsengine.render.style.styles import Style
 from lsengine.surface import Surface
-from lsengine.surface.cells import Tally, centre_error, error_at
+from lsengine.surface.cells import Tally, error_at
 from lsengine.surface.quantities import Quantity
 
 LONGEST_NUMBER = 7  # characters at a colour bar; longer ones have what is common taken out
@@ -35,6 +36,44 @@ LONGEST_NAME = 44  # characters; a longer name keeps its beginning and its end
 POINT = 1.0 / 72.0  # inch
 MARGIN = 6.0  # points around everything
 ERRORS = "in parentheses: test error"  # over a legend
+
+
+def letter(axes: Axes) -> float:
+    """Return the size of the labels of axes in points."""
+    return float(axes.xaxis.label.get_fontsize())
+
+
+def below_labels(axes: Axes) -> float:
+    """Return points from the axes to below the tick labels and the axis label."""
+    return letter(axes) * 2.9 + 4.0
+
+
+def root(axes: Axes) -> Figure:
+    """Return the figure that axes belong to."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def halo(color: Any, width: float = 2.0) -> list[withStroke]:
+    """Return the effect that keeps words and lines apart from what they lie on."""
+    return [withStroke(linewidth=width, foreground=color)]
+
+
+def mark_looks(style: Style, marker: str, size: float = 5.0) -> list[dict[str, Any]]:
+    """Return the two looks of an open mark: wide in the ground's colour, and thin over it."""
+    look = {"marker": marker, "markersize": size, "markerfacecolor": "none", "linestyle": "none"}
+    return [
+        {**look, "markeredgecolor": color, "markeredgewidth": width}
+        for width, color in ((2.4, style.ground), (1.1, style.ink))
+    ]
+
+
+def ramp(scale: Scale, style: Style) -> ScalarMappable:
+    """Return the colours of a scale, without steps; nothing where there is no value."""
+    colors = colormaps[style.colormap].with_extremes(bad=(0, 0, 0, 0))
+    cast(Any, colors).colorbar_extend = scale.extend  # typed as a flag, is a word
+    return ScalarMappable(Normalize(*scale.span), colors)
 
 
 def columns_for(panels: int) -> int:
@@ -61,8 +100,8 @@ def sheet(panels: int, style: Style, ratio: float, **axes: Any) -> tuple[Figure,
     gap = MARGIN * POINT
     cast(Any, figure.get_layout_engine()).set(w_pad=gap, h_pad=gap, wspace=0.03, hspace=0.03)
     grid = figure.add_gridspec(rows, columns)
-    made = [figure.add_subplot(grid[i // columns, i % columns], **axes) for i in range(panels)]
-    return figure, made
+    places = [grid[i // columns, i % columns] for i in range(panels)]
+    return figure, [figure.add_subplot(place, **axes) for place in places]
 
 
 def settle(figure: Figure) -> None:
@@ -94,7 +133,7 @@ def caption(axes: Axes, surface: Surface, *, top: float = 1.0, above: float = 0.
         top: Height of the upper edge, in that of the axes.
         above: Points to keep free for what else stands there.
     """
-    size, pad = float(axes.xaxis.label.get_fontsize()), 4.0 + above
+    size, pad = letter(axes), 4.0 + above
     for line in reversed(errors(surface)):
         below = _outside((0.5, top), (0, pad), "bottom")
         axes.annotate(line, **below, fontsize=size * 0.9)
@@ -107,7 +146,7 @@ def caption(axes: Axes, surface: Surface, *, top: float = 1.0, above: float = 0.
 
 def errors(surface: Surface) -> list[str]:
     """Return what a caption says of test errors: at the centre, and at other minima."""
-    centre, minima = centre_error(surface), surface.marked_minima
+    centre, minima = error_at(surface), surface.marked_minima
     lines = [] if centre is None else [f"test error {centre:.2f} %"]
     if surface.is_plane and lines and minima:
         lines[0] += " at the centre"
@@ -119,19 +158,18 @@ def errors(surface: Surface) -> list[str]:
     return [line for line in lines if line]
 
 
-def note(axes: Axes, lines: Sequence[str], drop: float) -> None:
+def note(axes: Axes, lines: Sequence[str], drop: float | None = None) -> None:
     """Put small lines below the axes, wrapped to their width.
 
     Args:
         axes: Where.
         lines: Sentences; each starts a line of its own.
-        drop: Points from the axes' lower edge to the text.
+        drop: Points from the axes' lower edge to the text; by default the labels have room.
     """
     if not lines:
         return
-    size = float(axes.xaxis.label.get_fontsize()) * 0.8
-    figure = axes.get_figure(root=True)
-    assert figure is not None
+    size, figure = letter(axes) * 0.8, root(axes)
+    drop = below_labels(axes) if drop is None else drop
     spec = axes.get_subplotspec()
     columns = spec.get_gridspec().ncols if spec else 1
     room = figure.get_figwidth() / columns * 0.86 / (size * 0.52 * POINT)
@@ -195,32 +233,26 @@ def about_cells(counts: Tally, *, hatched: str = "", bad: str = "") -> list[str]
 
 def about_clipping(values: Any, scale: Scale) -> list[str]:
     """Return how many of a surface's values lie beyond the ends of the scale."""
-    above, below = int((values > scale.high).sum()), int((values < scale.low).sum())
     parts = [
         f"{count:,} {'cell' if count == 1 else 'cells'} {word} {scale.text(end)}"
-        for count, word, end in ((above, "above", scale.high), (below, "below", scale.low))
-        if count
+        for count, word, end in _beyond(values, scale.low, scale.high)
     ]
     return [", ".join(parts) + ", beyond the scale"] if parts else []
 
 
 def beyond_axis(axes: Axes, values: Any) -> list[str]:
-    """Return how many values of curves lie above or below the vertical axis.
-
-    Args:
-        axes: With its limits set.
-        values: Finite values drawn there; (N,).
-    """
-    low, high = axes.get_ylim()
+    """Return how many finite values of curves, (N,), lie beyond the limits of the vertical axis."""
     parts = [
         f"{count:,} of {values.size:,} values {word} {power_text(float(f'{end:.2g}'))}"
-        for count, word, end in (
-            (int((values > high).sum()), "above", high),
-            (int((values < low).sum()), "below", low),
-        )
-        if count
+        for count, word, end in _beyond(values, *axes.get_ylim())
     ]
     return [", ".join(parts) + ", beyond the axis"] if parts else []
+
+
+def _beyond(values: Any, low: float, high: float) -> list[tuple[int, str, float]]:
+    """Return how many values lie above and below two ends, if any do."""
+    above, below = int((values > high).sum()), int((values < low).sum())
+    return [side for side in ((above, "above", high), (below, "below", low)) if side[0]]
 
 
 def bar(
@@ -330,18 +362,12 @@ def printable(name: str) -> str:
     line = " ".join(name.split())
     if len(line) > LONGEST_NAME:
         line = f"{line[: LONGEST_NAME - 14]}\N{HORIZONTAL ELLIPSIS}{line[-13:]}"
-    has = _glyphs()
+    has = _glyphs(tuple(rcParams["font.family"]))
     return "".join(c if c == " " or has(ord(c)) else "?" for c in line)
 
 
-def _glyphs() -> Any:
-    import matplotlib
-
-    return _glyphs_of(tuple(matplotlib.rcParams["font.family"]))
-
-
 @cache
-def _glyphs_of(family: tuple[str, ...]) -> Any:
+def _glyphs(family: tuple[str, ...]) -> Any:
     return get_font(findfont(FontProperties(family=list(family)))).get_char_index
 
 

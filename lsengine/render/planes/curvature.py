@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PatchCollection, QuadMesh
@@ -21,19 +20,10 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lsengine.render import page
-from lsengine.render.page import contour_labels, scales
+from lsengine.render.page import contour_labels, page, scales
 from lsengine.render.page.scales import Scale
-from lsengine.render.planes.planes import (
-    alike,
-    drop,
-    frame,
-    heatmap,
-    height_by_width,
-    mark_cells,
-    mark_minima,
-    scalar_mappable,
-)
+from lsengine.render.planes import paint
+from lsengine.render.planes.planes import alike, frame, height_by_width
 from lsengine.render.request import CURVATURE, Request
 from lsengine.render.style.colors import contrast
 from lsengine.render.style.styles import Style
@@ -50,7 +40,7 @@ LOSS_LEVELS = 7  # of the lines over a map, about
 UNSOLVED, UNDEFINED = "\\\\\\\\", "...."  # hatches
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Map:
     """The curvature of one plane, sorted like its `Plane`.
 
@@ -69,42 +59,57 @@ class Map:
     loss: Plane | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One map on the page, with what a reader must know beside its scale.
+
+    Attributes:
+        axes: Where.
+        map: Of one surface.
+        name: Which of its panels.
+        notes: Sentences.
+    """
+
+    axes: Axes
+    map: Map
+    name: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def plane(self) -> Plane:
+        """The values that are coloured."""
+        return self.map.panels[self.name]
+
+
 def draw(request: Request) -> Figure:
     """Draw maps: all panels of one surface, or one panel of several, on one scale."""
-    maps = [_map(surface) for surface in request.surfaces]
-    names = _names(request)
+    maps, style = [_map(surface) for surface in request.surfaces], request.style
+    asked = [(map_, name) for map_ in maps for name in _names(request)]
     loss = _loss_scale(maps, request)
     ratio = height_by_width(maps[0].panels["ratio"], "heatmap")
-    several = len(names) > 1
-    figure, axes = page.sheet(len(names) if several else len(maps), request.style, ratio)
-    framed = replace(request, kind="heatmap")
-    to_scale = alike([this.panels["ratio"] for this in maps], "heatmap")
-    pairs = [(m, name) for m in maps for name in names]
-    for panel, (this, name) in zip(axes, pairs, strict=True):
-        frame(panel, this.panels[name], framed, to_scale=to_scale)
-    notes: list[list[str]] = [[] for _ in pairs]
-    most = round(3 + 6 * min(ratio, 1.0))
-    for name in names:
-        mine = [i for i, (_, n) in enumerate(pairs) if n == name]
-        scale = _scale([pairs[i][0].panels[name] for i in mine], name, request)
-        for i in mine:
-            this = pairs[i][0]
-            notes[i] += _paint(axes[i], this.panels[name], name, scale, request.style)
-            _hatch(axes[i], this.panels[name], this.unsolved, UNSOLVED, request.style)
-            if name == "ratio":
-                _hatch(axes[i], this.panels[name], this.undefined, UNDEFINED, request.style)
-        _bar(figure, [axes[i] for i in mine], name, scale, request.style, most)
-    for panel, (this, _) in zip(axes, pairs, strict=True):
-        if loss is not None and this.loss is not None:
-            _loss_lines(panel, this.loss, loss, request.style)
-        mark_cells(panel, this.panels["ratio"], RATIO, request.style)
-        mark_minima(panel, this.source.marked_minima, request.style)
-    _words(figure, axes, pairs, notes, loss is not None)
+    figure, axes = page.sheet(len(asked), style, ratio)
+    panels = [
+        Panel(axes=side, map=map_, name=name)
+        for side, (map_, name) in zip(axes, asked, strict=True)
+    ]
+    to_scale = alike([map_.panels["ratio"] for map_ in maps], "heatmap")
+    for panel in panels:
+        frame(panel.axes, panel.plane, replace(request, kind="heatmap"), to_scale=to_scale)
+    for name in _names(request):
+        mine = [panel for panel in panels if panel.name == name]
+        scale = _scale([panel.plane for panel in mine], name, request)
+        for panel in mine:
+            _paint(panel, scale, style)
+        _bar(figure, mine, scale, style, most=round(3 + 6 * min(ratio, 1.0)))
+    for panel in panels:
+        _mark(panel, loss, style)
+    _write(figure, panels, has_lines=loss is not None)
     page.outer_labels(axes, page.columns_for(len(axes)))
     page.settle(figure)
     if loss is not None:
-        for panel, (this, _) in zip(axes, pairs, strict=True):
-            contour_labels.label_contours(panel, loss, ((0.0, 0.0), *this.source.marked_minima))
+        for panel in panels:
+            marks = ((0.0, 0.0), *panel.map.source.marked_minima)
+            contour_labels.label_contours(panel.axes, loss, marks)
     return figure
 
 
@@ -183,20 +188,36 @@ def quantity_of(name: str) -> Quantity:
     return {"ratio": RATIO, "sign": SIGN}.get(name) or describe(name)
 
 
-def _paint(axes: Axes, plane: Plane, name: str, scale: Scale | None, style: Style) -> list[str]:
-    """Colour the cells; return what a reader must know beside the scale."""
-    if name == "sign":
+def _paint(panel: Panel, scale: Scale | None, style: Style) -> None:
+    """Colour and hatch the cells, and note what is beyond the scale."""
+    if panel.name == "sign":
         colors, norm = _sign_colors(style)
-        x, y = cells.edges(plane.alpha, plane.beta), cells.edges(plane.beta, plane.alpha)
-        values = np.ma.masked_invalid(plane.values)
-        axes.pcolormesh(x, y, values, cmap=colors, norm=norm, rasterized=True, zorder=0.5)
-        return []
-    if scale is None:
-        return []
-    heatmap(axes, plane, scale, style)
-    return [
-        f"{quantity_of(name).label}: {line}" for line in page.about_clipping(plane.finite, scale)
-    ]
+        values = np.ma.masked_invalid(panel.plane.values)
+        paint.color_cells(panel.axes, panel.plane, values, cmap=colors, norm=norm, zorder=0.5)
+    elif scale is not None:
+        paint.heatmap(panel.axes, panel.plane, scale, style)
+        clipped = page.about_clipping(panel.plane.finite, scale)
+        panel.notes.extend(f"{quantity_of(panel.name).label}: {line}" for line in clipped)
+    _hatch(panel.axes, panel.plane, panel.map.unsolved, UNSOLVED, style)
+    if panel.name == "ratio":
+        _hatch(panel.axes, panel.plane, panel.map.undefined, UNDEFINED, style)
+
+
+def _mark(panel: Panel, loss: Scale | None, style: Style) -> None:
+    """Draw lines of equal loss, each in a bed of the ground's colour, and mark minima."""
+    if loss is not None and panel.map.loss is not None:
+        paint.contour_lines(
+            panel.axes,
+            panel.map.loss,
+            loss,
+            style.ink,
+            linestyles="solid",  # else levels whose logarithm is negative are dashed
+            linewidths=LINE,
+            zorder=2,
+            path_effects=page.halo(style.ground, BED),
+        )
+    paint.mark_cells(panel.axes, panel.map.panels["ratio"], RATIO, style)
+    paint.mark_minima(panel.axes, panel.map.source.marked_minima, style)
 
 
 def _sign_colors(style: Style) -> tuple[ListedColormap, BoundaryNorm]:
@@ -208,27 +229,25 @@ def _sign_colors(style: Style) -> tuple[ListedColormap, BoundaryNorm]:
 
 
 def _bar(
-    figure: Figure, axes: list[Axes], name: str, scale: Scale | None, style: Style, most: int
+    figure: Figure, panels: list[Panel], scale: Scale | None, style: Style, *, most: int
 ) -> None:
+    axes, name = [panel.axes for panel in panels], panels[0].name
     if name == "sign":
         colors, norm = _sign_colors(style)
-        made = figure.colorbar(
-            ScalarMappable(norm, colors), ax=axes, ticks=[-1, 0, 1], fraction=0.05, pad=0.02,
-            aspect=24,
-        )  # fmt: skip
-        made.ax.set_yticklabels(SIGNS)
-        made.ax.tick_params(length=0)
-        made.ax.minorticks_off()
-        made.set_label(SIGN.label)
-        made.outline.set_linewidth(0.5)
+        signs = ScalarMappable(norm, colors)
+        bar = figure.colorbar(signs, ax=axes, ticks=[-1, 0, 1], fraction=0.05, pad=0.02, aspect=24)
+        bar.ax.set_yticklabels(SIGNS)
+        bar.ax.tick_params(length=0)
+        bar.ax.minorticks_off()
+        bar.set_label(SIGN.label)
+        bar.outline.set_linewidth(0.5)
     elif scale is not None:
-        mappable = scalar_mappable("heatmap", scale, style)
-        page.bar(figure, mappable, axes, scale, quantity_of(name), most=most)
+        page.bar(figure, page.ramp(scale, style), axes, scale, quantity_of(name), most=most)
 
 
 def _hatch(axes: Axes, plane: Plane, where_BA: Mask, hatch: str, style: Style) -> None:
     """Hatch cells, one by one, in what shows better on a cell's colour: dark or light."""
-    x, y = cells.edges(plane.alpha, plane.beta), cells.edges(plane.beta, plane.alpha)
+    x, y = paint.cell_edges(plane)
     ink, ground = (np.array(to_rgb(color)) for color in (style.ink, style.ground))
     shown_BAC = _shown(axes, where_BA, ground)
     is_inked_BA = contrast(shown_BAC, ink) >= contrast(shown_BAC, ground)
@@ -259,69 +278,45 @@ def _shown(axes: Axes, like_BA: Mask, ground: cells.Floats) -> cells.Floats:
     return np.asarray(opacity_BA1 * rgba_BAC[..., :3] + (1 - opacity_BA1) * ground)
 
 
-def _loss_lines(axes: Axes, loss: Plane, scale: Scale, style: Style) -> None:
-    """Draw contours of the loss over a map, each in a bed of the ground's colour."""
-    z_BA = np.ma.masked_invalid(scale.forward(loss.values))
-    levels = scale.forward(scale.levels)
-    levels = levels[(levels > z_BA.min()) & (levels < z_BA.max())]
-    if scale.constant or not levels.size:
-        return
-    drawn = axes.contour(
-        *(loss.alpha, loss.beta, z_BA),
-        levels=levels,
-        colors=style.ink,
-        linestyles="solid",  # else levels whose logarithm is negative are dashed
-        linewidths=LINE,
-        zorder=2,
-    )
-    drawn.set_path_effects([patheffects.withStroke(linewidth=BED, foreground=style.ground)])
-
-
-def _words(
-    figure: Figure,
-    axes: list[Axes],
-    pairs: Sequence[tuple[Map, str]],
-    notes: Sequence[list[str]],
-    has_lines: bool,
-) -> None:
+def _write(figure: Figure, panels: list[Panel], *, has_lines: bool) -> None:
     """Write captions, and what is not drawn or not to be relied on."""
     lines = [f"lines of equal {describe('train_loss').label}"] if has_lines else []
-    if len({name for _, name in pairs}) == 1:
-        for panel, (this, name), clipped in zip(axes, pairs, notes, strict=True):
-            page.caption(panel, this.source)
-            said = [*lines, *_about(this, {name}), *clipped]
-            page.note(panel, said, drop(panel))
+    if len({panel.name for panel in panels}) == 1:
+        for panel in panels:
+            page.caption(panel.axes, panel.map.source)
+            page.note(panel.axes, [*lines, *_about(panel.map, {panel.name}), *panel.notes])
         return
-    this = pairs[0][0]
-    error = cells.centre_error(this.source)
+    source = panels[0].map.source
+    error = cells.error_at(source)
     tail = "" if error is None else f", test error {error:.2f} %"
-    figure.suptitle(page.printable(this.source.name) + tail, parse_math=False)
-    lines += _about(this, set(CURVATURE)) + [line for clipped in notes for line in clipped]
-    size = float(axes[0].xaxis.label.get_fontsize()) * 0.8
+    figure.suptitle(page.printable(source.name) + tail, parse_math=False)
+    lines += _about(panels[0].map, set(CURVATURE))
+    lines += [line for panel in panels for line in panel.notes]
+    size = page.letter(panels[0].axes) * 0.8
     room = int(figure.get_figwidth() * 0.92 / (size * 0.52 * page.POINT))
     wrapped = textwrap.wrap("; ".join(lines), room)
     figure.supxlabel("\n".join(wrapped), fontsize=size, alpha=0.85, linespacing=1.35)
 
 
-def _about(this: Map, names: set[str]) -> list[str]:
+def _about(map_: Map, names: set[str]) -> list[str]:
     lines = []
     if "ratio" in names:
         lines.append("ratio 0: almost convex, 1: as much curved down as up")
     if "sign" in names:
-        signs = this.panels["sign"].values
+        signs_BA = map_.panels["sign"].values
         counts = {
-            word: int((signs == sign).sum()) for sign, word in ((-1, "<"), (0, "="), (1, ">"))
+            word: int((signs_BA == sign).sum()) for sign, word in ((-1, "<"), (0, "="), (1, ">"))
         }
         parts = [f"below 0 in {counts['<']:,} cells", f"above in {counts['>']:,}"]
         parts += [f"within its residual in {counts['=']:,}"] if counts["="] else []
         lines.append("smallest eigenvalue " + ", ".join(parts))
-    if "ratio" in names and this.undefined.any():
-        count = int(this.undefined.sum())
+    if "ratio" in names and map_.undefined.any():
+        count = int(map_.undefined.sum())
         lines.append(f"{curved_down(count)} (dotted)")
-    lines += page.about_cells(this.panels["ratio"].tally, hatched="hatched", bad="grey")
-    if this.unsolved.any():
-        count, whole = int(this.unsolved.sum()), this.unsolved.size
-        lines.append(f"{count:,} of {whole:,} cells not converged (hatched over the colour)")
+    lines += page.about_cells(map_.panels["ratio"].tally, hatched="hatched", bad="grey")
+    if map_.unsolved.any():
+        count, total = int(map_.unsolved.sum()), map_.unsolved.size
+        lines.append(f"{count:,} of {total:,} cells not converged (hatched over the colour)")
     return lines
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
+from lsengine.render.page import page
 from lsengine.render.style.styles import Style
 from lsengine.surface import Surface, Trajectory
 
@@ -26,20 +26,20 @@ _ORDINALS = {"alpha": "1st", "beta": "2nd"}
 _ARROW_LENGTH = 14.0  # points; shorter steps have no room for an arrow
 
 
-@dataclass(frozen=True, slots=True)
-class Walk:
-    """A trajectory that has been drawn, and can be shown as far as some checkpoint.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnPath:
+    """The path of a trajectory on a page, which can be shown as far as some checkpoint.
 
     Attributes:
         axes: Where.
-        track: What.
+        trajectory: What.
         style: The look.
         lines: The path, its ground first.
         dots, head, reds: Checkpoints, the last one shown, and drops of the learning rate.
     """
 
     axes: Axes
-    track: Trajectory
+    trajectory: Trajectory
     style: Style
     lines: tuple[Line2D, ...]
     dots: Line2D
@@ -47,13 +47,13 @@ class Walk:
     reds: Line2D
 
     @property
-    def path(self) -> Points:
+    def points(self) -> Points:
         """Alpha and beta of all checkpoints; (T, 2)."""
-        return np.stack([self.track.columns["alpha"], self.track.columns["beta"]], axis=1)
+        return np.stack([self.trajectory.columns["alpha"], self.trajectory.columns["beta"]], axis=1)
 
     def reveal(self, count: int) -> None:
         """Show the first ``count`` checkpoints, at least one, and no others."""
-        path_T2, drops_T = self.path[:count], self.track.lr_drops[:count]
+        path_T2, drops_T = self.points[:count], self.trajectory.lr_drops[:count]
         for line in (*self.lines, self.dots):
             line.set_data(path_T2[:, 0], path_T2[:, 1])
         self.head.set_data(path_T2[-1:, 0], path_T2[-1:, 1])
@@ -61,19 +61,19 @@ class Walk:
 
     def finish(self) -> None:
         """Add arrows and the epochs of both ends; call when the page is settled."""
-        path_T2 = self.path
+        path_T2 = self.points
         on_page_T2 = in_points(self.axes, path_T2)
         _point_the_way(self.axes, path_T2, on_page_T2, self.style)
         for index in {0: 0, len(path_T2) - 1: -1}:
-            word = f"epoch {self.track.columns['epoch'][index]}"
+            word = f"epoch {self.trajectory.columns['epoch'][index]}"
             label(self.axes, word, path_T2[index], [on_page_T2], self.style)
 
     def clock(self) -> Text:
         """Add words for the epoch shown, in the corner of the axes farthest from the path."""
-        inside_T2 = self.axes.transLimits.transform(self.path)
+        inside_T2 = self.axes.transLimits.transform(self.points)
         corners = [(x, y) for y in (0.94, 0.06) for x in (0.97, 0.03)]
         x, y = max(corners, key=lambda c: float(np.hypot(*(inside_T2 - c).T).min()))
-        text = self.axes.annotate(
+        return self.axes.annotate(
             "",
             (x, y),
             xycoords="axes fraction",
@@ -81,16 +81,16 @@ class Walk:
             va="top" if y > 0.5 else "bottom",
             color=self.style.ink,
             zorder=8,
+            path_effects=page.halo(self.style.ground),
         )
-        text.set_path_effects([patheffects.withStroke(linewidth=2.0, foreground=self.style.ground)])
-        return text
 
 
-def add(axes: Axes, surface: Surface, style: Style) -> Walk:
+def add(axes: Axes, surface: Surface, style: Style) -> DrawnPath:
     """Draw the path of a surface's trajectory, and name the axes by what they explain."""
-    track = surface.trajectory
-    assert track is not None  # the request was checked
-    x_T, y_T, drops_T = track.columns["alpha"], track.columns["beta"], track.lr_drops
+    trajectory = surface.trajectory
+    assert trajectory is not None  # the request was checked
+    x_T, y_T = trajectory.columns["alpha"], trajectory.columns["beta"]
+    drops_T = trajectory.lr_drops
     lines = [
         axes.plot(x_T, y_T, "-", color=color, linewidth=width, zorder=zorder, **_ROUND)[0]
         for width, color, zorder in ((2.8, style.ground, 4.0), (1.2, style.ink, 4.1))
@@ -101,16 +101,24 @@ def add(axes: Axes, surface: Surface, style: Style) -> Walk:
         (x_T[drops_T], y_T[drops_T], "o", 6.6, RED),
         (x_T[-1:], y_T[-1:], "*", 11.0, style.ink),  # the last: late steps are short
     )
-    made = []
+    marks = []
     for step, (x, y, marker, size, color) in enumerate(looks):
         look: dict[str, Any] = {"markersize": size, "markeredgecolor": style.ground}
         look |= {"markeredgewidth": 0.7, "zorder": 5 + 0.1 * step, "clip_on": False}
-        made += axes.plot(x, y, marker, color=color, linestyle="none", **look)
+        marks += axes.plot(x, y, marker, color=color, linestyle="none", **look)
     # A line without points counts as one at the page's corner, and would press the axes together.
-    dots, _, reds, head = made
+    dots, _, reds, head = marks
     reds.set_in_layout(False)  # wherever it has points, so have the dots
-    _name_axes(axes, track)
-    return Walk(axes, track, style, tuple(lines), dots=dots, head=head, reds=reds)
+    _name_axes(axes, trajectory)
+    return DrawnPath(
+        axes=axes,
+        trajectory=trajectory,
+        style=style,
+        lines=tuple(lines),
+        dots=dots,
+        head=head,
+        reds=reds,
+    )
 
 
 _ROUND: dict[str, Any] = {"solid_capstyle": "round", "solid_joinstyle": "round"}
@@ -126,9 +134,9 @@ def label(axes: Axes, word: str, at: Points, lines_on_page: Sequence[Points], st
         lines_on_page: What to keep off, by `in_points`.
         style: The look.
     """
-    size = float(axes.xaxis.label.get_fontsize()) * 0.82
+    size = page.letter(axes) * 0.82
     middle = in_points(axes, at[None])[0]
-    text = axes.annotate(
+    axes.annotate(
         word,
         (float(at[0]), float(at[1])),
         xytext=_clear_of(axes, lines_on_page, middle, (0.56 * size * len(word), size)),
@@ -138,8 +146,8 @@ def label(axes: Axes, word: str, at: Points, lines_on_page: Sequence[Points], st
         fontsize=size,
         color=style.ink,
         zorder=8,
+        path_effects=page.halo(style.ground),
     )
-    text.set_path_effects([patheffects.withStroke(linewidth=2.0, foreground=style.ground)])
 
 
 def shrink(axes: Axes) -> None:
@@ -151,20 +159,18 @@ def shrink(axes: Axes) -> None:
 
 def in_points(axes: Axes, places: Points) -> Points:
     """Return where data coordinates (N, 2) are on the page, in points; once it is settled."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    return np.asarray(axes.transData.transform(places) * 72.0 / figure.dpi)
+    return np.asarray(axes.transData.transform(places) * 72.0 / page.root(axes).dpi)
 
 
 def notes(surface: Surface, *, narrow: bool = False) -> list[str]:
     """Return what a reader must know of a trajectory beside the picture."""
-    track = surface.trajectory
-    assert track is not None
+    trajectory = surface.trajectory
+    assert trajectory is not None
     lines = []
-    if track.lr_drops.any():
+    if trajectory.lr_drops.any():
         after = "" if narrow else " after this checkpoint"
         lines.append(f"red: the learning rate drops{after}")
-    distance_T, length_T = (track.columns.get(name) for name in ("distance", "length"))
+    distance_T, length_T = (trajectory.columns.get(name) for name in ("distance", "length"))
     if distance_T is not None and length_T is not None and length_T.max() > 0:
         percent = f"{100 * distance_T.max() / length_T.max():.0f} %"
         of_what = "" if narrow else " of the path's extent"
@@ -218,11 +224,11 @@ def _clear_of(
     return best
 
 
-def _name_axes(axes: Axes, track: Trajectory) -> None:
-    shares = track.attributes.get("explained_variance_ratio")
+def _name_axes(axes: Axes, trajectory: Trajectory) -> None:
+    shares = trajectory.attributes.get("explained_variance_ratio")
     if shares is None:
         return
-    named = [name for name in ("alpha", "beta") if name in track.columns]
+    named = [name for name in ("alpha", "beta") if name in trajectory.columns]
     for name, share in zip(named, np.atleast_1d(shares), strict=False):
         label = f"{_ORDINALS[name]} principal component: {100 * share:.1f} %"
         if name == "beta":  # on a flat page one line would be longer than the axis

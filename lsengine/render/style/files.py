@@ -19,10 +19,7 @@ from lsengine.wording import did_you_mean
 SUFFIX = ".toml"
 LINES = ("surface", "floor", "both", "none")
 SCALES = ("auto", "linear", "log", "quantile")
-Check = Callable[[Any], str]
-
-
-"""Returns what is allowed if a value is not, else nothing."""
+Check = Callable[[Any], str]  # returns what is allowed if a value is not, else nothing
 
 
 def find(named: str | Path) -> Style:
@@ -57,13 +54,13 @@ def load(path: Path) -> Style:
     if problems:
         lines = "\n  ".join(problems)
         raise UsageError(f"{path}: {len(problems)} problem(s)\n  {lines}")
-    return _made(raw, path.stem)
+    return _style(raw, path.stem)
 
 
-def _made(raw: Mapping[str, Any], name: str) -> Style:
+def _style(raw: Mapping[str, Any], name: str) -> Style:
     base = STYLES[raw.get("base", "default")]
-    own = {field.name for field in fields(Style)}
-    changes: dict[str, Any] = {key: value for key, value in raw.items() if key in own}
+    direct = {field.name for field in fields(Style)}
+    changes: dict[str, Any] = {key: value for key, value in raw.items() if key in direct}
     if "limits" in changes:
         changes["limits"] = (float(raw["limits"][0]), float(raw["limits"][1]))
     rc = dict(base.rc)

@@ -10,19 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# Okabe and Ito's colour-blind-safe colours, arranged for lines, with two fillers.
 ORDER = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B4C9A", "#555555")
+DARK = ["#56B4E9", "#FF8C42", "#3DCB9A", "#E8A0C8", "#F0C040", "#9AD0F5", "#B79CE0", "#BBBBBB"]
 
 
-"""Okabe and Ito's colour-blind-safe colours, arranged for lines, with two fillers."""
-
-
-ORDER_DARK = (
-    *("#56B4E9", "#FF8C42", "#3DCB9A", "#E8A0C8"),
-    *("#F0C040", "#9AD0F5", "#B79CE0", "#BBBBBB"),
-)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
     """Where landscapes are seen from.
 
@@ -37,7 +30,7 @@ class Camera:
     zoom: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Turntable:
     """How an animated landscape turns: once around, in so many pictures and seconds."""
 
@@ -45,7 +38,7 @@ class Turntable:
     seconds: float = 6.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
     """One look.
 
@@ -159,7 +152,7 @@ STYLES: Mapping[str, Style] = {
             wide=12.0,
             height=4.4,
             rc=fonts(13.0, "DejaVu Sans", "dejavusans") | inks("#e8e8e8", "#14171c", "#8a919c"),
-            colors=ORDER_DARK,
+            colors=tuple(DARK),
             line_range=(0.3, 1.0),
             ink="#e8e8e8",
             ground="#14171c",

@@ -14,8 +14,9 @@ import pytest
 from lsengine import render
 from lsengine.errors import UsageError
 from lsengine.render.html.interactive import RAISED, plain
-from lsengine.surface import DONE, FAILED, Surface, Trajectory
+from lsengine.surface import DONE, FAILED
 from tests.support.landscapes import cliffs, make_plane
+from tests.support.pictures import with_path
 
 TYPES = {"f8": "<f8", "f4": "<f4", "u1": "u1"}
 
@@ -30,21 +31,6 @@ def content(html: str) -> dict[str, Any]:
 def unpacked(text: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return an array of the page."""
     return np.frombuffer(base64.b64decode(text), dtype).reshape(shape)
-
-
-def with_path(surface: Surface) -> Surface:
-    """Return a surface with a trajectory into its centre, and another minimum."""
-    along = np.linspace(0, 1, 8)
-    columns = {
-        "alpha": -0.8 * (1 - along),
-        "beta": 0.7 * (1 - along) ** 2,
-        "epoch": np.arange(8),
-        "loss": 5 * (1 - along) + 0.01,
-        "learning_rate": np.where(along < 0.5, 0.1, 0.01),
-    }
-    toward = {"kind": "toward", "normalize": "none", "ignore": []}
-    attributes = {"identity": json.dumps({"directions": {"alpha": toward}})}
-    return replace(surface, trajectory=Trajectory(columns), attributes=attributes)
 
 
 def test_every_value_is_in_the_page_unrounded():

@@ -11,22 +11,17 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 from PIL import Image
-from test_render_figures import STRANGE, words
 
 from lsengine import render
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.render.landscapes import lit
-from lsengine.render.landscapes.camera import fitted
-from lsengine.render.landscapes.mesh import monotone, relief
-from lsengine.render.landscapes.vtk_scene import Landscape, Scene
-from lsengine.render.request import validated
+from lsengine.render.request import Look, validated
 from lsengine.render.style.styles import STYLES, Camera
 from lsengine.surface import DONE
 from tests.support.landscapes import cliffs, make_plane
 from tests.support.launchers import ROOT
+from tests.support.pictures import STRANGE, words
 
-UNIT = np.linspace(0, 1, 21)
-BOX = np.array([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 0.6)], dtype=float)
 SKETCH = replace(STYLES["lit"], dpi=60)  # small pictures are quickly drawn
 
 
@@ -34,130 +29,6 @@ SKETCH = replace(STYLES["lit"], dpi=60)  # small pictures are quickly drawn
 def _small(monkeypatch):
     """Draw with few pixels."""
     monkeypatch.setitem(STYLES, "lit", SKETCH)
-
-
-def landscape(z, **changes) -> Landscape:
-    """Return a grey landscape without lines."""
-    made = relief(UNIT, UNIT, z)
-    parts = {"lines": np.empty(0), "floor": -0.01, "floor_lines": np.empty(0)} | changes
-    grey = np.full((*made.z.shape, 3), 0.6)
-    return Landscape(
-        made, grey, floor_colors=np.empty((0, 3)), ink=(0,) * 3, faint=(0.55,) * 3, **parts
-    )
-
-
-@pytest.mark.parametrize("azimuth", [-150, -56, 20, 100])
-@pytest.mark.parametrize("elevation", [5, 32, 80])
-def test_a_fitted_view_has_everything_in_it_and_no_more(azimuth, elevation):
-    """All corners are in the picture, and touch each of its four borders."""
-    view = fitted(BOX, Camera(azimuth, elevation))
-    inside = view.project(BOX)
-    np.testing.assert_allclose(inside.min(axis=0), 0, atol=1e-3)
-    np.testing.assert_allclose(inside.max(axis=0), (1, view.ratio), atol=1e-3)
-
-
-def test_words_are_put_where_vtk_draws():
-    """Our projection equals that of VTK's camera."""
-    from vtkmodules.vtkRenderingCore import vtkCamera
-
-    view, camera = fitted(BOX, Camera(-56, 32)), vtkCamera()
-    camera.SetPosition(*view.position)
-    camera.SetFocalPoint(*view.focal)
-    camera.SetViewUp(0, 0, 1)
-    camera.SetViewAngle(view.angle)
-    width, height = 1000, round(1000 * view.ratio)
-    matrix = camera.GetCompositeProjectionTransformMatrix(width / height, -1, 1)
-    flat = np.array([matrix.MultiplyPoint((*point, 1.0)) for point in BOX])
-    expected = (flat[:, :2] / flat[:, 3:] + 1) / 2 * (1, height / width)
-    np.testing.assert_allclose(view.project(BOX), expected, atol=1e-3)
-
-
-def test_a_turning_landscape_never_leaves_the_picture():
-    """From every side all corners are in it."""
-    view = fitted(BOX, Camera(), all_around=True)
-    for angle in np.radians(np.arange(0, 360, 15)):
-        seen = view.turned(angle).project(BOX)
-        assert seen.min() > -1e-3
-        assert (seen.max(axis=0) < (1.001, view.ratio + 1e-3)).all()
-
-
-def test_a_spike_is_where_it_belongs():
-    """The highest pixel is the projection of the highest cell."""
-    z = np.zeros((21, 21))
-    z[14, 5] = 0.6
-    view = fitted(BOX, Camera(-56, 32))
-    size = 600, round(600 * view.ratio)
-    with Scene(landscape(z), size) as scene:
-        alpha = scene.picture(view)[..., 3]
-    rows, columns = np.nonzero(alpha > 128)
-    top = rows.min()
-    expected = view.project(np.array([UNIT[5], UNIT[14], 0.6])) * size[0]
-    assert abs(size[1] - top - expected[1]) < 6
-    assert abs(columns[rows == top].mean() - expected[0]) < 3
-
-
-def test_a_hole_shows_the_ground_behind():
-    """Where cells have no value nothing is drawn, and only there."""
-    z = np.zeros((21, 21))
-    holes = z.copy()
-    holes[9:12, 9:12] = np.nan
-    view = fitted(BOX, Camera(-56, 80))
-    shares = []
-    for heights in (z, holes):
-        with Scene(landscape(heights), (300, round(300 * view.ratio))) as scene:
-            shares.append((scene.picture(view)[..., 3] > 128).sum())
-    # Three cells and their neighbours: four by four of the twenty by twenty squares.
-    assert (shares[0] - shares[1]) / shares[0] == pytest.approx(16 / 400, rel=0.15)
-
-
-def test_edges_have_no_halo():
-    """The colour of half-covered pixels is the landscape's, not mixed with what is behind."""
-    view = fitted(BOX, Camera(-56, 60))
-    with Scene(landscape(np.zeros((21, 21))), (400, round(400 * view.ratio))) as scene:
-        rgba = scene.picture(view).astype(int)
-    inner = np.median(rgba[rgba[..., 3] == 255][:, 0])
-    edge = rgba[(rgba[..., 3] > 60) & (rgba[..., 3] < 200)]
-    assert len(edge) > 50
-    assert abs(np.median(edge[:, 0]) - inner) < 25
-
-
-def test_the_mesh_goes_through_the_cells_and_adds_no_extremum():
-    """At the cells it has their heights; between two it stays between them."""
-    z = np.random.default_rng(0).random((21, 21))
-    made = relief(UNIT, UNIT, z)
-    parts = (made.x.size - 1) // 20
-    np.testing.assert_allclose(made.z[::parts, ::parts], z, atol=1e-12)
-    along = made.z[::parts]
-    for column in range(20):
-        piece = along[:, column * parts : (column + 1) * parts + 1]
-        ends = np.sort(z[:, column : column + 2], axis=1)
-        assert (piece >= ends[:, :1] - 1e-12).all()
-        assert (piece <= ends[:, 1:] + 1e-12).all()
-
-
-@pytest.mark.parametrize("cells", [2, 3, 9])
-def test_monotone_cubics_are_those_of_scipy(cells):
-    """Equal to its PCHIP, in rows with plateaus and turns, on uneven axes."""
-    from scipy.interpolate import PchipInterpolator
-
-    random = np.random.default_rng(cells)
-    at, rows = np.sort(random.random(cells)), random.normal(size=(5, cells))
-    rows[0, 1:3] = rows[0, 0]
-    fine = np.linspace(at[0], at[-1], 101)
-    expected = PchipInterpolator(at, rows, axis=1)(fine)
-    np.testing.assert_allclose(monotone(at, rows, fine), expected, atol=1e-12)
-
-
-def test_a_pit_sees_less_sky_than_a_plain():
-    """A plain sees all of it; the bottom of a pit what its walls leave."""
-    plain = relief(UNIT, UNIT, np.zeros((21, 21)))
-    np.testing.assert_allclose(plain.sky, 1)
-    pit = np.full((21, 21), 0.4)
-    pit[8:13, 8:13] = 0.0
-    sky = relief(UNIT, UNIT, pit).sky
-    middle = sky[sky.shape[0] // 2, sky.shape[1] // 2]
-    assert 0.05 < middle < 0.5
-    assert sky[0, 0] == pytest.approx(1)
 
 
 def test_heights_are_held_to_the_limits_and_it_says_so():
@@ -180,10 +51,8 @@ def test_words_of_the_axes_lie_outside_the_floor(azimuth):
 
     Both ends of each axis are printed.
     """
-    style = replace(SKETCH, lines="both", camera=Camera(azimuth, 27))
-    request = replace(
-        validated([make_plane()], "surface", None, (None, "lit"), (None, None)), style=style
-    )
+    style = replace(SKETCH, lines="both", camera=Camera(azimuth=azimuth, elevation=27))
+    request = replace(validated([make_plane()], "surface", Look(style="lit")), style=style)
     figure = lit.draw(request)
     panel = figure.axes[0]
     renderer, image = figure.canvas.get_renderer(), np.asarray(panel.images[0].get_array())
@@ -200,15 +69,6 @@ def test_words_of_the_axes_lie_outside_the_floor(azimuth):
         (left, right), (top, low) = np.round(x).astype(int), np.round(y).astype(int)
         assert (image[max(top, 0) : max(low, 0), max(left, 0) : max(right, 0), 3] == 0).all()
         assert not any(bounds.overlaps(b) for b in boxes.values() if b is not bounds)
-
-
-def test_backs_of_the_landscape_are_not_black():
-    """Seen from below, its colour is at least a third of what it is from above."""
-    view = fitted(BOX, Camera(-56, 60))
-    with Scene(landscape(np.zeros((21, 21))), (200, round(200 * view.ratio))) as scene:
-        shown = [scene.picture(v) for v in (view, replace(view, toward=view.toward * [1, 1, -1]))]
-    above, below = (np.median(s[s[..., 3] == 255][:, :3]) for s in shown)
-    assert below > above / 3
 
 
 LIT = ("constant", "negative", "one row", "two by two", "all NaN", "inf outside", "chequered")

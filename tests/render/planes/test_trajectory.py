@@ -13,7 +13,7 @@ from lsengine import render
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.render import animation
 from lsengine.render.animation import MOST_FRAMES
-from lsengine.render.planes import WIDEST
+from lsengine.render.planes.planes import WIDEST
 from lsengine.render.planes.trajectory import RED
 from lsengine.surface import PlaneCurve, Trajectory
 

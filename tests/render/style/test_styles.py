@@ -7,13 +7,13 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.contour import QuadContourSet
 from PIL import Image
-from test_render_figures import contours, words
 
 from lsengine import render
 from lsengine.errors import UsageError
 from lsengine.render.style.files import find
 from lsengine.render.style.styles import STYLES
 from tests.support.landscapes import cliffs, make_curve, make_plane
+from tests.support.pictures import contours, words
 
 
 def written(tmp_path, text: str):

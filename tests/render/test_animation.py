@@ -7,20 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from test_render_figures import words
 
 from lsengine import render
 from lsengine.errors import UsageError
 from lsengine.render import animation
 from lsengine.render.landscapes import lit
 from lsengine.render.landscapes.vtk_scene import Scene
-from lsengine.render.request import validated
+from lsengine.render.request import Look, validated
 from lsengine.render.style.styles import STYLES, Turntable
 from lsengine.surface import Surface
 from tests.support.landscapes import cliffs, make_plane
+from tests.support.pictures import words
 
 # Few and small pictures are quickly drawn.
-SKETCH = replace(STYLES["lit"], dpi=60, turntable=Turntable(12, 1.0))
+SKETCH = replace(STYLES["lit"], dpi=60, turntable=Turntable(frames=12, seconds=1.0))
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_a_turning_landscape_is_the_one_a_still_shows():
 
     Both are compared before a GIF's palette, and without the words: these turn by themselves.
     """
-    request = validated([_ramp()], "surface", None, (None, "lit"), (None, None))
+    request = validated([_ramp()], "surface", Look(style="lit"))
     figure, shots = lit.turning(request)
     image = figure.axes[0].images[0]
     seen = [np.asarray(image.get_array()).astype(int).copy() for _ in shots]
@@ -81,10 +81,10 @@ def test_a_turning_landscape_is_the_one_a_still_shows():
     for index, angle in ((0, azimuth), (quarter, azimuth + 90)):
         camera = replace(SKETCH.camera, azimuth=angle)
         still = replace(request, style=replace(SKETCH, camera=camera))
-        _, panels, view = lit._composed(still, camera, all_around=True)
+        _, panels, views = lit._composed(still, turns=True)
         with Scene(panels[0].landscape, seen[0].shape[1::-1]) as scene:
-            # `fitted` aims at the middle of what turns, from each side within a hair.
-            assert np.abs(seen[index] - scene.picture(view)).mean() < 1
+            # `fitted_view` aims at the middle of what turns, from each side within a hair.
+            assert np.abs(seen[index] - scene.picture(views[0])).mean() < 1
 
 
 def _ramp() -> Surface:
@@ -103,8 +103,12 @@ def test_a_gif_shows_no_steps_that_are_not_there(tmp_path):
 
     The nearest of 256 colours alone leaves bands, of 2.5 on the average.
     """
-    request = validated([make_plane()], "surface", None, (None, "lit"), (None, None))
-    look = {"lines": "none", "dpi": round(420 / SKETCH.width), "turntable": Turntable(4, 1.0)}
+    request = validated([make_plane()], "surface", Look(style="lit"))
+    look = {
+        "lines": "none",
+        "dpi": round(420 / SKETCH.width),
+        "turntable": Turntable(frames=4, seconds=1.0),
+    }
     request = replace(request, style=replace(SKETCH, **look))
     path = tmp_path / "a.gif"
     animation.draw(request, path)
@@ -141,7 +145,7 @@ def test_a_transparent_mp4_is_refused(tmp_path, monkeypatch):
 def test_marks_pale_while_the_turning_landscape_hides_them():
     """A wall on one side of the centre hides it from there only; the note is there all along."""
     wall = make_plane(lambda a, b: 1.0 + 9.0 * np.exp(-(((a - 0.4) / 0.12) ** 2)), 41, 41)
-    request = validated([wall], "surface", None, ("linear", "lit"), (None, None))
+    request = validated([wall], "surface", Look(scale="linear", style="lit"))
     figure, shots = lit.turning(request)
     assert "pale marks lie behind the surface" in words(figure)
     (mark, *_) = (line for line in figure.axes[0].lines if line.get_marker() == "+")

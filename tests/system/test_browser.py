@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_render_pages import with_path
 
 from lsengine import render
 from lsengine.surface import DONE, FAILED
 from tests.support.landscapes import cliffs, make_plane
+from tests.support.pictures import with_path
 
 
 class Browser:

@@ -1,0 +1,166 @@
+"""What shaded and lit landscapes have in common: heights, base, marks and notes.
+
+Shape suffixes: B betas, A alphas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lsengine.render.landscapes.mesh import Ground
+from lsengine.render.page import page
+from lsengine.render.page.scales import Scale
+from lsengine.render.planes.planes import NOT_TO_SCALE, STANDS_IN, check, common_scale
+from lsengine.render.request import Request
+from lsengine.render.style.styles import Style
+from lsengine.surface import Surface, cells
+from lsengine.surface.cells import Plane
+from lsengine.surface.quantities import describe
+
+Floats = NDArray[np.float64]
+FADE = 0.62  # of the way to the ground's colour, where a value stands in for another
+LEAST = 0.35  # of a base's width its depth, and the other way round
+PALE = 0.5  # how opaque a mark is that the surface hides
+BEHIND = "pale marks lie behind the surface, below their dotted lines"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marker:
+    """A point of a landscape that is marked.
+
+    Attributes:
+        place: Alpha, beta and scaled height; (3,).
+        name: Empty where the centre is alone.
+        symbol: As matplotlib has it.
+    """
+
+    place: Floats
+    name: str
+    symbol: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terrain:
+    """A surface as a landscape: heights on a scale, over a base whose longer side is 1.
+
+    Attributes:
+        surface: What was asked for.
+        plane: What has heights.
+        scale: Of all landscapes of a picture.
+        request: What they have in common.
+    """
+
+    surface: Surface
+    plane: Plane
+    scale: Scale
+    request: Request
+
+    @property
+    def heights(self) -> Floats:
+        """Scaled heights, held to the scale; NaN where nothing is drawn; (B, A)."""
+        values = self.plane.filled if self.request.filled else self.plane.values
+        return np.asarray(np.clip(self.scale.forward(values), *self.scale.span))
+
+    @property
+    def ground(self) -> Ground:
+        """The heights of the cells in units of the base."""
+        alpha_beta = np.meshgrid(self.plane.alpha, self.plane.beta)
+        grid = self.to_base(np.stack([*alpha_beta, self.heights], -1))
+        return Ground(x=grid[0, :, 0], y=grid[:, 0, 1], z=grid[..., 2])
+
+    def to_base(self, points: Floats) -> Floats:
+        """Return points (..., 3) of alpha, beta and scaled height in units of the base."""
+        (alpha, beta), (low, high) = self.plane.whole, self.scale.span
+        start = np.array([alpha[0], beta[0], low])
+        reach = np.array([alpha[-1], beta[-1], high]) - start
+        return np.asarray((points - start) / reach * (*base(self.plane), self.request.style.relief))
+
+    def markers(self) -> list[Marker]:
+        """Return the centre and the other minima that lie on the landscape.
+
+        Names are given where there is more than the centre.
+        """
+        plane, minima = self.plane, self.surface.marked_minima
+        places = np.array([(0.0, 0.0), *minima])
+        heights = cells.at_place(plane, self.heights, *places.T)
+        (left, right), (near, far) = plane.alpha[[0, -1]], plane.beta[[0, -1]]
+        names = ["centre", *page.ordinal_minima(len(minima))] if minima else [""]
+        return [
+            Marker(place=np.array([alpha, beta, z]), name=name, symbol="D" if index else "+")
+            for index, ((alpha, beta), z, name) in enumerate(
+                zip(places, heights, names, strict=True)
+            )
+            if left <= alpha <= right and near <= beta <= far and np.isfinite(z)
+        ]
+
+    def notes(self, *, hides_marks: bool) -> list[str]:
+        """Return what a reader must know to take the picture for what it is."""
+        missing = STANDS_IN if self.request.filled else self.plane.coarse or "left open"
+        lines = page.about_cells(self.plane.tally, hatched=missing, bad="left open")
+        lines += [] if is_to_scale(self.plane) else [NOT_TO_SCALE]
+        lines += page.about_clipping(self.plane.finite, self.scale)
+        return lines + ([BEHIND] if hides_marks else [])
+
+
+def terrains(request: Request) -> list[Terrain]:
+    """Return the landscapes of a request, on one scale.
+
+    Raises:
+        UsageError: If there is nothing to join into a landscape.
+    """
+    assert request.quantity is not None  # only curves do without
+    quantity = describe(request.quantity)
+    planes = []
+    for surface in request.surfaces:
+        plane = cells.plane(surface, quantity)
+        planes.append(plane if request.filled else cells.joined(plane))
+        check(surface.source, planes[-1], request)
+    scale = common_scale(planes, quantity, request)
+    assert scale is not None  # `check` found finite cells
+    return [
+        Terrain(surface=surface, plane=plane, scale=scale, request=request)
+        for surface, plane in zip(request.surfaces, planes, strict=True)
+    ]
+
+
+def bar(figure: Figure, axes: list[Axes], terrain: Terrain, *, shrink: float, pad: float) -> Axes:
+    """Add the colour bar of all landscapes; return its axes."""
+    request = terrain.request
+    assert request.quantity is not None  # only curves do without
+    colors, quantity = page.ramp(terrain.scale, request.style), describe(request.quantity)
+    scale = terrain.scale
+    return page.bar(figure, colors, axes, scale, quantity, shrink=shrink, pad=pad, most=8).ax
+
+
+def base(plane: Plane) -> tuple[float, float]:
+    """Return width and depth of a landscape's base, the longer of them 1."""
+    share = float(np.clip(_depth(plane), LEAST, 1 / LEAST))
+    return (1.0, share) if share <= 1 else (1.0 / share, 1.0)
+
+
+def _depth(plane: Plane) -> float:
+    alpha, beta = plane.whole
+    return float((beta[-1] - beta[0]) / (alpha[-1] - alpha[0]))
+
+
+def is_to_scale(plane: Plane) -> bool:
+    """Whether alpha and beta have one scale on the base, which is never a mere strip."""
+    return LEAST <= _depth(plane) <= 1 / LEAST
+
+
+def sight_line(style: Style) -> dict[str, Any]:
+    """Return the look of the line from a hidden mark up to where it leaves the surface."""
+    return {
+        "linestyle": (0, (1.5, 2.0)),
+        "linewidth": 1.1,
+        "color": style.ink,
+        "path_effects": page.halo(style.ground, 2.4),
+        "alpha": PALE,
+        "zorder": 5,
+    }
