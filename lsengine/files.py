@@ -7,7 +7,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lsengine.errors import EnvironmentUnfit, UsageError
@@ -51,7 +51,8 @@ def whole(path: Path, advice: str = "") -> Iterator[Path]:
         end = f"; {advice}" if advice else ""
         raise EnvironmentUnfit(f"{path}: cannot be written: {reason}{end}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # whatever kept it from being made
+            part.unlink()
 
 
 def write(path: Path, content: bytes | memoryview, advice: str = "") -> None:

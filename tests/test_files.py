@@ -70,3 +70,10 @@ def test_a_folder_that_cannot_be_made_names_the_key(tmp_path):
         EnvironmentUnfit, match=r"output: .*file/sub cannot be made: Not a directory"
     ):
         files.make_folder(tmp_path / "file" / "sub", "output")
+
+
+def test_a_file_in_place_of_the_folder_is_told_as_any_other_reason(tmp_path):
+    """What cannot be made need not be removed, and that it cannot be hides no message."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentUnfit, match="cannot be written: Not a directory"):
+        files.write(tmp_path / "file" / "a", b"content")
