@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import h5py
 import numpy as np
 import pytest
@@ -15,9 +18,8 @@ from lsengine.cli import main
 from lsengine.engine import prepare, spectrum
 from lsengine.engine.prepare import hessian_directions
 from lsengine.errors import JobError, Stopped, UsageError
-from lsengine.ranks import StopRequest, Tag
+from lsengine.ranks import Message, StopRequest, Tag, World
 from tests.support.jobs import write_job
-from tests.support.launchers import run_ranks
 
 NETWORK = {
     "model": {"arch": "testnets:mlp", "args": {"width": 5}, "checkpoint": "centre.pt"},
@@ -91,7 +93,7 @@ def test_the_spectrum_is_of_trainable_parameters(job):
     sizes = dict(loaded.model.named_parameters())
     loaded.model[0].requires_grad_(False)
     cpu = torch.device("cpu")
-    hessian = hessian_directions.at_centre(loaded_job, loaded, cpu, batch_size=16)
+    hessian = hessian_directions.hessian_at_centre(loaded_job, loaded, cpu, batch_size=16)
     assert hessian.names == [n for n in names if not n.startswith("0.")]
     inside = np.repeat([n in hessian.names for n in names], [sizes[n].numel() for n in names])
     v = torch.randn(hessian.size, dtype=torch.float64)
@@ -99,7 +101,7 @@ def test_the_spectrum_is_of_trainable_parameters(job):
     np.testing.assert_allclose(hessian(v).numpy(), block @ v.numpy(), rtol=1e-8, atol=1e-10)
     loaded.model.requires_grad_(False)
     with pytest.raises(UsageError, match="the network has none"):
-        hessian_directions.at_centre(loaded_job, loaded, cpu, batch_size=16)
+        hessian_directions.hessian_at_centre(loaded_job, loaded, cpu, batch_size=16)
 
 
 def test_the_same_command_gives_the_same_bytes(job, tmp_path):
@@ -107,7 +109,8 @@ def test_the_same_command_gives_the_same_bytes(job, tmp_path):
     other = write_job(tmp_path, "seeded", **NETWORK, seed=1)
     made = {}
     for path, name in ((job, "a.h5"), (job, "b.h5"), (other, "c.h5")):
-        arguments = ["--output", str(tmp_path / name), "--trace", "4", "--density", "2"]
+        arguments = ["--output", str(tmp_path / name), "--trace", "2", "--density", "1"]
+        arguments += ["--vectors", "2"]
         assert main(["spectrum", str(path), *arguments]) == 0
         made[name] = store.read_spectrum(tmp_path / name)
     assert made["a.h5"].trace == made["b.h5"].trace != made["c.h5"].trace
@@ -197,9 +200,48 @@ def test_what_cannot_be_is_said_and_all_ranks_leave_with_one_code(tmp_path, chan
     assert world.sent == [(2, 1, Tag.STOP), (2, 2, Tag.STOP), "flushed"]
 
 
-def test_under_a_launcher_rank_0_does_it_and_all_leave_together(job):
-    """The table is printed once and the exit status is 0."""
-    done = run_ranks(2, ["spectrum", str(job), "--vectors", "1", "--trace", "2", "--density", "0"])
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("trace") == 1
+def test_under_a_launcher_rank_0_does_it_and_all_leave_together(job, pool):
+    """It has the table, and the code is 0."""
+    answer = pool.evaluate(job, 2, command="spectrum")
+    assert answer["code"] == 0
+    assert answer["message"].count("trace") == 1
     assert store.read_spectrum(job.with_name("job-spectrum.h5")).attributes["converged"] == 1
+
+
+class _Waiting(World):
+    """Rank 1 of two, which is told a code."""
+
+    def __init__(self):
+        super().__init__(None, None, "none")
+        self.rank, self.size = 1, 2
+
+    def wait(self, *tags):
+        """Return what rank 0 would send."""
+        return Message(0, tags[0], 4)
+
+
+def test_other_ranks_print_nothing_and_leave_with_the_code_of_rank_0(job):
+    """They read no job and load no data."""
+    assert spectrum.run("nowhere.yaml", spectrum.Sizes(), world=_Waiting()) == (4, "")
+
+
+def test_signals_are_the_callers_again_afterwards(job):
+    """In a Python session Ctrl-C does after a spectrum what it did before, failed or not."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    spectrum.run(job, spectrum.Sizes(vectors=0, trace=1, density=0), world=World.alone())
+    with pytest.raises(JobError):
+        spectrum.run("nowhere.yaml", spectrum.Sizes(), world=World.alone())
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_system_without_affinities_counts_its_cores(job, monkeypatch):
+    """On macOS Python cannot say which cores a process may use."""
+    path = write_job(job.parent, "threads", **NETWORK, threads="auto")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    threads = torch.get_num_threads()
+    spectrum.run(path, spectrum.Sizes(vectors=0, trace=1, density=0), world=World.alone())
+    torch.set_num_threads(threads)
+    found = store.read_spectrum(path.with_name("threads-spectrum.h5"))
+    assert found.attributes["threads"] == 2

@@ -8,6 +8,7 @@ import pytest
 
 from lsengine.engine import Options, evaluate
 from lsengine.report import status
+from tests.support.runs import run_job
 
 
 def test_the_rate_is_that_of_the_latest_run(make_job):
@@ -18,3 +19,9 @@ def test_the_rate_is_that_of_the_latest_run(make_job):
         cells = np.arange(28.0)
         file["finished"][...] = (cells / 4 + 86400 * (cells >= 20)).reshape(4, 7)
     assert status.summary(job.with_suffix(".h5")).rate_per_s == pytest.approx(4)
+
+
+def test_status_of_a_job_with_automatic_axes_that_is_not_started(tmp_path):
+    """The number of cells is known before the ranges are."""
+    (found,) = status.summaries(run_job(tmp_path, "waiting"))
+    assert (found.state, found.cells, found.shape) == ("not started", 20, [4, 5])

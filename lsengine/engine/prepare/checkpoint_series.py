@@ -188,7 +188,7 @@ def _refuse_disorder(by_epoch: Sequence[tuple[int, Path]], key: str) -> None:
 def _training(job: Job, folder: Path) -> _Training:
     """Return what the job, and the history in a folder, say of the training there."""
     history, spec = _history(folder), job.document.train
-    saved = history and _saved_epochs(history, folder)
+    saved = None if history is None else _saved_epochs(history, folder)
     if spec is not None and job.path(spec.output).resolve() == folder.resolve():
         saved = recipe.saved_epochs(spec)
     curves = history.columns if history else {}

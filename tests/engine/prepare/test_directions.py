@@ -316,3 +316,10 @@ def test_orthogonal_planes_are_orthogonal(tmp_path, normalize):
     }
     surface = _run(write_job(tmp_path, directions=directions, grid={**CURVE, "beta": [0, 0, 1]}))
     assert abs(surface.attributes["direction_cosine"]) < 1e-6
+
+
+def test_the_file_says_which_numpy_has_drawn(tmp_path):
+    """NumPy does not promise the same deviates in its next version."""
+    random = {"alpha": {"kind": "random"}}
+    surface = _run(write_job(tmp_path, directions=random, grid={"alpha": [0, 0, 1]}))
+    assert surface.attributes["numpy_version"] == np.__version__

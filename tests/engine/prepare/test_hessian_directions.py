@@ -113,7 +113,7 @@ def test_what_is_frozen_does_not_move_along_an_eigenvector(tmp_path):
     found = hessian_directions.hessian_directions(
         job, loaded, facts, batch_size=16, tick=lambda: None
     )
-    vector = {name: tensor.numpy() for name, tensor in found["alpha"].vector.items()}
+    vector = {name: tensor.numpy() for name, tensor in found.directions["alpha"].items()}
     assert list(vector) == names
     assert abs(_flat(vector, names) @ vectors[0]) == pytest.approx(1, abs=1e-6)
 

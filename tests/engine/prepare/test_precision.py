@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import h5py
 import numpy as np
 import pytest
 import torch
 
 from lsengine import devices, models, store
+from lsengine.cli import main
 from lsengine.engine import Options, evaluate
 from lsengine.engine.prepare import precision
 from lsengine.job.schema import ModelSpec
+from lsengine.surface.grid import make_grid
 from tests.support.jobs import values
-from tests.support.launchers import run_alone
 
 GRID = {"alpha": [-1, 1, 5], "beta": [-1, 1, 3]}
 
@@ -22,13 +26,17 @@ def digits_job(make_job, tmp_path):
     """Return a function that makes a job of a small network of the zoo on a few digits."""
     torch.manual_seed(0)
     network = models.build(
-        ModelSpec(arch="resnet20"), channels=1, classes=10, size=(8, 8), job_folder=tmp_path
+        ModelSpec(arch="resnet20", args={"width": 4}),
+        channels=1,
+        classes=10,
+        size=(8, 8),
+        job_folder=tmp_path,
     )
     torch.save(network.state_dict(), tmp_path / "resnet20.pt")
 
     def make(name, **changes):
         defaults = {
-            "model": {"arch": "resnet20", "checkpoint": "resnet20.pt"},
+            "model": {"arch": "resnet20", "args": {"width": 4}, "checkpoint": "resnet20.pt"},
             "data": {"dataset": "digits", "subset": 60},
             "grid": GRID,
             "batch_size": 32,
@@ -129,8 +137,43 @@ def test_curvature_is_never_below_float32(pool, digits_job):
     np.testing.assert_allclose(*surfaces, rtol=2e-2)
 
 
-def test_a_precision_that_is_not_there_is_refused(digits_job):
+def test_a_precision_that_is_not_there_is_refused(digits_job, capsys):
     """TF32 on a CPU: exit 3, with what to use."""
-    ended = run_alone(["eval", str(digits_job("tf32", precision="tf32"))])
-    assert ended.returncode == 3
-    assert "precision: tf32 is not there on cpu; use float32 or auto" in ended.stderr
+    assert main(["eval", str(digits_job("tf32", precision="tf32"))]) == 3
+    said = capsys.readouterr().err
+    assert "precision: tf32 is not there on cpu; use float32 or auto" in said
+
+
+def _axis(generator):
+    points = int(generator.integers(1, 9))
+    ends = sorted(generator.normal(size=2) * 10.0 ** generator.integers(-3, 3))
+    return [float(ends[0]), float(ends[1] + (points > 1)), points]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_nearest_cell_is_the_one_that_a_look_at_all_cells_finds(seed):
+    """The first of several, in planes, along curves and with repeats; also where lengths round."""
+    generator = np.random.default_rng(seed)
+    alpha, beta = _axis(generator), _axis(generator)
+    grids = [
+        make_grid(alpha, beta),
+        make_grid(alpha, repeats=3),
+        make_grid(alpha),
+        make_grid([-1, 1, 2 * alpha[2]], [5, 6, beta[2]]),
+        make_grid([-1e-9, 1e-9, 2 * alpha[2]], [-beta[2], beta[2], 2]),
+    ]
+    for grid in grids:
+        cells = [grid.cell(index) for index in range(grid.size)]
+        expected = min(cells, key=lambda cell: math.hypot(cell.alpha, cell.beta))
+        assert precision.nearest_to_centre(grid) == expected
+
+
+@pytest.mark.parametrize("shape", [(10_000, 10_000), (20_000_000, 5)])
+def test_of_a_hundred_million_cells_the_nearest_is_found_at_once(shape):
+    """No list of all of them is made: that would take minutes and ten gigabytes."""
+    grid = make_grid([-1, 1, shape[0]], [-1, 1, shape[1]])
+    start = time.monotonic()
+    cell = precision.nearest_to_centre(grid)
+    assert time.monotonic() - start < 5
+    assert abs(cell.alpha) <= 1 / (shape[0] - 1) * (1 + 1e-6)
+    assert abs(cell.beta) <= 1 / (shape[1] - 1) * (1 + 1e-6)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -16,11 +14,9 @@ from lsengine import store
 from lsengine.engine import Options, evaluate, prepare
 from lsengine.engine.prepare import checkpoint_series, principal_directions
 from lsengine.engine.run import Run
-from lsengine.errors import JobError, Stopped, SurfaceError, UsageError
-from lsengine.report import status, trajectory
-from lsengine.training import training
+from lsengine.errors import JobError, Stopped, UsageError
 from tests.support.jobs import values, write_job
-from tests.support.runs import PRINCIPAL, TRAIN, run_job
+from tests.support.runs import PRINCIPAL, run_job
 
 LAST = "run/epoch_008.pt"
 MODEL = {"arch": "testnets:mlp"}
@@ -32,17 +28,9 @@ SECTION = {"checkpoints": "run/epoch_*.pt"}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with a run of nine checkpoints, trained once for all tests."""
-    folder = tmp_path_factory.mktemp("trajectory")
-    run_job(folder)
-    return folder
-
-
-@pytest.fixture
-def own(folder, tmp_path):
-    """A copy of that folder, for tests that change it."""
-    return shutil.copytree(folder, tmp_path / "own")
+def principal(folder):
+    """The surface of the run in its principal plane: its checkpoints only, evaluated once."""
+    return _run(run_job(folder, "principal"), trajectory_only=True)
 
 
 def _run(job, **options):
@@ -84,9 +72,9 @@ def test_directions_and_variance_are_those_of_scikit_learn(folder, ignore):
     assert found == pytest.approx(projected, abs=1e-5)
 
 
-def test_each_checkpoint_has_its_own_loss_and_the_planes_under_it(folder):
+def test_each_checkpoint_has_its_own_loss_and_the_planes_under_it(folder, principal):
     """The table's losses are those of surfaces of one cell around each checkpoint."""
-    track = _run(run_job(folder, "losses"), trajectory_only=True).trajectory
+    track = principal.trajectory
     assert track.columns["epoch"].tolist() == list(range(9))
     for index in (0, 4, 8):
         one = write_job(
@@ -100,9 +88,9 @@ def test_each_checkpoint_has_its_own_loss_and_the_planes_under_it(folder):
     assert (track.columns["plane_train_loss"][:-1] != track.columns["train_loss"][:-1]).all()
 
 
-def test_the_final_checkpoint_is_the_centre(folder):
+def test_the_final_checkpoint_is_the_centre(principal):
     """It projects to 0, at distance 0, and the plane's loss there is its own, to the bit."""
-    columns = _run(run_job(folder, "final"), trajectory_only=True).trajectory.columns
+    columns = principal.trajectory.columns
     assert columns["alpha"][-1] == columns["beta"][-1] == columns["distance"][-1] == 0
     for name in ("train_loss", "test_loss", "test_accuracy"):
         assert columns[f"plane_{name}"][-1] == columns[name][-1]
@@ -173,10 +161,6 @@ def test_a_run_hardly_moves_in_a_random_plane(folder):
     assert np.abs(track.columns["cosine_alpha"]).max() < 5 * expected
     assert track.attributes["explained_displacement"] < 0.2
     assert "explained_variance_ratio" not in track.attributes
-    text = trajectory.text([folder / "random.yaml"])
-    assert f"; of random vectors {expected:.3g}" in text
-    tiny = replace(track, attributes=track.attributes | {"explained_displacement": 1.5e-5})
-    assert "centre, 0.0015% is in the plane" in "\n".join(trajectory.summary(tiny))
 
 
 def test_the_learning_rates_drop_is_found(own, capsys):
@@ -199,13 +183,12 @@ def test_the_learning_rates_drop_is_found(own, capsys):
 
 
 @pytest.mark.parametrize("policy", ["interpolated", "recalibrated"])
-def test_statistics_follow_the_policy(folder, policy):
+def test_statistics_follow_the_policy(folder, principal, policy):
     """Interpolated statistics are part of the directions; recalibrated ones change the losses."""
-    frozen = _run(run_job(folder, "frozen"), trajectory_only=True)
     other = _run(run_job(folder, policy, batch_norm=policy), trajectory_only=True)
     moved = set(store.read_directions(Path(other.source))["alpha"])
     assert ("1.running_mean" in moved) == (policy == "interpolated")
-    same = frozen.trajectory.columns["train_loss"] == other.trajectory.columns["train_loss"]
+    same = principal.trajectory.columns["train_loss"] == other.trajectory.columns["train_loss"]
     assert same.all() == (policy == "interpolated")
     assert other.trajectory.columns["plane_train_loss"][-1] == pytest.approx(
         other.trajectory.columns["train_loss"][-1], rel=1e-6
@@ -232,49 +215,6 @@ def test_a_resume_evaluates_only_missing_checkpoints(folder):
     np.testing.assert_array_equal(found[1:], expected[1:])
 
 
-def test_changed_missing_and_new_checkpoints_are_named(own):
-    """A surface refuses a run whose checkpoints are others, and says which."""
-    (own / "run/history.h5").unlink()  # it would miss them first
-    job = run_job(own)
-    _run(job, trajectory_only=True)
-    (own / "run/epoch_003.pt").rename(own / "hidden.pt")
-    with pytest.raises(SurfaceError, match=r"missing: epoch_003\.pt"):
-        _run(job)
-    shutil.copy(own / "run/epoch_002.pt", own / "run/epoch_003.pt")
-    with pytest.raises(UsageError, match=r"epoch_002\.pt and .*epoch_003\.pt are both of epoch 2"):
-        _run(job)
-
-
-@pytest.mark.parametrize("train_section", [TRAIN, None])
-@pytest.mark.parametrize("epoch", [3, 8])
-def test_a_checkpoint_that_the_training_saves_is_missed(own, train_section, epoch):
-    """By the job's recipe or the history's; a pattern that does not ask for it is legal."""
-    job = run_job(own, train=train_section, model={**MODEL, "checkpoint": "run/epoch_000.pt"})
-    (own / f"run/epoch_00{epoch}.pt").unlink()
-    with pytest.raises(UsageError, match=rf"checkpoints: missing: epoch_00{epoch}\.pt; the train"):
-        checkpoint_series.find(jobs.load(job, command="eval"))
-    some = {"kind": "principal", "checkpoints": "run/epoch_00[0246].pt"}
-    job = run_job(
-        own,
-        "some",
-        train=train_section,
-        model={**MODEL, "checkpoint": "run/epoch_000.pt"},
-        directions={"alpha": some, "beta": some},
-    )
-    assert checkpoint_series.find(jobs.load(job, command="eval")).epochs == (0, 2, 4, 6)
-
-
-def test_a_gap_is_warned_of_where_nothing_says_what_is_saved(own, capsys):
-    """Without recipe and history a step longer than the usual one is named; even steps are not."""
-    (own / "run/history.h5").unlink()
-    _run(run_job(own, "even"), trajectory_only=True)
-    assert "no checkpoint between" not in capsys.readouterr().err
-    (own / "run/epoch_003.pt").unlink()
-    _run(run_job(own, "uneven"), trajectory_only=True)
-    text = capsys.readouterr().err
-    assert "no checkpoint between epochs: 2 and 4; elsewhere they are closer" in text
-
-
 @pytest.mark.parametrize(
     ("centre", "warning"),
     [
@@ -298,7 +238,7 @@ def test_reading_checkpoints_can_be_stopped(folder):
     job = jobs.load(run_job(folder, "stopped"), command="eval")
     series = checkpoint_series.find(job, lambda: asked.append("find"))
     loaded = prepare.load(job)
-    parts = principal_directions.principal_directions_of_job(
+    parts = principal_directions.principal_directions(
         job, loaded.model, series, lambda: asked.append("combine")
     )
     arrays = {a: {n: t.numpy() for n, t in d.items()} for a, d in parts.directions.items()}
@@ -323,48 +263,6 @@ def test_several_runs_are_projected_by_one_command(own):
     assert evaluate([jobs_file], Options(progress="none", trajectory_only=True), world=None) == 0
     first, second = (store.read(own / f"several-{seed}.h5").trajectory for seed in (0, 1))
     np.testing.assert_array_equal(first.columns["train_loss"], second.columns["train_loss"])
-    text = trajectory.text([jobs_file])
-    assert text.count("learning rate drops") == 2
-    assert text.count("explained variance: ") == 2
-
-
-def test_reordered_checkpoints_are_named(own):
-    """Names that say another order than the files are refused with both."""
-    (own / "run/epoch_003.pt").rename(own / "run/epoch_030.pt")
-    with pytest.raises(UsageError, match=r"epoch_004\.pt says that it is of epoch 4, epoch_030"):
-        _run(run_job(own))
-
-
-def test_foreign_checkpoints_are_named(own):
-    """One of another network is refused with its name and what does not fit."""
-    content = torch.load(own / "run/epoch_003.pt")
-    content["state_dict"]["3.weight"] = torch.zeros(5, 16)
-    torch.save(content, own / "run/epoch_003.pt")
-    with pytest.raises(UsageError, match=r"epoch_003\.pt does not fit the model: .*3\.weight"):
-        _run(run_job(own))
-
-
-def test_a_checkpoint_of_another_training_is_named(own):
-    """One that fits the network, but whose numbers are not those of the history beside it."""
-    other = write_job(
-        own, "other", model={"arch": "testnets:mlp", "args": {}},
-        train={**TRAIN, "output": "other", "seed": 7},
-    )  # fmt: skip
-    training.run(jobs.load(other), progress="none")
-    (own / "other/epoch_003.pt").replace(own / "run/epoch_003.pt")
-    with pytest.raises(UsageError, match=r"not of this run: epoch_003\.pt; .*history\.h5"):
-        _run(run_job(own))
-    (own / "run/history.h5").unlink()  # nothing says so any more
-    assert _run(run_job(own), trajectory_only=True).trajectory.done.all()
-
-
-def test_without_an_epoch_in_the_file_the_name_counts(own):
-    """Bare state dicts are sorted by the last number of their names, not by the alphabet."""
-    for epoch, path in enumerate(_names(own)):
-        torch.save(torch.load(path)["state_dict"], own / "run" / f"m-{epoch * 5}.pth")
-    checkpoints = {"kind": "principal", "checkpoints": "run/m-*.pth"}
-    job = jobs.load(run_job(own, directions={"alpha": checkpoints, "beta": checkpoints}))
-    assert checkpoint_series.find(job).epochs == tuple(range(0, 45, 5))
 
 
 def test_two_checkpoints_make_no_plane(own):
@@ -372,7 +270,7 @@ def test_two_checkpoints_make_no_plane(own):
     two = {"kind": "principal", "checkpoints": "run/epoch_00[12].pt"}
     job = jobs.load(run_job(own, directions={"alpha": two, "beta": two}), command="eval")
     with pytest.raises(UsageError, match=r"directions\.alpha\.checkpoints: 2 principal directions"):
-        principal_directions.principal_directions_of_job(
+        principal_directions.principal_directions(
             job, prepare.load(job).model, checkpoint_series.find(job)
         )
 
@@ -396,17 +294,11 @@ def test_contradictions_in_the_job_are_named(folder, changes, problem):
         jobs.load(run_job(folder, "wrong", **changes), command="eval")
 
 
-def test_status_of_a_job_with_automatic_axes_that_is_not_started(folder):
-    """The number of cells is known before the ranges are."""
-    (found,) = status.summaries(run_job(folder, "waiting"))
-    assert (found.state, found.cells, found.shape) == ("not started", 20, [4, 5])
-
-
-def test_xarray_reads_the_group_along_its_epochs(folder):
+def test_xarray_reads_the_group_along_its_epochs(principal):
     """Every dataset has the scale epoch, and those of the grid are not disturbed."""
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf")
-    path = _run(run_job(folder, "xarray"), trajectory_only=True).source
+    path = principal.source
     group = xarray.open_dataset(path, engine="h5netcdf", group="trajectory")
     assert {v.dims for v in group.data_vars.values()} == {("epoch",)}
     assert group["epoch"].values.tolist() == list(range(9))
