@@ -16,7 +16,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def _case(folder: Path, name: str, section: dict[str, Any]) -> Case:
     assignment = Assignment(task, slot=0, threads=1)
     workspace = Workspace(assignment, _tick(world), loaded=run.loaded)
     plan = run.settle(workspace.info(world.host), world, tick=_tick(world))
-    evaluator = workspace.evaluator(plan.for_(checks=True))
+    evaluator = workspace.evaluator(replace(plan, check=True))
     bare = _bare_pass(fused.fused(network, torch.float32), dataset, plan.batch_size)
     metrics = _objective(second, dataset, plan)
     writer = store.Writer(plan.path, world.comm_self if plan.parallel else None)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lsengine import files, store
 from lsengine import log as logs
-from lsengine.engine.messages import Assignment
 from lsengine.engine.options import Options
 from lsengine.engine.protocol.coordinator import Coordinator
 from lsengine.engine.protocol.worker import work
@@ -22,11 +18,6 @@ from lsengine.ranks import StopRequest, World
 from lsengine.store import CellResults
 from lsengine.store.lock import held
 
-if TYPE_CHECKING:
-    from lsengine.engine.prepare import Loaded
-    from lsengine.engine.workspace import Workspace
-
-log = logging.getLogger(__name__)
 Find = Callable[[StopRequest], Sequence[Job]]
 
 
@@ -69,14 +60,11 @@ def evaluate_found(find: Find, options: Options, *, world: World | None) -> int:
         world: The ranks; None alone.
     """
     world = world or World.alone()
-    stop = StopRequest().install()
     logs.configure(rank=world.rank)
-    try:
+    with StopRequest() as stop:
         if world.rank > 0:
             return work(world, stop, options)
         return _lead(find, options, stop, world)
-    finally:
-        stop.uninstall()
 
 
 def _lead(find: Find, options: Options, stop: StopRequest, world: World) -> int:
@@ -96,7 +84,7 @@ def _lead(find: Find, options: Options, stop: StopRequest, world: World) -> int:
             try:
                 with _locked(job, stop):
                     end = go_on if jobs_left else end_all
-                    _evaluate_job(job, coordinator, options, world, end)
+                    _evaluate_job(job, coordinator, options, stop, world, end)
             except CellsFailed as error:
                 failures.append(error)  # the other surfaces are not concerned
             if jobs_left:
@@ -113,6 +101,7 @@ def _evaluate_job(
     job: Job,
     coordinator: Coordinator,
     options: Options,
+    stop: StopRequest,
     world: World,
     end: Callable[[int], None],
 ) -> None:
@@ -121,7 +110,7 @@ def _evaluate_job(
         coordinator.assign_all(job)  # workers load while the coordinator prepares
     from lsengine.engine.run import Run  # the job is valid: now torch is needed
 
-    run = Run(job, options, coordinator.check_stop)
+    run = Run(job, options, stop.raise_if_requested)
     writer: store.Writer | None = None
 
     def sink(results: CellResults) -> None:
@@ -131,8 +120,8 @@ def _evaluate_job(
 
     try:
         if run.inventory.cells:
-            takes_part = _join_in(job, coordinator, run.loaded)
-            plan = run.settle(coordinator.first_info(), world, tick=coordinator.check_stop)
+            takes_part = coordinator.join_in(run.workspace, run.visible_devices())
+            plan = run.settle(coordinator.first_info(), world, tick=stop.raise_if_requested)
             if takes_part or not plan.parallel:
                 writer = store.Writer(plan.path, world.comm_self if plan.parallel else None)
             inventory = run.inventory
@@ -150,21 +139,6 @@ def _evaluate_job(
         if writer is not None:
             writer.close()
     run.outcome.conclude()
-
-
-def _join_in(job: Job, coordinator: Coordinator, loaded: Loaded) -> bool:
-    """Let rank 0 evaluate, too, where it should; return whether it does."""
-    from lsengine.engine.workspace import visible_devices
-
-    return coordinator.join_in(partial(_workspace, loaded), visible_devices(job))
-
-
-def _workspace(
-    loaded: Loaded, assignment: Assignment, tick: Callable[[], None], rank: int
-) -> Workspace:
-    from lsengine.engine.workspace import Workspace
-
-    return Workspace(assignment, tick, rank, loaded)
 
 
 def _has_work(job: Job, options: Options) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from lsengine.job import Job
@@ -108,10 +108,6 @@ class Plan:
     checkpoints: tuple[Path, ...] = ()
     check: bool = False
     report_s: float = 0.25
-
-    def for_(self, *, checks: bool) -> Plan:
-        """Return the plan for a worker that does or does not check the centre."""
-        return replace(self, check=checks)
 
 
 @dataclass(frozen=True, slots=True)

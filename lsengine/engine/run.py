@@ -5,13 +5,17 @@ Imports torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
+from lsengine import devices
 from lsengine.engine.inventory import Inventory
-from lsengine.engine.messages import Plan, WorkerInfo
+from lsengine.engine.messages import Assignment, Plan, VisibleDevices, WorkerInfo
 from lsengine.engine.options import Options
 from lsengine.engine.outcome import Outcome
 from lsengine.engine.settling import Settling
+from lsengine.engine.workspace import Workspace
+from lsengine.errors import EnvironmentUnfit
 from lsengine.job import Job
 from lsengine.ranks import World
 
@@ -46,6 +50,19 @@ class Run:
         self._take_stock()  # of a grid with its ranges, and of what has been taken over
         self.outcome.begin(self._options.progress)
         return plan
+
+    def workspace(self, assignment: Assignment, tick: Callable[[], None], rank: int) -> Workspace:
+        """Return what rank 0 evaluates with, if it does; made once."""
+        return Workspace(assignment, tick, rank, self._settling.loaded)
+
+    def visible_devices(self) -> VisibleDevices:
+        """Return the devices of the job's kind that this process sees."""
+        wanted, visible = self._job.document.device, os.environ.get("CUDA_VISIBLE_DEVICES")
+        try:
+            kind = devices.device_of(wanted, 0).type
+        except EnvironmentUnfit:  # rank 0 may be where there is none
+            return VisibleDevices(wanted, 0, visible)
+        return VisibleDevices(kind, devices.visible_count(kind), visible)
 
     def _take_stock(self) -> None:
         settling = self._settling

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,10 +11,9 @@ import torch
 from lsengine import data, devices
 from lsengine.engine import prepare
 from lsengine.engine.evaluator import Evaluator
-from lsengine.engine.messages import Assignment, Plan, VisibleDevices, WorkerInfo
+from lsengine.engine.messages import Assignment, Plan, WorkerInfo
 from lsengine.engine.prepare import precision
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
-from lsengine.errors import EnvironmentUnfit
 from lsengine.job import Job
 from lsengine.job.schema import HessianDirection
 from lsengine.objective.forward import Kind
@@ -100,16 +98,6 @@ class Workspace:
         model = copy.deepcopy(self._loaded.model).to(self._device).eval()
         with torch.inference_mode():
             return "fused" if can_fuse(model, settings.compute_dtype, sample) else "eager"
-
-
-def visible_devices(job: Job) -> VisibleDevices:
-    """Return the devices of a job's kind that this process sees."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    try:
-        kind = devices.device_of(job.document.device, 0).type
-    except EnvironmentUnfit:  # rank 0 may be where there is none
-        return VisibleDevices(job.document.device, 0, visible)
-    return VisibleDevices(kind, devices.visible_count(kind), visible)
 
 
 def _multiplies_hessians(job: Job) -> bool:

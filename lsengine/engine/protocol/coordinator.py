@@ -65,7 +65,9 @@ class Coordinator:
         """
         hellos = self._placement.hellos
         while late := self._roster.present - hellos.keys():
-            message = self._world.receive(Tag.HELLO, idle=self.check_stop, limit_s=_FIRST_HELLOS_S)
+            message = self._world.receive(
+                Tag.HELLO, idle=self._stop.raise_if_requested, limit_s=_FIRST_HELLOS_S
+            )
             if message is None:
                 shown = listed(sorted(late), most=_MOST_LISTED)
                 log.warning("no word yet from ranks %s; starting without them", shown)
@@ -172,11 +174,6 @@ class Coordinator:
         """Tell every worker that this job has ended and another one follows."""
         self._part(Farewell(0, more=True))
 
-    def check_stop(self) -> None:
-        """Raise `Stopped` if a signal asked for it."""
-        if self._stop:
-            raise Stopped(f"stopped by {self._stop.signal}")
-
     @property
     def _patience_s(self) -> float:
         """How long a worker may be silent; without end while no job is known."""
@@ -195,7 +192,7 @@ class Coordinator:
 
     def _next(self) -> Message:
         def idle() -> None:
-            self.check_stop()
+            self._stop.raise_if_requested()
             self._look_after_workers()
 
         message = self._world.receive(idle=idle, nap_s=self._nap_s)
@@ -204,7 +201,7 @@ class Coordinator:
 
     def _serve_others(self) -> None:
         """Do what waits, while rank 0 evaluates."""
-        self.check_stop()
+        self._stop.raise_if_requested()
         while (message := self._world.poll()) is not None:
             self._handle(message)
         self._look_after_workers()  # after what they have told while this rank was busy
@@ -280,11 +277,11 @@ class Coordinator:
         assert self._plan is not None
         if self._checker is None:
             self._checker = rank
-        return self._plan.for_(checks=rank == self._checker)
+        return replace(self._plan, check=rank == self._checker)
 
     def _absorb_local(self, report: Report, goes_on: bool) -> None:
         self._absorb(0, report, goes_on=goes_on)
-        self.check_stop()
+        self._stop.raise_if_requested()
 
     def _absorb(self, rank: int, report: Report, *, goes_on: bool = False) -> None:
         """Take note of finished cells; what a worker does not go on with goes back."""
