@@ -1,4 +1,4 @@
-"""What a check has found, and how it is told."""
+"""The result of one check, and all of them as lines or JSON."""
 
 from __future__ import annotations
 

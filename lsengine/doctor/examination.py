@@ -1,4 +1,4 @@
-"""The checks in order: of one process alone, and of all ranks by messages."""
+"""All checks in order: of one process alone, or of all ranks by messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The output's file system: its kind and space, the lock, writing that survives a kill."""
+"""Checks of the output's file system: kind, room, the lock, and what a killed writer leaves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lsengine.store import CellResults, Layout, lock
 from lsengine.surface import DONE
 from lsengine.surface.grid import Grid
 
-VICTIM_CELLS = 2000
+TRIAL_CELLS = 2000
 _ENOUGH = 2**30
 _LIMIT_S = 60.0
 _IN_MEMORY = ("tmpfs", "ramfs")
@@ -136,7 +136,7 @@ def survives(folder: Path) -> list[Check]:
         except LsengineError as error:
             return [problem("lock", reason(error), remedy)]
         try:
-            _lay_out(path, VICTIM_CELLS)
+            _lay_out(path, TRIAL_CELLS)
             check = _killed(path)
         except LsengineError as error:
             return [ok("lock", "can be made"), problem("writing", reason(error), remedy)]

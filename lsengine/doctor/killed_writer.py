@@ -1,4 +1,4 @@
-"""Writes cell after cell of a trial, and says so, until somebody kills it."""
+"""A program that writes cell after cell and reports each, until the doctor kills it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lsengine.store import Writer
 def main(path: Path) -> None:
     """Write the cells of a trial in order; one line on standard output after each."""
     writer = Writer(path)
-    for cell in range(file_system.VICTIM_CELLS):
+    for cell in range(file_system.TRIAL_CELLS):
         file_system.write(writer, cell, 0)
         print(cell, flush=True)
 

@@ -1,4 +1,4 @@
-"""What starts ranks: launchers, tried with two of them, and SLURM, asked whether it answers."""
+"""Checks of what starts ranks: a launcher has to start two, and SLURM has to answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEFTOVER = "listener thread failed to start"
 
 
 def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which a child is nobody's rank, and does not start MPI."""
+    """Return an environment for a child that is no rank and does not start MPI."""
     plain = {k: v for k, v in environment.items() if not k.startswith(_PREFIXES)}
     return {**plain, "MPI4PY_RC_INITIALIZE": "0"}
 

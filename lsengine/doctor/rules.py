@@ -1,10 +1,11 @@
-"""From what ranks have found to verdicts; values in, values out."""
+"""Verdicts on what the ranks have found: functions of values, which try nothing themselves."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from lsengine.doctor.checks import Check, ok, problem, warning
 from lsengine.doctor.probe import HostProbe, gib
@@ -70,16 +71,15 @@ def libraries(probes: Probes) -> list[Check]:
 
 def torch(probes: Probes) -> list[Check]:
     """Judge torch, its build and the driver, once for every kind of answer."""
-    kinds: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    ranks_of: dict[Check, list[int]] = defaultdict(list)
     for rank, probe in probes.items():
-        check = _torch(probe)
-        kinds[check.verdict, check.found, check.remedy].append(rank)
-    checks = []
-    for ranks in kinds.values():
-        check = _torch(probes[ranks[0]])
-        where = f" ({_named(ranks, probes)})" if len(kinds) > 1 else ""
-        checks.append(Check(check.name, check.verdict, check.found + where, check.remedy))
-    return checks
+        ranks_of[_torch(probe)].append(rank)
+    if len(ranks_of) == 1:
+        return [*ranks_of]
+    return [
+        replace(check, found=f"{check.found} ({_named(ranks, probes)})")
+        for check, ranks in ranks_of.items()
+    ]
 
 
 def _torch(probe: HostProbe) -> Check:

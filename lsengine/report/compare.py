@@ -138,24 +138,26 @@ def _quantity(surfaces: Sequence[Surface], asked: str | None) -> str:
 def _plane(surface: Surface, quantity: str, level: Level) -> Row:
     plane = cells.joined(cells.plane(surface, describe(quantity)))
     values = plane.values / describe(quantity).factor
-    relief = PiecewisePlane(plane.alpha, plane.beta, values, bool(plane.missing.any()))
-    at = level.above(relief.centre_value)
+    pieces = PiecewisePlane(
+        alpha=plane.alpha, beta=plane.beta, values=values, has_gaps=bool(plane.missing.any())
+    )
+    at = level.above(pieces.centre_value)
     measures = {"level": at, **_centre(surface)}
     names = ("area", "basin", "convexity", "radius")
     if at.value is None:
         measures |= dict.fromkeys(names, Measure(None, why=at.why))
     else:
-        measures["area"] = relief.area(at.value)
-        measures["basin"], measures["convexity"] = relief.basin(at.value)
-        measures["radius"] = relief.radius(at.value)
-    measures["curvature_1"], measures["curvature_2"] = relief.curvatures()
-    measures["minima"] = relief.minima()
+        measures["area"] = pieces.area(at.value)
+        measures["basin"], measures["convexity"] = pieces.basin(at.value)
+        measures["radius"] = pieces.radius(at.value)
+    measures["curvature_1"], measures["curvature_2"] = pieces.curvatures()
+    measures["minima"] = pieces.minima()
     notes = _about_cells(plane.tally, plane.coarse.replace("drawn ", ""))
     if at.value is not None and measures["basin"].value is not None:
-        count = relief.cells_below(at.value)
+        count = pieces.cells_below(at.value)
         if count < FEW:
             plural = "cell lies" if count == 1 else "cells lie"
-            grid = _finer_grid(relief, measures["basin"].value, at.value)
+            grid = _finer_grid(pieces, measures["basin"].value, at.value)
             notes.append(f"only {count} {plural} in the basin; a job with {grid} would resolve it")
     return _row(surface, measures, notes)
 
@@ -169,21 +171,21 @@ def _row(surface: Surface, measures: dict[str, Measure], notes: list[str]) -> Ro
     )
 
 
-def _finer_grid(relief: PiecewisePlane, basin: float, level: float) -> str:
+def _finer_grid(pieces: PiecewisePlane, basin: float, level: float) -> str:
     """Return a grid, as one writes it in a job, in which the basin has `FEW` cells or more.
 
     As many points go no farther than the basin may; where that does not do, there are more.
     """
-    ends = {"alpha": relief.alpha, "beta": relief.beta}
+    ends = {"alpha": pieces.alpha, "beta": pieces.beta}
     spans = {name: float(axis[-1] - axis[0]) for name, axis in ends.items()}
     cell = math.prod(spans[name] / max(axis.size - 1, 1) for name, axis in ends.items())
     # Across a valley narrower than the cells these are too wide, and linear pieces too narrow;
     # of a parabola the geometric mean of both is its true width, but for a factor of 1.4.
-    count = float(relief.cells_below(level))
+    count = float(pieces.cells_below(level))
     if cell and basin:
         count = min(count, math.sqrt(count * basin / cell))
     axes = []
-    for (name, axis), far in zip(ends.items(), relief.reach(level), strict=True):
+    for (name, axis), far in zip(ends.items(), pieces.reach(level), strict=True):
         reach = min(float(np.abs(axis).max()), _round_up(far)) or 1.0
         gain = spans[name] / (2.0 * reach)
         more = max(1.0, math.sqrt(2.0 * FEW / count) / gain) if gain else FEW

@@ -9,7 +9,7 @@ Shape suffixes: B betas, A alphas, N points, T triangles, K rays.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -42,6 +42,7 @@ class Measure:
     """
 
     value: float | None
+    _: KW_ONLY
     is_bound: bool = False
     spread: tuple[float, float] | None = None
     why: str = ""
@@ -66,9 +67,9 @@ class Level:
         Raises:
             UsageError: If it is none of these.
         """
-        found = re.fullmatch(r"([+x=]?)\s*([0-9.]+(?:e[+-]?\d+)?)", text.strip(), re.IGNORECASE)
+        match = re.fullmatch(r"([+x=]?)\s*([0-9.]+(?:e[+-]?\d+)?)", text.strip(), re.IGNORECASE)
         try:
-            kind, amount = (found[1].lower() or "=", float(found[2])) if found else ("", 0.0)
+            kind, amount = (match[1].lower() or "=", float(match[2])) if match else ("", 0.0)
         except ValueError:
             kind, amount = "", 0.0
         if not kind or amount <= 0 or (kind == "x" and amount <= 1):
@@ -96,7 +97,7 @@ class Level:
         return words[self.kind].format(self.amount)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PiecewisePlane:
     """A plane as linear pieces: each quad of four finite cells is four triangles.
 
@@ -159,7 +160,7 @@ class PiecewisePlane:
         if self.has_gaps:
             return Measure(area, is_bound=True, why="cells are missing")
         leaves = bool((values[edges[is_end]] <= level).any())
-        return Measure(area, leaves, why=_LEAVES if leaves else "")
+        return Measure(area, is_bound=leaves, why=_LEAVES if leaves else "")
 
     def basin(self, level: float) -> tuple[Measure, Measure]:
         """Return area, and area by that of the convex hull, of the centre's own basin.
@@ -210,7 +211,7 @@ class PiecewisePlane:
         # A ray that ends early may be as long as it likes beyond the median, not before it.
         is_bound = bool((at_K[~passed_K] < middle).any()) or not passed_K.any()
         is_bound |= not passed_K[int(np.argsort(at_K, kind="stable")[RAYS // 2])]
-        return Measure(middle, is_bound, why=_LEAVES if is_bound else "")
+        return Measure(middle, is_bound=is_bound, why=_LEAVES if is_bound else "")
 
     def curvatures(self) -> tuple[Measure, Measure]:
         """Return the principal curvatures, greatest first, of a quadratic fitted at the centre."""
@@ -261,9 +262,9 @@ class PiecewisePlane:
         links = edges[below[edges].all(axis=1)]
         ones = np.ones(len(links), bool)
         graph = coo_array((ones, (links[:, 0], links[:, 1])), shape=(len(values),) * 2)
-        _, part = connected_components(graph, directed=False)
+        _, component = connected_components(graph, directed=False)
         centre = int(np.ravel_multi_index(self.centre, self.values.shape))
-        return np.asarray(below & (part == part[centre]))
+        return np.asarray(below & (component == component[centre]))
 
     def _along_rays(self, level: float) -> tuple[Floats, Mask]:
         """Return how far each ray gets (K,) and whether it ends by passing the level (K,)."""
@@ -286,12 +287,13 @@ class PiecewisePlane:
         stops = ~(heights <= level)  # NaN stops a ray, too
         first = np.where(stops.any(axis=1), stops.argmax(axis=1), count)
         k = np.arange(RAYS)
-        here, before = heights[k, first], heights[k, first - 1]
-        passed = here > level
-        part = np.where(passed, (level - before) / np.where(passed, here - before, 1.0), 0.0)
-        gets = np.where(passed, share[first - 1] + part * share[1], share[first])
-        gets = np.where(np.isnan(here), share[first - 1], gets)
-        return end_K * gets, passed
+        stop, before = heights[k, first], heights[k, first - 1]
+        passed = stop > level
+        rise = np.where(passed, stop - before, 1.0)
+        step_share = np.where(passed, (level - before) / rise, 0.0)
+        reached = np.where(passed, share[first - 1] + step_share * share[1], share[first])
+        reached = np.where(np.isnan(stop), share[first - 1], reached)
+        return end_K * reached, passed
 
 
 _LEAVES = "reaches the end of the finite cells"
@@ -303,26 +305,26 @@ def _areas_below(
     """Return the area of each triangle in which the linear function is at most ``level``."""
     corner = points[triangles]
     (ux, uy), (vx, vy) = (corner[:, 1] - corner[:, 0]).T, (corner[:, 2] - corner[:, 0]).T
-    whole = 0.5 * np.abs(ux * vy - uy * vx)
+    area = 0.5 * np.abs(ux * vy - uy * vx)
     low, middle, high = np.sort(values[triangles], axis=1).T
     with np.errstate(divide="ignore", invalid="ignore"):
         little = (level - low) ** 2 / ((middle - low) * (high - low))
         much = 1.0 - (high - level) ** 2 / ((high - low) * (high - middle))
     share = np.select([level >= high, level >= middle, level > low], [1.0, much, little], 0.0)
-    return np.asarray(whole * share)
+    return np.asarray(area * share)
 
 
-def _crossings(relief: PiecewisePlane, inside: Mask, level: float) -> Floats:
+def _crossings(plane: PiecewisePlane, inside: Mask, level: float) -> Floats:
     """Return the points where edges that leave the basin pass the level."""
-    points, values, _ = relief.mesh
-    edges, _ = relief.edges
+    points, values, _ = plane.mesh
+    edges, _ = plane.edges
     leaving = edges[inside[edges].sum(axis=1) == 1]
     flipped = ~inside[leaving[:, 0]]
     leaving[flipped] = leaving[flipped][:, ::-1]
     low, high = values[leaving].T
-    part = ((level - low) / (high - low))[:, None]
+    share = ((level - low) / (high - low))[:, None]
     start, stop = points[leaving[:, 0]], points[leaving[:, 1]]
-    return np.asarray(start + part * (stop - start))
+    return np.asarray(start + share * (stop - start))
 
 
 def _least_squares(terms: Floats, z: Floats) -> Floats | None:
@@ -361,9 +363,9 @@ def width(alpha: Floats, values: Floats, level: float) -> Measure:
         if first == len(y) or np.isnan(y[first]):
             total, is_bound = total + float(x[first - 1]), True
         else:
-            part = (level - y[first - 1]) / (y[first] - y[first - 1])
-            total += float(x[first - 1] + part * (x[first] - x[first - 1]))
-    return Measure(total, is_bound, why=_LEAVES if is_bound else "")
+            share = (level - y[first - 1]) / (y[first] - y[first - 1])
+            total += float(x[first - 1] + share * (x[first] - x[first - 1]))
+    return Measure(total, is_bound=is_bound, why=_LEAVES if is_bound else "")
 
 
 def curvature(alpha: Floats, values: Floats) -> Measure:
@@ -394,4 +396,4 @@ def over_repeats(measures: list[Measure]) -> Measure:
     why = next((m.why for m in known if m.is_bound), "") if is_bound else ""
     if len(known) < len(measures):
         why = f"from {len(known)} of {len(measures)} repeats"
-    return Measure(middle, is_bound, (low, high), why)
+    return Measure(middle, is_bound=is_bound, spread=(low, high), why=why)

@@ -80,7 +80,7 @@ def plan(
     for path in paths:
         is_matrix = len(load_all(path)) > 1
         for job in load_all(path, command="train" if options.chain else "eval", only=only):
-            launch = sites.settled(job, site)
+            launch = sites.launch_of(job, site)
             if options.shards is not None:  # each shard is one process
                 launch = script.of_one_rank(launch, gpus=min(1, launch.gpus_per_node))
             context = script.ScriptContext(options.binaries, is_matrix)

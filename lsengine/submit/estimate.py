@@ -1,4 +1,4 @@
-"""What a surface will cost: from its own cells, or from a few probe cells made beforehand."""
+"""Estimates what a surface will cost, from its own cells or from a few that are tried first."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def of_probe(job: Job, cells: int, launch: LaunchSpec) -> Cost:
             return [trial]
 
         try:
-            evaluate_found(find, Options(progress="none", cell_limit=cells), world=None)
+            options = Options(progress="none", cell_limit=cells, end_if_hung=True)
+            evaluate_found(find, options, world=None)
         except Stopped:
             if request.signal != _ROUND_IS_OVER:  # somebody's Ctrl-C: nothing is to be submitted
                 raise

@@ -1,4 +1,4 @@
-"""What a cluster needs of every job: a site file, and what a job's launch section overrides."""
+"""What a cluster needs of every job: the site file, overridden by a job's section launch."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def read(path: Path | None) -> LaunchSpec:
     return site
 
 
-def settled(job: Job, site: LaunchSpec) -> LaunchSpec:
+def launch_of(job: Job, site: LaunchSpec) -> LaunchSpec:
     """Return a job's launch section on top of what the site says.
 
     A key of the job replaces the site's; of `environment` each name does.

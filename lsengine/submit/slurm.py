@@ -1,4 +1,4 @@
-"""SLURM: the only door to it.  Times as it writes them, and submission."""
+"""The only door to SLURM: its time limits, and submission by sbatch."""
 
 from __future__ import annotations
 

@@ -41,4 +41,4 @@ def job_and_launch(path, cells):
     from lsengine import job as jobs
 
     job = jobs.load(path, command="eval")
-    return job, cells, sites.settled(job, sites.read(None))
+    return job, cells, sites.launch_of(job, sites.read(None))
