@@ -153,18 +153,15 @@ def _take_over(path: Path, mine: dict[str, Any], watch_s: float, tick: Callable[
     try:
         with path.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_same(path, file.fileno()) or _read(path) != seen:
+            # A heartbeat or a new owner puts another file under the name.
+            is_same = os.path.samestat(path.stat(), os.fstat(file.fileno()))
+            if not is_same or _read(path) != seen:
                 return False
             file.truncate()
             json.dump(mine, file)
     except FileNotFoundError:
         return False
     return True
-
-
-def _is_same(path: Path, descriptor: int) -> bool:
-    """Whether a path still names an open file; a heartbeat or a new owner replaces it."""
-    return os.path.samestat(path.stat(), os.fstat(descriptor))
 
 
 def _refusal(path: Path, seen: dict[str, Any]) -> SurfaceError:

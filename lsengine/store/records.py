@@ -57,9 +57,14 @@ def format_of(path: Path) -> str | None:
 def write_history(path: Path, history: History) -> None:
     """Write a history whole or not at all; an existing one is replaced.
 
+    Args:
+        path: Its lock is held.
+        history: What to write.
+
     Raises:
         EnvironmentUnfit: If it cannot be written.
     """
+    files.remove_parts(path)  # of a training that was killed here
     with _created(path, HISTORY_FORMAT) as file:
         file.attrs.update(history.attributes)
         epoch = add_scale(file, "epoch", history.columns["epoch"])

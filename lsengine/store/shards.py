@@ -44,7 +44,8 @@ def merge(shards: Sequence[Path], output: Path) -> Merged:
             cell that two files have; the output stays as it was.
         EnvironmentUnfit: If the disk is full or the folder cannot be written.
     """
-    sources = [path for path in shards if not _is_same_file(path, output)]
+    exists = output.exists()
+    sources = [p for p in shards if not (exists and p.exists() and p.samefile(output))]
     if not sources:
         raise UsageError(f"{output}: is the only shard given; there is nothing to merge")
     read_attributes(sources[0])  # says what is wrong with it before a folder is made
@@ -64,10 +65,6 @@ def merge(shards: Sequence[Path], output: Path) -> Merged:
         text += f"; {counts.missing:,} missing{cells}: eval of the job goes on with them"
     code = CellsFailed.exit_code if counts.failed else 0
     return Merged(Stopped.exit_code if counts.missing else code, text)
-
-
-def _is_same_file(path: Path, output: Path) -> bool:
-    return path.exists() and output.exists() and path.samefile(output)
 
 
 def _tolerance(sources: Sequence[Path]) -> float:

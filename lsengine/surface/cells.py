@@ -203,7 +203,8 @@ def joined(whole: Plane) -> Plane:
     if len(rows) < 2 or len(columns) < 2:
         return whole
     cut = np.ix_(rows, columns)
-    if _area(whole) >= PATCHY * _area_of(whole.alpha[columns], whole.beta[rows]):
+    coarse_area = float(np.ptp(whole.alpha[columns]) * np.ptp(whole.beta[rows]))
+    if _area(whole) >= PATCHY * coarse_area:
         return whole
     return replace(
         whole,
@@ -274,10 +275,6 @@ def _area(plane_: Plane) -> float:
     known = corners(~plane_.missing).sum(axis=-1)
     share = np.choose(known, (0.0, 0.0, 0.0, 0.5, 1.0))
     return float((share * np.outer(np.diff(plane_.beta), np.diff(plane_.alpha))).sum())
-
-
-def _area_of(alpha: Floats, beta: Floats) -> float:
-    return float((alpha[-1] - alpha[0]) * (beta[-1] - beta[0]))
 
 
 def edges(coordinates: Floats, other: Floats) -> Floats:
