@@ -23,7 +23,7 @@ from lsengine.objective import Objective
 from lsengine.objective.losses import loss_function
 from lsengine.ranks import available_cores
 from lsengine.store import lock
-from lsengine.training.determinism import DeviceSlot, deterministic_torch
+from lsengine.training.determinism import deterministic_torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ def _checkpoint_losses(
         return {name: attributes[f"{name}_ends"] for name in names}
     spec = job.document.curve
     assert spec is not None
-    with deterministic_torch(job, DeviceSlot(threads=len(available_cores()))):
+    with deterministic_torch(job, threads=len(available_cores())):
         loaded = prepare.load(job)
         settings = evaluation_settings(
             job,
@@ -121,10 +121,7 @@ def _checkpoint_losses(
         loss = loss_function(job.document.loss, job_folder=job.source.parent)
         objective = Objective(loaded.model, loaded.dataset, loss, {}, settings)
         losses = []
-        for path, key in (
-            (job.checkpoint, "model.checkpoint"),
-            (job.path(spec.to), "curve.to"),
-        ):
+        for path, key in ((job.checkpoint, "model.checkpoint"), (job.path(spec.to), "curve.to")):
             end = checkpoint.load(path, key=key)
             losses.append(objective.losses_of(partial(checkpoint.fit, checkpoint=end, key=key)))
     return {name: np.array([of_end[name] for of_end in losses]) for name in names}

@@ -25,7 +25,7 @@ from lsengine.job.schema import (
 from lsengine.ranks import StopRequest, World, available_cores
 from lsengine.store import lock
 from lsengine.training.curve_training import CurveTraining, curve_identity, is_trained
-from lsengine.training.determinism import DeviceSlot, deterministic_torch
+from lsengine.training.determinism import deterministic_torch
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def train_curve(job: Job, stop: StopRequest) -> Path:
             lost=lambda: stop.request("the loss of its lock"),
             tick=stop.raise_if_requested,
         ),
-        deterministic_torch(job, DeviceSlot(threads=len(available_cores()))),
+        deterministic_torch(job, threads=len(available_cores())),
     ):
         loaded = prepare.load(job)
         prepare.check(job, loaded)

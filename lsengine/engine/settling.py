@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import numpy as np
+
 from lsengine import __version__, store
 from lsengine.engine import compatibility, prepare
 from lsengine.engine.messages import Plan, WorkerInfo
@@ -163,6 +165,7 @@ class Settling:
             "checkpoint_sha256": digests["checkpoint"],
             "data_sha256": digests["data"],
             "torch_version": info.torch_version,
+            "numpy_version": np.__version__,  # which draws random directions
             "mpi_library": world.library,
             "writing": "parallel" if parallel else "gather",
             "precision": precision,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lsengine import __version__, devices, files, store
+from lsengine import __version__, devices, files, store, wording
 from lsengine import log as logs
 from lsengine.curvature import Eigenpairs, Hessian, spectral_density, trace
 from lsengine.engine import prepare
@@ -96,11 +97,9 @@ def text(spectrum: Spectrum) -> str:
         share = float(spectrum.weights[bulk].sum())
         lines.append(f"density {ends}; {share:.2%} of it within 1 % of the larger end around 0")
     if len(spectrum.eigenvalues):
-        lines.append("rank    eigenvalue    residual")
-    for rank, (value, residual) in enumerate(
-        zip(spectrum.eigenvalues, spectrum.residuals, strict=True), 1
-    ):
-        lines.append(f"{rank:4d}  {value:12.6g}  {residual:10.2g}")
+        pairs = enumerate(zip(spectrum.eigenvalues, spectrum.residuals, strict=True), 1)
+        rows = [[str(rank), f"{value:.6g}", f"{residual:.2g}"] for rank, (value, residual) in pairs]
+        lines.append(wording.table([["rank", "eigenvalue", "residual"], *rows]))
     if not spectrum.attributes["converged"]:
         lines.append("not converged: see curvature.max_products")
     return "\n".join(lines)
@@ -147,26 +146,26 @@ def _spectrum(
     """Compute the parts of a spectrum that are asked for."""
     seed, basis = job.document.seed, job.document.curvature.basis
     log.info("%s: parameters=%d device=%s", job.document.name, hessian.size, hessian.device)
+    empty = ("eigenvalues", "residuals", "nodes", "weights", "grid", "density")
+    parts: dict[str, Any] = {"trace": None, "vectors": {}, **dict.fromkeys(empty, np.empty(0))}
     products, converged = 0, True
-    trace_: tuple[float, float] | None = None
-    values = residuals = np.empty(0)
-    vectors: dict[str, NDArray[np.float32]] = {}
-    nodes = weights = grid = density = np.empty(0)
     if sizes.trace:
         estimate = trace(hessian, probes=sizes.trace, seed=seed)
-        trace_, products = (estimate.value, estimate.standard_error), estimate.products
-        log.info("trace=%.6g standard_error=%.2g products=%d", *trace_, estimate.products)
+        parts["trace"] = estimate.value, estimate.standard_error
+        products += estimate.products
+        log.info("trace=%.6g standard_error=%.2g products=%d", *parts["trace"], products)
     if sizes.density:
         shape = spectral_density(hessian, probes=sizes.density, steps=basis, seed=seed)
-        nodes, weights, grid, density = shape.nodes, shape.weights, shape.grid, shape.density
+        parts |= {name: getattr(shape, name) for name in ("nodes", "weights", "grid", "density")}
         attributes["density_width"] = shape.width
         products += shape.products
         log.info("density probes=%d products=%d", sizes.density, shape.products)
     if sizes.vectors:
         pairs = hessian_directions.leading_eigenpairs(job, hessian, sizes.vectors)
-        values, residuals, vectors = pairs.values, pairs.residuals, _by_name(hessian, pairs)
+        parts |= {"eigenvalues": pairs.values, "residuals": pairs.residuals}
+        parts["vectors"] = _by_name(hessian, pairs)
         products, converged = products + pairs.products, pairs.converged
-        log.info("eigenvectors=%d products=%d", len(values), pairs.products)
+        log.info("eigenvectors=%d products=%d", len(pairs.values), pairs.products)
     attributes |= {
         "tolerance": job.document.curvature.tolerance,
         "converged": int(converged),
@@ -174,17 +173,7 @@ def _spectrum(
         "density_probes": sizes.density,
         "products": products,
     }
-    return Spectrum(
-        eigenvalues=values,
-        residuals=residuals,
-        vectors=vectors,
-        trace=trace_,
-        nodes=nodes,
-        weights=weights,
-        grid=grid,
-        density=density,
-        attributes=attributes,
-    )
+    return Spectrum(**parts, attributes=attributes)
 
 
 def _by_name(hessian: Hessian, pairs: Eigenpairs) -> dict[str, NDArray[np.float32]]:

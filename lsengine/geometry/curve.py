@@ -22,7 +22,6 @@ from torch import Tensor
 from lsengine.geometry.parameters import (
     Floats,
     Parameters,
-    divided,
     dot,
     in_float32,
     in_float64,
@@ -181,7 +180,7 @@ def _unit(vector: Parameters, rounding: float, otherwise: str) -> dict[str, Tens
     length = norm(vector)
     if length <= rounding:
         raise ValueError(f"there is no plane through these points: {otherwise}")
-    return divided(vector, length)
+    return {name: tensor / length for name, tensor in vector.items()}
 
 
 def _rounding(controls: Sequence[Parameters]) -> float:

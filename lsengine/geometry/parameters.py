@@ -37,11 +37,6 @@ def minus(a: Parameters, b: Parameters, scale: float = 1.0) -> dict[str, Tensor]
     return {n: t - scale * in_float64(b[n]) if n in b else t for n, t in wide.items()}
 
 
-def divided(a: Parameters, divisor: float) -> dict[str, Tensor]:
-    """Return ``a / divisor``."""
-    return {name: tensor / divisor for name, tensor in a.items()}
-
-
 def in_float64(tensor: Tensor) -> Tensor:
     """Return a tensor's values on the CPU in float64, without its history of gradients."""
     return tensor.detach().cpu().double()

@@ -59,13 +59,12 @@ def _train_share(paths: Sequence[str | Path], world: World, only: str, progress:
 
 def _train(jobs: Sequence[Job], progress: str, *, slot: int, threads: int | None) -> int:
     """Train one after the other; a job that cannot be trained does not keep the next from it."""
-    from lsengine.training import determinism, training  # import torch
+    from lsengine.training import training  # imports torch
 
-    device_slot = determinism.DeviceSlot(slot, threads)
     failed: list[LsengineError] = []
     for job in jobs:
         try:
-            training.run(job, progress=progress, device_slot=device_slot)
+            training.run(job, progress=progress, slot=slot, threads=threads)
         except Stopped:
             raise
         except LsengineError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from lsengine import data, files
 from lsengine.devices import device_of
 from lsengine.errors import UsageError
 from lsengine.job import Job
+from lsengine.log import Progress
 from lsengine.models import checkpoint
 from lsengine.objective.losses import loss_function
 from lsengine.ranks import StopRequest
@@ -30,7 +30,6 @@ from lsengine.training.resumable import (
 
 log = logging.getLogger(__name__)
 _IGNORED = ("to", "output", "points", "plane")  # do not change the training
-_LINE_EVERY_S = 10.0
 
 
 def curve_identity(job: Job, dataset: data.Dataset) -> dict[str, Any]:
@@ -127,7 +126,7 @@ class CurveTraining(ResumableTraining):
             Stopped: If asked to, between two batches.
             UsageError: If the loss ceases to be finite.
         """
-        shown_s = time.monotonic()
+        report = Progress("curve: epoch", total=self.epochs, done=self._epoch, style="lines")
         while self._epoch < self.epochs:
             number = self._epoch + 1
             try:
@@ -136,9 +135,7 @@ class CurveTraining(ResumableTraining):
                 raise UsageError(f"curve.lr: {error}") from None
             self._epoch = number
             self._save_if_due()
-            if number == self.epochs or time.monotonic() - shown_s >= _LINE_EVERY_S:
-                shown_s = time.monotonic()
-                log.info("curve: epoch=%d/%d loss=%.4g", number, self.epochs, loss)
+            report.advance(values=f"loss={loss:.4g}")
         self._write_curve()
         self._forget_state()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 
@@ -12,31 +11,23 @@ from lsengine import devices
 from lsengine.job import Job
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceSlot:
-    """Where a training runs.
-
-    Attributes:
-        slot: Number of the process among those of its host, which chooses the device.
-        threads: CPU threads where the job leaves them open; None for torch's own choice.
-    """
-
-    slot: int = 0
-    threads: int | None = None
-
-
 @contextlib.contextmanager
-def deterministic_torch(job: Job, device_slot: DeviceSlot) -> Iterator[None]:
+def deterministic_torch(job: Job, *, slot: int = 0, threads: int | None = None) -> Iterator[None]:
     """Choose threads and deterministic kernels, and leave torch as it was.
 
     Of the devices only the training's own is touched: others may be of other processes.
 
+    Args:
+        job: Any.
+        slot: Number of the process among those of its host, which chooses the device.
+        threads: CPU threads where the job leaves them open; None for torch's own choice.
+
     Raises:
         EnvironmentUnfit: If the job's device is not there.
     """
-    device = devices.device_of(job.document.device, device_slot.slot)
-    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    wanted = device_slot.threads if job.document.threads == "auto" else job.document.threads
+    device = devices.device_of(job.document.device, slot)
+    threads_before, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
+    wanted = threads if job.document.threads == "auto" else job.document.threads
     if wanted is not None:
         torch.set_num_threads(wanted)
     devices.use_deterministic_kernels()
@@ -45,4 +36,4 @@ def deterministic_torch(job: Job, device_slot: DeviceSlot) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.deterministic = deterministic
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads_before)

@@ -23,7 +23,7 @@ from lsengine.store import lock
 from lsengine.surface.identity import read_identity
 from lsengine.surface.records import History
 from lsengine.training import history_rows, recipe
-from lsengine.training.determinism import DeviceSlot, deterministic_torch
+from lsengine.training.determinism import deterministic_torch
 from lsengine.training.learner import Learner
 from lsengine.training.resumable import (
     ResumableTraining,
@@ -33,11 +33,10 @@ from lsengine.training.resumable import (
 )
 
 log = logging.getLogger(__name__)
-_ALONE = DeviceSlot()
 _IGNORED = ("output",)  # of the section ``train``: does not change the training
 
 
-def run(job: Job, *, progress: str = "auto", device_slot: DeviceSlot = _ALONE) -> Path:
+def run(job: Job, *, progress: str = "auto", slot: int = 0, threads: int | None = None) -> Path:
     """Train the network of a job, or go on where an earlier run of it stopped.
 
     Writes ``epoch_NNN.pt`` before training, at the epochs the recipe names and at the end,
@@ -47,7 +46,8 @@ def run(job: Job, *, progress: str = "auto", device_slot: DeviceSlot = _ALONE) -
     Args:
         job: Loaded for ``train``.
         progress: ``bar``, ``lines``, ``none``, or ``auto``: a bar on a terminal, else lines.
-        device_slot: Device and threads, where several trainings share a host.
+        slot: As for `deterministic_torch`, where several trainings share a host.
+        threads: Likewise.
 
     Returns:
         The last epoch's checkpoint.
@@ -63,7 +63,7 @@ def run(job: Job, *, progress: str = "auto", device_slot: DeviceSlot = _ALONE) -
     folder, last = job.path(job.document.train.output), job.document.train.epochs
     _check_recipe(job)
     files.make_folder(folder, "train.output")
-    with StopRequest() as stop, deterministic_torch(job, device_slot):
+    with StopRequest() as stop, deterministic_torch(job, slot=slot, threads=threads):
         file = folder / "history.h5"
         with lock.held(
             file,
@@ -75,7 +75,7 @@ def run(job: Job, *, progress: str = "auto", device_slot: DeviceSlot = _ALONE) -
                 (folder / "resume.pt").unlink(missing_ok=True)
                 log.info("%s: finished earlier, nothing to do", folder)
             else:
-                training = NetworkTraining(job, folder, stop, device_slot.slot)
+                training = NetworkTraining(job, folder, stop, slot)
                 training.begin(earlier)
                 training.finish(progress)
     return folder / recipe.checkpoint_name(last)

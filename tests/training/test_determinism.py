@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lsengine import job as jobs
-from lsengine.training.determinism import DeviceSlot, deterministic_torch
+from lsengine.training.determinism import deterministic_torch
 from tests.support.jobs import write_job
 
 
@@ -24,7 +24,7 @@ def test_only_the_trainings_own_device_is_touched(tmp_path, monkeypatch, device,
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.random, "fork_rng", fork)
     job = jobs.load(write_job(tmp_path, device=device))
-    with deterministic_torch(job, DeviceSlot(slot)):
+    with deterministic_torch(job, slot=slot):
         pass
     assert found == forked
 
@@ -33,6 +33,6 @@ def test_only_the_trainings_own_device_is_touched(tmp_path, monkeypatch, device,
 def test_threads_are_the_slots_where_the_job_leaves_them_open(tmp_path, asked, threads):
     """Within the context; afterwards they are as they were."""
     job, before = jobs.load(write_job(tmp_path, threads=asked)), torch.get_num_threads()
-    with deterministic_torch(job, DeviceSlot(threads=3)):
+    with deterministic_torch(job, threads=3):
         assert torch.get_num_threads() == threads
     assert torch.get_num_threads() == before
