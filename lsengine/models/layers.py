@@ -39,8 +39,8 @@ def check_model_accepts(model: nn.Module, x: Tensor, outputs: int | None) -> Non
     finally:
         model.train(training)
     if not isinstance(out, Tensor) or out.shape[0] != min(2, x.shape[0]):
-        found = f"shape {[*out.shape]}" if isinstance(out, Tensor) else type(out).__name__
-        raise UsageError(f"model.arch: expected one tensor, a row per sample; got {found}")
+        kind = f"shape {[*out.shape]}" if isinstance(out, Tensor) else type(out).__name__
+        raise UsageError(f"model.arch: expected one tensor, a row per sample; got {kind}")
     if outputs is not None and (out.ndim < 2 or out.shape[1] < outputs):
         raise UsageError(
             f"model.arch: the outputs have shape {[*out.shape[1:]]}, but the data "
