@@ -181,7 +181,14 @@ render grouped.h5 --as surface --style dark -o dark.png
 PROVENANCE = {"wall_s", "finished", "worker", "batch", "failure"}
 """Datasets that are no values (docs/FORMAT.md)."""
 NOT_VALUES = {"lsengine_version", "torch_version", "mpi_library", "device_kind", "created"}
-NOT_VALUES |= {"format_version", "writing", "job", "identity"}  # the fingerprint is of the identity
+NOT_VALUES |= {
+    "format_version",
+    "forward",
+    "numpy_version",
+    "writing",
+    "job",
+    "identity",
+}  # the fingerprint is of the identity
 """Attributes that say when, where and by what, and texts with paths or written in many ways."""
 OF_A_RUN = {"rate_per_s", "remaining_s", "running_on", "created", "writing", "device_kind"}
 """What `status` says of a run, and not of its values."""
@@ -340,7 +347,7 @@ def _of_hdf5(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _of_attribute(name: str, value: Any) -> str:
-    if name == "direction_cosine":  # summed in the order of a set of names, which hashing shuffles
+    if name == "direction_cosine":  # older versions summed in an order that hashing shuffles
         return f"{float(np.ravel(value)[0]):.12f}"
     return _of_plain(value)
 
