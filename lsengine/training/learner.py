@@ -31,7 +31,7 @@ class Learner:
     Args:
         document: A job with a ``train`` section.
         dataset: Its data.
-        beside: The job file's folder, where the user's modules are looked for.
+        job_folder: Where the user's modules are looked for.
         tick: Called before every mini-batch; may raise to stop.
         slot: See `lsengine.devices.device_of`.
 
@@ -116,7 +116,7 @@ class Learner:
 
     def _check_network(self, loss: str) -> None:
         """Run two samples through network and loss, before anything is written."""
-        x, y = (part[:2] for part in self._splits["train"])
+        x, y = (tensor[:2] for tensor in self._splits["train"])
         models.check_model_accepts(self.model, self._inputs(x), self._dataset.classes)
         self.model.eval()
         try:

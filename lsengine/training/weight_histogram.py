@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lsengine import store, wording
 from lsengine.errors import UsageError
+from lsengine.geometry.parameters import Floats
 from lsengine.models import checkpoint
 from lsengine.models.checkpoint import Checkpoint
 from lsengine.surface.records import Bins, WeightHistograms
 
-Arrays = dict[str, NDArray[np.float64]]
+Arrays = dict[str, Floats]
 BINS = 101  # odd: the middle one is around zero
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -46,35 +46,27 @@ def histograms(
     if output.exists() and store.format_of(output) != store.WEIGHTS_FORMAT:
         raise UsageError(f"{output}: exists and is no file of weights; give another name")
     labels = _labels(paths, names)
-    loaded = [checkpoint.load(path, key="histogram") for path in paths]
-    arrays = [_parameters(c) for c in loaded]
+    checkpoints = [checkpoint.load(path, key="histogram") for path in paths]
+    arrays = [_parameters(c) for c in checkpoints]
     groups = {}
-    for group, is_member in (("weights", _is_weight), ("others", _is_other)):
-        members = [{n: a for n, a in one.items() if is_member(a)} for one in arrays]
+    for group, is_weights in (("weights", True), ("others", False)):
+        members = [{n: a for n, a in one.items() if (a.ndim >= 2) == is_weights} for one in arrays]
         if any(members):
             groups[group] = _binned(members, bins, group)
-    epochs = tuple(-1 if c.epoch is None else c.epoch for c in loaded)
-    digests = tuple(c.sha256 for c in loaded)
-    made = WeightHistograms(
+    epochs = tuple(-1 if c.epoch is None else c.epoch for c in checkpoints)
+    digests = tuple(c.sha256 for c in checkpoints)
+    counted = WeightHistograms(
         checkpoints=labels, groups=groups, epochs=epochs, sha256=digests, source=str(output)
     )
-    store.write_histograms(output, made)
-    return made
+    store.write_histograms(output, counted)
+    return counted
 
 
-def _is_weight(array: NDArray[np.float64]) -> bool:
-    return array.ndim >= 2
-
-
-def _is_other(array: NDArray[np.float64]) -> bool:
-    return array.ndim < 2
-
-
-def _parameters(loaded: Checkpoint) -> Arrays:
+def _parameters(content: Checkpoint) -> Arrays:
     """Return a checkpoint's parameters, without the buffers of normalisation layers."""
     return {
         name: tensor.detach().double().numpy()
-        for name, tensor in loaded.state.items()
+        for name, tensor in content.state.items()
         if tensor.is_floating_point() and name.rpartition(".")[2] not in _BUFFERS
     }
 
@@ -104,13 +96,12 @@ def _binned(members: Sequence[Arrays], bins: int, group: str) -> Bins:
     )
 
 
-def _edges(arrays: Sequence[NDArray[np.float64]], bins: int, group: str) -> NDArray[np.float64]:
+def _edges(arrays: Sequence[Floats], bins: int, group: str) -> Floats:
     """Return edges around all finite values: of weights symmetric around zero."""
-    kept = [a[np.isfinite(a)] for a in arrays]
-    kept = [a for a in kept if a.size]
-    if not kept:
+    finite = [values for a in arrays if (values := a[np.isfinite(a)]).size]
+    if not finite:
         raise UsageError(f"histogram: the checkpoints' {group} have no finite value")
-    low, high = min(float(a.min()) for a in kept), max(float(a.max()) for a in kept)
+    low, high = min(float(a.min()) for a in finite), max(float(a.max()) for a in finite)
     if group == "weights":
         high = max(abs(low), abs(high))
         low = -high

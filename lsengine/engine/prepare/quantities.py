@@ -20,5 +20,5 @@ def quantity_names(job: Job, dataset: data.Dataset) -> list[str]:
 
 def trajectory_quantity_names(job: Job, dataset: data.Dataset) -> list[str]:
     """Return the names of a checkpoint's quantities: its own, and those of the plane under it."""
-    own = [name for name in quantity_names(job, dataset) if name not in cells.NAMES]
-    return own + [f"plane_{name}" for name in own if not name.endswith("_se")]
+    names = [name for name in quantity_names(job, dataset) if name not in cells.NAMES]
+    return names + [f"plane_{name}" for name in names if not name.endswith("_se")]

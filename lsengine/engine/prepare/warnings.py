@@ -6,21 +6,21 @@ Shape suffix: C channels of all layers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lsengine import models
 from lsengine.engine.prepare.directions import Arrays, require_shapes, stored_direction
+from lsengine.geometry.parameters import Parameters
 from lsengine.job import Job
 from lsengine.job.schema import CurveDirection, FileDirection, TowardDirection
 from lsengine.models import checkpoint
 from lsengine.surface.grid import Grid, coordinates
 
 log = logging.getLogger(__name__)
-Tensors = Mapping[str, Tensor]
 
 
 def log_all(job: Job, model: nn.Module, directions: Arrays, grid: Grid) -> None:
@@ -49,14 +49,14 @@ def of_statistics(job: Job, model: nn.Module) -> Iterator[str]:
     """
     policy = job.document.batch_norm.policy
     buffers = models.batch_norm_buffers(model)
-    here = {n: t for n, t in model.named_buffers() if n in buffers}
-    if not here or policy == "recalibrated":
+    centre = {n: t for n, t in model.named_buffers() if n in buffers}
+    if not centre or policy == "recalibrated":
         return
     for axis, spec in job.directions.items():
         if isinstance(spec, TowardDirection) and policy == "frozen":
-            yield from _of_checkpoint(job, here, axis, spec)
+            yield from _of_checkpoint(job, centre, axis, spec)
         if isinstance(spec, FileDirection):
-            yield from _of_file(job, model, here, axis, spec)
+            yield from _of_file(job, model, centre, axis, spec)
     if policy == "frozen" and any(isinstance(s, CurveDirection) for s in job.directions.values()):
         yield (
             "batch_norm: frozen keeps the first end's running statistics, which are wrong along a "
@@ -64,17 +64,17 @@ def of_statistics(job: Job, model: nn.Module) -> Iterator[str]:
         )
 
 
-def _of_checkpoint(job: Job, here: Tensors, axis: str, spec: TowardDirection) -> Iterator[str]:
+def _of_checkpoint(job: Job, centre: Parameters, axis: str, spec: TowardDirection) -> Iterator[str]:
     key = f"directions.{axis}.checkpoint"
-    found = checkpoint.load(job.path(spec.checkpoint), key=key).state
-    if not here.keys() & found.keys():
+    state = checkpoint.load(job.path(spec.checkpoint), key=key).state
+    if not centre.keys() & state.keys():
         yield (
             f"{key}: {spec.checkpoint} holds no running statistics, and batch_norm: frozen keeps "
             "the centre's: the cell at 1 is not that checkpoint; use recalibrated"
         )
         return
-    there = require_shapes(found, here, axis, spec.checkpoint)
-    if differences := _differences(here, there):
+    other = require_shapes(state, centre, axis, spec.checkpoint)
+    if differences := _differences(centre, other):
         yield (
             f"batch_norm: frozen keeps the centre's running statistics, but those of "
             f"directions.{axis} differ ({differences}): the cell at 1 is not that "
@@ -83,22 +83,21 @@ def _of_checkpoint(job: Job, here: Tensors, axis: str, spec: TowardDirection) ->
 
 
 def _of_file(
-    job: Job, model: nn.Module, here: Tensors, axis: str, spec: FileDirection
+    job: Job, model: nn.Module, centre: Parameters, axis: str, spec: FileDirection
 ) -> Iterator[str]:
     stored = stored_direction(job, spec, axis, model)
-    moved = {n: torch.from_numpy(stored[n]) for n in here if n in stored}
-    if job.document.batch_norm.policy == "interpolated":
-        if not moved:
-            yield (
-                f"directions.{axis}.path: {spec.path} holds no running statistics to move, and "
-                "batch_norm: interpolated keeps the centre's; if it leads to another minimum, use "
-                "recalibrated"
-            )
+    moved = {n: torch.from_numpy(stored[n]) for n in centre if n in stored}
+    is_interpolated = job.document.batch_norm.policy == "interpolated"
+    if is_interpolated and not moved:
+        yield (
+            f"directions.{axis}.path: {spec.path} holds no running statistics to move, and "
+            "batch_norm: interpolated keeps the centre's; if it leads to another minimum, use "
+            "recalibrated"
+        )
+    if is_interpolated or not moved:
         return
-    if not moved:
-        return
-    steps = require_shapes(moved, here, axis, spec.path)
-    if differences := _differences(here, {n: here[n] + step for n, step in steps.items()}):
+    steps = require_shapes(moved, centre, axis, spec.path)
+    if differences := _differences(centre, {n: centre[n] + step for n, step in steps.items()}):
         yield (
             f"batch_norm: frozen keeps the centre's running statistics, but {spec.path} moves "
             f"them along directions.{axis} ({differences} at 1): cells far from 0 are not those "
@@ -106,15 +105,18 @@ def _of_file(
         )
 
 
-def _differences(here: Tensors, there: Tensors) -> str:
+def _differences(centre: Parameters, other: Parameters) -> str:
     """Return by how much two sets of statistics differ, nothing if not clearly.
 
     Clearly is: means by more than a tenth of a standard deviation, or variances by more than
     a fifth, on average over all channels.
     """
-    names = [name.removesuffix("running_mean") for name in here if name.endswith("running_mean")]
+    names = [name.removesuffix("running_mean") for name in centre if name.endswith("running_mean")]
     mean_C, var_C = (
-        [torch.cat([side[f"{n}running_{kind}"].double() for n in names]) for side in (here, there)]
+        [
+            torch.cat([side[f"{n}running_{kind}"].double() for n in names])
+            for side in (centre, other)
+        ]
         for kind in ("mean", "var")
     )
     spread_C = var_C[0].clamp_min(1e-12)
