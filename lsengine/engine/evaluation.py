@@ -155,4 +155,8 @@ def _has_work(job: Job, options: Options) -> bool:
 
 def _locked(job: Job, stop: StopRequest) -> AbstractContextManager[None]:
     files.make_folder(job.output.parent, "output")
-    return held(job.output, lost=lambda: stop.request("the loss of the surface's lock"))
+    return held(
+        job.output,
+        lost=lambda: stop.request("the loss of the surface's lock"),
+        tick=stop.raise_if_requested,
+    )

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import math
+import os
+import signal
+import threading
 import time
+
+import pytest
 
 from lsengine import store
 from lsengine.engine import Options, evaluate, evaluation
+from lsengine.errors import Stopped
 from lsengine.report import status
 from lsengine.store import lock
 from tests.support.jobs import values, write_job
@@ -50,3 +57,17 @@ def test_several_jobs_in_one_launch(make_job, pool, tmp_path):
     assert answer["code"] == 5
     assert "first.h5" in answer["message"]
     assert store.read(second.with_suffix(".h5")).counts()["done"] == 3
+
+
+def test_a_signal_ends_the_watching_of_a_foreign_lock(make_job):
+    """A run that waits for another host's dead run can be stopped as any other; the lock stays."""
+    job = make_job()
+    foreign = job.with_suffix(".h5.lock")
+    foreign.write_text(json.dumps({"host": "elsewhere", "boot_id": "another", "heartbeat": 0}))
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(Stopped, match="SIGUSR1"):
+        evaluate([job], Options(progress="none"), world=None)
+    assert time.monotonic() - start < 30
+    assert foreign.exists()
