@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from tests.support.launchers import Pool
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no long one is left for the end."""
+    tests = Path(__file__).parent
+    first = (tests / "slurm", tests / "system", tests / "cli")
+    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in first))
+
+
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
     """A warm pool of five ranks."""
