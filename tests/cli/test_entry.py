@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -109,14 +110,35 @@ def test_work_that_a_broken_pipe_ends_is_not_done(monkeypatch, capsys):
     assert capsys.readouterr().err == "interrupted; the same command goes on\n"
 
 
-def test_watching_ends_when_nobody_reads(tmp_path, monkeypatch):
-    """Whoever watches no more does not want to know; without the end it would go on for ever."""
-    path = partial_plane(tmp_path / "plane.h5")
+def _unread(*arguments):
+    """Return the code of a command that prints into a pipe which nobody reads any more."""
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "w") as pipe:
-        monkeypatch.setattr(sys, "stdout", pipe)
-        assert main(["status", str(path), "--watch", "--every", "0.1"]) == 0
+    with os.fdopen(writing, "w") as pipe, contextlib.redirect_stdout(pipe):
+        return main([str(argument) for argument in arguments])
+
+
+def test_watching_ends_when_nobody_reads(tmp_path):
+    """Whoever watches no more does not want to know; without the end it would go on for ever."""
+    path = partial_plane(tmp_path / "plane.h5")
+    assert _unread("status", path, "--watch", "--every", "0.1") == 0
+
+
+def test_a_picture_that_is_watched_is_not_done_when_nobody_reads(tmp_path, capfd):
+    """It is there, but cells are still to come: code 75, and what to do."""
+    path, picture = partial_plane(tmp_path / "plane.h5"), tmp_path / "a.png"
+    arguments = ["--as", "heatmap", "--output", picture, "--watch", "--every", "0.1"]
+    assert _unread("render", path, *arguments) == 75
+    assert picture.stat().st_size > 1000
+    assert "the same command goes on" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["schema"], ["models"], ["status", "SURFACE"]])
+def test_results_that_nobody_reads_are_results(tmp_path, capfd, arguments):
+    """Of a few bytes, too, which Python would write when it ends."""
+    path = partial_plane(tmp_path / "plane.h5")
+    assert _unread(*(path if a == "SURFACE" else a for a in arguments)) == 0
+    assert capfd.readouterr().err == ""
 
 
 def _piped(command, **options):
