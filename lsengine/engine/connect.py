@@ -6,7 +6,6 @@ like any others, whose jobs are derived here.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from lsengine import files
@@ -27,7 +26,6 @@ from lsengine.store import lock
 from lsengine.training.curve_training import CurveTraining, curve_identity, is_trained
 from lsengine.training.determinism import deterministic_torch
 
-log = logging.getLogger(__name__)
 
 
 def run(path: str | Path, options: Options, *, world: World | None) -> tuple[int, str]:
