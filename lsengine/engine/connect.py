@@ -27,7 +27,6 @@ from lsengine.training.curve_training import CurveTraining, curve_identity, is_t
 from lsengine.training.determinism import deterministic_torch
 
 
-
 def run(path: str | Path, options: Options, *, world: World | None) -> tuple[int, str]:
     """Train the curve of a job, evaluate it and the straight line, and measure both barriers.
 
