@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -20,3 +21,11 @@ def plane() -> Callable[..., Surface]:
 def curve() -> Callable[..., Surface]:
     """Make curves."""
     return make_curve
+
+
+@pytest.fixture
+def no_warning() -> Iterator[None]:
+    """A warning from matplotlib or NumPy is a defect of the picture."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield

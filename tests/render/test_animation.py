@@ -1,7 +1,8 @@
-"""Turntables: how they turn, what they show of marks, and the files they are kept in."""
+"""Animations: paths that grow, landscapes that turn, and the files they are kept in."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,15 +10,19 @@ import pytest
 from PIL import Image, ImageFilter
 
 from lsengine import render
-from lsengine.errors import UsageError
+from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.render import animation
+from lsengine.render.animation import MOST_FRAMES
 from lsengine.render.landscapes import lit
 from lsengine.render.landscapes.vtk_scene import Scene
 from lsengine.render.request import Look, validated
 from lsengine.render.style.styles import STYLES, Turntable
 from lsengine.surface import Surface
 from tests.support.landscapes import cliffs, make_plane
-from tests.support.pictures import words
+from tests.support.pictures import walked, words
+
+PIXELS = dict(animation.PIXELS)
+
 
 # Few and small pictures are quickly drawn.
 SKETCH = replace(STYLES["lit"], dpi=60, turntable=Turntable(frames=12, seconds=1.0))
@@ -156,3 +161,71 @@ def test_marks_pale_while_the_turning_landscape_hides_them():
     ahead = np.cos(toward)
     assert all(np.array(pale)[ahead > 0.6])
     assert not any(np.array(pale)[ahead < 0])
+
+
+def test_an_animation_has_a_frame_for_each_checkpoint(plane, tmp_path, monkeypatch):
+    """They are a sensible number of pixels wide, follow one another, and begin anew."""
+    monkeypatch.setattr(animation, "PIXELS", PIXELS)
+    path = render.animate([walked(plane())], tmp_path / "walk.gif")
+    with Image.open(path) as film:
+        assert film.n_frames == 9
+        assert film.width == 720
+        assert film.info["loop"] == 0
+        frames = []
+        for number in range(9):
+            film.seek(number)
+            frames.append(film.convert("RGB").tobytes())
+            assert film.info["duration"] >= 40
+    assert len(set(frames)) == 9
+    assert path.stat().st_size < 500_000
+    assert [p.name for p in tmp_path.iterdir()] == ["walk.gif"]
+
+
+def test_an_animation_ends_with_the_whole_path(plane, tmp_path, monkeypatch):
+    """Every checkpoint is revealed in its turn, and nothing is ahead of it."""
+    seen = []
+
+    def look(writer, **options):
+        axes = writer.fig.axes[0]
+        paths = [line for line in axes.lines if line.get_linestyle() == "-"]
+        words = [t.get_text() for t in axes.texts if t.get_text().startswith("epoch")]
+        seen.append(({len(line.get_xdata()) for line in paths}, words))
+        grab(writer, **options)
+
+    grab = animation._Gif.grab_frame
+    monkeypatch.setattr(animation._Gif, "grab_frame", look)
+    render.animate([walked(plane())], tmp_path / "walk.gif", style="paper")
+    assert seen[:9] == [({k + 1}, [f"epoch {10 * k}"]) for k in range(9)]
+    assert all(frame == seen[8] for frame in seen[9:])
+
+
+def test_a_long_run_leaves_checkpoints_out(plane, tmp_path, monkeypatch):
+    """There are never more frames than can be looked at, and the last one is the last."""
+    monkeypatch.setattr("lsengine.render.animation.MOST_FRAMES", 4)
+    with Image.open(render.animate([walked(plane())], tmp_path / "walk.gif")) as film:
+        assert film.n_frames == 4
+    assert MOST_FRAMES <= 200
+
+
+def test_films_need_ffmpeg(plane, tmp_path, monkeypatch):
+    """Where it is not installed, the message says so and names the way out."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EnvironmentUnfit, match=r"needs the program ffmpeg.* name a \.gif"):
+        render.animate([walked(plane())], tmp_path / "walk.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_films_are_written_with_ffmpeg(plane, tmp_path):
+    """The file is an MP4, whole, and alone in its folder."""
+    path = render.animate([walked(plane())], tmp_path / "walk.mp4")
+    assert path.read_bytes()[4:8] == b"ftyp"
+    assert [p.name for p in tmp_path.iterdir()] == ["walk.mp4"]
+
+
+def test_only_trajectories_move(plane, tmp_path):
+    """Another kind of picture as a GIF is refused with what can be done."""
+    with pytest.raises(UsageError, match="only a trajectory"):
+        render.save(render.figure([plane()], kind="contour"), tmp_path / "a.gif")
+    with pytest.raises(UsageError, match="allowed: png, pdf, svg, gif, mp4"):
+        render.animate([walked(plane())], tmp_path / "a.avi")

@@ -49,6 +49,28 @@ def with_path(surface: Surface) -> Surface:
     return replace(surface, trajectory=Trajectory(columns), attributes=attributes)
 
 
+def walked(surface, **attributes):
+    """Return a surface with a spiral of nine checkpoints; the rate drops after the fifth."""
+    angle = np.linspace(3, 0, 9)
+    columns = {
+        "epoch": np.arange(0, 90, 10),
+        "alpha": 0.25 * angle * np.cos(angle),
+        "beta": 0.25 * angle * np.sin(angle),
+        "distance": np.linspace(0.2, 0, 9),
+        "length": np.linspace(0.8, 0, 9),
+        "learning_rate": np.array([np.nan, *[0.1] * 4, *[0.01] * 4]),
+    }
+    return replace(surface, trajectory=Trajectory(columns, attributes))
+
+
+TOWARD = {"kind": "toward", "normalize": "none", "ignore": []}
+
+
+def toward(surface: Surface, **directions: dict[str, object]) -> Surface:
+    """Return a surface whose file says which directions lead to checkpoints."""
+    return replace(surface, attributes={"identity": json.dumps({"directions": directions})})
+
+
 STRANGE = {
     "constant": make_plane(lambda a, b: 0 * a + 2.303),
     "negative": make_plane(lambda a, b: a**2 - b**2 - 3),

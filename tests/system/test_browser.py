@@ -72,29 +72,30 @@ class Browser:
         return {}
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """A headless Chromium."""
+@pytest.fixture(scope="module")
+def only_page() -> Iterator[Browser]:
+    """A headless Chromium with the one page that all tests load theirs into."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("there is no Chromium (Debian: apt-get install chromium)")
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     software = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=software)
-        yield browser
-        browser.close()
+        chromium = driver.chromium.launch(executable_path=program, args=software)
+        yield Browser(chromium.new_page())
+        chromium.close()
 
 
 @pytest.fixture
-def browser(chromium) -> Iterator[Browser]:
-    """A fresh page, which must end without complaints and requests but for itself."""
-    page = chromium.new_page(viewport={"width": 560, "height": 420})
-    made = Browser(page)
-    yield made
-    assert not made.complaints
-    assert all(url.startswith(("file:", "blob:", "data:")) for url in made.requests)
-    page.close()
+def browser(only_page) -> Iterator[Browser]:
+    """The page, which must end without complaints and requests but for itself."""
+    only_page.page.set_viewport_size({"width": 560, "height": 420})
+    only_page.complaints.clear()
+    only_page.requests.clear()
+    yield only_page
+    assert not only_page.complaints
+    assert all(url.startswith(("file:", "blob:", "data:")) for url in only_page.requests)
+    only_page.page.goto("about:blank")
 
 
 def test_a_page_draws_and_answers(browser, tmp_path):

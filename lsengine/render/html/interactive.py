@@ -31,7 +31,7 @@ from lsengine.render.request import Request
 from lsengine.render.style.styles import Style
 from lsengine.surface import MISSING, Surface, cells
 from lsengine.surface.cells import Plane, nearest
-from lsengine.surface.quantities import Quantity, describe
+from lsengine.surface.quantities import describe
 
 Floats = NDArray[np.float64]
 MOST = 12  # surfaces on a page: browsers draw no more scenes at once
@@ -188,7 +188,7 @@ def _path(surface: Surface) -> dict[str, Any] | None:
         return None
     assert surface.trajectory is not None  # it has a path
     columns = surface.trajectory.columns
-    told = [
+    rows = [
         [name.replace("_", " "), [_number(v) for v in column.tolist()]]
         for name, column in columns.items()
         if column.ndim == 1 and column.dtype.kind in "fiu" and name != "status"
@@ -197,7 +197,7 @@ def _path(surface: Surface) -> dict[str, Any] | None:
         "alpha": columns["alpha"].tolist(),
         "beta": columns["beta"].tolist(),
         "drops": surface.trajectory.lr_drops.tolist(),
-        "columns": told,
+        "columns": rows,
     }
 
 
@@ -222,9 +222,9 @@ def _marks(surface: Surface) -> list[tuple[str, tuple[float, float], str]]:
 def _quantity(name: str, planes: Sequence[Plane], request: Request) -> dict[str, Any]:
     quantity = describe(name)
     values = np.concatenate([plane.finite for plane in planes])
-    mine = name == request.quantity
-    limits, levels = (request.limits if mine else None), request.levels
-    asked = request.scale if mine else "auto"
+    is_first = name == request.quantity
+    limits, levels = (request.limits if is_first else None), request.levels
+    asked = request.scale if is_first else "auto"
     auto = scales.choose(values, quantity, asked, levels, limits)
     offered = {auto.kind: auto}
     kinds = ["linear"]
@@ -233,13 +233,11 @@ def _quantity(name: str, planes: Sequence[Plane], request: Request) -> dict[str,
     for kind in kinds:
         if kind not in offered:
             offered[kind] = scales.choose(values, quantity, kind, levels, limits)
-    made = {kind: _scale(offered[kind], planes, request, quantity) for kind in sorted(offered)}
-    return {"name": name, "label": quantity.label, "auto": auto.kind, "scales": made}
+    shown = {kind: _scale(offered[kind], planes, request) for kind in sorted(offered)}
+    return {"name": name, "label": quantity.label, "auto": auto.kind, "scales": shown}
 
 
-def _scale(
-    scale: Scale, planes: Sequence[Plane], request: Request, quantity: Quantity
-) -> dict[str, Any]:
+def _scale(scale: Scale, planes: Sequence[Plane], request: Request) -> dict[str, Any]:
     low, high = scale.span
     shares = [
         np.clip((scale.forward(plane.values) - low) / (high - low), 0.0, 1.0) for plane in planes
@@ -315,6 +313,6 @@ def plain(text: str) -> str:
     if "$" not in text:
         return text
     head, _, tail = text.partition("^{")
-    power, _, rest = tail.partition("}")
+    power, _, remainder = tail.partition("}")
     head = head.replace(r"\times", "\N{MULTIPLICATION SIGN}").replace("-", "\N{MINUS SIGN}")
-    return (head + power.translate(_SUPERSCRIPTS) + plain(rest)).replace("$", "")
+    return (head + power.translate(_SUPERSCRIPTS) + plain(remainder)).replace("$", "")

@@ -143,11 +143,11 @@ def line(axes: Axes, curve: Curve, color: str, dashes: Any = None, *, spread: bo
     with warnings.catch_warnings():  # an alpha without any value has no median: NaN is right
         warnings.simplefilter("ignore", RuntimeWarning)
         q1, median, q3 = np.nanquantile(curve.values, (0.25, 0.5, 0.75), axis=0)
-    there = np.isfinite(median)
-    x = curve.alpha[there]
+    known = np.isfinite(median)
+    x = curve.alpha[known]
     if spread:
-        axes.fill_between(x, q1[there], q3[there], color=color, alpha=0.18, linewidth=0)
-    axes.plot(x, median[there], color=color, linestyle=dashes, linewidth=1.9)
+        axes.fill_between(x, q1[known], q3[known], color=color, alpha=0.18, linewidth=0)
+    axes.plot(x, median[known], color=color, linestyle=dashes, linewidth=1.9)
 
 
 def _dashes(name: str) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.contour import QuadContourSet
 from numpy.typing import NDArray
 
+from lsengine.render.page import page
 from lsengine.render.page.scales import Scale
 
 Points = NDArray[np.float64]
@@ -28,11 +28,12 @@ def label_contours(axes: Axes, scale: Scale, marks: Sequence[tuple[float, float]
 
 
 def _label(axes: Axes, drawn: QuadContourSet, scale: Scale, marks: list[Points]) -> None:
-    size = float(axes.xaxis.label.get_fontsize()) * 0.78
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    pixel = figure.dpi / 72.0  # pixels in a point
-    names = {level: scale.text(float(v)) for level, v in _named(drawn, scale)}
+    size = page.letter(axes) * 0.78
+    pixel = page.root(axes).dpi / 72.0  # pixels in a point
+    scaled = scale.forward(scale.levels)
+    nearest = [int(np.abs(scaled - level).argmin()) for level in drawn.levels]
+    texts = [scale.text(float(scale.levels[index])) for index in nearest]
+    names = dict(zip(drawn.levels, texts, strict=True))
     taken: list[Points] = [axes.transData.transform(mark) for mark in marks]
     spots: list[tuple[float, float]] = []
     levels: list[float] = []
@@ -46,19 +47,11 @@ def _label(axes: Axes, drawn: QuadContourSet, scale: Scale, marks: list[Points])
         levels.append(float(level))
     if not spots:
         return
-    texts = drawn.clabel(
+    labels = drawn.clabel(
         levels, manual=spots, fmt=names, fontsize=size, inline=True, inline_spacing=3
     )
-    for text in texts or ():
-        ground = axes.get_facecolor()
-        text.set_path_effects([patheffects.withStroke(linewidth=1.5, foreground=ground)])
-
-
-def _named(drawn: QuadContourSet, scale: Scale) -> list[tuple[float, float]]:
-    """Pair each drawn level with the value it stands for."""
-    scaled = scale.forward(scale.levels)
-    nearest = [int(np.abs(scaled - level).argmin()) for level in drawn.levels]
-    return [(lv, float(scale.levels[i])) for lv, i in zip(drawn.levels, nearest, strict=True)]
+    for label in labels or ():
+        label.set_path_effects(page.halo(axes.get_facecolor(), 1.5))
 
 
 def _printed(text: str) -> int:
@@ -81,12 +74,12 @@ def _spot(axes: Axes, lines: list[Points], width: float, taken: list[Points]) ->
     centre = axes.transAxes.transform((0.5, 0.5))
     best, score = None, 0.0
     for index in np.flatnonzero(inside)[::step]:
-        here = path[index]
+        place = path[index]
         others = np.array([*taken, centre])
-        apart = float(np.hypot(*(others - here).T).min())
+        apart = float(np.hypot(*(others - place).T).min())
         room = min(apart / width, 2.5) - 2.0 * _bend(path, int(index), width)
         if apart > 1.15 * width and room > score:
-            best, score = here, room
+            best, score = place, room
     if best is None:
         return None
     return np.asarray(axes.transData.inverted().transform(best))

@@ -22,7 +22,7 @@ from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from lsengine.render.page.scales import Scale, log_text, power_text
@@ -43,11 +43,6 @@ def letter(axes: Axes) -> float:
     return float(axes.xaxis.label.get_fontsize())
 
 
-def below_labels(axes: Axes) -> float:
-    """Return points from the axes to below the tick labels and the axis label."""
-    return letter(axes) * 2.9 + 4.0
-
-
 def root(axes: Axes) -> Figure:
     """Return the figure that axes belong to."""
     figure = axes.get_figure(root=True)
@@ -55,7 +50,7 @@ def root(axes: Axes) -> Figure:
     return figure
 
 
-def halo(color: Any, width: float = 2.0) -> list[withStroke]:
+def halo(color: Any, width: float = 2.0) -> list[AbstractPathEffect]:
     """Return the effect that keeps words and lines apart from what they lie on."""
     return [withStroke(linewidth=width, foreground=color)]
 
@@ -135,13 +130,10 @@ def caption(axes: Axes, surface: Surface, *, top: float = 1.0, above: float = 0.
     """
     size, pad = letter(axes), 4.0 + above
     for line in reversed(errors(surface)):
-        below = _outside((0.5, top), (0, pad), "bottom")
-        axes.annotate(line, **below, fontsize=size * 0.9)
+        _outside(axes, line, (0.5, top), pad, fontsize=size * 0.9)
         pad += size * 1.25
-    name = axes.annotate(
-        printable(surface.name), **_outside((0.5, top), (0, pad), "bottom"), fontsize=size * 1.1
-    )
-    name.set_parse_math(False)
+    name = printable(surface.name)
+    _outside(axes, name, (0.5, top), pad, fontsize=size * 1.1, parse_math=False)
 
 
 def errors(surface: Surface) -> list[str]:
@@ -151,10 +143,9 @@ def errors(surface: Surface) -> list[str]:
     if surface.is_plane and lines and minima:
         lines[0] += " at the centre"
         others = zip(ordinal_minima(len(minima)), minima, strict=True)
-        told = [(name, error_at(surface, *at)) for name, at in others]
-        lines.append(
-            ", ".join(f"{name} {error:.2f} %" for name, error in told if error is not None)
-        )
+        known = [(name, error_at(surface, *at)) for name, at in others]
+        texts = [f"{name} {error:.2f} %" for name, error in known if error is not None]
+        lines.append(", ".join(texts))
     return [line for line in lines if line]
 
 
@@ -164,23 +155,18 @@ def note(axes: Axes, lines: Sequence[str], drop: float | None = None) -> None:
     Args:
         axes: Where.
         lines: Sentences; each starts a line of its own.
-        drop: Points from the axes' lower edge to the text; by default the labels have room.
+        drop: Points from the axes' lower edge to the text; by default below their labels.
     """
     if not lines:
         return
     size, figure = letter(axes) * 0.8, root(axes)
-    drop = below_labels(axes) if drop is None else drop
+    drop = letter(axes) * 2.9 + 4.0 if drop is None else drop
     spec = axes.get_subplotspec()
     columns = spec.get_gridspec().ncols if spec else 1
     room = figure.get_figwidth() / columns * 0.86 / (size * 0.52 * POINT)
     wrapped = [part for line in lines for part in _wrapped(line, max(int(room), 20))]
-    axes.annotate(
-        "\n".join(wrapped),
-        **_outside((0.5, 0.0), (0, -drop), "top"),
-        fontsize=size,
-        alpha=0.85,
-        linespacing=1.35,
-    )
+    text = "\n".join(wrapped)
+    _outside(axes, text, (0.5, 0.0), -drop, fontsize=size, alpha=0.85, linespacing=1.35)
 
 
 def _wrapped(line: str, width: int) -> list[str]:
@@ -196,16 +182,19 @@ def _wrapped(line: str, width: int) -> list[str]:
     return parts
 
 
-def _outside(at: tuple[float, float], offset: tuple[float, float], va: str) -> dict[str, Any]:
-    return {
-        "xy": at,
-        "xycoords": "axes fraction",
-        "xytext": offset,
-        "textcoords": "offset points",
-        "ha": "center",
-        "va": va,
-        "annotation_clip": False,
-    }
+def _outside(axes: Axes, text: str, at: tuple[float, float], offset: float, **look: Any) -> None:
+    """Write text so many points above or below a place at the edge of the axes."""
+    axes.annotate(
+        text,
+        at,
+        xycoords="axes fraction",
+        xytext=(0, offset),
+        textcoords="offset points",
+        ha="center",
+        va="bottom" if offset > 0 else "top",
+        annotation_clip=False,
+        **look,
+    )
 
 
 def ordinal_minima(count: int) -> list[str]:
@@ -269,18 +258,18 @@ def bar(
     """Add the one colour bar of a figure, with ``most`` numbers in values at most."""
     shown = scale.labelled(most)
     ticks = scale.forward(shown)
-    made = figure.colorbar(
+    colorbar = figure.colorbar(
         mappable, ax=axes, ticks=ticks, fraction=0.05, pad=pad, aspect=24 * shrink, shrink=shrink
     )
     texts = [scale.tick_text(float(tick), shown) for tick in shown]
     if scale.kind == "linear" and max(map(len, texts)) > LONGEST_NUMBER:
-        made.ax.yaxis.set_major_formatter(ScalarFormatter(useOffset=True, useMathText=True))
+        colorbar.ax.yaxis.set_major_formatter(ScalarFormatter(useOffset=True, useMathText=True))
     else:
-        made.ax.set_yticklabels(texts)
-    made.ax.minorticks_off()
-    made.set_label(quantity.label)
-    made.outline.set_linewidth(0.5)
-    return made
+        colorbar.ax.set_yticklabels(texts)
+    colorbar.ax.minorticks_off()
+    colorbar.set_label(quantity.label)
+    colorbar.outline.set_linewidth(0.5)
+    return colorbar
 
 
 def log_axis(axes: Axes, low: float, high: float) -> None:
@@ -369,8 +358,3 @@ def printable(name: str) -> str:
 @cache
 def _glyphs(family: tuple[str, ...]) -> Any:
     return get_font(findfont(FontProperties(family=list(family)))).get_char_index
-
-
-def is_tiny(values: np.ndarray[Any, Any]) -> bool:
-    """Whether an array has fewer than two rows or columns, and so no area."""
-    return bool(min(values.shape) < 2)

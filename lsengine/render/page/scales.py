@@ -29,7 +29,7 @@ STRIDES = (1, 2, 4, 5, 10, 20, 50)  # multiples of round steps that are round ag
 _MANTISSAS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
     """Where values go and what they are called.
 
@@ -55,7 +55,8 @@ class Scale:
         """Return scaled coordinates of any shape; NaN stays NaN, too low ones go below."""
         v = np.asarray(values, dtype=np.float64)
         if self.kind == "log":
-            return np.asarray(np.log10(np.where(v > self.low * 1e-3, v, self._under(v))))
+            below = np.where(np.isnan(v), np.nan, self.low * 1e-3)
+            return np.asarray(np.log10(np.where(v > self.low * 1e-3, v, below)))
         v = np.clip(v, -HUGE, HUGE)
         if self.kind == "symlog":
             return _symlog(v, self.threshold)
@@ -63,9 +64,6 @@ class Scale:
             steps = np.interp(v, self.levels, np.arange(self.levels.size))
             return np.asarray(steps + np.sign(v - np.clip(v, self.low, self.high)))
         return v
-
-    def _under(self, v: Floats) -> Floats:
-        return np.where(np.isnan(v), np.nan, self.low * 1e-3)
 
     @property
     def span(self) -> tuple[float, float]:
@@ -137,12 +135,20 @@ def choose(
     low, high = limits if limits else _robust(v, kind, threshold, quantity)
     low, high, constant = _opened(low, high, kind)
     marks = _clean(_levels(low, high, kind, levels or LEVELS, threshold), limits, quantity)
-    below, above = bool((v < marks[0]).any()), bool((v > marks[-1]).any())
-    extend: Extend = "both" if below and above else "min" if below else "neither"
-    if above and not below:
-        extend = "max"
-    ends = float(marks[0]), float(marks[-1])
-    return Scale(kind, *ends, marks, extend, threshold, constant)
+    return Scale(
+        kind=kind,
+        low=float(marks[0]),
+        high=float(marks[-1]),
+        levels=marks,
+        extend=_extend(v, marks[0], marks[-1]),
+        threshold=threshold,
+        constant=constant,
+    )
+
+
+def _extend(values: Floats, low: float, high: float) -> Extend:
+    below, above = bool((values < low).any()), bool((values > high).any())
+    return "both" if below and above else "min" if below else "max" if above else "neither"
 
 
 def _by_quantiles(values: Floats, wanted: int, limits: tuple[float, float] | None) -> Scale:
@@ -157,11 +163,9 @@ def _by_quantiles(values: Floats, wanted: int, limits: tuple[float, float] | Non
     inner = rounded[(rounded > low) & (rounded < high)]
     if limits is None:
         low, high = _outward(low, -1.0), _outward(high, 1.0)
-    extend: Extend = "neither"
-    if limits is not None:
-        below, above = bool((values < low).any()), bool((values > high).any())
-        extend = "both" if below and above else "min" if below else "max" if above else "neither"
-    return Scale("quantile", low, high, np.array([low, *inner, high]), extend)
+    extend = "neither" if limits is None else _extend(values, low, high)
+    levels = np.array([low, *inner, high])
+    return Scale(kind="quantile", low=low, high=high, levels=levels, extend=extend)
 
 
 def _outward(value: float, sign: float) -> float:
@@ -223,8 +227,11 @@ def _robust(v: Floats, kind: str, threshold: float, quantity: Quantity) -> tuple
         high = max(low + MOST_DECADES, float(np.quantile(t, KEPT)))
     if kind == "linear":
         return low, high
-    ends = (10.0**low, 10.0**high) if kind == "log" else _unsymlog(low, high, threshold)
-    return max(ends[0], float(v.min())), min(ends[1], float(v.max()))
+    if kind == "log":
+        low, high = 10.0**low, 10.0**high
+    else:
+        low, high = (math.copysign(threshold * (10 ** abs(t) - 1.0), t) for t in (low, high))
+    return max(low, float(v.min())), min(high, float(v.max()))
 
 
 def _opened(low: float, high: float, kind: str) -> tuple[float, float, bool]:
@@ -242,20 +249,15 @@ def _levels(low: float, high: float, kind: str, wanted: int, threshold: float) -
     if kind == "symlog":
         return _symlog_levels(low, high, wanted, threshold)
     if kind == "log" and math.log10(high / low) > 0.7:
-        tried = [_log_levels(low, high, m) for m in _mantissas(low, high, wanted)]
+        stride = max(1, math.ceil(math.log10(high / low) / max(wanted, 1)))
+        tried = [_log_levels(low, high, stride, _MANTISSAS[0])]
+        tried += [_log_levels(low, high, 1, mantissas) for mantissas in _MANTISSAS]
         return min(tried, key=lambda levels: abs(levels.size - wanted))
     return linear_levels(low, high, wanted)
 
 
-def _mantissas(low: float, high: float, wanted: int) -> list[tuple[int, tuple[float, ...]]]:
-    """Return (decades per step, mantissas) worth trying."""
-    stride = max(1, math.ceil(math.log10(high / low) / max(wanted, 1)))
-    return [(stride, _MANTISSAS[0]), *((1, m) for m in _MANTISSAS)]
-
-
-def _log_levels(low: float, high: float, pattern: tuple[int, tuple[float, ...]]) -> Floats:
-    """Return round levels whose outermost just enclose ``low`` and ``high``."""
-    stride, mantissas = pattern
+def _log_levels(low: float, high: float, stride: int, mantissas: tuple[float, ...]) -> Floats:
+    """Return round levels whose outermost just enclose both ends, every ``stride`` decades."""
     first = math.floor(math.log10(low) + 1e-9)
     last = math.ceil(math.log10(high) - 1e-9) + stride
     every = np.array([m * 10.0**k for k in range(first, last + 1, stride) for m in mantissas])
@@ -303,11 +305,6 @@ def _digit(value: float) -> str:
 
 def _symlog(v: Floats, threshold: float) -> Floats:
     return np.asarray(np.sign(v) * np.log10(1.0 + np.abs(v) / threshold))
-
-
-def _unsymlog(low: float, high: float, threshold: float) -> tuple[float, float]:
-    ends = (math.copysign(threshold * (10 ** abs(t) - 1.0), t) for t in (low, high))
-    return next(ends), next(ends)
 
 
 def linear_text(value: float, gap: float, largest: float) -> str:

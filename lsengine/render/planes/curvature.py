@@ -96,11 +96,11 @@ def draw(request: Request) -> Figure:
     for panel in panels:
         frame(panel.axes, panel.plane, replace(request, kind="heatmap"), to_scale=to_scale)
     for name in _names(request):
-        mine = [panel for panel in panels if panel.name == name]
-        scale = _scale([panel.plane for panel in mine], name, request)
-        for panel in mine:
+        alike_panels = [panel for panel in panels if panel.name == name]
+        scale = _scale([panel.plane for panel in alike_panels], name, request)
+        for panel in alike_panels:
             _paint(panel, scale, style)
-        _bar(figure, mine, scale, style, most=round(3 + 6 * min(ratio, 1.0)))
+        _bar(figure, alike_panels, scale, style, most=round(3 + 6 * min(ratio, 1.0)))
     for panel in panels:
         _mark(panel, loss, style)
     _write(figure, panels, has_lines=loss is not None)
@@ -158,8 +158,8 @@ def ratios(low: cells.Floats, high: cells.Floats) -> cells.Floats:
 def _loss(surface: Surface) -> Plane | None:
     for name in ("train_loss", "test_loss"):
         if name in surface.quantities:
-            found = cells.joined(cells.plane(surface, describe(name)))
-            return None if page.is_tiny(found.values) or not found.finite.size else found
+            loss = cells.joined(cells.plane(surface, describe(name)))
+            return loss if min(loss.values.shape) > 1 and loss.finite.size else None
     return None
 
 

@@ -155,13 +155,13 @@ def _mark(panel: Panel, quantity: Quantity) -> None:
 
 def _write(panels: list[Panel], quantity: Quantity, scale: Scale | None, *, to_scale: bool) -> None:
     """Write captions and notes, each sentence on all panels below the first only."""
-    narrow, told = page.columns_for(len(panels)) > 2, set[str]()
+    narrow, once = page.columns_for(len(panels)) > 2, set[str]()
     for panel in panels:
         page.caption(panel.axes, panel.surface)
         lines = _notes(panel, quantity, scale, narrow=narrow)
         lines += [] if to_scale else [NOT_TO_SCALE]
-        page.note(panel.axes, [line for line in lines if line not in told])
-        told |= {line for line in lines if line.startswith(_ONCE)}
+        page.note(panel.axes, [line for line in lines if line not in once])
+        once |= {line for line in lines if line.startswith(_ONCE)}
         if narrow and panel.has_path:
             trajectory.shrink(panel.axes)
 

@@ -1,35 +1,18 @@
-"""Trajectories and trained curves over a plane, and trajectories that walk."""
+"""Trajectories and trained curves over a plane."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lsengine import render
-from lsengine.errors import EnvironmentUnfit, UsageError
-from lsengine.render import animation
-from lsengine.render.animation import MOST_FRAMES
+from lsengine.errors import UsageError
 from lsengine.render.planes.planes import WIDEST
 from lsengine.render.planes.trajectory import RED
-from lsengine.surface import PlaneCurve, Trajectory
-
-
-def _walked(surface, **attributes):
-    """Return a surface with a spiral of nine checkpoints; the rate drops after the fifth."""
-    angle = np.linspace(3, 0, 9)
-    columns = {
-        "epoch": np.arange(0, 90, 10),
-        "alpha": 0.25 * angle * np.cos(angle),
-        "beta": 0.25 * angle * np.sin(angle),
-        "distance": np.linspace(0.2, 0, 9),
-        "length": np.linspace(0.8, 0, 9),
-        "learning_rate": np.array([np.nan, *[0.1] * 4, *[0.01] * 4]),
-    }
-    return replace(surface, trajectory=Trajectory(columns, attributes))
+from lsengine.surface import PlaneCurve
+from tests.support.pictures import walked
 
 
 def _lines(figure, color):
@@ -38,7 +21,7 @@ def _lines(figure, color):
 
 def test_checkpoints_are_where_they_lie(plane):
     """The path goes through all of them in order; the start and the end say their epochs."""
-    surface = _walked(plane())
+    surface = walked(plane())
     figure = render.figure([surface], kind="trajectory")
     path = next(line for line in figure.axes[0].lines if len(line.get_xdata()) == 9)
     np.testing.assert_array_equal(path.get_xdata(), surface.trajectory.columns["alpha"])
@@ -49,15 +32,15 @@ def test_checkpoints_are_where_they_lie(plane):
 
 def test_drops_of_the_learning_rate_are_red(plane):
     """The last checkpoint with the higher rate is marked, and the note says what red means."""
-    figure = render.figure([_walked(plane())], kind="trajectory")
+    figure = render.figure([walked(plane())], kind="trajectory")
     (red,) = _lines(figure, RED)
-    assert red.get_xdata() == pytest.approx([_walked(plane()).trajectory.columns["alpha"][4]])
+    assert red.get_xdata() == pytest.approx([walked(plane()).trajectory.columns["alpha"][4]])
     assert any("red: the learning rate drops" in t.get_text() for t in figure.axes[0].texts)
 
 
 def test_the_end_is_drawn_over_a_late_drop(plane):
     """The star lies above red dots, however close, and a red dot shows between its points."""
-    axes = render.figure([_walked(plane())], kind="trajectory").axes[0]
+    axes = render.figure([walked(plane())], kind="trajectory").axes[0]
     (star,) = [line for line in axes.lines if line.get_marker() == "*"]
     (red,) = [line for line in axes.lines if line.get_color() == RED]
     assert star.get_zorder() > red.get_zorder()
@@ -67,18 +50,18 @@ def test_the_end_is_drawn_over_a_late_drop(plane):
 
 def test_principal_axes_say_what_they_explain(plane):
     """The labels are those of the paper; axes of other directions keep their letters."""
-    surface = _walked(plane(), explained_variance_ratio=np.array([0.782, 0.113]))
+    surface = walked(plane(), explained_variance_ratio=np.array([0.782, 0.113]))
     axes = render.figure([surface], kind="trajectory").axes[0]
     assert axes.get_xlabel() == "1st principal component: 78.2 %"
     assert axes.get_ylabel() == "2nd principal\ncomponent: 11.3 %"
-    other = render.figure([_walked(plane())], kind="trajectory").axes[0]
+    other = render.figure([walked(plane())], kind="trajectory").axes[0]
     assert other.get_xlabel() == r"$\alpha$"
 
 
 def test_the_path_alone_is_drawn_before_the_grid_is_evaluated(plane):
     """Without any cell there is no colour, but the path, and the number of missing cells."""
     surface = plane(status=np.zeros((21, 21), np.uint8))
-    figure = render.figure([_walked(surface)], kind="trajectory")
+    figure = render.figure([walked(surface)], kind="trajectory")
     assert len(figure.axes) == 1
     assert any("441 of 441 cells missing" in t.get_text() for t in figure.axes[0].texts)
 
@@ -94,7 +77,7 @@ def test_every_style_draws_it_twice_the_same(plane, tmp_path, style):
     """Equal arguments give equal bytes."""
     made = [
         render.save(
-            render.figure([_walked(plane())], kind="trajectory", style=style), tmp_path / name
+            render.figure([walked(plane())], kind="trajectory", style=style), tmp_path / name
         ).read_bytes()
         for name in ("a.png", "b.png")
     ]
@@ -103,7 +86,7 @@ def test_every_style_draws_it_twice_the_same(plane, tmp_path, style):
 
 def test_several_trajectories_are_panels_on_one_scale(plane):
     """Each panel has its own path; there is one colour bar."""
-    surfaces = [_walked(plane()), _walked(plane(name="other"))]
+    surfaces = [walked(plane()), walked(plane(name="other"))]
     figure = render.figure(surfaces, kind="trajectory")
     assert len(figure.axes) == 3
     for panel in figure.axes[:2]:
@@ -115,7 +98,7 @@ def test_runs_of_different_extent_have_panels_of_one_size(plane):
     flat = plane(reach=(3.0, 1.0))
     shares = {"explained_variance_ratio": np.array([0.8, 0.1])}
     figure = render.figure(
-        [_walked(s, **shares) for s in (plane(), flat, flat, plane())] * 2, kind="trajectory"
+        [walked(s, **shares) for s in (plane(), flat, flat, plane())] * 2, kind="trajectory"
     )
     figure.canvas.draw()
     panels = figure.axes[:8]
@@ -137,7 +120,7 @@ def test_runs_of_different_extent_have_panels_of_one_size(plane):
 @pytest.mark.parametrize("panels", [1, 2])
 def test_a_page_is_filled_whatever_the_shape_of_the_plane(plane, reach, style, panels):
     """A run whose rate never drops fills the page, words included; long planes are pressed."""
-    surface = _walked(plane(reach=reach), explained_variance_ratio=np.array([0.911, 0.058]))
+    surface = walked(plane(reach=reach), explained_variance_ratio=np.array([0.911, 0.058]))
     columns = {**surface.trajectory.columns, "learning_rate": np.full(9, np.nan)}
     track = replace(surface.trajectory, columns=columns)
     figure = render.figure(
@@ -154,73 +137,6 @@ def test_a_page_is_filled_whatever_the_shape_of_the_plane(plane, reach, style, p
                 assert min(page.x1 - box.x1, page.y1 - box.y1) >= 0, word
     said = any("axes not to one scale" in t.get_text() for t in figure.axes[0].texts)
     assert said == (max(reach) / min(reach) > WIDEST)
-
-
-def test_an_animation_has_a_frame_for_each_checkpoint(plane, tmp_path):
-    """They are a sensible number of pixels wide, follow one another, and begin anew."""
-    path = render.animate([_walked(plane())], tmp_path / "walk.gif")
-    with Image.open(path) as film:
-        assert film.n_frames == 9
-        assert film.width == 720
-        assert film.info["loop"] == 0
-        frames = []
-        for number in range(9):
-            film.seek(number)
-            frames.append(film.convert("RGB").tobytes())
-            assert film.info["duration"] >= 40
-    assert len(set(frames)) == 9
-    assert path.stat().st_size < 500_000
-    assert [p.name for p in tmp_path.iterdir()] == ["walk.gif"]
-
-
-def test_an_animation_ends_with_the_whole_path(plane, tmp_path, monkeypatch):
-    """Every checkpoint is revealed in its turn, and nothing is ahead of it."""
-    seen = []
-
-    def look(writer, **options):
-        axes = writer.fig.axes[0]
-        paths = [line for line in axes.lines if line.get_linestyle() == "-"]
-        words = [t.get_text() for t in axes.texts if t.get_text().startswith("epoch")]
-        seen.append(({len(line.get_xdata()) for line in paths}, words))
-        grab(writer, **options)
-
-    grab = animation._Gif.grab_frame
-    monkeypatch.setattr(animation._Gif, "grab_frame", look)
-    render.animate([_walked(plane())], tmp_path / "walk.gif", style="paper")
-    assert seen[:9] == [({k + 1}, [f"epoch {10 * k}"]) for k in range(9)]
-    assert all(frame == seen[8] for frame in seen[9:])
-
-
-def test_a_long_run_leaves_checkpoints_out(plane, tmp_path, monkeypatch):
-    """There are never more frames than can be looked at, and the last one is the last."""
-    monkeypatch.setattr("lsengine.render.animation.MOST_FRAMES", 4)
-    with Image.open(render.animate([_walked(plane())], tmp_path / "walk.gif")) as film:
-        assert film.n_frames == 4
-    assert MOST_FRAMES <= 200
-
-
-def test_films_need_ffmpeg(plane, tmp_path, monkeypatch):
-    """Where it is not installed, the message says so and names the way out."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EnvironmentUnfit, match=r"needs the program ffmpeg.* name a \.gif"):
-        render.animate([_walked(plane())], tmp_path / "walk.mp4")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-def test_films_are_written_with_ffmpeg(plane, tmp_path):
-    """The file is an MP4, whole, and alone in its folder."""
-    path = render.animate([_walked(plane())], tmp_path / "walk.mp4")
-    assert path.read_bytes()[4:8] == b"ftyp"
-    assert [p.name for p in tmp_path.iterdir()] == ["walk.mp4"]
-
-
-def test_only_trajectories_move(plane, tmp_path):
-    """Another kind of picture as a GIF is refused with what can be done."""
-    with pytest.raises(UsageError, match="only a trajectory"):
-        render.save(render.figure([plane()], kind="contour"), tmp_path / "a.gif")
-    with pytest.raises(UsageError, match="allowed: png, pdf, svg, gif, mp4"):
-        render.animate([_walked(plane())], tmp_path / "a.avi")
 
 
 def _curved(surface, distance=0.0):
