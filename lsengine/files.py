@@ -27,7 +27,9 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def whole(path: Path, advice: str = "") -> Iterator[Path]:
+def whole(
+    path: Path, advice: str = "", failures: tuple[type[Exception], ...] = (OSError,)
+) -> Iterator[Path]:
     """Give a name beside ``path``; the file that is written there takes its place.
 
     The file reaches the disk before it gets its name, and the name before the context ends.
@@ -36,6 +38,7 @@ def whole(path: Path, advice: str = "") -> Iterator[Path]:
     Args:
         path: What is to be made or replaced.
         advice: What to do if it cannot be written; ends the message.
+        failures: What the writing library raises when a disk refuses.
 
     Raises:
         EnvironmentUnfit: If it cannot be written; nothing is left behind.
@@ -46,7 +49,7 @@ def whole(path: Path, advice: str = "") -> Iterator[Path]:
         _sync(part)
         part.replace(path)
         _sync(path.parent)
-    except (OSError, RuntimeError) as error:  # HDF5 raises both
+    except failures as error:
         reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
         end = f"; {advice}" if advice else ""
         raise EnvironmentUnfit(f"{path}: cannot be written: {reason}{end}") from error
