@@ -19,7 +19,7 @@ import harness
 import numpy as np
 
 from lsengine import store
-from lsengine.store.layout import CellResults, Layout
+from lsengine.store import CellResults, Layout
 from lsengine.surface.grid import make_grid
 
 PICTURES = {  # name: options, extension, target in seconds

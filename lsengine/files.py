@@ -72,11 +72,7 @@ def remove_parts(path: Path) -> None:
 
 
 def make_folder(folder: Path, key: str = "") -> None:
-    """Make a folder and those above it, unless they are there.
-
-    Args:
-        folder: Its path.
-        key: Of the job, to begin the message with.
+    """Make a folder and those above it, unless they are there; messages begin with a job's key.
 
     Raises:
         EnvironmentUnfit: If that cannot be.

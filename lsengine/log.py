@@ -52,12 +52,7 @@ class Progress:
             self._bar = tqdm(total=total, initial=done, unit=unit, mininterval=0.5)
 
     def advance(self, count: int = 1, values: str = "") -> None:
-        """Count things that have just been finished.
-
-        Args:
-            count: How many.
-            values: Measured with them, shown instead of the rate; then the end gets a line, too.
-        """
+        """Count things just finished; ``values`` are shown instead of the rate, and at the end."""
         self._done += count
         try:
             self._show(count, values)
@@ -79,14 +74,8 @@ class Progress:
             self._last_line = now
             rate = (self._done - self._before) / max(now - self._start, 1e-9)
             left_s = (self._total - self._done) / rate if rate else math.inf
-            log.info(
-                "%s=%d/%d %s eta=%.0fs",
-                self._things,
-                self._done,
-                self._total,
-                values or f"rate={rate:.3g}/s",
-                left_s,
-            )
+            shown, counts = values or f"rate={rate:.3g}/s", f"{self._done}/{self._total}"
+            log.info("%s=%s %s eta=%.0fs", self._things, counts, shown, left_s)
 
 
 class _Formatter(logging.Formatter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,7 +21,9 @@ def did_you_mean(found: object, allowed: Iterable[str]) -> str:
         plain = _plain(word)
         near = difflib.SequenceMatcher(None, plain, wanted).ratio()
         alike = difflib.SequenceMatcher(None, word, str(found)).ratio()
-        score = near, _shared_beginning(plain, wanted), alike
+        pairs = zip(plain, wanted, strict=False)
+        shared = list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        score = near, len(shared), alike
         if score > best:
             best, meant = score, word
     return f'; did you mean "{meant}"?' if meant else ""
@@ -28,11 +31,6 @@ def did_you_mean(found: object, allowed: Iterable[str]) -> str:
 
 def _plain(word: str) -> str:
     return word.casefold().replace("_", "").replace("-", "")
-
-
-def _shared_beginning(one: str, other: str) -> int:
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def short(value: Any) -> str:

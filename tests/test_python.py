@@ -17,7 +17,7 @@ import xarray
 import lsengine
 from lsengine import store, surface
 from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
-from lsengine.store.layout import CellResults, Layout, TrajectoryLayout
+from lsengine.store import CellResults, Layout, TrajectoryLayout
 from lsengine.surface.grid import make_grid
 from tests.support.jobs import write_job
 

@@ -11,8 +11,13 @@ from lsengine import store
 from lsengine.engine.messages import WorkerInfo
 from lsengine.errors import SurfaceError
 from lsengine.job import Job
-from lsengine.surface.identity import cell_identity, fingerprint, first_difference, read_identity
-from lsengine.surface.settled import disagreements
+from lsengine.surface.identity import (
+    cell_identity,
+    disagreements,
+    fingerprint,
+    first_difference,
+    read_identity,
+)
 
 if TYPE_CHECKING:
     from lsengine.engine.prepare.checkpoint_series import CheckpointSeries

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lsengine.job.files import matching as matching
 from lsengine.job.job import Job as Job
+from lsengine.job.job import matching as matching
 from lsengine.job.loading import load as load
 from lsengine.job.loading import load_all as load_all
 from lsengine.job.loading import read_mapping as read_mapping

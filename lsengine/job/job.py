@@ -1,4 +1,4 @@
-"""One job: what a user asked for, as a checked value."""
+"""One job: what a user asked for, as a checked value, and whether the files it names are there."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import yaml
 
 from lsengine.job import rules
 from lsengine.job.schema import Direction, Document, TrajectorySpec
+from lsengine.wording import short
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +85,12 @@ class Job:
         """Return the whole document as YAML text, defaults filled in and paths absolute."""
         content = self.document.model_dump(mode="json")
         content["output"] = str(self.surface)
-        for keys in _PATHS:
+        for *sections, last in _PATHS:
             section: Any = content
-            for key in keys[:-1]:
+            for key in sections:
                 section = (section or {}).get(key)
-            if section and section.get(keys[-1]) is not None:
-                section[keys[-1]] = str(self.path(section[keys[-1]]))
+            if section and section.get(last) is not None:
+                section[last] = str(self.path(section[last]))
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
     def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
@@ -116,22 +117,17 @@ class Job:
         return identity
 
 
+_DIRECTION_FILES = ("checkpoint", "path")
+_DIRECTION_PATHS = (*_DIRECTION_FILES, "checkpoints")
 _PATHS = (
     ("model", "checkpoint"),
     ("data", "root"),
-    ("directions", "alpha", "checkpoint"),
-    ("directions", "alpha", "path"),
-    ("directions", "beta", "checkpoint"),
-    ("directions", "beta", "path"),
-    ("directions", "alpha", "checkpoints"),
-    ("directions", "beta", "checkpoints"),
     ("trajectory", "checkpoints"),
     ("train", "output"),
     ("curve", "to"),
     ("curve", "output"),
+    *(("directions", axis, key) for axis in ("alpha", "beta") for key in _DIRECTION_PATHS),
 )
-_DIRECTION_FILES = ("checkpoint", "path")
-_DIRECTION_PATHS = (*_DIRECTION_FILES, "checkpoints")
 _IDENTITY = (
     "loss",
     "batch_norm",
@@ -160,3 +156,66 @@ def absolute(source: Path, written: str) -> Path:
     with contextlib.suppress(RuntimeError):  # no such user: then "~" is part of a name
         path = path.expanduser()
     return Path(os.path.normpath(source.absolute().parent / path))
+
+
+def matching(pattern: str) -> list[Path]:
+    """Return the files that match an absolute glob, hidden ones left out, sorted by name."""
+    path = Path(pattern)
+    found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    return sorted(p for p in found if not p.name.startswith(".") and p.is_file())
+
+
+def file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
+    """Yield what is wrong with the files that a command needs."""
+    surface = command in ("eval", "trajectory")
+    if (surface or command in ("spectrum", "connect")) and job.model and job.model.checkpoint:
+        hint = '; "lsengine train" of this job writes one' if job.train else ""
+        yield from _missing(source, "model.checkpoint", job.model.checkpoint, hint)
+    if surface:
+        for key, written in direction_files(job):
+            yield from _missing(source, key, written, "")
+        if (found := rules.trajectory_glob(job)) is not None:
+            yield from _no_match(source, *found)
+        yield from _unwritable(absolute(source, job.output or "surfaces/x.h5"), "output")
+    if command == "connect" and job.curve:
+        yield from _missing(source, "curve.to", job.curve.to, "")
+        yield from _unwritable(absolute(source, job.curve.output) / "curve.pt", "curve.output")
+        yield from _unwritable(absolute(source, job.output or "surfaces/x.h5"), "output")
+    if command == "train" and job.train:
+        yield from _unwritable(absolute(source, job.train.output) / "history.h5", "train.output")
+    if job.data and job.data.dataset == "arrays" and job.data.root:
+        yield from _missing(source, "data.root", job.data.root, "; expected an .npz file")
+
+
+def _missing(source: Path, key: str, written: str, hint: str) -> Iterator[str]:
+    path = absolute(source, written)
+    if path.is_dir():
+        yield f"{key}: {path} is a directory; expected a file"
+    elif not path.is_file():
+        yield f"{key}: no such file: {path}{hint}"
+    elif not os.access(path, os.R_OK):
+        yield f"{key}: {path} cannot be read; check its permissions"
+
+
+def _no_match(source: Path, key: str, written: str) -> Iterator[str]:
+    pattern = absolute(source, written)
+    if pattern.is_dir():
+        yield f"{key}: {pattern} is a folder; expected a pattern such as {pattern / 'epoch_*.pt'}"
+    elif not matching(str(pattern)):
+        yield f"{key}: no file matches {pattern}"
+
+
+def _unwritable(path: Path, key: str) -> Iterator[str]:
+    if "\0" in str(path):
+        yield f"{key}: no file can have the name {short(path.name)}"
+        return
+    if path.is_dir():
+        yield f"{key}: {path} is a directory; expected the name of a file"
+        return
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent  # the rest is made when it is needed
+    if not folder.is_dir():
+        yield f"{key}: {folder} is not a directory"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield f"{key}: cannot write in {folder}; check its permissions"

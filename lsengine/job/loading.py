@@ -9,6 +9,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,8 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lsengine.errors import JobError
 from lsengine.job import matrix, rules
-from lsengine.job.files import file_checks
-from lsengine.job.job import Job, absolute
+from lsengine.job.job import Job, absolute, file_checks
 from lsengine.job.messages import drop, explain
 from lsengine.job.schema import Document
 from lsengine.wording import short
@@ -41,8 +41,8 @@ def load(path: str | Path, *, command: str = "any") -> Job:
 
     Args:
         path: The YAML file.
-        command: What the job is for (``eval``, ``trajectory``, ``train`` or ``any``); decides
-            which sections and files must be there.
+        command: What the job is for (``eval``, ``trajectory``, ``spectrum``, ``train``, ``connect``
+            or ``any``); decides which sections and files must be there.
 
     Raises:
         JobError: With every problem of the file, each starting with its key path; also if a
@@ -113,9 +113,8 @@ def _read_with_base(source: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return raw
     if not isinstance(base, str):
-        raise JobError(
-            str(source), [f"extends: expected the name of a job file, got {short(base)}"]
-        )
+        problem = f"extends: expected the name of a job file, got {short(base)}"
+        raise JobError(str(source), [problem])
     chain = (*chain, source.absolute())
     if absolute(source, base) in chain:
         raise JobError(str(source), [f"extends: {base} extends itself"])
@@ -166,9 +165,9 @@ class _Loader(yaml.SafeLoader):
         document = super().get_single_node()
         sizes: dict[int, int] = {}
         if document is not None and _size(document, sizes) > max(_MOST_VALUES, len(sizes)):
+            allowed = f"more than {_MOST_VALUES:,} values, which is the most that is allowed"
             raise _TooManyValues(
-                f"its aliases (*name) stand for more than {_MOST_VALUES:,} values, which is the "
-                "most that is allowed; write fewer, or several files"
+                f"its aliases (*name) stand for {allowed}; write fewer, or several files"
             )
         return document
 
@@ -177,19 +176,13 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key in written]
         repeated = {str(k) for k in keys if keys.count(k) > 1}
         if repeated:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {', '.join(sorted(repeated))} is given twice", node.start_mark
-            )
+            problem = f"key {', '.join(sorted(repeated))} is given twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return super().construct_mapping(node, deep)
 
 
 def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Return of how many values a node consists when each alias is written out.
-
-    Args:
-        node: Any.
-        sizes: Of nodes by identity; each is counted once, however often it is used.
-    """
+    """Return how many values a node has with each alias written out; ``sizes`` are by identity."""
     if id(node) not in sizes:
         is_mapping = isinstance(node, yaml.MappingNode)
         inner = [n for pair in node.value for n in pair] if is_mapping else node.value
@@ -213,14 +206,12 @@ def _validate(raw: dict[str, Any]) -> tuple[Document, list[str]]:
         pruned = copy.deepcopy(raw)
         for item in error.errors(include_url=False):
             drop(pruned, item["loc"])
-        partial: dict[str, Any] = {}
+        partial: dict[str, Any] = dict.fromkeys(Document.model_fields)
         annotated: Any = Annotated  # built from values here, which types cannot be
         for name, field in Document.model_fields.items():
-            try:
+            with suppress(KeyError, ValidationError):
                 hint = annotated[field.annotation, field]
                 partial[name] = TypeAdapter(hint).validate_python(pruned[name])
-            except (KeyError, ValidationError):
-                partial[name] = None
         return Document.model_construct(**partial), explain(error, raw)
 
 
@@ -233,7 +224,5 @@ def _needs(job: Document, raw: Mapping[str, Any], command: str) -> Iterator[str]
         if not is_there:
             yield f'{key}: required by "lsengine {command}", but missing'
     if command == "trajectory" and job.directions and rules.trajectory_glob(job) is None:
-        yield (
-            'trajectory.checkpoints: required by "lsengine trajectory", because no direction is '
-            "principal"
-        )
+        why = 'required by "lsengine trajectory", because no direction is principal'
+        yield f"trajectory.checkpoints: {why}"

@@ -61,15 +61,13 @@ def _message(item: Mapping[str, Any], owner: str) -> str:
         fields = _fields_at(owner)
         hint = did_you_mean(item["loc"][-1], fields)
         return "unknown key" + (hint or "; allowed: " + ", ".join(fields))
-    if kind == "missing":
+    if kind in ("missing", "union_tag_not_found"):
         return "required, but missing"
     if kind in ("literal_error", "union_tag_invalid"):
         allowed = context.get("expected") or context.get("expected_tags", "")
         found = context.get("tag", found)
         words = [w.strip("' ") for w in re.split(r",| or ", allowed)]
         return f"got {short(found)}; allowed: {', '.join(words)}{did_you_mean(found, words)}"
-    if kind == "union_tag_not_found":
-        return "required, but missing"
     text = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     text = text.replace("a valid ", "").replace("greater than or equal to", "at least")
     text = text if text.startswith("expected") or kind == "value_error" else f"expected {text}"

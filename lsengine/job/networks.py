@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -25,12 +25,8 @@ class Network:
 
 def _resnets(name: str, family: str, depth: int, width: int) -> dict[str, Network]:
     """Return a residual network with and without shortcuts."""
-    return {
-        name + ending: Network(
-            family=family, depth=depth, args={"width": width}, shortcut=not ending
-        )
-        for ending in ("", "_noshort")
-    }
+    plain = Network(family=family, depth=depth, args={"width": width})
+    return {name: plain, f"{name}_noshort": replace(plain, shortcut=False)}
 
 
 NETWORKS: dict[str, Network] = {"mlp": Network(family="mlp", args={"hidden": [128, 128]})}

@@ -5,16 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from lsengine.job.schema import (
-    ARCHITECTURES,
-    DATASETS,
-    LOSSES,
-    CurveDirection,
-    Direction,
-    Document,
-    HessianDirection,
-    PrincipalDirection,
-)
+from lsengine.job import schema
+from lsengine.job.schema import DATASETS, CurveDirection, Direction, Document
 from lsengine.wording import did_you_mean, short
 
 _MOST_CELLS = 100_000_000  # more is a slip of the keyboard, and would fill memory and disk
@@ -26,13 +18,8 @@ def between_keys(job: Document) -> Iterator[str]:
     Args:
         job: Sections that are wrong by themselves are None.
     """
-    yield from _names(job)
-    yield from _data(job)
-    yield from _grid(job)
-    yield from _curvature(job)
-    yield from _trajectory(job)
-    yield from _curve(job)
-    yield from _repeats(job)
+    for rules in (_names, _data, _grid, _curvature, _trajectory, _curve, _repeats):
+        yield from rules(job)
 
 
 def directions_of(job: Document) -> dict[str, Direction]:
@@ -50,7 +37,7 @@ def is_curve_plane(job: Document) -> bool:
 def trajectory_glob(job: Document) -> tuple[str, str] | None:
     """Return key path and glob of the trajectory's checkpoints as written, None without one."""
     for axis, spec in directions_of(job).items():
-        if isinstance(spec, PrincipalDirection):
+        if isinstance(spec, schema.PrincipalDirection):
             return f"directions.{axis}.checkpoints", spec.checkpoints
     if job.trajectory is not None and job.trajectory.checkpoints is not None:
         return "trajectory.checkpoints", job.trajectory.checkpoints
@@ -66,15 +53,12 @@ def automatic_axes(job: Document) -> list[str]:
 def _names(job: Document) -> Iterator[str]:
     """Yield names that are neither of ours nor of the form of a user's own."""
     zoo = 'a zoo name (see "lsengine models"), torchvision:NAME or module:factory'
+    datasets = f"{', '.join(DATASETS)} or module:factory"
+    losses = f"{', '.join(schema.LOSSES)} or module:function"
     for key, name, known, allowed in (
-        ("model.arch", job.model and job.model.arch, ARCHITECTURES, zoo),
-        (
-            "data.dataset",
-            job.data and job.data.dataset,
-            DATASETS,
-            f"{', '.join(DATASETS)} or module:factory",
-        ),
-        ("loss", job.loss, LOSSES, f"{', '.join(LOSSES)} or module:function"),
+        ("model.arch", job.model and job.model.arch, schema.ARCHITECTURES, zoo),
+        ("data.dataset", job.data and job.data.dataset, DATASETS, datasets),
+        ("loss", job.loss, schema.LOSSES, losses),
     ):
         if name and ":" not in name and name not in known:
             yield f"{key}: got {short(name)}; allowed: {allowed}{did_you_mean(name, known)}"
@@ -96,10 +80,8 @@ def _grid(job: Document) -> Iterator[str]:
         given, missing = ("grid", "directions") if job.grid.beta else ("directions", "grid")
         yield f"{missing}.beta: required, because {given}.beta is given"
     if getattr(specs.get("alpha"), "orthogonal", False):
-        yield (
-            "directions.alpha.orthogonal: alpha is drawn first and stays as it is; give "
-            "orthogonal: true to directions.beta, which is made orthogonal to it"
-        )
+        remedy = "give orthogonal: true to directions.beta, which is made orthogonal to it"
+        yield f"directions.alpha.orthogonal: alpha is drawn first and stays as it is; {remedy}"
     if not job.grid:
         return
     axes = [axis for axis in (job.grid.alpha, job.grid.beta) if axis]
@@ -108,10 +90,8 @@ def _grid(job: Document) -> Iterator[str]:
         yield f"grid: makes {cells:,} cells; allowed: at most {_MOST_CELLS:,}"
     if trajectory_glob(job) is None and not is_curve_plane(job):
         for axis in automatic_axes(job):
-            yield (
-                f"grid.{axis}: auto needs a trajectory; give trajectory.checkpoints, or "
-                "[start, stop, points]"
-            )
+            remedy = "give trajectory.checkpoints, or [start, stop, points]"
+            yield f"grid.{axis}: auto needs a trajectory; {remedy}"
 
 
 def _curve(job: Document) -> Iterator[str]:
@@ -122,10 +102,8 @@ def _curve(job: Document) -> Iterator[str]:
         return
     curves = [axis for axis, spec in specs.items() if isinstance(spec, CurveDirection)]
     if curves and "beta" in specs:
-        yield (
-            "directions: a curve is alpha alone, along it, or both axes, the plane of its ends and "
-            "a bend"
-        )
+        both = "both axes, the plane of its ends and a bend"
+        yield f"directions: a curve is alpha alone, along it, or {both}"
     if "alpha" not in curves or job.grid is None:
         return
     spec = job.grid.alpha
@@ -137,27 +115,25 @@ def _curve(job: Document) -> Iterator[str]:
 
 def _trajectory(job: Document) -> Iterator[str]:
     specs = directions_of(job).values()
-    principal = [spec for spec in specs if isinstance(spec, PrincipalDirection)]
+    principal = [spec for spec in specs if isinstance(spec, schema.PrincipalDirection)]
     if len({(spec.checkpoints, *sorted(spec.ignore)) for spec in principal}) > 1:
-        yield (
-            "directions.beta: principal axes are components of one run; give checkpoints and "
-            "ignore as in directions.alpha"
-        )
+        remedy = "give checkpoints and ignore as in directions.alpha"
+        yield f"directions.beta: principal axes are components of one run; {remedy}"
     if job.trajectory is None:
         return
     checkpoints = job.trajectory.checkpoints
     if checkpoints is None and not principal and not is_curve_plane(job):
         yield "trajectory.checkpoints: required, because no direction is principal"
     if checkpoints is not None and principal and checkpoints != principal[0].checkpoints:
-        yield (
-            "trajectory.checkpoints: the trajectory of principal directions is that of their "
-            "own checkpoints; leave it out"
-        )
+        whose = "the trajectory of principal directions is that of their own checkpoints"
+        yield f"trajectory.checkpoints: {whose}; leave it out"
 
 
 def _curvature(job: Document) -> Iterator[str]:
     specs = directions_of(job)
-    sharp = {axis: spec for axis, spec in specs.items() if isinstance(spec, HessianDirection)}
+    sharp = {
+        axis: spec for axis, spec in specs.items() if isinstance(spec, schema.HessianDirection)
+    }
     users = ["quantities: curvature"] if "curvature" in (job.quantities or ()) else []
     users += [f"directions.{axis}: kind hessian" for axis in sharp]
     if job.data and "train" not in job.data.splits:
@@ -184,7 +160,5 @@ def _repeats(job: Document) -> Iterator[str]:
     if "beta" in specs:
         yield f"repeats: got {repeats}; two directions allow 1 only"
     elif specs and specs["alpha"].kind != "random":
-        yield (
-            f"repeats: got {repeats}; only directions of kind random differ between repeats, "
-            f"got kind {specs['alpha'].kind}"
-        )
+        only = "only directions of kind random differ between repeats"
+        yield f"repeats: got {repeats}; {only}, got kind {specs['alpha'].kind}"

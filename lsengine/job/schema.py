@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
 
 from lsengine.job.networks import NETWORKS
 from lsengine.job.value_types import (
@@ -19,27 +19,20 @@ from lsengine.job.value_types import (
     AutoOrCount,
     AxisSpec,
     Count,
+    Distinct,
     Fraction,
     Line,
     NonNegative,
     Positive,
     Seed,
     Word,
-    distinct,
 )
 
 ARCHITECTURES = tuple(NETWORKS)
-DATASETS = (
-    "digits",
-    "cifar10",
-    "cifar100",
-    "mnist",
-    "fashion_mnist",
-    "image_folder",
-    "arrays",
-)
+DATASETS = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "image_folder", "arrays")
 LOSSES = ("cross_entropy", "mse")
 
+Split = Literal["train", "test"]
 Quantity = Literal["loss", "accuracy", "curvature"]
 Precision = Literal["float32", "float64", "tf32", "bfloat16", "float16", "auto"]
 
@@ -82,21 +75,20 @@ class DataSpec(Section):
     dataset: Annotated[str, Field(min_length=1)]
     args: dict[str, Any] = {}
     root: str | None = None
-    splits: Annotated[
-        list[Literal["train", "test"]], Field(min_length=1), AfterValidator(distinct)
-    ] = ["train", "test"]
+    splits: Annotated[list[Split], Field(min_length=1), Distinct] = ["train", "test"]
     subset: Count | None = None
     normalize: NormalizeSpec | None = None
 
 
-Ignore = Annotated[list[str], AfterValidator(distinct)]
+Ignore = Annotated[list[str], Distinct]
+Normalize = Literal["filter", "layer", "weight", "none"]
 
 
 class RandomDirection(Section):
     """A Gaussian direction, drawn on the CPU from (seed, axis)."""
 
     kind: Literal["random"]
-    normalize: Literal["filter", "layer", "weight", "none"] = "filter"
+    normalize: Normalize = "filter"
     ignore: Ignore = ["bias", "norm"]
     seed: Seed = 1
     orthogonal: bool = False
@@ -107,7 +99,7 @@ class TowardDirection(Section):
 
     kind: Literal["toward"]
     checkpoint: str
-    normalize: Literal["filter", "layer", "weight", "none"] = "none"
+    normalize: Normalize = "none"
     ignore: Ignore = []
 
 
@@ -117,7 +109,7 @@ class FileDirection(Section):
     kind: Literal["file"]
     path: str
     which: Literal["alpha", "beta"] = "alpha"
-    normalize: Literal["filter", "layer", "weight", "none"] = "none"
+    normalize: Normalize = "none"
     ignore: Ignore = []
 
 
@@ -129,7 +121,7 @@ class HessianDirection(Section):
 
     kind: Literal["hessian"]
     rank: Count = 1
-    normalize: Literal["filter", "layer", "weight", "none"] = "none"
+    normalize: Normalize = "none"
     ignore: Ignore = []
 
 
@@ -138,7 +130,7 @@ class PrincipalDirection(Section):
 
     kind: Literal["principal"]
     checkpoints: Annotated[str, Field(min_length=1)]
-    normalize: Literal["filter", "layer", "weight", "none"] = "none"
+    normalize: Normalize = "none"
     ignore: Ignore = []
 
 
@@ -156,15 +148,9 @@ class CurveDirection(Section):
     ignore: Annotated[Ignore, Field(max_length=0)] = []
 
 
-Direction = Annotated[
-    RandomDirection
-    | TowardDirection
-    | FileDirection
-    | HessianDirection
-    | PrincipalDirection
-    | CurveDirection,
-    Field(discriminator="kind"),
-]
+_Simple = RandomDirection | TowardDirection | FileDirection
+_Computed = HessianDirection | PrincipalDirection | CurveDirection
+Direction = Annotated[_Simple | _Computed, Field(discriminator="kind")]
 
 
 class DirectionsSpec(Section):
@@ -312,11 +298,7 @@ class Document(Section):
     trajectory: TrajectorySpec | None = None
     repeats: Count = 1
     seed: Seed = 0
-    quantities: Annotated[
-        list[Quantity],
-        Field(min_length=1),
-        AfterValidator(distinct),
-    ] = ["loss", "accuracy"]
+    quantities: Annotated[list[Quantity], Field(min_length=1), Distinct] = ["loss", "accuracy"]
     curvature: CurvatureSpec = CurvatureSpec()
     batch_norm: Annotated[
         BatchNormSpec, WrapValidator(_batch_norm, json_schema_input_type=BatchNormSpec | Policy)

@@ -36,9 +36,9 @@ def _axis(value: Any, handler: Callable[[Any], Any]) -> Any:
     points = value[-1]
     if isinstance(points, bool) or not isinstance(points, int) or points < 1:
         raise ValueError(f"{shape}; points is an integer of at least 1")
+    if len(value) == 2 and value[0] != "auto":
+        raise ValueError(shape)
     if len(value) == 2:
-        if value[0] != "auto":
-            raise ValueError(shape)
         return ("auto", points)
     if any(isinstance(v, bool) or not isinstance(v, int | float) for v in value[:2]):
         raise ValueError(f"{shape}; start and stop are numbers")
@@ -52,29 +52,28 @@ def _axis(value: Any, handler: Callable[[Any], Any]) -> Any:
     return (start, stop, points)
 
 
+_AXIS_SCHEMA = {
+    "type": "array",
+    "minItems": 2,
+    "maxItems": 3,
+    "items": {"anyOf": [{"type": "number"}, {"const": "auto"}]},
+    "description": "[start, stop, points], or [auto, points] to fit a trajectory",
+}
 AxisSpec = Annotated[
     tuple[float, float, int] | tuple[Literal["auto"], int],
     WrapValidator(_axis),
     PlainSerializer(list),
-    WithJsonSchema(
-        {
-            "type": "array",
-            "minItems": 2,
-            "maxItems": 3,
-            "items": {"anyOf": [{"type": "number"}, {"const": "auto"}]},
-            "description": "[start, stop, points], or [auto, points] to fit a trajectory",
-        }
-    ),
+    WithJsonSchema(_AXIS_SCHEMA),
 ]
 
 
-def distinct(values: Sequence[str]) -> Sequence[str]:
-    """Refuse a list with an entry twice; for pydantic."""
+def _distinct(values: Sequence[str]) -> Sequence[str]:
     if len(set(values)) != len(values):
         raise ValueError("expected each entry once")
     return values
 
 
+Distinct = AfterValidator(_distinct)
 TIME = r"^([0-9]+(:[0-9]{1,2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2})$"
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 

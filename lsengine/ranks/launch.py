@@ -1,4 +1,4 @@
-"""Joining the other ranks of a launch."""
+"""Joining the other ranks of a launch, and ending them all at once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import faulthandler
 import functools
 import os
 import signal
+import socket
 import sys
+import time
+import traceback
 from typing import Any
 
 from lsengine.errors import EnvironmentUnfit
 from lsengine.ranks.signals import EarlySignal
-from lsengine.ranks.world import World, survives_rank_death
+from lsengine.ranks.world import BEFORE_ABORT_S, World, survives_rank_death
 
 _MEETING_S = 600.0  # for all ranks to reach MPI_Init
 _NO_STEPS = (None, "4294967291", "4294967290")  # SLURM's numbers of batch and interactive steps
@@ -43,7 +46,8 @@ def join() -> World:
     # And one that is ending: Python gives up its handlers before MPI is finalized.
     atexit.register(signal.signal, signal.SIGUSR1, signal.SIG_IGN)
     expected = launched_size()
-    if expected == 1 and not _under_launcher():
+    launcher_sets = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
+    if expected == 1 and not any(v in os.environ for v in launcher_sets):
         return World.alone()
     try:
         MPI = _meet()
@@ -93,5 +97,33 @@ def _meet() -> Any:
     return MPI
 
 
-def _under_launcher() -> bool:
-    return any(v in os.environ for v in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"))
+def abort_other_ranks(code: int) -> None:
+    """End all other ranks now, if there are any."""
+    mpi = _running_mpi()
+    if mpi is not None and mpi.COMM_WORLD.Get_size() > 1:
+        sys.stderr.flush()
+        time.sleep(BEFORE_ABORT_S)
+        mpi.COMM_WORLD.Abort(code)
+
+
+def abort_all(error: BaseException) -> None:
+    """Print an exception with its rank and host, and end all other ranks."""
+    mpi = _running_mpi()
+    rank = mpi.COMM_WORLD.Get_rank() if mpi is not None else 0
+    text = "".join(traceback.format_exception(error))
+    head = f"r{rank:03d} {socket.gethostname()}"
+    print("".join(f"{head} {line}\n" for line in text.splitlines()), end="", file=sys.stderr)
+    abort_other_ranks(1)
+
+
+def _running_mpi() -> Any:
+    mpi = sys.modules.get("mpi4py.MPI")
+    return mpi if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() else None
+
+
+def available_cores() -> frozenset[int]:
+    """Return the processor cores this process may use, by number."""
+    try:
+        return frozenset(os.sched_getaffinity(0))
+    except AttributeError:  # not every system has affinities
+        return frozenset(range(os.cpu_count() or 1))

@@ -32,8 +32,10 @@ class StopRequest:
         self.signal: str | None = None
         self._handlers_before: dict[int, Any] = {}
 
-    def install(self) -> StopRequest:
-        """Start listening; call from the main thread."""
+    def __enter__(self) -> StopRequest:
+        """Listen within a context; only the main thread may, in others no signal is heard."""
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             before = signal.signal(number, self._remember)
             self._handlers_before[number] = before
@@ -41,18 +43,10 @@ class StopRequest:
                 self.request(before.received)
         return self
 
-    def uninstall(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give the signals back to whoever had them before."""
         for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
-
-    def __enter__(self) -> StopRequest:
-        """Listen within a context; only the main thread may, in others no signal is heard."""
-        return self.install() if threading.current_thread() is threading.main_thread() else self
-
-    def __exit__(self, *_: object) -> None:
-        """Give the signals back."""
-        self.uninstall()
 
     def request(self, why: str) -> None:
         """Ask for a stop without a signal."""

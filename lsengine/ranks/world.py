@@ -6,6 +6,7 @@ a little longer each time.  Nothing here is collective after start-up.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -21,7 +22,7 @@ from lsengine.errors import Stopped
 _SHORTEST_S, _LONGEST_S = 0.0005, 0.02
 _OF_THE_WAIT = 0.02  # so much later a message may be found, of what has been waited for it
 _ASK_FOR_DEAD_EVERY_S = 0.25
-_BEFORE_ABORT_S = 0.5  # for those who have said goodbye to go
+BEFORE_ABORT_S = 0.5  # the launcher forwards what was printed; who has said goodbye goes
 
 
 class Tag(IntEnum):
@@ -56,8 +57,6 @@ class World:
 
     Args:
         comm: MPI's communicator of all ranks, or None for a process alone.
-        comm_self: MPI's communicator of this process.
-        library: Name and version of the MPI library.
 
     Attributes:
         rank: This process; 0 is the coordinator.
@@ -132,7 +131,7 @@ class World:
         sys.stdout.flush()
         sys.stderr.flush()
         if self._unresponsive:
-            time.sleep(_BEFORE_ABORT_S)
+            time.sleep(BEFORE_ABORT_S)
             self._comm.Abort(code)
         os._exit(code)
 
@@ -177,11 +176,10 @@ class World:
         for one tag may miss what a probe for the next one finds.
         """
         self._fetch()
-        for message in self._inbox:
-            if not tags or message.tag in tags:
-                self._inbox.remove(message)
-                return message
-        return None
+        message = next((m for m in self._inbox if not tags or m.tag in tags), None)
+        if message is not None:
+            self._inbox.remove(message)
+        return message
 
     def put_back(self, messages: Iterable[Message]) -> None:
         """Let messages be received again, before all others."""
@@ -234,11 +232,11 @@ class World:
             Stopped: On another rank than 0, when rank 0 has died.
         """
         begin, pause = time.monotonic(), _SHORTEST_S
-        end = None if limit_s is None else begin + limit_s
+        end = math.inf if limit_s is None else begin + limit_s
         while (message := self.poll(*tags)) is None:
             idle()
             self.check_coordinator()
-            if end is not None and time.monotonic() > end:
+            if time.monotonic() > end:
                 return None
             time.sleep(pause)
             longest = max(nap_s, min(_LONGEST_S, _OF_THE_WAIT * (time.monotonic() - begin)))

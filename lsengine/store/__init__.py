@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from lsengine.store.creating import CurveLayout as CurveLayout
+from lsengine.store.creating import Layout as Layout
+from lsengine.store.creating import TrajectoryLayout as TrajectoryLayout
 from lsengine.store.creating import amend as amend
 from lsengine.store.creating import create as create
 from lsengine.store.extending import adopt as adopt
+from lsengine.store.file import HISTORY_FORMAT as HISTORY_FORMAT
+from lsengine.store.file import PROVENANCE as PROVENANCE
+from lsengine.store.file import SPECTRUM_FORMAT as SPECTRUM_FORMAT
+from lsengine.store.file import WEIGHTS_FORMAT as WEIGHTS_FORMAT
 from lsengine.store.file import has_mpi as has_mpi
 from lsengine.store.file import refuses_parallel as refuses_parallel
-from lsengine.store.format import HISTORY_FORMAT as HISTORY_FORMAT
-from lsengine.store.format import PROVENANCE as PROVENANCE
-from lsengine.store.format import SPECTRUM_FORMAT as SPECTRUM_FORMAT
-from lsengine.store.format import WEIGHTS_FORMAT as WEIGHTS_FORMAT
-from lsengine.store.layout import CellResults as CellResults
-from lsengine.store.layout import CurveLayout as CurveLayout
-from lsengine.store.layout import Layout as Layout
-from lsengine.store.layout import TrajectoryLayout as TrajectoryLayout
 from lsengine.store.reader import read as read
 from lsengine.store.reader import read_attributes as read_attributes
 from lsengine.store.reader import read_directions as read_directions
@@ -29,4 +28,5 @@ from lsengine.store.records import read_spectrum as read_spectrum
 from lsengine.store.records import write_histograms as write_histograms
 from lsengine.store.records import write_history as write_history
 from lsengine.store.records import write_spectrum as write_spectrum
+from lsengine.store.writer import CellResults as CellResults
 from lsengine.store.writer import Writer as Writer

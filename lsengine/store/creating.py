@@ -1,9 +1,13 @@
-"""The bytes of a new surface file: all datasets at full size, contiguous, with named axes."""
+"""New surface files: all datasets at full size, contiguous, with named axes.
+
+Shape suffixes: C control points, S samples of a curve, T checkpoints.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +15,79 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine.store.file import in_place_of, refuses_parallel, reserve
-from lsengine.store.format import (
+from lsengine.store.file import (
     FORMAT,
     FORMAT_VERSION,
     PROVENANCE,
     directions_group,
+    in_place_of,
+    refuses_parallel,
+    reserve,
 )
-from lsengine.store.layout import CurveLayout, Layout, TrajectoryLayout
 from lsengine.store.scales import add_dataset, add_scale, allocate, length_scales
+from lsengine.surface.grid import Grid
 
 _OVERHEAD_BYTES = 2**17  # attributes, scales and object headers
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryLayout:
+    """The group of a run's checkpoints, each of which is a cell after those of the grid.
+
+    Attributes:
+        columns: What is known beforehand, (T,) each; ``epoch`` is the scale.
+        quantities: Names of the float64 datasets that cells fill.
+        attributes: Of the group.
+    """
+
+    columns: Mapping[str, NDArray[Any]]
+    quantities: Sequence[str]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurveLayout:
+    """A trained curve as it lies in a plane, for whoever draws it.
+
+    Attributes:
+        t: The curve's parameter at points close enough to be joined, (S,).
+        points: Their alpha and beta, (S, 2).
+        controls: Alpha and beta of the control points, the ends first and last, (C, 2).
+        distance: Of the control points from the plane, (C,).
+        attributes: Of the group: ``shape`` and ``bend``.
+    """
+
+    t: NDArray[np.float64]
+    points: NDArray[np.float64]
+    controls: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Everything a new surface file holds before the first cell.
+
+    Attributes:
+        grid: The coordinates.
+        quantities: Names of the float64 datasets of the grid's shape.
+        attributes: Root attributes: strings, integers or floats.
+        directions: By axis and parameter name, float32, with a leading repeat axis where the
+            grid has one.
+        trajectory: The group of checkpoints, if there is one.
+        curve: The curve whose plane it is, if it is one's.
+        state_dict_layout: The network's state dict without its numbers: JSON, a list of name,
+            shape and whether it is a parameter, in order.  Directions are written to files that
+            number parameters by it.
+    """
+
+    grid: Grid
+    quantities: Sequence[str]
+    attributes: Mapping[str, str | int | float]
+    directions: Mapping[str, Mapping[str, NDArray[np.float32]]] = field(default_factory=dict)
+    trajectory: TrajectoryLayout | None = None
+    curve: CurveLayout | None = None
+    state_dict_layout: str = ""
 
 
 def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
@@ -31,8 +97,8 @@ def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
     renamed; a killed run leaves either no surface file or a complete empty one.
 
     Args:
-        path: Where the file goes; folders are made, an existing file is replaced.
-        layout: What it holds.
+        path: Folders are made, an existing file is replaced.
+        layout: What the file holds.
         comm: With a communicator of one process, also try an independent parallel write.
 
     Returns:
@@ -61,7 +127,7 @@ def amend(
     """Add to a surface file that nobody writes, by a whole new one in its place.
 
     Args:
-        path: The surface file; its lock is held.
+        path: Its lock is held.
         attributes: Root attributes to add or replace.
         trajectory: A group of checkpoints, for a file that has none.
 
@@ -84,8 +150,8 @@ def _size(layout: Layout) -> int:
     arrays = [values for parameters in layout.directions.values() for values in parameters.values()]
     directions = sum(int(values.nbytes) + 1024 for values in arrays)
     checkpoints = len(layout.trajectory.columns["epoch"]) if layout.trajectory else 0
-    texts = len(layout.state_dict_layout)
-    return int(cells + directions + texts + 1024 * checkpoints + _OVERHEAD_BYTES)
+    rest = len(layout.state_dict_layout) + 1024 * checkpoints + _OVERHEAD_BYTES
+    return int(cells + directions + rest)
 
 
 def _lay_out(file: h5py.File, layout: Layout) -> None:
@@ -99,7 +165,10 @@ def _lay_out(file: h5py.File, layout: Layout) -> None:
     allocate(file, "precision_error", scales, np.float64, np.nan)
     if layout.directions:
         group = file.create_group("directions")
-        _lay_out_directions(group, layout.directions)
+        for axis, parameters in layout.directions.items():
+            inner = group.create_group(directions_group(axis))
+            for name, values in parameters.items():
+                add_dataset(inner, name, values, length_scales(group, values.shape, np.int32))
         if layout.state_dict_layout:
             group["state"] = np.bytes_(layout.state_dict_layout.encode())
     if layout.trajectory is not None:
@@ -137,14 +206,3 @@ def _lay_out_curve(group: h5py.Group, layout: CurveLayout) -> None:
     add_dataset(group, "control_alpha", layout.controls[:, 0], [control])
     add_dataset(group, "control_beta", layout.controls[:, 1], [control])
     add_dataset(group, "control_distance", layout.distance, [control])
-
-
-def _lay_out_directions(
-    group: h5py.Group, directions: Mapping[str, Mapping[str, NDArray[np.float32]]]
-) -> None:
-    """Store parameters under their state-dict names."""
-    for axis, parameters in directions.items():
-        inner = group.create_group(directions_group(axis))
-        for name, values in parameters.items():
-            scales = length_scales(group, values.shape, np.int32)
-            add_dataset(inner, name, values, scales)

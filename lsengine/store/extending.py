@@ -5,7 +5,6 @@ Shape suffixes: C cells of the new surface that the old one has, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -13,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import EnvironmentUnfit
-from lsengine.store.file import quantity_names
-from lsengine.store.format import PROVENANCE
+from lsengine.store.file import PROVENANCE, quantity_names
 from lsengine.store.reader import read
 from lsengine.store.scales import scale_name
 from lsengine.surface import DONE, Surface
 
 Indices = tuple[NDArray[np.int64], ...]
+_Columns = dict[str, NDArray[np.generic]]
 _APART = 1e-9  # of an axis's extent: coordinates that differ by rounding only
 
 
@@ -39,25 +38,18 @@ def adopt(path: Path, old: Path) -> tuple[int, int]:
     surface = read(old)
     try:
         with h5py.File(path, "r+", locking=False) as file:
-            return _copy_cells(file, surface, quantity_names(file))
+            return _copy_cells(file, surface)
     except OSError as error:
         raise EnvironmentUnfit(f"{path}: cannot be written: {error}") from error
 
 
-def _copy_cells(file: h5py.File, old: Surface, quantities: Sequence[str]) -> tuple[int, int]:
+def _copy_cells(file: h5py.File, old: Surface) -> tuple[int, int]:
     """Copy the done cells of another surface to where their coordinates lie in this one.
 
     A cell for which the old surface has every quantity becomes done; of the others what there
     is is filled in, and they stay missing.
-
-    Args:
-        file: Open for writing; laid out, and nobody else writes it.
-        old: Of the same cell fingerprint; a plane if this is one.
-        quantities: Names of this surface's.
-
-    Returns:
-        How many cells are done now, and how many have some of their quantities.
     """
+    quantities = quantity_names(file)
     new_cells, old_cells = _coincident(file, old)
     done_C = old.status[old_cells] == DONE
     cells = tuple(i[done_C] for i in new_cells), tuple(i[done_C] for i in old_cells)
@@ -94,12 +86,7 @@ def _coincident(file: h5py.File, old: Surface) -> tuple[Indices, Indices]:
     return tuple(new_C), tuple(by_axis.get(axis, first) for axis in old.axes)
 
 
-def _copy(
-    file: h5py.File,
-    columns: dict[str, NDArray[np.generic]],
-    new_cells: Indices,
-    old_cells: Indices,
-) -> None:
+def _copy(file: h5py.File, columns: _Columns, new_cells: Indices, old_cells: Indices) -> None:
     for name, values in columns.items():
         if name in file:
             content = file[name][...]

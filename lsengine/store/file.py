@@ -1,10 +1,11 @@
-"""How HDF5 files are opened, checked, and put in place of older ones."""
+"""The formats of our HDF5 files, and how they are opened, checked and replaced."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,53 @@ import h5py
 import numpy as np
 
 from lsengine import files
-from lsengine.errors import UsageError
+from lsengine.errors import LsengineError, SurfaceError, UsageError
 from lsengine.store import loss_landscape
-from lsengine.store.format import KINDS, PROVENANCE
 
+FORMAT, FORMAT_VERSION = "lsengine-surface", 2
+HISTORY_FORMAT = "lsengine-history"
+WEIGHTS_FORMAT = "lsengine-weights"
+SPECTRUM_FORMAT = "lsengine-spectrum"
+AXES = ("alpha", "beta")
+FAILURE_BYTES = 160
+PROVENANCE: dict[str, tuple[Any, Any]] = {
+    "wall_s": (np.float64, np.nan),
+    "finished": (np.float64, np.nan),
+    "worker": (np.int32, -1),
+    "batch": (np.int32, 0),
+    "failure": (f"S{FAILURE_BYTES}", b""),
+}
+"""Datasets per cell that are no results: dtype and fill value."""
 # What HDF5 and NumPy raise over rotten bytes, depending on where they are.
 _DAMAGE = (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError)
 _BLOCK_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One format for messages: what writes it, the newest version read, what bad files raise."""
+
+    name: str
+    command: str
+    version: int = field(default=1, kw_only=True)
+    error: type[LsengineError] = field(default=UsageError, kw_only=True)
+
+
+KINDS = {
+    FORMAT: Kind("surface", "lsengine eval JOB", version=FORMAT_VERSION, error=SurfaceError),
+    HISTORY_FORMAT: Kind("training history", "lsengine train"),
+    WEIGHTS_FORMAT: Kind("histogram of weights", "lsengine histogram"),
+    SPECTRUM_FORMAT: Kind("spectrum", "lsengine spectrum"),
+}
+
+
+def directions_group(axis: str, version: int = FORMAT_VERSION) -> str:
+    """Return the group of ``directions`` that holds the direction of an axis.
+
+    Version 1 called it like the axis.  xarray cannot open that as a tree: it refuses a group
+    called like a coordinate of its parents.
+    """
+    return axis if version == 1 else f"along_{axis}"
 
 
 def has_mpi() -> bool:
@@ -35,7 +76,7 @@ def in_place_of(path: Path) -> Iterator[Path]:
     """
     files.make_folder(path.parent)
     files.remove_parts(path)  # of a run that was killed here; the lock is ours now
-    with files.whole(path) as part:
+    with files.whole(path, failures=(OSError, RuntimeError)) as part:  # HDF5 raises both
         yield part
 
 
@@ -97,10 +138,8 @@ def opened(path: Path, *formats: str) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
-        raise kind.error(
-            f"{path}: not a readable HDF5 file ({error}); it is damaged or of another kind; "
-            "move it away"
-        ) from None
+        why = f"not a readable HDF5 file ({error}); it is damaged or of another kind; move it away"
+        raise kind.error(f"{path}: {why}") from None
     with file:
         try:
             _check_format(path, file, formats)
@@ -135,14 +174,7 @@ def plain(value: Any) -> Any:
 
 def quantity_names(file: h5py.File) -> list[str]:
     """Return the names of the datasets that have one number for each cell."""
-    shape = file["status"].shape
-    known = {*PROVENANCE, "status", "precision_error"}
-    return [
-        name
-        for name, item in file.items()
-        if isinstance(item, h5py.Dataset)
-        and name not in known
-        and item.shape == shape
-        and item.dtype == np.float64
-        and not item.is_scale
-    ]
+    shape, known = file["status"].shape, {*PROVENANCE, "status", "precision_error"}
+    unknown = {n: d for n, d in file.items() if isinstance(d, h5py.Dataset) and n not in known}
+    is_like = {n: d.shape == shape and d.dtype == np.float64 for n, d in unknown.items()}
+    return [n for n, dataset in unknown.items() if is_like[n] and not dataset.is_scale]

@@ -30,6 +30,7 @@ from lsengine.errors import EnvironmentUnfit, SurfaceError
 log = logging.getLogger(__name__)
 BEAT_S = 30.0
 WATCH_S = 90.0
+_Owner = dict[str, Any]
 _DYING_S = 3.0  # a killed process takes a moment to give its memory back and go
 
 
@@ -60,11 +61,15 @@ def held(
         SurfaceError: If another run holds the lock.
     """
     path, mine = lock_path(surface), _identity()
-    _acquire(path, mine, watch_s, tick)
+    try:  # round again when the owner of a lock leaves meanwhile
+        while not _create(path, mine) and not _take_over(path, mine, watch_s, tick):
+            time.sleep(0.01)
+    except OSError as error:
+        reason = error.strerror or error
+        raise EnvironmentUnfit(f"{path}: the lock cannot be written: {reason}") from error
     ended = threading.Event()
-    thread = threading.Thread(
-        target=_beat, args=(path, mine, ended, lost, beat_s), name="lock", daemon=True
-    )
+    beat = (path, mine, ended, lost, beat_s)
+    thread = threading.Thread(target=_beat, args=beat, name="lock", daemon=True)
     thread.start()
     try:
         yield
@@ -74,7 +79,7 @@ def held(
         _release(path, mine)
 
 
-def _release(path: Path, mine: dict[str, Any]) -> None:
+def _release(path: Path, mine: _Owner) -> None:
     """Remove the lock; where that is refused, a run's outcome is still the run's."""
     if _read(path).get("token") != mine["token"]:
         return
@@ -94,12 +99,18 @@ def owner(surface: Path) -> dict[str, Any] | None:
     return seen if seen and not _is_dead(seen, _identity()) else None
 
 
-def _identity() -> dict[str, Any]:
+def _identity() -> _Owner:
+    host = boot_id = socket.gethostname()
+    namespace = ""
+    with contextlib.suppress(OSError):
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(OSError):
+        namespace = str(Path("/proc/self/ns/pid").readlink())
     return {
         "token": uuid.uuid4().hex,
-        "host": socket.gethostname(),
-        "boot_id": _boot_id(),
-        "pid_namespace": _pid_namespace(),
+        "host": host,
+        "boot_id": boot_id,
+        "pid_namespace": namespace,
         "pid": os.getpid(),
         "process_start": _process_start(os.getpid()),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
@@ -108,18 +119,7 @@ def _identity() -> dict[str, Any]:
     }
 
 
-def _acquire(path: Path, mine: dict[str, Any], watch_s: float, tick: Callable[[], None]) -> None:
-    """Make the lock, or take over a stale one; go round again when its owner leaves meanwhile."""
-    try:
-        while not _create(path, mine) and not _take_over(path, mine, watch_s, tick):
-            time.sleep(0.01)
-    except OSError as error:
-        raise EnvironmentUnfit(
-            f"{path}: the lock cannot be written: {error.strerror or error}"
-        ) from error
-
-
-def _create(path: Path, mine: dict[str, Any]) -> bool:
+def _create(path: Path, mine: _Owner) -> bool:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
@@ -133,7 +133,7 @@ def _create(path: Path, mine: dict[str, Any]) -> bool:
     return True
 
 
-def _take_over(path: Path, mine: dict[str, Any], watch_s: float, tick: Callable[[], None]) -> bool:
+def _take_over(path: Path, mine: _Owner, watch_s: float, tick: Callable[[], None]) -> bool:
     """Replace a stale lock; False if it changed meanwhile and has to be looked at anew.
 
     flock makes two processes that judge the same lock stale take turns; the second then
@@ -143,9 +143,8 @@ def _take_over(path: Path, mine: dict[str, Any], watch_s: float, tick: Callable[
     end = time.monotonic() + _DYING_S
     while _is_local(seen, mine) and not _is_dead(seen, mine) and time.monotonic() < end:
         time.sleep(0.1)
-    is_stale = _is_dead(seen, mine) or (
-        not _is_local(seen, mine) and _is_silent(path, seen, watch_s, tick)
-    )
+    is_foreign = not _is_local(seen, mine)
+    is_stale = _is_dead(seen, mine) or (is_foreign and _is_silent(path, seen, watch_s, tick))
     if not path.exists():
         return False
     if not is_stale:
@@ -164,7 +163,7 @@ def _take_over(path: Path, mine: dict[str, Any], watch_s: float, tick: Callable[
     return True
 
 
-def _refusal(path: Path, seen: dict[str, Any]) -> SurfaceError:
+def _refusal(path: Path, seen: _Owner) -> SurfaceError:
     surface = path.name.removesuffix(".lock")
     owner = f"process {seen.get('pid', '?')} on {seen.get('host', '?')}"
     if seen.get("slurm_job_id"):
@@ -175,17 +174,15 @@ def _refusal(path: Path, seen: dict[str, Any]) -> SurfaceError:
     )
 
 
-def _is_local(seen: dict[str, Any], mine: dict[str, Any]) -> bool:
+def _is_local(seen: _Owner, mine: _Owner) -> bool:
     """Whether the owner's process number means something here (containers have their own)."""
-    keys = ("boot_id", "pid_namespace")
-    return bool(seen) and all(seen.get(k) == mine[k] for k in keys)
+    return bool(seen) and all(seen.get(k) == mine[k] for k in ("boot_id", "pid_namespace"))
 
 
-def _is_dead(seen: dict[str, Any], mine: dict[str, Any]) -> bool:
+def _is_dead(seen: _Owner, mine: _Owner) -> bool:
     """Whether the owner is known to be gone without watching its heartbeat."""
     if _is_local(seen, mine):
-        pid = int(seen.get("pid", 0))
-        return _process_start(pid) != seen.get("process_start")
+        return _process_start(int(seen.get("pid", 0))) != seen.get("process_start")
     return (
         mine["slurm_job_id"] is not None
         and seen.get("slurm_job_id") == mine["slurm_job_id"]
@@ -193,7 +190,7 @@ def _is_dead(seen: dict[str, Any], mine: dict[str, Any]) -> bool:
     )
 
 
-def _is_silent(path: Path, seen: dict[str, Any], watch_s: float, tick: Callable[[], None]) -> bool:
+def _is_silent(path: Path, seen: _Owner, watch_s: float, tick: Callable[[], None]) -> bool:
     end = time.monotonic() + watch_s
     while time.monotonic() < end:
         tick()
@@ -204,11 +201,7 @@ def _is_silent(path: Path, seen: dict[str, Any], watch_s: float, tick: Callable[
 
 
 def _beat(
-    path: Path,
-    mine: dict[str, Any],
-    ended: threading.Event,
-    lost: Callable[[], None],
-    beat_s: float,
+    path: Path, mine: _Owner, ended: threading.Event, lost: Callable[[], None], beat_s: float
 ) -> None:
     while not ended.wait(beat_s):
         seen = _read(path)
@@ -226,7 +219,7 @@ def _beat(
                 fresh.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> _Owner:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -234,28 +227,12 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return socket.gethostname()
-
-
-def _pid_namespace() -> str:
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
-
-
 def _process_start(pid: int) -> str | None:
     """Return when a process of this machine started (clock ticks), or None if there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        if Path("/proc/self/stat").exists():
-            return None
-        return _answers(pid)
+        return None if Path("/proc/self/stat").exists() else _answers(pid)
     fields = text.rpartition(")")[2].split()
     return None if fields[0] == "Z" else fields[19]
 

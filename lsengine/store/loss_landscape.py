@@ -12,7 +12,7 @@ Shape suffixes: B betas, A alphas; a curve is (A,).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,7 @@ _NAMES = {
     "min_eig": "eigenvalue_min",
 }
 QUANTITIES = tuple(_NAMES.values())
-
-
 """What its files can hold, by our names."""
-
-
 _PERCENT = {"train_accuracy", "test_accuracy"}
 _FAMILIES = ({"train_loss", "train_accuracy"}, {"test_loss", "test_accuracy"})
 _MISSING = {"eigenvalue_min": 1.0}  # every other one is -1
@@ -58,10 +54,6 @@ def read(file: h5py.File, path: Path) -> Surface:
     Accuracies that nowhere exceed 1 are taken for fractions, as some of its descendants
     write them.
 
-    Args:
-        file: Open for reading.
-        path: Its name.
-
     Raises:
         SurfaceError: If it has no values, or not as many as coordinates.
     """
@@ -72,20 +64,21 @@ def read(file: h5py.File, path: Path) -> Surface:
     shape = tuple(len(values) for values in axes.values())
     quantities = {}
     for name, dataset in file.items():
-        if name in _AXES.values() or not _is_float(dataset):
+        is_float = isinstance(dataset, h5py.Dataset) and dataset.ndim and dataset.dtype.kind == "f"
+        if name in _AXES.values() or not is_float:
             continue
         if dataset.size != np.prod(shape):
-            words = " x ".join(map(str, shape))
-            raise SurfaceError(
-                f"{path}: damaged: {name} has {dataset.size:,} values for {words} coordinates"
-            )
+            held = f"{dataset.size:,} values for {' x '.join(map(str, shape))} coordinates"
+            raise SurfaceError(f"{path}: damaged: {name} has {held}")
         buffer = np.asarray(dataset[...], np.float64).ravel()
         quantities[_NAMES.get(name, name)] = buffer.reshape(shape)
     if not quantities:
         raise SurfaceError(f"{path}: a surface file of {FORMAT} without any values yet")
     done = _mask_absent(quantities)
     for name in _PERCENT & quantities.keys():
-        quantities[name] = _fraction(quantities[name])
+        values = quantities[name]
+        if (np.isfinite(values) & (values > 1.0)).any():
+            quantities[name] = values / 100.0
     return Surface(
         name=path.stem,
         source=str(path),
@@ -99,28 +92,14 @@ def read(file: h5py.File, path: Path) -> Surface:
 def _mask_absent(quantities: dict[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
     """Put NaN where nothing was computed, and return where anything was."""
     done = np.zeros(next(iter(quantities.values())).shape, np.bool_)
-    for family in _families(quantities):
-        absent = np.logical_and.reduce(
-            [quantities[name] == _MISSING.get(name, -1.0) for name in family]
-        )
-        for name in family:
+    others = quantities.keys() - set().union(*_FAMILIES)
+    for family in (*_FAMILIES, others):  # datasets that one pass over the data fills
+        names = sorted(family & quantities.keys())
+        absent = np.logical_and.reduce([quantities[n] == _MISSING.get(n, -1.0) for n in names])
+        for name in names:
             quantities[name] = np.where(absent, np.nan, quantities[name])
         done |= ~absent
     return done
-
-
-def _families(names: Iterable[str]) -> list[list[str]]:
-    """Return the datasets that one pass over the data fills, and all others, together."""
-    others, families = list(names), []
-    for family in _FAMILIES:
-        families.append([name for name in others if name in family])
-        others = [name for name in others if name not in family]
-    return [family for family in (*families, others) if family]
-
-
-def _fraction(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    finite = values[np.isfinite(values)]
-    return values / 100.0 if finite.size and finite.max() > 1.0 else values
 
 
 def read_directions(file: h5py.File) -> dict[str, dict[str, NDArray[np.float32]]]:
@@ -151,9 +130,8 @@ def write(path: Path, surface: Surface, dir_file: str) -> list[str]:
                 file[name] = surface.axes[axis]
         for ours, theirs in names.items():
             factor = 100.0 if ours in _PERCENT else 1.0
-            values = np.where(
-                surface.done, surface.quantities[ours] * factor, _MISSING.get(ours, -1.0)
-            )
+            computed, missing = surface.quantities[ours] * factor, _MISSING.get(ours, -1.0)
+            values = np.where(surface.done, computed, missing)
             file[theirs] = values.reshape(values.shape[::-1])  # its shape, not its order
     return list(names)
 
@@ -179,10 +157,6 @@ def write_directions(
                 group[str(number)] = moved[name] if name in moved else np.zeros(shape, np.float32)
         if variance_ratio is not None:
             file["explained_variance_ratio_"] = variance_ratio
-
-
-def _is_float(item: Any) -> bool:
-    return isinstance(item, h5py.Dataset) and item.ndim > 0 and item.dtype.kind == "f"
 
 
 def _text(dataset: Any) -> str:

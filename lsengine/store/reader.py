@@ -10,8 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.store import loss_landscape
-from lsengine.store.file import opened, plain, quantity_names
-from lsengine.store.format import AXES, FORMAT, PROVENANCE, directions_group
+from lsengine.store.file import (
+    AXES,
+    FORMAT,
+    PROVENANCE,
+    directions_group,
+    opened,
+    plain,
+    quantity_names,
+)
 from lsengine.store.scales import scale_name
 from lsengine.surface import PlaneCurve, Surface, Trajectory
 from lsengine.surface.grid import Grid

@@ -14,8 +14,14 @@ import h5py
 import numpy as np
 
 from lsengine import files
-from lsengine.store.file import opened, reserve
-from lsengine.store.format import HISTORY_FORMAT, KINDS, SPECTRUM_FORMAT, WEIGHTS_FORMAT
+from lsengine.store.file import (
+    HISTORY_FORMAT,
+    KINDS,
+    SPECTRUM_FORMAT,
+    WEIGHTS_FORMAT,
+    opened,
+    reserve,
+)
 from lsengine.store.scales import add_dataset, add_names, add_scale, length_scales
 from lsengine.surface.records import Bins, History, Spectrum, WeightHistograms
 
@@ -37,7 +43,7 @@ _ROOM_BYTES = 2**19
 @contextmanager
 def _created(path: Path, kind: str, size: int = 0) -> Iterator[h5py.File]:
     """Give a new file, which takes its name when it is complete; ``size`` is of large arrays."""
-    with files.whole(path) as part:
+    with files.whole(path, failures=(OSError, RuntimeError)) as part:  # HDF5 raises both
         reserve(part, _ROOM_BYTES + size)
         with h5py.File(part, "w", locking=False) as file:
             file.attrs["format"], file.attrs["format_version"] = kind, KINDS[kind].version
@@ -55,11 +61,7 @@ def format_of(path: Path) -> str | None:
 
 
 def write_history(path: Path, history: History) -> None:
-    """Write a history whole or not at all; an existing one is replaced.
-
-    Args:
-        path: Its lock is held.
-        history: What to write.
+    """Write a history whole or not at all over any other; its lock is held.
 
     Raises:
         EnvironmentUnfit: If it cannot be written.

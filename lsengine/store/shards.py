@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
 from lsengine import files
 from lsengine.errors import CellsFailed, Stopped, SurfaceError, UsageError
-from lsengine.store import lock, merging
-from lsengine.store.reader import read_attributes
-from lsengine.surface.identity import first_difference, read_identity
-from lsengine.surface.settled import disagreements, tolerance
+from lsengine.store import lock
+from lsengine.store.file import FORMAT, PROVENANCE, in_place_of, opened, quantity_names
+from lsengine.store.reader import direction_groups, read_attributes
+from lsengine.store.scales import scale_name
+from lsengine.surface import DONE, FAILED, MISSING
+from lsengine.surface.identity import disagreements, first_difference, read_identity, tolerance
 from lsengine.wording import listed
 
 log = logging.getLogger(__name__)
+_GROUPS = ("", "trajectory/")
+_Columns = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +64,20 @@ def merge(shards: Sequence[Path], output: Path) -> Merged:
     with lock.held(output, lost=lambda: None):
         if output.exists():
             sources.append(output)
-        counts = merging.merge(sources, output, _tolerance(sources))
-    total = counts.done + counts.missing + counts.failed
-    text = f"{output}: {counts.done:,} of {total:,} cells done, from {len(sources)} files"
-    if counts.failed:
-        text += f"; {counts.failed:,} failed: eval --retry-failed tries them again"
-    if counts.missing:
-        cells = f" (cells {listed(counts.missing_cells)})" if counts.missing_cells else ""
-        text += f"; {counts.missing:,} missing{cells}: eval of the job goes on with them"
-    code = CellsFailed.exit_code if counts.failed else 0
-    return Merged(Stopped.exit_code if counts.missing else code, text)
+        merged = _merge(sources, output, _tolerance(sources))
+    status = np.concatenate(
+        [merged[g + "status"].ravel() for g in _GROUPS if g + "status" in merged]
+    )
+    done, failed, missing = (np.count_nonzero(status == state) for state in (DONE, FAILED, MISSING))
+    text = f"{output}: {done:,} of {status.size:,} cells done, from {len(sources)} files"
+    if failed:
+        text += f"; {failed:,} failed: eval --retry-failed tries them again"
+    if missing:
+        of_grid = np.flatnonzero(merged["status"].ravel() == MISSING).tolist()
+        cells = f" (cells {listed(of_grid)})" if of_grid else ""
+        text += f"; {missing:,} missing{cells}: eval of the job goes on with them"
+    code = CellsFailed.exit_code if failed else 0
+    return Merged(Stopped.exit_code if missing else code, text)
 
 
 def _tolerance(sources: Sequence[Path]) -> float:
@@ -103,5 +116,114 @@ def _refuse_other(
             f"{path}: precision is {attributes.get('precision')}, but {expected.get('precision')} "
             f"in {first}; name it in the job, and evaluate the shards anew"
         )
-    if differs := merging.difference(first, path):
+    if differs := _difference(first, path):
         raise SurfaceError(f"{path}: is of the same job as {first}, but {differs}")
+
+
+def _difference(one: Path, other: Path) -> str | None:
+    """Return what of the grid and the directions differs between two files, or None."""
+    with opened(one, FORMAT) as left, opened(other, FORMAT) as right:
+        if left["status"].shape != right["status"].shape:
+            return f"the grid is {left['status'].shape} there, {right['status'].shape} here"
+        for axis in (scale_name(dim) for dim in left["status"].dims):
+            if axis not in right or left[axis][...].tobytes() != right[axis][...].tobytes():
+                return f"the coordinates of {axis} differ"
+        ours, theirs = _directions(left), _directions(right)
+        if ours.keys() != theirs.keys():
+            return "the directions are of other parameters"
+        for (axis, name), values in ours.items():
+            if values[()].tobytes() != theirs[axis, name][()].tobytes():
+                return f"the direction {axis} differs in {name}"
+    return None
+
+
+def _directions(file: h5py.File) -> dict[tuple[str, str], h5py.Dataset]:
+    """Return what is stored of directions by axis and parameter, whatever the file's version."""
+    groups = direction_groups(file).items()
+    return {(axis, name): item for axis, group in groups for name, item in group.items()}
+
+
+def _merge(sources: Sequence[Path], output: Path, tolerance: float) -> _Columns:
+    """Write all finished cells of ``sources`` into ``output``, and return what it has now.
+
+    A file that is being written may be among them: its cells' status is read before their values.
+
+    Args:
+        sources: At least one; of one job and grid.
+        output: Made, or replaced; its lock is held.
+        tolerance: How far losses of a cell that several files have may differ, relative to them;
+            the first file's are taken.  With 0 all that is known of the cell must be the same bits.
+    """
+    shards = [_read(path) for path in sources]
+    base = next((i for i, columns in enumerate(shards) if "trajectory/status" in columns), 0)
+    merged = {name: column.copy() for name, column in shards[base].items()}
+    for path, columns in zip(sources, shards, strict=True):
+        where = f"in {sources[base]} or a file before"
+        for group in _GROUPS:
+            is_there = f"{group}status" in columns
+            if is_there and (problem := _take(merged, columns, group, tolerance, where)):
+                raise SurfaceError(f"{path}: {problem}; remove the file that is wrong")
+    with in_place_of(output) as part:
+        shutil.copyfile(sources[base], part)
+        with h5py.File(part, "r+", locking=False) as file:
+            for name, column in merged.items():
+                file[name][...] = column
+            file.flush()
+    return merged
+
+
+def _read(path: Path) -> _Columns:
+    """Return everything that belongs to single cells, status first."""
+    with opened(path, FORMAT) as file:
+        groups = [group for group in _GROUPS if f"{group}status" in file]
+        columns = {f"{group}status": file[f"{group}status"][...] for group in groups}
+        for group in groups:
+            inner, names = file[group] if group else file, quantity_names(file)
+            if (
+                group
+            ):  # what is known of a checkpoint beforehand looks alike, and is the same in all
+                names = [n for n, d in inner.items() if d.dtype == np.float64 and n != "epoch"]
+            names += [n for n in PROVENANCE if n in inner and n not in names]
+            columns |= {group + name: inner[name][...] for name in names}
+        return columns | {"precision_error": file["precision_error"][...]}
+
+
+def _take(
+    merged: _Columns, columns: _Columns, group: str, tolerance: float, where: str
+) -> str | None:
+    """Take over the cells that were not done before; return how those that were differ."""
+    have, theirs = merged[f"{group}status"], columns[f"{group}status"]
+    both = (have == DONE) & (theirs == DONE)
+    new = ((theirs == DONE) & (have != DONE)) | ((theirs == FAILED) & (have == MISSING))
+    for key, column in columns.items():
+        owner, _, name = key.rpartition("/")
+        if name == "precision_error" or key not in merged or owner != group.rstrip("/"):
+            continue
+        if name not in (*PROVENANCE, "status"):
+            differ_C = np.flatnonzero(both & _differ(name, merged[key], column, tolerance))
+            if differ_C.size:
+                ours, other = (c.ravel()[differ_C[0]] for c in (merged[key], column))
+                return (
+                    f"{key} of cell {differ_C[0]} is {other!r}, but {ours!r} {where}; "
+                    f"{differ_C.size} cells differ"
+                )
+        merged[key][new] = column[new]
+    if not group:
+        rows = np.isnan(merged["precision_error"]).all(axis=1)
+        merged["precision_error"][rows] = columns["precision_error"][rows]
+    return None
+
+
+def _differ(
+    name: str, ours: NDArray[np.generic], theirs: NDArray[np.generic], tolerance: float
+) -> NDArray[np.bool_]:
+    """Return where two columns differ; not a number is equal to itself.
+
+    Only losses are compared by tolerance: an accuracy jumps by a whole sample, and eigenvalues
+    agree as well as their solver was asked to find them.
+    """
+    if not tolerance:
+        return np.asarray(ours.view(np.uint64) != theirs.view(np.uint64))
+    if not name.endswith("_loss"):
+        return np.zeros(ours.shape, np.bool_)
+    return np.asarray(~np.isclose(ours, theirs, rtol=tolerance, atol=0.0, equal_nan=True))

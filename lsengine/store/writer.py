@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import EnvironmentUnfit, SurfaceError
-from lsengine.store.file import quantity_names
-from lsengine.store.format import FAILURE_BYTES, PROVENANCE
-from lsengine.store.layout import CellResults
+from lsengine.store.file import FAILURE_BYTES, PROVENANCE, quantity_names
 from lsengine.surface import DONE, FAILED
+
+
+@dataclass(slots=True, kw_only=True)
+class CellResults:
+    """Finished cells on their way into the file.
+
+    Attributes:
+        cells: Flat indices; those from the size of the grid on are checkpoints.
+        values: One float per cell for each quantity; ignored where ``failures`` has the cell.
+        wall_s: Seconds each cell took.
+        finished: When each cell ended, seconds since the epoch.
+        batch: Samples per forward pass where they had to be fewer than the file says, else 0.
+        worker: Rank that evaluated them.
+        failures: Reason by cell, for cells that raised.
+        precision_error: Rows of the dataset of that name, from the worker that has measured it.
+    """
+
+    cells: list[int] = field(default_factory=list)
+    values: dict[str, list[float]] = field(default_factory=dict)
+    wall_s: list[float] = field(default_factory=list)
+    finished: list[float] = field(default_factory=list)
+    batch: list[int] = field(default_factory=list)
+    worker: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+    precision_error: tuple[tuple[float, float, float, float], ...] = ()
+
+    def of(self, cells: Collection[int]) -> CellResults:
+        """Return the results of some of the cells, in the same order."""
+        wanted = [i for i, cell in enumerate(self.cells) if cell in cells]
+
+        def of_wanted(column: list[Any]) -> list[Any]:
+            return [column[i] for i in wanted] if column else []
+
+        return CellResults(
+            cells=of_wanted(self.cells),
+            values={name: of_wanted(column) for name, column in self.values.items()},
+            wall_s=of_wanted(self.wall_s),
+            finished=of_wanted(self.finished),
+            batch=of_wanted(self.batch),
+            worker=self.worker,
+            failures={cell: why for cell, why in self.failures.items() if cell in cells},
+            precision_error=self.precision_error,
+        )
 
 
 def contiguous_runs(cells: Sequence[int], row: int) -> list[tuple[int, int]]:

@@ -114,12 +114,9 @@ def tally(status: NDArray[np.uint8], arrays: Iterable[NDArray[Any]]) -> Tally:
         status: Any shape.
         arrays: Values of the same shape; a cell counts as NaN or infinite if any array is.
     """
-    done = status == DONE
-    nan = np.zeros(status.shape, dtype=bool)
-    infinite = np.zeros(status.shape, dtype=bool)
-    for values in arrays:
-        nan |= done & np.isnan(values)
-        infinite |= done & np.isinf(values)
+    done, columns = status == DONE, list(arrays)
+    nan = done & np.any([np.isnan(values) for values in columns], axis=0)
+    infinite = done & np.any([np.isinf(values) for values in columns], axis=0)
     return Tally(
         cells=status.size,
         missing=int((status == MISSING).sum()),
@@ -135,22 +132,19 @@ def plane(surface: Surface, quantity: Quantity) -> Plane:
     Raises:
         UsageError: If two coordinates of an axis are equal or not finite.
     """
-    order = {}
     for name in ("beta", "alpha"):
         axis = np.asarray(surface.axes[name], dtype=np.float64)
-        order[name] = np.argsort(axis)
         if not np.isfinite(axis).all() or (np.diff(np.sort(axis)) <= 0).any():
             raise UsageError(
                 f"{surface.source}: the {name} coordinates are not {axis.size} different "
                 "finite numbers, so there is no plane to draw; check the job's grid"
             )
-    cut = np.ix_(order["beta"], order["alpha"])
+    cut = np.ix_(np.argsort(surface.axes["beta"]), np.argsort(surface.axes["alpha"]))
     values_BA = np.asarray(surface.quantities[quantity.name], dtype=np.float64)[cut]
     status_BA = surface.status[cut]
     missing_BA = status_BA == MISSING
     good_BA = (status_BA == DONE) & np.isfinite(values_BA)
-    alpha = np.asarray(surface.axes["alpha"], dtype=np.float64)[order["alpha"]]
-    beta = np.asarray(surface.axes["beta"], dtype=np.float64)[order["beta"]]
+    alpha, beta = (np.sort(np.asarray(surface.axes[n], np.float64)) for n in ("alpha", "beta"))
     return Plane(
         alpha=alpha,
         beta=beta,
@@ -197,10 +191,8 @@ def joined(whole: Plane) -> Plane:
     column completely.  Between scattered cells there is nothing to join, but those rows and
     columns alone show the whole shape.
     """
-    if not whole.missing.any():
-        return whole
     rows, columns = _complete(whole.missing)
-    if len(rows) < 2 or len(columns) < 2:
+    if not whole.missing.any() or len(rows) < 2 or len(columns) < 2:
         return whole
     cut = np.ix_(rows, columns)
     coarse_area = float(np.ptp(whole.alpha[columns]) * np.ptp(whole.beta[rows]))
@@ -218,14 +210,7 @@ def joined(whole: Plane) -> Plane:
 
 
 def corners(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the four corners of each square of cells, in order around it.
-
-    Args:
-        values: Of the cells; (B, A).
-
-    Returns:
-        (B - 1, A - 1, 4).
-    """
+    """Return the four corners (B - 1, A - 1, 4) of each square of cells (B, A), around it."""
     return np.stack((values[:-1, :-1], values[:-1, 1:], values[1:, 1:], values[1:, :-1]), axis=-1)
 
 
@@ -257,7 +242,7 @@ def _complete(missing_BA: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return rows and columns with no missing cell where they cross, dropping the worst."""
     rows, columns = (np.arange(n) for n in missing_BA.shape)
     left = missing_BA
-    while left.any():
+    while left.any():  # never of an empty array
         by_row, by_column = left.mean(axis=1), left.mean(axis=0)
         if by_row.max() >= by_column.max():
             keep = np.arange(rows.size) != int(by_row.argmax())
@@ -265,8 +250,6 @@ def _complete(missing_BA: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         else:
             keep = np.arange(columns.size) != int(by_column.argmax())
             columns, left = columns[keep], left[:, keep]
-        if not left.size:
-            break
     return rows, columns
 
 
@@ -291,16 +274,13 @@ def edges(coordinates: Floats, other: Floats) -> Floats:
 
 
 def at_place(plane_: Plane, values_BA: Floats, alpha: Floats, beta: Floats) -> Floats:
-    """Return values between the cells, bilinearly; beyond the grid those of its border.
+    """Return values at places (T,) between the cells, bilinearly; beyond the grid its border's.
 
     Args:
         plane_: Its grid has two rows and columns or more.
-        values_BA: Of its cells; (B, A).
-        alpha: Places; (T,).
-        beta: The same; (T,).
-
-    Returns:
-        (T,).
+        values_BA: Of its cells.
+        alpha: Of the places; (T,).
+        beta: Of the places; (T,).
     """
     (a, u), (b, v) = (_between(*pair) for pair in ((plane_.alpha, alpha), (plane_.beta, beta)))
     low = (1 - u) * values_BA[b, a] + u * values_BA[b, a + 1]

@@ -48,11 +48,8 @@ class Grid:
         """Return the cell at a flat index."""
         position = np.unravel_index(index, self.shape)
         at = {axis: c[i] for (axis, c), i in zip(self.axes.items(), position, strict=True)}
-        return Cell(
-            alpha=float(at["alpha"]),
-            beta=float(at.get("beta", 0.0)),
-            repeat=int(at.get("repeat", 0)),
-        )
+        alpha, beta = float(at["alpha"]), float(at.get("beta", 0.0))
+        return Cell(alpha, beta, repeat=int(at.get("repeat", 0)))
 
     def describe(self, cell: Cell) -> str:
         """Return where a cell is, by the axes that there are: ``alpha=0.5 beta=0``."""

@@ -28,7 +28,6 @@ class Quantity:
         return self.factor != 1.0
 
 
-_SPLITS = {"train": "training", "test": "test"}
 _KNOWN = {
     "eigenvalue_min": "smallest Hessian eigenvalue",
     "eigenvalue_max": "largest Hessian eigenvalue",
@@ -37,13 +36,14 @@ _KNOWN = {
 
 def describe(name: str) -> Quantity:
     """Return what the name of a dataset tells, with a plain reading for unknown ones."""
-    split, _, rest = name.partition("_")
-    if split in _SPLITS and rest == "loss":
-        return Quantity(name, f"{_SPLITS[split]} loss", best="low")
-    if split in _SPLITS and rest == "accuracy":
-        return Quantity(name, f"{_SPLITS[split]} accuracy (%)", factor=100.0, best="high")
-    if split in _SPLITS and rest == "loss_se":
-        return Quantity(name, f"standard error of the {_SPLITS[split]} loss")
+    split, _, measure = name.partition("_")
+    words = {"train": "training", "test": "test"}.get(split)
+    if words and measure == "loss":
+        return Quantity(name, f"{words} loss", best="low")
+    if words and measure == "accuracy":
+        return Quantity(name, f"{words} accuracy (%)", factor=100.0, best="high")
+    if words and measure == "loss_se":
+        return Quantity(name, f"standard error of the {words} loss")
     return Quantity(name, _KNOWN.get(name, name.replace("_", " ")))
 
 
@@ -53,8 +53,6 @@ def preferred(names: Iterable[str]) -> str:
     Raises:
         ValueError: If there is no name at all.
     """
-    known = list(names)
-    for name in ("train_loss", "test_loss", "train_accuracy", "test_accuracy"):
-        if name in known:
-            return name
-    return min(known)
+    best = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
+    known = set(names)
+    return next((name for name in best if name in known), None) or min(known)

@@ -1,7 +1,6 @@
 """The surface as a value: axes, quantities, and which cells they exist for.
 
-What readers of a file get (`lsengine.store.read`) and renderers and exporters draw.  Knows
-no file, no torch, no MPI.
+What readers of a file get (`lsengine.store.read`) and renderers and exporters draw.
 
 Shape suffixes: B betas, A alphas, R repeats; a curve is (A,) or (R, A), a plane (B, A).
 C control points and S samples of a trained curve.
@@ -22,7 +21,6 @@ from lsengine.surface.identity import read_identity
 if TYPE_CHECKING:
     import xarray
 
-
 MISSING, DONE, FAILED = 0, 1, 2
 
 
@@ -42,9 +40,8 @@ class Trajectory:
     @property
     def done(self) -> NDArray[np.bool_]:
         """Mask (T,) of the checkpoints whose losses are results."""
-        shape = self.columns["epoch"].shape
-        done: NDArray[np.bool_] = np.equal(self.columns.get("status", np.zeros(shape)), DONE)
-        return done
+        unknown = np.zeros(self.columns["epoch"].shape)
+        return np.asarray(self.columns.get("status", unknown) == DONE)
 
     def counts(self) -> dict[str, int] | None:
         """Return the number of checkpoints by state, None if they are no cells."""
@@ -147,23 +144,19 @@ class Surface:
 
         A direction toward a checkpoint, neither normalised nor partly ignored, ends there at 1.
         """
-        directions = self.directions
         ends = {"alpha": (1.0, 0.0), "beta": (0.0, 1.0)}
+        specs = {axis: self.directions.get(axis, {}) for axis in ends if axis in self.axes}
+        toward = {axis: spec for axis, spec in specs.items() if spec.get("kind") == "toward"}
         return tuple(
             ends[axis]
-            for axis, spec in sorted(directions.items())
-            if axis in ends
-            and axis in self.axes
-            and spec.get("kind") == "toward"
-            and spec.get("normalize", "none") == "none"
-            and not spec.get("ignore")
+            for axis, spec in toward.items()
+            if spec.get("normalize", "none") == "none" and not spec.get("ignore")
         )
 
     @property
     def done(self) -> NDArray[np.bool_]:
         """Mask of the cells whose quantities are results."""
-        done: NDArray[np.bool_] = np.equal(self.status, DONE)
-        return done
+        return np.asarray(self.status == DONE)
 
     def masked(self, quantity: str) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
         """Return a quantity with every cell that is not done masked.
@@ -179,10 +172,7 @@ class Surface:
 
     @property
     def unconverged(self) -> int | None:
-        """Number of cells whose eigenvalues are not as good as asked for; None without any.
-
-        Of those done: what is missing or failed has no eigenvalues.
-        """
+        """Number of done cells whose eigenvalues are not as good as asked for; None without any."""
         if "converged" not in self.quantities:
             return None
         return int((self.done & (self.quantities["converged"] == 0)).sum())

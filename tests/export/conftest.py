@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lsengine.store.layout import TrajectoryLayout
+from lsengine.store import TrajectoryLayout
 from lsengine.surface.grid import make_grid
 from tests.support.exported import value, write_surface
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lsengine import store
-from lsengine.store.layout import CellResults, Layout
+from lsengine.store import CellResults, Layout
 
 ALPHA, BETA = np.linspace(-1.0, 2.0, 5), np.linspace(0.5, 1.5, 3)
 

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from lsengine.surface.identity import Difference, first_difference, read_identity
+from lsengine.surface.identity import (
+    SETTLED,
+    Difference,
+    disagreements,
+    first_difference,
+    read_identity,
+    tolerance,
+)
+
+ALL = {
+    "batch_size": 16,
+    "cells_per_pass": 1,
+    "device_kind": "cpu AVX2",
+    "forward": "fused",
+    "threads": 4,
+    "torch_version": "2.13",
+}
 
 
 def test_the_first_difference_has_a_key_and_two_values():
@@ -35,3 +51,25 @@ def test_an_identity_is_read_from_its_attribute():
     """A surface's is called so; other files have other names for theirs."""
     assert read_identity({"identity": '{"seed": 1}'}) == {"seed": 1}
     assert read_identity({"recipe": "{}"}, "recipe") == {}
+
+
+@pytest.mark.parametrize("name", SETTLED)
+def test_every_setting_is_compared(name):
+    """By its name, with both values."""
+    (found,) = disagreements(ALL, {**ALL, name: "another"})
+    assert (found.key, found.ours, found.theirs) == (name, ALL[name], "another")
+    assert disagreements(ALL, dict(ALL)) == []
+
+
+def test_what_one_side_does_not_know_is_not_compared():
+    """Older files say less; a bare cpu is any processor, and one cell a pass is the default."""
+    older = {"device_kind": "cpu", "threads": 4, "torch_version": "2.13", "batch_size": 16}
+    assert disagreements(ALL, older) == disagreements(older, ALL) == []
+    assert [d.key for d in disagreements({**ALL, "cells_per_pass": 8}, older)] == ["cells_per_pass"]
+    assert [d.key for d in disagreements(ALL, {"device_kind": "cuda A100"})] == ["device_kind"]
+
+
+def test_slower_precisions_agree_better():
+    """Each has a tolerance."""
+    order = ["float64", "float32", "tf32", "bfloat16"]
+    assert sorted(order, key=tolerance) == order

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from lsengine.engine.messages import Assignment, Hello, VisibleDevices, WorkerInfo
 from lsengine.job import Job
-from lsengine.surface.settled import disagreements
+from lsengine.surface.identity import disagreements
 
 log = logging.getLogger(__name__)
 
