@@ -32,10 +32,7 @@ NAMES = (
 class CellCurvature:
     """Extreme eigenvalues of the Hessian of the mean training loss, cell by cell.
 
-    Args:
-        hessian: Reads the model's weights anew for every product.
-        options: Tolerance, budget and seed.
-        displace_to: Gives the model the weights of a cell.
+    `displace_to` gives the model the weights of a cell, which the Hessian reads in every product.
     """
 
     def __init__(
@@ -52,30 +49,31 @@ class CellCurvature:
     def measure(self, cell: Cell, coarse: Cell) -> dict[str, float]:
         """Return the quantities `NAMES` of a cell; the weights are left at the cell.
 
-        Args:
-            cell: Where.
-            coarse: The cell whose eigenvectors it starts from; itself for a cold start.
+        It starts from the eigenvectors of its coarse cell; cold, if it is that cell itself.
         """
-        start = () if coarse == cell else self._vectors(coarse)
-        ends = self._extremes(cell, start)
         if coarse == cell:
-            self._last_cold = cell, (ends.vector_min, ends.vector_max)
-        return {
-            "eigenvalue_min": ends.eigenvalue_min,
-            "eigenvalue_max": ends.eigenvalue_max,
-            "eigenvalue_min_residual": ends.residual_min,
-            "eigenvalue_max_residual": ends.residual_max,
-            "products": float(ends.products),
-            "converged": float(ends.converged),
-        }
+            ends = self._cold(cell)
+        else:
+            if self._last_cold is None or self._last_cold[0] != coarse:
+                self._cold(coarse)
+            assert self._last_cold is not None
+            ends = self._extremes(cell, self._last_cold[1])
+        values = (
+            ends.eigenvalue_min,
+            ends.eigenvalue_max,
+            ends.residual_min,
+            ends.residual_max,
+            float(ends.products),
+            float(ends.converged),
+        )
+        return dict(zip(NAMES, values, strict=True))
 
-    def _vectors(self, coarse: Cell) -> tuple[Tensor, ...]:
-        if self._last_cold is None or self._last_cold[0] != coarse:
-            ends = self._extremes(coarse, ())
-            self._last_cold = coarse, (ends.vector_min, ends.vector_max)
-        return self._last_cold[1]
+    def _cold(self, cell: Cell) -> Extremes:
+        ends = self._extremes(cell)
+        self._last_cold = cell, (ends.vector_min, ends.vector_max)
+        return ends
 
-    def _extremes(self, cell: Cell, start: tuple[Tensor, ...]) -> Extremes:
+    def _extremes(self, cell: Cell, start: Sequence[Tensor] = ()) -> Extremes:
         self._displace_to(cell)
         with devices.tf32(False):
             return extreme_eigenvalues(self._hessian, self._options, start)
@@ -87,11 +85,7 @@ def trainable_names(model: nn.Module) -> list[str]:
 
 
 def hessian_parameters(names: Sequence[str], among: Container[str] | None = None) -> list[str]:
-    """Return the parameters that the Hessian is of: the trainable ones, or some of them.
-
-    Args:
-        names: The trainable ones.
-        among: Those that may be; default all.
+    """Return the parameters that the Hessian is of: the trainable ones, or those also `among`.
 
     Raises:
         UsageError: If none is left.

@@ -6,7 +6,7 @@ Shape suffixes: P numbers of a vector, K eigenpairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lsengine.curvature.lanczos import (
     Array,
+    Choice,
     LanczosOptions,
     LanczosRun,
     Operator,
@@ -22,7 +23,7 @@ from lsengine.curvature.lanczos import (
     normalize_,
 )
 
-FLOOR = 1e-4  # no residual is asked below this share of the largest modulus
+_FLOOR = 1e-4  # no residual is asked below this share of the largest modulus
 _FEWEST = 6  # products before a residual is believed: an unlucky start looks converged
 _NOISE = 0.3  # weight of the random vector beside the given ones in a start
 
@@ -32,16 +33,13 @@ class Extremes:
     """Both ends of a spectrum.
 
     Attributes:
-        eigenvalue_min: The smallest (most negative) Ritz value; NaN if a product was not
-            finite.
-        eigenvalue_max: The largest.
-        residual_min: Norm of ``H v - eigenvalue_min v``: an eigenvalue lies at most this far
-            away.
-        residual_max: The same of the other end.
+        eigenvalue_min, eigenvalue_max: The smallest (most negative) Ritz value and the largest;
+            NaN if a product was not finite.
+        residual_min, residual_max: Norms of ``H v - eigenvalue v``: an eigenvalue lies at most
+            this far away.
         products: Products with the operator spent.
         converged: Whether both residuals are small enough.
-        vector_min: The Ritz vector (P,) of unit norm; NaN like its value.
-        vector_max: The same of the other end.
+        vector_min, vector_max: Ritz vectors (P,) of unit norm; NaN like their values.
     """
 
     eigenvalue_min: float
@@ -96,17 +94,16 @@ def extreme_eigenvalues(
     Raises:
         ValueError: If an option makes no sense, see `LanczosRun`.
     """
-    run = _solve(operator, options, start, _both_ends, 2)
-    values_K, residuals_K, vectors_KP = _pairs(run, operator, _both_ends, 2)
+    ends = _solve(operator, options, start, _both_ends, 2)
     return Extremes(
-        eigenvalue_min=float(values_K[0]),
-        eigenvalue_max=float(values_K[1]),
-        residual_min=float(residuals_K[0]),
-        residual_max=float(residuals_K[1]),
-        products=run.products,
-        converged=not run.failed and _met(values_K, residuals_K, options.tolerance),
-        vector_min=vectors_KP[0],
-        vector_max=vectors_KP[1],
+        eigenvalue_min=float(ends.values[0]),
+        eigenvalue_max=float(ends.values[1]),
+        residual_min=float(ends.residuals[0]),
+        residual_max=float(ends.residuals[1]),
+        products=ends.products,
+        converged=ends.converged,
+        vector_min=ends.vectors[0],
+        vector_max=ends.vectors[1],
     )
 
 
@@ -115,14 +112,9 @@ def leading_eigenvectors(
 ) -> Eigenpairs:
     """Return the ``count`` eigenpairs of largest modulus, of either sign.
 
-    Tolerance and start are as for `extreme_eigenvalues`.  A single Krylov run sees an
-    eigenvalue once whatever its multiplicity, so fewer pairs may come back.
-
-    Args:
-        operator: The matrix, as a product.
-        count: How many pairs; at most half of the basis, less one.
-        options: Tolerance, budget of products and vectors, seed.
-        start: Vectors (P,) near the wanted ones.
+    All else is as for `extreme_eigenvalues`.  A single Krylov run sees an eigenvalue once
+    whatever its multiplicity, so fewer pairs may come back.  ``count`` is at most half of the
+    basis, less one.
 
     Raises:
         ValueError: If the basis has no room for ``count`` pairs, or an option makes no sense.
@@ -130,26 +122,16 @@ def leading_eigenvectors(
     most = min(options.basis // 2 - 1, operator.size)
     if not 1 <= count <= most:
         raise ValueError(f"count: expected 1 to {most} with basis {options.basis}, got {count}")
-    run = _solve(operator, options, start, _largest, count)
-    values_K, residuals_K, vectors_KP = _pairs(run, operator, _largest, count)
-    enough = not run.failed and len(values_K) == count
-    converged = enough and _met(values_K, residuals_K, options.tolerance)
-    return Eigenpairs(
-        values=values_K,
-        residuals=residuals_K,
-        vectors=vectors_KP,
-        products=run.products,
-        converged=converged,
-    )
+    return _solve(operator, options, start, _largest, count)
 
 
 def _solve(
     operator: Operator,
     options: LanczosOptions,
     start: Sequence[Tensor],
-    choose: Callable[[Array, int], Positions],
+    choose: Choice,
     count: int,
-) -> LanczosRun:
+) -> Eigenpairs:
     """Extend a run until the ``count`` chosen Ritz pairs are good enough, or it ends."""
     run = LanczosRun(operator, _start(operator, start, options.seed), options)
     while run.extend():
@@ -159,20 +141,23 @@ def _solve(
         if enough and _met(values_K[which_K], residuals_K[which_K], options.tolerance):
             break
         run.make_room(choose)
-    return run
-
-
-def _pairs(
-    run: LanczosRun, operator: Operator, choose: Callable[[Array, int], Positions], count: int
-) -> tuple[Array, Array, Tensor]:
     if run.failed:
-        nothing_K = np.full(count, math.nan)
+        values_K = residuals_K = np.full(count, math.nan)
         shape = (count, operator.size)
-        nan_KP = torch.full(shape, math.nan, dtype=operator.dtype, device=operator.device)
-        return nothing_K, nothing_K, nan_KP
-    values_K, residuals_K = run.ritz()
-    which_K = choose(values_K, count)
-    return values_K[which_K], residuals_K[which_K], run.vectors(which_K)
+        vectors_KP = torch.full(shape, math.nan, dtype=operator.dtype, device=operator.device)
+    else:
+        values_K, residuals_K = run.ritz()
+        which_K = choose(values_K, count)
+        values_K, residuals_K = values_K[which_K], residuals_K[which_K]
+        vectors_KP = run.vectors(which_K)
+    enough = not run.failed and len(values_K) == count
+    return Eigenpairs(
+        values=values_K,
+        residuals=residuals_K,
+        vectors=vectors_KP,
+        products=run.products,
+        converged=enough and _met(values_K, residuals_K, options.tolerance),
+    )
 
 
 def _both_ends(values_K: Array, count: int) -> Positions:
@@ -188,7 +173,7 @@ def _largest(values_K: Array, count: int) -> Positions:
 
 def _met(values_K: Array, residuals_K: Array, tolerance: float) -> bool:
     moduli_K = np.abs(values_K)
-    allowed_K = np.maximum(tolerance * moduli_K, FLOOR * moduli_K.max())
+    allowed_K = np.maximum(tolerance * moduli_K, _FLOOR * moduli_K.max())
     return bool(np.all(residuals_K <= allowed_K))
 
 
@@ -201,8 +186,9 @@ def _start(operator: Operator, given: Sequence[Tensor], seed: int) -> Tensor:
     noise_P = torch.from_numpy(generator.standard_normal(operator.size, dtype=np.float32))
     start_P = noise_P.to(operator.device, operator.dtype)
     normalize_(start_P)
-    usable = [v for v in given if 0 < float(v.abs().max()) < math.inf]
-    for vector_P in usable:
+    for vector_P in given:
+        if not 0 < float(vector_P.abs().max()) < math.inf:
+            continue
         unit_P = vector_P.to(start_P, copy=True)
         normalize_(unit_P)
         start_P.add_(unit_P, alpha=1 / _NOISE)

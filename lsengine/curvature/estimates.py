@@ -60,12 +60,7 @@ class Density:
 def trace(operator: Operator, *, probes: int = 32, seed: int = 0) -> Trace:
     """Estimate the trace with Rademacher probes (Hutchinson 1990).
 
-    The variance of a probe is twice the sum of the squared off-diagonal elements.
-
-    Args:
-        operator: The matrix, as a product.
-        probes: Products to spend.
-        seed: Of the probes.
+    Each probe costs a product.  Its variance is twice the sum of the squared off-diagonal elements.
 
     Raises:
         ValueError: If there is no probe.
@@ -110,39 +105,29 @@ def spectral_density(
             pass
         products += run.products
         if run.failed:
-            nan_Q, nan_G = np.full(1, math.nan), np.full(points, math.nan)
-            return Density(
-                nodes=nan_Q,
-                weights=nan_Q,
-                grid=nan_G,
-                density=nan_G,
-                width=math.nan,
-                products=products,
-            )
+            return _smoothed(np.full(1, math.nan), np.full(1, math.nan), points, products)
         nodes_K, weights_K = run.quadrature()
         nodes.append(nodes_K)
         weights.append(weights_K / probes)
-    nodes_Q, weights_Q = np.concatenate(nodes), np.concatenate(weights)
+    return _smoothed(np.concatenate(nodes), np.concatenate(weights), points, products)
+
+
+def _smoothed(nodes_Q: Array, weights_Q: Array, points: int, products: int) -> Density:
     # a single eigenvalue has no extent: then its modulus, or one, gives the width
     extent = float(np.ptp(nodes_Q)) or float(np.abs(nodes_Q).max()) or 1.0
     width = _WIDTH * extent
-    grid_G, density_G = _smoothed(nodes_Q, weights_Q, width, points)
-    return Density(
-        nodes=nodes_Q,
-        weights=weights_Q,
-        grid=grid_G,
-        density=density_G,
-        width=width,
-        products=products,
-    )
-
-
-def _smoothed(nodes_Q: Array, weights_Q: Array, width: float, points: int) -> tuple[Array, Array]:
     reach = _TAILS * width
     grid_G = np.linspace(nodes_Q.min() - reach, nodes_Q.max() + reach, points)
     offset_GQ = (grid_G[:, None] - nodes_Q) / width
     bells_GQ = np.exp(-0.5 * offset_GQ**2) / (width * math.sqrt(2 * math.pi))
-    return grid_G, bells_GQ @ weights_Q
+    return Density(
+        nodes=nodes_Q,
+        weights=weights_Q,
+        grid=grid_G,
+        density=bells_GQ @ weights_Q,
+        width=width,
+        products=products,
+    )
 
 
 def _signs(operator: Operator, seed: int, probe: int) -> Tensor:

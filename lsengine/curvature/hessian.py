@@ -35,10 +35,8 @@ class Hessian:
     (reverse over forward; Griewank and Walther 2008, section 3.4, for its cost): about three
     gradients, and on a CPU less than forward over reverse or two backward passes, see
     ``benchmarks/bench_curvature.py``.  If something in the model or the loss has no
-    forward mode, two backward passes are used.
-
-    Beside the activations of one mini-batch and their tangents, a product
-    holds two vectors, the result and one mini-batch's share of it.
+    forward mode, two backward passes are used.  Beside the activations of one mini-batch and
+    their tangents, a product holds two vectors, the result and one mini-batch's share of it.
 
     Args:
         model: The network, in evaluation mode; ``requires_grad`` does not matter.
@@ -51,8 +49,7 @@ class Hessian:
     Attributes:
         names: The parameters, in the order of the model.
         size: P, the length of a vector.
-        dtype: Of parameters and vectors.
-        device: Of parameters and vectors.
+        dtype, device: Of parameters and vectors.
         forward_mode: Whether model and loss have a forward mode.
 
     Raises:
@@ -92,8 +89,7 @@ class Hessian:
 
     def __call__(self, vector_P: Tensor) -> Tensor:
         """Return the Hessian at the model's present weights times ``vector_P``, (P,)."""
-        forward = self._reverse_over_forward
-        how = forward if self.forward_mode else self._reverse_over_reverse
+        how = _reverse_over_forward if self.forward_mode else _reverse_over_reverse
         return self._product(self._batches, vector_P, how)
 
     def unflatten(self, vector_P: Tensor) -> Tensors:
@@ -104,11 +100,10 @@ class Hessian:
         """
         if vector_P.shape != (self.size,):
             raise ValueError(f"expected shape [{self.size}], got {[*vector_P.shape]}")
-        every = dict(self._model.named_parameters())
-        shapes = [every[name].shape for name in self.names]
+        shapes = [self._model.get_parameter(name).shape for name in self.names]
         pieces = vector_P.split([shape.numel() for shape in shapes])
-        views = (p.view(shape) for p, shape in zip(pieces, shapes, strict=True))
-        return dict(zip(self.names, views, strict=True))
+        pairs = zip(self.names, pieces, shapes, strict=True)
+        return {name: piece.view(shape) for name, piece, shape in pairs}
 
     def _product(self, batches: Sequence[Batch], vector_P: Tensor, how: _Product) -> Tensor:
         with (
@@ -140,7 +135,7 @@ class Hessian:
         inputs, targets = self._batches[0]
         nothing_P = torch.zeros(self.size, dtype=self.dtype, device=self.device)
         try:
-            self._product([(inputs[:2], targets[:2])], nothing_P, self._reverse_over_forward)
+            self._product([(inputs[:2], targets[:2])], nothing_P, _reverse_over_forward)
         except RuntimeError:  # NotImplementedError is one; two backward passes may do better
             return False
         return True
@@ -151,31 +146,29 @@ class Hessian:
         # float64: at a minimum the softmax of float32 logits has lost the small losses
         return self._loss(output.to(targets.device, torch.float64), targets).mean()
 
-    def _reverse_over_forward(
-        self, mean_loss: _MeanLoss, weights: Tensors, tangents: Tensors
-    ) -> Tensors:
-        """Differentiate the directional derivative of the loss.
 
-        Backwards by plain autograd: ``torch.func.grad`` loads the compiler, which takes every
-        worker two seconds.
-        """
-        leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-        slope = jvp(mean_loss, (leaves,), (tangents,))[1]
-        return _gradients([slope], leaves, [None])
+def _reverse_over_forward(mean_loss: _MeanLoss, weights: Tensors, tangents: Tensors) -> Tensors:
+    """Differentiate the directional derivative of the loss.
 
-    def _reverse_over_reverse(
-        self, mean_loss: _MeanLoss, weights: Tensors, tangents: Tensors
-    ) -> Tensors:
-        """Differentiate the gradient's product with the vector, by plain autograd.
+    Backwards by plain autograd: ``torch.func.grad`` loads the compiler, which takes every
+    worker two seconds.
+    """
+    leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
+    slope = jvp(mean_loss, (leaves,), (tangents,))[1]
+    return _gradients([slope], leaves, [None])
 
-        Without ``jvp``, so that autograd functions written for plain autograd work.
-        """
-        leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-        loss = mean_loss(leaves)
-        gradient = torch.autograd.grad(
-            loss, list(leaves.values()), create_graph=True, materialize_grads=True
-        )
-        return _gradients(gradient, leaves, list(tangents.values()))
+
+def _reverse_over_reverse(mean_loss: _MeanLoss, weights: Tensors, tangents: Tensors) -> Tensors:
+    """Differentiate the gradient's product with the vector, by plain autograd.
+
+    Without ``jvp``, so that autograd functions written for plain autograd work.
+    """
+    leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
+    inputs = list(leaves.values())
+    gradient = torch.autograd.grad(
+        mean_loss(leaves), inputs, create_graph=True, materialize_grads=True
+    )
+    return _gradients(gradient, leaves, list(tangents.values()))
 
 
 def _gradients(
@@ -189,10 +182,6 @@ def _gradients(
     pairs = [(o, f) for o, f in zip(outputs, factors, strict=False) if o.requires_grad]
     if not pairs:
         return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    rows = torch.autograd.grad(
-        [o for o, _ in pairs],
-        list(leaves.values()),
-        [f for _, f in pairs],
-        materialize_grads=True,
-    )
+    terms, weights = zip(*pairs, strict=True)
+    rows = torch.autograd.grad(terms, list(leaves.values()), weights, materialize_grads=True)
     return dict(zip(leaves, rows, strict=True))

@@ -25,6 +25,7 @@ from lsengine.geometry.parameters import sign
 
 Array = NDArray[np.float64]
 Positions = NDArray[np.intp]
+Choice = Callable[[Array, int], Positions]  # Ritz values, how many: which of them
 _LEAST = 8  # vectors that a job may ask for
 _COLUMNS = 1 << 20  # of the basis that a restart rotates at a time
 _ROUNDING = 32  # units in the last place of a product in float32; 14 at most were measured
@@ -85,10 +86,7 @@ def krylov_bytes(size: int, dtype: torch.dtype, basis: int) -> int:
 class LanczosRun:
     """A Lanczos decomposition ``H V = V T + v b'`` that grows by a product at a time.
 
-    Args:
-        operator: The matrix, as a product.
-        start_P: The first vector; not zero.
-        options: Of these ``basis`` and ``max_products`` count here.
+    The first vector is not zero.  Of the options ``basis`` and ``max_products`` count here.
 
     Attributes:
         products: Products with the operator spent.
@@ -145,7 +143,7 @@ class LanczosRun:
 
         The rounding of the products is estimated and included.
         """
-        theta_K, s_MK = np.linalg.eigh(self._projected_MM[: self._steps, : self._steps])
+        theta_K, s_MK = self._eigh()
         coupling_K = self._projected_MM[self._steps, : self._steps] @ s_MK
         return theta_K, np.hypot(coupling_K, self._rounding())
 
@@ -155,7 +153,7 @@ class LanczosRun:
         That is of the measure which the start vector puts on the eigenvalues; it makes sense
         as long as nothing has restarted.
         """
-        theta_K, s_MK = np.linalg.eigh(self._projected_MM[: self._steps, : self._steps])
+        theta_K, s_MK = self._eigh()
         return theta_K, s_MK[0] ** 2
 
     def vectors(self, which_K: Positions) -> Tensor:
@@ -163,7 +161,7 @@ class LanczosRun:
 
         Their sign is fixed as by `lsengine.geometry.parameters.sign`.
         """
-        _, s_MK = np.linalg.eigh(self._projected_MM[: self._steps, : self._steps])
+        _, s_MK = self._eigh()
         s_KM = torch.from_numpy(s_MK[:, which_K].T.copy()).to(self._basis_MP)
         vectors_KP = s_KM @ self._basis_MP[: self._steps]
         for vector_P in vectors_KP:
@@ -172,16 +170,12 @@ class LanczosRun:
                 vector_P.neg_()
         return vectors_KP
 
-    def make_room(self, choose: Callable[[Array, int], Positions]) -> None:
-        """Restart with chosen Ritz vectors if the basis is full.
-
-        Args:
-            choose: Called with the Ritz values (K,) and how many of them to keep.
-        """
+    def make_room(self, choose: Choice) -> None:
+        """Restart with chosen Ritz vectors if the basis is full."""
         steps = self._steps
         if steps < self._room or self._exhausted:
             return
-        theta_K, s_MK = np.linalg.eigh(self._projected_MM[:steps, :steps])
+        theta_K, s_MK = self._eigh()
         keep = choose(theta_K, steps // 2)
         count, coupling_K = len(keep), self._projected_MM[steps, :steps] @ s_MK[:, keep]
         rotation_KM = torch.from_numpy(s_MK[:, keep].T.copy()).to(self._basis_MP)
@@ -207,6 +201,11 @@ class LanczosRun:
                 f"({str(error).splitlines()[0]}); a smaller basis takes less, {_LEAST}, the "
                 f"least, {least_gib:.3g} GiB"
             ) from error
+
+    def _eigh(self) -> tuple[Array, Array]:
+        """Return eigenvalues (K,), ascending, and eigenvectors (M, K) of the projection."""
+        theta_K, s_MK = np.linalg.eigh(self._projected_MM[: self._steps, : self._steps])
+        return theta_K, s_MK
 
     def _rounding(self) -> float:
         largest = float(np.abs(self._projected_MM).max())

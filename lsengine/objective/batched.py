@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,15 +44,11 @@ def cells_per_pass(model: nn.Module, sample_shape: Sequence[int]) -> int:
     More than one only for stacks (`nn.Sequential`) of linear layers, their normalisations and
     activations, with no layer wider than 64: there it was measured to pay (``docs/SPEED.md``).
 
-    Args:
-        model: The network.
-        sample_shape: Of one input.
-
     Example:
         >>> cells_per_pass(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)), [64])
         32
     """
-    layers = list(_layers(model))
+    layers = _layers(model)
     while layers and isinstance(layers[0], nn.Flatten) and layers[0].start_dim == 1:
         layers, sample_shape = layers[1:], [math.prod(sample_shape)]
     if len(sample_shape) != 1 or not layers or not isinstance(layers[0], nn.Linear):
@@ -69,13 +65,11 @@ def _is_known(before: nn.Module, layer: nn.Module) -> bool:
     return type(layer) is nn.Linear or type(layer) in _ACTIVATIONS
 
 
-def _layers(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the layers of a stack of stacks in order; anything else as it is."""
-    if type(model) is nn.Sequential:
-        for layer in model:
-            yield from _layers(layer)
-    else:
-        yield model
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """Return the layers of a stack of stacks in order; anything else as it is."""
+    if type(model) is not nn.Sequential:
+        return [model]
+    return [layer for inner in model for layer in _layers(inner)]
 
 
 class StackedMLP:
@@ -91,17 +85,14 @@ class StackedMLP:
         self._slices, self._weights_GM = slices, weights_GM
         self._names = {module: name for name, module in model.named_modules()}
         self._steps: list[Callable[[Tensor], Tensor]] = []
-        layers = list(_layers(model))
+        layers = _layers(model)
         for layer, following in zip(layers, [*layers[1:], None], strict=True):
             if isinstance(layer, nn.Linear):
                 norm = following if isinstance(following, BatchNorm) else None
-                weight_GFC, bias_GF1 = self._folded(layer, norm)
-                step = functools.partial(_linear if self._steps else _first, weight_GFC, bias_GF1)
-                self._steps.append(step)
-            elif isinstance(layer, nn.ReLU):
-                self._steps.append(torch.relu_)
+                product = _linear if self._steps else _first
+                self._steps.append(functools.partial(product, *self._folded(layer, norm)))
             elif isinstance(layer, _ACTIVATIONS):
-                self._steps.append(layer)
+                self._steps.append(torch.relu_ if isinstance(layer, nn.ReLU) else layer)
 
     def __call__(self, x_NC: Tensor) -> Tensor:
         """Return the outputs (G, F, N) of a batch at every row of weights."""
@@ -149,10 +140,7 @@ def _linear(weight_GFC: Tensor, bias_GF1: Tensor | None, h_GCN: Tensor) -> Tenso
 def losses_and_hits(loss: Loss, logits_GKN: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return the losses (G, N) of a built-in loss, and whether the largest output is the target.
 
-    Args:
-        loss: Of outputs (samples, K) and targets.
-        logits_GKN: The outputs, in float32 or float64.
-        targets: Of N samples; hits mean something if they are classes.
+    The outputs are in float32 or float64.  Hits mean something if the N targets are classes.
     """
     if loss is not cross_entropy or targets.is_floating_point():
         return _one_by_one(loss, logits_GKN.double(), targets)

@@ -23,13 +23,7 @@ Directions = Mapping[str, Mapping[str, Tensor]]
 
 
 class Vectors:
-    """Centre and directions, each a vector of all numbers that move.
-
-    Args:
-        centre_M: The vector at the centre.
-        directions: By repeat and axis, (M,) each.
-        steps: How far a cell lies along each direction.
-    """
+    """Centre (M,) and directions (M,), by repeat and axis, and a cell's steps along each."""
 
     def __init__(
         self, centre_M: Tensor, directions: Sequence[Sequence[Tensor]], steps: Steps
@@ -38,9 +32,8 @@ class Vectors:
 
     def displace(self, cell: Cell, out_M: Tensor) -> None:
         """Set a vector to ``centre + alpha * d1 + beta * d2``, or by other steps."""
-        start_M = self.centre_M
-        pairs = zip(self._steps(cell), self._directions[cell.repeat], strict=False)
-        for step, direction_M in pairs:
+        start_M, steps = self.centre_M, self._steps(cell)
+        for step, direction_M in zip(steps, self._directions[cell.repeat], strict=False):
             if step:  # an infinite weight times a zero step would be NaN
                 start_M = torch.add(start_M, direction_M, alpha=step, out=out_M)
         if start_M is self.centre_M:
@@ -57,14 +50,11 @@ class FlatParameters:
 
     Args:
         model: On the device; its parameters and statistics that move become views.
-        directions: By axis and name; with repeats each tensor has a leading axis.
-        settings: How cells are evaluated.
-        repeats: Whether the directions have a leading axis of repeats.
+        directions: By axis and name; with ``repeats`` each tensor has a leading axis of them.
         steps: How far a cell lies along each direction; alpha and beta by default.
 
     Attributes:
-        names: Of what moves, in the order of the vector.
-        slices: Where the numbers of each are in the vector.
+        slices: Where the numbers of what moves are in the vector, by name in its order.
         vectors: Centre and directions.
     """
 
@@ -80,13 +70,13 @@ class FlatParameters:
         tensors = dict(model.named_parameters()) | dict(model.named_buffers())
         moving = {name for of_axis in directions.values() for name in of_axis}
         self._tensors = {name: tensor for name, tensor in tensors.items() if name in moving}
-        self.names, self._settings = list(self._tensors), settings
+        self._settings = settings
         ends = itertools.accumulate(tensor.numel() for tensor in self._tensors.values())
         self.slices = {
             name: slice(end - tensor.numel(), end)
             for (name, tensor), end in zip(self._tensors.items(), ends, strict=True)
         }
-        centre_M = _flatten(list(self._tensors.values()), settings)
+        centre_M = self._flatten(list(self._tensors.values()))
         self._moved_M = centre_M.clone()
         for name, view in self.views(self._moved_M).items():
             self._tensors[name].data = view
@@ -95,7 +85,7 @@ class FlatParameters:
             [self._flat(d, repeat if repeats else None) for d in directions.values()]
             for repeat in range(count)
         ]
-        self.vectors = Vectors(centre_M, by_repeat, steps or _alpha_and_beta)
+        self.vectors = Vectors(centre_M, by_repeat, steps or (lambda cell: (cell.alpha, cell.beta)))
 
     def _flat(self, direction: Mapping[str, Tensor], repeat: int | None) -> Tensor:
         """Return a direction as a vector; what it does not name stays where it is."""
@@ -104,9 +94,8 @@ class FlatParameters:
             if name not in direction:
                 components.append(torch.zeros_like(like, device="cpu", dtype=torch.float32))
             else:
-                tensor = direction[name]
-                components.append(tensor if repeat is None else tensor[repeat])
-        return _flatten(components, self._settings)
+                components.append(direction[name][... if repeat is None else repeat])
+        return self._flatten(components)
 
     def displace(self, cell: Cell) -> None:
         """Set the parameters to those of a cell."""
@@ -114,41 +103,32 @@ class FlatParameters:
 
     def views(self, vector_M: Tensor) -> dict[str, Tensor]:
         """Return a vector's numbers by name, in the parameters' shapes."""
-        return {
-            name: _unflatten(vector_M[at], self._tensors[name].shape, self._settings)
-            for name, at in self.slices.items()
-        }
+        views = {}
+        for name, at in self.slices.items():
+            shape = self._tensors[name].shape
+            if len(shape) == 4 and self._settings.channels_last:
+                filters, channels, height, width = shape
+                view = vector_M[at].view(filters, height, width, channels).permute(0, 3, 1, 2)
+            else:
+                view = vector_M[at].view(shape)
+            views[name] = view
+        return views
 
     def factors(self, scales: Mapping[str, Tensor]) -> Tensor:
-        """Return, for every number that moves, the scale of its filter.
-
-        Args:
-            scales: By name, (F,) each.
-        """
+        """Return, for every number that moves, the scale of its filter, from (F,) by name."""
         shaped = [
             scale.view(-1, *[1] * (self._tensors[n].ndim - 1)).expand(self._tensors[n].shape)
             for n, scale in scales.items()
         ]
-        return _flatten(shaped, self._settings)
+        return self._flatten(shaped)
 
-
-def _alpha_and_beta(cell: Cell) -> tuple[float, float]:
-    return cell.alpha, cell.beta
-
-
-def _flatten(tensors: Sequence[Tensor], settings: EvaluationSettings) -> Tensor:
-    """Join tensors, in the order in memory that `_unflatten` expects."""
-    last = settings.channels_last
-    pieces = [t.permute(0, 2, 3, 1) if t.ndim == 4 and last else t for t in tensors]
-    flat = [p.reshape(-1).to(settings.device, settings.dtype) for p in pieces]
-    return torch.cat(flat) if flat else torch.zeros(0, device=settings.device)
-
-
-def _unflatten(view: Tensor, shape: torch.Size, settings: EvaluationSettings) -> Tensor:
-    if len(shape) != 4 or not settings.channels_last:
-        return view.view(shape)
-    filters, channels, height, width = shape
-    return view.view(filters, height, width, channels).permute(0, 3, 1, 2)
+    def _flatten(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Join tensors, in the order in memory that `views` expects."""
+        settings = self._settings
+        last = settings.channels_last
+        pieces = [t.permute(0, 2, 3, 1) if t.ndim == 4 and last else t for t in tensors]
+        flat = [p.reshape(-1).to(settings.device, settings.dtype) for p in pieces]
+        return torch.cat(flat) if flat else torch.zeros(0, device=settings.device)
 
 
 class Batch(NamedTuple):
@@ -169,11 +149,6 @@ class Batch(NamedTuple):
 
 class ResidentSplit:
     """One split on the device, cut into batches.
-
-    Args:
-        dataset: The data.
-        name: Of the split.
-        settings: How cells are evaluated.
 
     Attributes:
         batches: The split in order.
@@ -202,11 +177,7 @@ class ResidentSplit:
         self.batches = [Batch(*row) for row in zip(inputs, targets, losses, hits, strict=True)]
 
     def slices(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the inputs and targets of the batches.
-
-        Args:
-            size: Cut batches of a CPU into slices of so many samples.
-        """
+        """Yield the inputs and targets of the batches, on a CPU of so many samples at once."""
         for inputs, targets, _, _ in self.batches:
             step = size if inputs.device.type == "cpu" else len(inputs)
             yield from zip(inputs.split(step), targets.split(step), strict=True)
@@ -219,18 +190,17 @@ class ResidentSplit:
 
     def _normalized(self) -> Tensor:
         settings = self._settings
-        inputs = datasets.normalized(self._dataset, self._name, settings.dtype)
-        inputs = inputs.to(settings.device)
+        inputs = datasets.normalized(self._dataset, self._name, settings.dtype).to(settings.device)
         if inputs.ndim == 4 and settings.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return inputs
 
-    def means(self) -> list[tuple[str, float]]:
+    def means(self) -> dict[str, float]:
         """Return loss, its standard error and accuracy; the cell's one transfer."""
         hits_1N = None if self._hits_N is None else self._hits_N[None]
         return self.means_of(self._losses_N[None], hits_1N)[0]
 
-    def means_of(self, losses_GN: Tensor, hits_GN: Tensor | None) -> list[list[tuple[str, float]]]:
+    def means_of(self, losses_GN: Tensor, hits_GN: Tensor | None) -> list[dict[str, float]]:
         """Return loss, its standard error and accuracy of each cell, in one transfer."""
         count = losses_GN.shape[1]
         mean_G = _sum(losses_GN) / count
@@ -239,9 +209,9 @@ class ResidentSplit:
         columns = [mean_G, bar_G if self.has_bars else torch.full_like(bar_G, math.nan)]
         if hits_GN is not None:
             columns.append(_sum(hits_GN) / count)
-        names = ("loss", "loss_se", "accuracy")
+        names = [f"{self._name}_{n}" for n in ("loss", "loss_se", "accuracy")]
         rows = torch.stack(columns, 1).tolist()
-        return [list(zip(names, row, strict=False)) for row in rows]
+        return [dict(zip(names, row, strict=False)) for row in rows]
 
 
 def _sum(values_GN: Tensor) -> Tensor:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from lsengine import data as datasets
 from lsengine import devices
-from lsengine.errors import EnvironmentUnfit
+from lsengine.errors import EnvironmentUnfit, UsageError
+from lsengine.models.layers import BatchNorm
 from lsengine.objective.device_state import FlatParameters
 from lsengine.objective.forward import ForwardPass, in_dtype
 from lsengine.objective.fused import fused
-from lsengine.objective.recalibration import recalibrate
 from lsengine.objective.settings import EvaluationSettings
 from lsengine.surface.grid import Cell
 
@@ -31,7 +32,6 @@ class DisplacedNetwork:
     Args:
         model: The network with the centre's parameters, on the device, in evaluation mode.
         flat: Its numbers that move.
-        settings: How cells are evaluated.
         calibration: Batches to measure running statistics with, in every cell; may be empty.
         sample: A few inputs in the precision of the weights, to try the forward pass with.
         tick: Called before every batch of ``calibration``; may raise to stop.
@@ -65,14 +65,14 @@ class DisplacedNetwork:
                 f"{settings.device} has no room for the network's folded weights beside the data "
                 f"({str(error).splitlines()[0]}); use a device with more memory, or data.subset"
             ) from error
-        only_weights = not calibration and all(_is_weight(model, name) for name in flat.names)
+        only_weights = not calibration and all(_is_weight(model, name) for name in flat.slices)
         self._sync = self.forward.sync_weights if only_weights else self.forward.sync
         self._displace_folded = self._fold() if only_weights else None
 
     def displace_model_to(self, cell: Cell) -> None:
         """Give the model the numbers of a cell, statistics included."""
         self._flat.displace(cell)
-        recalibrate(self.model, self._calibration, self._tick)
+        _recalibrate(self.model, self._calibration, self._tick)
 
     def displace_to(self, cell: Cell) -> None:
         """Give the forward pass the numbers of a cell; the model's own may be any cell's."""
@@ -89,15 +89,15 @@ class DisplacedNetwork:
         Args:
             fill: Puts parameters and running statistics into the model, in place.
         """
-        state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        before = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         try:
             fill(self.model)
-            recalibrate(self.model, self._calibration, self._tick)
+            _recalibrate(self.model, self._calibration, self._tick)
             self.forward.sync()
             yield
         finally:
             for name, tensor in self.model.state_dict().items():
-                tensor.copy_(state[name])
+                tensor.copy_(before[name])
             self.forward.sync()
 
     def _forward_pass(self, sample: Tensor) -> ForwardPass:
@@ -115,9 +115,8 @@ class DisplacedNetwork:
         Centre and directions are then multiplied by them once, the fused layers look at one
         vector, and a cell is one update of that vector.
         """
-        weights = {name: self.model.get_parameter(name) for name in self._flat.names}
-        scales = self.forward.fold_scales(weights)
-        if scales is None:
+        weights = {name: self.model.get_parameter(name) for name in self._flat.slices}
+        if (scales := self.forward.fold_scales(weights)) is None:
             return None
         vectors = self._flat.vectors.times(self._flat.factors(scales))
         moved_M = torch.empty_like(vectors.centre_M)
@@ -126,8 +125,7 @@ class DisplacedNetwork:
 
         def displace(cell: Cell) -> None:
             vectors.displace(cell, moved_M)
-            if rounded_M is not moved_M:
-                rounded_M.copy_(moved_M)
+            rounded_M.copy_(moved_M)
 
         return displace
 
@@ -136,3 +134,45 @@ def _is_weight(model: nn.Module, name: str) -> bool:
     """Whether a parameter is the weight of a convolution or a linear layer."""
     module_name, _, last = name.rpartition(".")
     return last == "weight" and isinstance(model.get_submodule(module_name), nn.Conv2d | nn.Linear)
+
+
+def calibration_batches(dataset: datasets.Dataset, settings: EvaluationSettings) -> list[Tensor]:
+    """Draw the batches with which statistics are measured; none for other policies.
+
+    Raises:
+        UsageError: If they are needed and the data have no training split.
+    """
+    if settings.batch_norm != "recalibrated":
+        return []
+    if "train" not in dataset.splits:
+        raise UsageError("batch_norm: recalibrated needs the train split in data.splits")
+    inputs = datasets.normalized(dataset, "train", settings.dtype)
+    samples, batch_size = settings.recalibration
+    generator = torch.Generator().manual_seed(settings.seed)
+    drawn = torch.randperm(len(inputs), generator=generator)[:samples]
+    batches = inputs[drawn].split(batch_size)
+    if len(batches) > 1 and len(batches[-1]) < batch_size:
+        batches = batches[:-1]  # a smaller batch would weigh as much as a full one
+    return [b.to(settings.device) for b in batches]
+
+
+def _recalibrate(model: nn.Module, batches: Sequence[Tensor], tick: Callable[[], None]) -> None:
+    """Set running statistics to the plain average over some batches; without any leave them.
+
+    Not by torch's ``update_bn``: it puts the whole model into training mode, dropout included.
+    """
+    if not batches:
+        return
+    momenta = {m: m.momentum for m in model.modules() if isinstance(m, BatchNorm)}
+    try:
+        for layer in momenta:
+            layer.reset_running_stats()
+            layer.momentum = None  # cumulative average
+            layer.train()
+        for batch in batches:
+            tick()
+            model(batch)
+    finally:
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
+            layer.eval()

@@ -17,9 +17,6 @@ class ForwardPass:
 
     It may have copies of the network's numbers.  Then these are those of the last `sync`.
 
-    Args:
-        model: The network, in evaluation mode.
-
     Attributes:
         kind: ``fused`` if layers are fused, ``eager`` if the network's own code runs.
     """
@@ -52,12 +49,7 @@ class ForwardPass:
         return None
 
     def bind_views(self, weights: Mapping[str, Tensor], views: Mapping[str, Tensor]) -> None:
-        """From now on compute with the numbers in ``views`` in the place of folded weights.
-
-        Args:
-            weights: For which `fold_scales` is not None.
-            views: Tensors of the same names and shapes.
-        """
+        """From now on compute with the views in the place of weights that `fold_scales` takes."""
         raise NotImplementedError
 
 
@@ -66,8 +58,10 @@ class _InDtype(ForwardPass):
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__(copy.deepcopy(model).to(dtype))
-        copies, sources = _tensors(self._model), _tensors(model)
-        self._pairs = [(copies[name], source) for name, source in sources.items()]
+        copies, originals = (
+            dict(m.named_parameters()) | dict(m.named_buffers()) for m in (self._model, model)
+        )
+        self._pairs = [(copies[name], original) for name, original in originals.items()]
 
     def sync(self) -> None:
         for target, source in self._pairs:
@@ -76,10 +70,5 @@ class _InDtype(ForwardPass):
 
 def in_dtype(model: nn.Module, dtype: torch.dtype) -> ForwardPass:
     """Return the network's own forward pass in a precision, from a copy if it has another."""
-    if all(p.dtype == dtype for p in model.parameters()):
-        return ForwardPass(model)
-    return _InDtype(model, dtype)
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return dict(model.named_parameters()) | dict(model.named_buffers())
+    same = all(p.dtype == dtype for p in model.parameters())
+    return ForwardPass(model) if same else _InDtype(model, dtype)

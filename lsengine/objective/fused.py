@@ -65,22 +65,18 @@ def can_fuse(model: nn.Module, dtype: torch.dtype, sample: Tensor) -> bool:
 
 
 def _compared(model: nn.Module, dtype: torch.dtype, sample: Tensor | None) -> ForwardPass:
-    expected = None if sample is None else model(sample)
+    """Return a fused pass whose outputs of a sample are those of the network."""
+    if sample is None:
+        return FusedForward(model, dtype)
+    expected = model(sample)
     network = FusedForward(model, dtype)
-    if sample is not None and expected is not None:
-        _compare(network, sample.to(dtype), expected)
-    return network
-
-
-def _compare(network: ForwardPass, inputs: Tensor, expected: Tensor) -> None:
-    """Refuse a fused pass whose outputs are not those of the network."""
     with _code_of_the_network():
-        outputs = network(inputs).float()
-    if not bool(expected.isfinite().all()):
-        return  # nothing to compare by
-    allowed = 1e-3 if inputs.dtype == torch.float32 else 0.2
-    if float((outputs - expected).abs().max()) > allowed * float(expected.abs().max()) + 1e-6:
-        raise CannotFuse("its traced form is another function")
+        outputs = network(sample.to(dtype)).float()
+    if bool(expected.isfinite().all()):  # else there is nothing to compare by
+        allowed = 1e-3 if dtype == torch.float32 else 0.2
+        if float((outputs - expected).abs().max()) > allowed * float(expected.abs().max()) + 1e-6:
+            raise CannotFuse("its traced form is another function")
+    return network
 
 
 @contextlib.contextmanager
@@ -100,10 +96,6 @@ def _code_of_the_network() -> Iterator[None]:
 
 class FusedForward(ForwardPass):
     """The pass of a traced network whose layers with parameters are all fused ones.
-
-    Args:
-        model: As for `fused`.
-        dtype: Of activations.
 
     Raises:
         CannotFuse: If something in the network does not fit.
@@ -171,7 +163,7 @@ class FusedForward(ForwardPass):
             if len(users) != 1 or len(weight) != len(users[0].weight):
                 return None
             affine = users[0].affine
-            scales[name] = weight.new_ones(len(weight)) if affine is None else affine[0]
+            scales[name] = affine[0] if affine else weight.new_ones(len(weight))
         return scales
 
     def bind_views(self, weights: Mapping[str, Tensor], views: Mapping[str, Tensor]) -> None:
@@ -208,9 +200,8 @@ def _chain(traced: fx.GraphModule, node: fx.Node) -> _Chain | None:
     module = _module(traced, node)
     if not isinstance(module, nn.Conv2d | nn.Linear | BatchNorm):
         return None
-    nodes, norm, summand = [node], None, None
-    following = _only_user(node)
-    if not isinstance(module, BatchNorm) and following is not None:
+    nodes, norm, summand, relu = [node], None, None, False
+    if not isinstance(module, BatchNorm) and (following := _only_user(node)) is not None:
         follower = _module(traced, following)
         if isinstance(follower, BatchNorm):
             norm = follower
@@ -218,9 +209,8 @@ def _chain(traced: fx.GraphModule, node: fx.Node) -> _Chain | None:
     if isinstance(module, nn.Conv2d) and (addition := _addition(nodes[-1])) is not None:
         total, summand = addition
         nodes.append(total)
-    following = _only_user(nodes[-1])
-    relu = following is not None and _is_relu(traced, following)
-    if relu and following is not None:
+    if (following := _only_user(nodes[-1])) is not None and _is_relu(traced, following):
+        relu = True
         nodes.append(following)
     return _Chain(nodes=nodes, module=module, norm=norm, summand=summand, relu=relu)
 
@@ -263,13 +253,9 @@ def _reuse_summands(traced: fx.GraphModule) -> None:
     Only layers may use it, since they return no views of their input; and it must not be what
     is convolved.
     """
-    layers: dict[fx.Node, FusedLayer] = {}
-    position: dict[fx.Node, int] = {}
-    for number, node in enumerate(traced.graph.nodes):
-        position[node] = number
-        layer = _module(traced, node)
-        if isinstance(layer, FusedLayer):
-            layers[node] = layer
+    position = {node: number for number, node in enumerate(traced.graph.nodes)}
+    modules = {node: _module(traced, node) for node in position}
+    layers = {node: layer for node, layer in modules.items() if isinstance(layer, FusedLayer)}
     for node, layer in layers.items():
         if not isinstance(layer, FusedConvolution) or len(node.args) != 2:
             continue

@@ -24,27 +24,21 @@ def convolution(device: torch.device, dtype: torch.dtype) -> Convolve:
     oneDNN's fused convolution is what torch's own compiler calls on a CPU; it has no public
     name, so that without it, and on other devices, the three steps are done one by one.
 
-    Args:
-        device: Where.
-        dtype: In which precision.
-
     Returns:
         A function of input (N, C, H, W), weight, bias, what to add (or None), whether
         to rectify, stride, padding, dilation and groups; with ``into_other`` the result may
         take the place of what is added.
     """
     in_one_step = device.type == "cpu" and _has_kernels(dtype) and _does_as_expected()
-    return fused_conv_add_relu if in_one_step else _in_steps
+    return _fused_conv_add_relu if in_one_step else _in_steps
 
 
 def _has_kernels(dtype: torch.dtype) -> bool:
     """Whether oneDNN convolves in a precision on this processor."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16):
         return False
-    asked = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return dtype == torch.float32 or (
-        dtype == torch.bfloat16 and asked is not None and bool(asked())
-    )
+    asked = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    return dtype == torch.float32 or bool(asked())
 
 
 @functools.cache
@@ -55,7 +49,7 @@ def _does_as_expected() -> bool:
     outputs = []
     try:
         for other, into_other in ((None, False), (one, False), (-8 * one, True)):
-            output = fused_conv_add_relu(*numbers, other, True, *geometry, into_other=into_other)
+            output = _fused_conv_add_relu(*numbers, other, True, *geometry, into_other=into_other)
             outputs.append(float(output))
     except (AttributeError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -89,7 +83,7 @@ def _in_steps(
     return output.relu_() if relu else output
 
 
-def fused_conv_add_relu(
+def _fused_conv_add_relu(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -102,14 +96,12 @@ def fused_conv_add_relu(
     stride, padding, dilation, groups = geometry
     if other is not None and not other.is_contiguous(memory_format=torch.channels_last):
         return _in_steps(x, weight, bias, other, relu, *geometry)  # it would not be one step
-    fuse: Any = torch.ops.mkldnn._convolution_pointwise
-    where = (padding, stride, dilation, groups)
-    last = "relu" if relu else None
+    library: Any = torch.ops.mkldnn
+    where, last = (padding, stride, dilation, groups), "relu" if relu else None
     if other is None:
-        output = fuse(x, weight, bias, *where, last or "none", [], "")
-    elif into_other:
-        fuse = torch.ops.mkldnn._convolution_pointwise_
-        output = fuse.binary(other, x, weight, bias, *where, "add", 1.0, last, [], None)
+        output = library._convolution_pointwise(x, weight, bias, *where, last or "none", [], "")
     else:
-        output = fuse.binary(x, other, weight, bias, *where, "add", 1.0, last, [], None)
+        fuse = library._convolution_pointwise_ if into_other else library._convolution_pointwise
+        operands = (other, x) if into_other else (x, other)
+        output = fuse.binary(*operands, weight, bias, *where, "add", 1.0, last, [], None)
     return cast(Tensor, output)

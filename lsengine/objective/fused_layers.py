@@ -21,13 +21,7 @@ class CannotFuse(Exception):
 
 
 class FusedLayer(nn.Module):
-    """A layer with its batch normalisation folded in, in a precision of its own.
-
-    Args:
-        layer: Where the weights come from.
-        norm: The normalisation of its output, if there is one.
-        relu: Whether a ReLU ends it.
-        dtype: Of weights and activations.
+    """A layer with its batch normalisation, if there is one, folded in, in its own precision.
 
     Attributes:
         affine: Scale and shift of the normalisation, (F,) each; None without one.
@@ -114,8 +108,7 @@ class _Norm(FusedLayer):
         super().__init__(layer, layer, **options)
 
     def _own(self, name: str) -> Tensor | None:
-        """Return None: scale and shift have the normalisation's own numbers in them."""
-        return None
+        return None  # scale and shift have the normalisation's own numbers in them
 
     def takes(self, weight: Tensor) -> bool:
         return False
@@ -141,10 +134,7 @@ class Norms:
         self._layers = [layer for layer in layers if layer.norm is not None]
         self._norms = [cast(BatchNorm, layer.norm) for layer in self._layers]
         self._sizes = [norm.num_features for norm in self._norms]
-        eps = [
-            _statistic(norm, "running_var").new_full((norm.num_features,), norm.eps)
-            for norm in self._norms
-        ]
+        eps = [torch.full_like(_statistic(norm, "running_var"), norm.eps) for norm in self._norms]
         self._eps_F = torch.cat(eps) if eps else None
 
     def sync(self) -> None:

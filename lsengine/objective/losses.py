@@ -44,11 +44,7 @@ def _mse(output: Tensor, target: Tensor) -> Tensor:
 
 
 def per_sample(loss: Tensor, samples: int) -> Tensor:
-    """Reduce a loss to one number per sample; a plain mean is everyone's.
-
-    Args:
-        loss: What a `Loss` has returned.
-        samples: How many samples it was of.
+    """Reduce what a `Loss` has returned to one number per sample; a plain mean is everyone's.
 
     Raises:
         ValueError: If it is neither one number nor one per sample.

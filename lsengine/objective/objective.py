@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -24,10 +24,9 @@ from lsengine.curvature.cells import NAMES, CellCurvature, hessian_parameters, t
 from lsengine.errors import EnvironmentUnfit
 from lsengine.objective import batched
 from lsengine.objective.device_state import Directions, FlatParameters, ResidentSplit, Steps
-from lsengine.objective.displaced import DisplacedNetwork
+from lsengine.objective.displaced import DisplacedNetwork, calibration_batches
 from lsengine.objective.forward import ForwardPass, Kind
 from lsengine.objective.losses import Loss, per_sample
-from lsengine.objective.recalibration import calibration_batches
 from lsengine.objective.settings import EvaluationSettings
 from lsengine.surface.grid import Cell
 
@@ -47,8 +46,7 @@ class Objective:
         loss: From `loss_function`.
         directions: By axis (``alpha``, ``beta``) and parameter name; with repeats each
             tensor has a leading axis.  Names of running statistics are allowed.
-        settings: How to evaluate.
-        repeats: Whether the directions have a leading axis of repeats.
+        repeats: Whether the directions have that axis.
         steps: How far a cell lies along each direction; alpha and beta by default.
         tick: Called before every mini-batch; may raise to abandon the cell.
         with_reference: Whether to evaluate the model before it is taken over.
@@ -86,13 +84,12 @@ class Objective:
         self._curvature: CellCurvature | None = None
         with self._evaluating():
             self.reference = self._fitting(self._exact_metrics) if with_reference else {}
-        flat = FlatParameters(self.model, directions, settings, repeats=repeats, steps=steps)
-        self._flat = flat
+        self._flat = FlatParameters(self.model, directions, settings, repeats=repeats, steps=steps)
         calibration = calibration_batches(dataset, settings)
         sample = next(iter(self._splits.values())).exact_inputs()[0][:2]
         with self._evaluating():
             self._network = DisplacedNetwork(
-                self.model, flat, settings, calibration=calibration, sample=sample, tick=tick
+                self.model, self._flat, settings, calibration=calibration, sample=sample, tick=tick
             )
         self.forward: Kind = self._network.forward.kind
         if settings.curvature:
@@ -101,8 +98,7 @@ class Objective:
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Set torch up for losses: without gradients, and with the factors that it may round."""
-        allowed = self._settings.precision == "tf32"
-        with torch.inference_mode(), devices.tf32(allowed):
+        with torch.inference_mode(), devices.tf32(self._settings.precision == "tf32"):
             yield
 
     def evaluate(
@@ -117,8 +113,8 @@ class Objective:
         Args:
             cell: Where.
             coarse: Its coarse cell; without it curvature starts cold.
-            known: Metrics of the cell that need not be evaluated again: all losses and
-                accuracies, or all of curvature.
+            known: Of the cell, not to be evaluated again: all losses and accuracies, or all of
+                curvature.
         """
         metrics = dict(known or {})
         if not any(name.endswith("_loss") for name in metrics):
@@ -130,9 +126,7 @@ class Objective:
     def hessian(self, cell: Cell, names: Sequence[str] | None = None) -> Hessian:
         """Return the Hessian of the mean training loss at a cell, where the weights are left.
 
-        Args:
-            cell: Where.
-            names: The parameters to differentiate by; default all trainable ones.
+        By the named parameters, or all trainable ones.
         """
         self._displace_to(cell)
         return self._hessian(hessian_parameters(self._trainable) if names is None else names)
@@ -168,18 +162,14 @@ class Objective:
             weights_GM = vectors.centre_M.expand(len(cells), -1).clone()
             for cell, weights_M in zip(cells, weights_GM, strict=True):
                 vectors.displace(cell, weights_M)
-            by_split = {
-                name: self._fitting(functools.partial(self._group_metrics, split, weights_GM))
-                for name, split in self._splits.items()
-            }
-        return [
-            {f"{s}_{k}": v for s, rows in by_split.items() for k, v in rows[number]}
-            for number in range(len(cells))
-        ]
+            by_split = [
+                self._fitting(functools.partial(self._group_metrics, split, weights_GM))
+                for split in self._splits.values()
+            ]
+        of_cells = zip(*by_split, strict=True)
+        return [{k: v for metrics in cell for k, v in metrics.items()} for cell in of_cells]
 
-    def _group_metrics(
-        self, split: ResidentSplit, weights_GM: Tensor
-    ) -> list[list[tuple[str, float]]]:
+    def _group_metrics(self, split: ResidentSplit, weights_GM: Tensor) -> list[Metrics]:
         network = batched.StackedMLP(self.model, self._flat.slices, weights_GM)
         losses, hits = [], []
         for inputs, targets in split.slices(batched.SAMPLES):
@@ -257,28 +247,24 @@ class Objective:
 
     def _forward_metrics(self) -> Metrics:
         """Return the metrics of the numbers that the forward pass holds."""
-        inputs = {name: [b.inputs for b in split.batches] for name, split in self._splits.items()}
-        return self._metrics(self._network.forward, inputs)
+        return self._metrics(self._network.forward, lambda split: [b.inputs for b in split.batches])
 
     def _exact_metrics(self) -> Metrics:
         """Return the metrics of the model as it stands, unfused and in its own precision."""
-        inputs = {name: split.exact_inputs() for name, split in self._splits.items()}
         with devices.tf32(False):
-            return self._metrics(ForwardPass(self.model), inputs)
+            return self._metrics(ForwardPass(self.model), ResidentSplit.exact_inputs)
 
-    def _metrics(self, network: ForwardPass, inputs: Mapping[str, Sequence[Tensor]]) -> Metrics:
-        for name, split in self._splits.items():
-            for x, batch in zip(inputs[name], split.batches, strict=True):
+    def _metrics(
+        self, network: ForwardPass, inputs_of: Callable[[ResidentSplit], Sequence[Tensor]]
+    ) -> Metrics:
+        for split in self._splits.values():
+            for x, batch in zip(inputs_of(split), split.batches, strict=True):
                 self._tick()
                 logits = network(x).to(batch.losses.device, torch.float64)
                 loss = self._loss(logits, batch.targets)
                 split.has_bars = loss.ndim > 0
                 batch.losses.copy_(per_sample(loss, len(batch.losses)))
                 if batch.hits is not None:
-                    batch.hits.copy_(_hits(logits, batch.targets))
-        return {f"{s}_{k}": v for s, split in self._splits.items() for k, v in split.means()}
-
-
-def _hits(logits: Tensor, targets: Tensor) -> Tensor:
-    hits = (logits.argmax(1) == targets).double()
-    return hits.flatten(1).mean(1) if hits.ndim > 1 else hits
+                    hits = (logits.argmax(1) == batch.targets).double()
+                    batch.hits.copy_(hits.flatten(1).mean(1) if hits.ndim > 1 else hits)
+        return {k: v for split in self._splits.values() for k, v in split.means().items()}
