@@ -15,9 +15,10 @@ from lsengine.errors import UsageError
 
 
 def tell(text: object) -> None:
-    """Print a result, if anybody reads it: what was asked for is done all the same."""
+    """Print a result, if there is one, and anybody reads it: the work is done all the same."""
     with suppress(BrokenPipeError):
-        print(text, flush=True)
+        if text != "":
+            print(text, flush=True)
 
 
 def _join() -> Any:
@@ -98,8 +99,7 @@ def spectrum(parsed: argparse.Namespace) -> int:
 
     sizes = spectrum.Sizes(parsed.vectors, parsed.trace, parsed.density)
     code, text = spectrum.run(parsed.job, sizes, world=world, output=parsed.output)
-    if text:
-        tell(text)
+    tell(text)
     return code
 
 
@@ -108,12 +108,9 @@ def connect(parsed: argparse.Namespace) -> int:
     world = _join()
     from lsengine.engine import Options, connect
 
-    options = Options(
-        retry_failed=parsed.retry_failed, progress=parsed.progress, end_if_hung=True
-    )
+    options = Options(retry_failed=parsed.retry_failed, progress=parsed.progress, end_if_hung=True)
     code, text = connect.run(parsed.job, options, world=world)
-    if text:
-        tell(text)
+    tell(text)
     return code
 
 
@@ -170,13 +167,8 @@ def render(parsed: argparse.Namespace) -> int:
     suffix = "html" if kind == "html" else "png"
     output = parsed.output or first.with_name(f"{first.stem}-{kind}.{suffix}")
     render.check_output(output, kind)
-    looks: dict[str, Any] = {
-        "quantity": parsed.quantity,
-        "scale": parsed.scale,
-        "style": parsed.style,
-        "levels": parsed.levels,
-        "limits": tuple(parsed.limits) if parsed.limits else None,
-    }
+    looks = {name: getattr(parsed, name) for name in ("quantity", "scale", "style", "levels")}
+    looks["limits"] = tuple(parsed.limits) if parsed.limits else None
     if parsed.watch:
         from lsengine.report import watch  # knows jobs, for which a picture need not wait
 
@@ -192,14 +184,8 @@ def export(parsed: argparse.Namespace) -> int:
     from lsengine.report import inputs
 
     (surface,) = inputs.read_surfaces([parsed.surface])
-    written = export.export(
-        surface,
-        parsed.to,
-        parsed.output,
-        quantity=parsed.quantity,
-        scale=parsed.scale,
-    )
-    for path in written:
+    height = {"quantity": parsed.quantity, "scale": parsed.scale}
+    for path in export.export(surface, parsed.to, parsed.output, **height):
         tell(path)
     return 0
 
@@ -262,8 +248,7 @@ def init(parsed: argparse.Namespace) -> int:
     """Write a starter job."""
     from lsengine import files
 
-    path = parsed.path
-    if path.exists():
+    if (path := parsed.path).exists():
         raise UsageError(f"{path}: exists; give another name")
     files.write(path, (Path(lsengine.__file__).parent / "job" / "starter.yaml").read_bytes())
     tell(f"{path}: try  lsengine train {path}  and then  lsengine eval {path}")

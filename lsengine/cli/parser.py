@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lsengine {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in _COMMANDS.items():
-        described = subparsers.add_parser(name, help=command.help, description=command.description)
+        described = subparsers.add_parser(name, **command.texts)
         for names, options in command.arguments:
             described.add_argument(*names, **options)
         described.set_defaults(run=command.run)
@@ -45,8 +45,7 @@ def _count(text: str, least: int = 1) -> int:
     return value
 
 
-def _number(text: str) -> int:
-    return _count(text, least=0)
+_number = functools.partial(_count, least=0)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -69,38 +68,32 @@ def _seconds(text: str) -> float:
 _Argument = tuple[list[str], dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Command:
-    """One command.
+    """One command: its function, its line in the list, its arguments, what its help says first."""
 
-    Attributes:
-        run: Its function in `lsengine.cli.commands`.
-        help: Its line in the list of commands.
-        description: What ``--help`` of the command says before its arguments.
-        arguments: In the order of its help.
-    """
-
-    run: Callable[[argparse.Namespace], int]
-    help: str
-    description: str | None = None
-    arguments: tuple[_Argument, ...] = ()
+    def __init__(
+        self,
+        run: Callable[[argparse.Namespace], int],
+        help: str,
+        *arguments: _Argument,
+        description: str | None = None,
+    ) -> None:
+        self.run, self.arguments = run, arguments
+        self.texts: dict[str, Any] = {"help": help, "description": description}
 
 
 def _argument(usage: str, help: str | None, **options: Any) -> _Argument:
-    """Return an argument as `argparse.ArgumentParser.add_argument` takes it.
-
-    Args:
-        usage: Names, then what stands for its value in the help: ``--output -o FILE``,
-            ``jobs JOB``.
-        help: What it is.
-        options: Further ones of argparse's.
-    """
+    """Return an argument as argparse takes it; ``usage`` is like ``--output -o FILE``."""
     first, *words = usage.split()
     names = [first, *(word for word in words if word.startswith("-"))]
     values = tuple(words[len(names) - 1 :])
     if values:
         options["metavar"] = values if len(values) > 1 else values[0]
     return names, {**options, "help": help}
+
+
+def _path(usage: str, help: str | None, **options: Any) -> _Argument:
+    return _argument(usage, help, type=Path, **options)
 
 
 def _flag(name: str, help: str) -> _Argument:
@@ -131,252 +124,220 @@ _PROGRESS = _argument(
 
 _COMMANDS = {
     "train": _Command(
-        run=commands.train,
-        help="train a job's network: checkpoints and history; under mpirun one job per rank",
-        arguments=(
-            _argument("jobs JOB", "job file with a train section", nargs="+"),
-            _ONLY,
-            _PROGRESS,
-        ),
+        commands.train,
+        "train a job's network: checkpoints and history; under mpirun one job per rank",
+        _argument("jobs JOB", "job file with a train section", nargs="+"),
+        _ONLY,
+        _PROGRESS,
     ),
     "eval": _Command(
-        run=commands.evaluate,
-        help="evaluate a job's surface; alone, or under mpirun, mpiexec or srun",
+        commands.evaluate,
+        "evaluate a job's surface; alone, or under mpirun, mpiexec or srun",
+        _JOBS,
+        _ONLY,
+        _RETRY,
+        _argument(
+            "--chunk N",
+            "hand out N cells at a time (default: by measured time; never affects values)",
+            type=_count,
+        ),
+        _path(
+            "--extend OLD.h5",
+            "a new surface takes over the cells of an old one: a finer or wider grid, or one more "
+            "quantity, of the same checkpoint, data and directions",
+        ),
+        _argument(
+            "--shard K/N",
+            "evaluate the K-th of N parts only, into NAME.shard-K.h5; see merge",
+            type=_shard,
+        ),
+        _PROGRESS,
         description="Evaluate what is missing of a job's surface.  Run it again after any "
         "interruption, with any number of ranks: it goes on where the file ends.",
-        arguments=(
-            _JOBS,
-            _ONLY,
-            _RETRY,
-            _argument(
-                "--chunk N",
-                "hand out N cells at a time (default: by measured time; never affects values)",
-                type=_count,
-            ),
-            _argument(
-                "--extend OLD.h5",
-                "a new surface takes over the cells of an old one: a finer or wider grid, or one "
-                "more quantity, of the same checkpoint, data and directions",
-                type=Path,
-            ),
-            _argument(
-                "--shard K/N",
-                "evaluate the K-th of N parts only, into NAME.shard-K.h5; see merge",
-                type=_shard,
-            ),
-            _PROGRESS,
-        ),
     ),
     "submit": _Command(
-        run=commands.submit,
-        help="write batch scripts for SLURM, and hand them to sbatch",
+        commands.submit,
+        "write batch scripts for SLURM, and hand them to sbatch",
+        _JOBS,
+        _ONLY,
+        _path(
+            "--site FILE",
+            "site file, .yaml or .toml (default: $LSENGINE_SITE, ~/.config/lsengine/site.*)",
+        ),
+        _flag("--dry-run", "print the scripts with what is known; evaluate and submit nothing"),
+        _flag("--estimate", "evaluate as --probe says, print the estimate, submit nothing"),
+        _argument(
+            "--array N",
+            "N shards without MPI, each a job of an array, and a job that merges them",
+            type=_count,
+        ),
+        _flag("--chain", "train first, then evaluate, then draw"),
+        _argument(
+            "--probe N",
+            "evaluate N cells first, for an estimate; 0: none.  They are evaluated here.  If the "
+            "job asks for GPUs and there is none here, in a job of their own.  Default: 3 if they "
+            "can be evaluated here and the surface has no cells yet, else 0.  A cell that takes "
+            "longer than the time limit is refused",
+            type=_number,
+        ),
         description="A job goes back into the queue until its surface is done.  What the cluster "
         "needs is said by the job's section launch and by a site file.  Prints number, step and "
         "name of every batch job.",
-        arguments=(
-            _JOBS,
-            _ONLY,
-            _argument(
-                "--site FILE",
-                "site file, .yaml or .toml (default: $LSENGINE_SITE, ~/.config/lsengine/site.*)",
-                type=Path,
-            ),
-            _flag("--dry-run", "print the scripts with what is known; evaluate and submit nothing"),
-            _flag("--estimate", "evaluate as --probe says, print the estimate, submit nothing"),
-            _argument(
-                "--array N",
-                "N shards without MPI, each a job of an array, and a job that merges them",
-                type=_count,
-            ),
-            _flag("--chain", "train first, then evaluate, then draw"),
-            _argument(
-                "--probe N",
-                "evaluate N cells first, for an estimate: here, or in a job of its own if GPUs are "
-                "asked for and none is here (default: 3 here, unless GPUs are asked for and none "
-                "is, or the surface has cells; 0: none); a cell longer than the time limit is "
-                "refused",
-                type=_number,
-            ),
-        ),
     ),
     "merge": _Command(
-        run=commands.merge,
-        help="make one surface of shards, or of any partial surfaces of one job",
+        commands.merge,
+        "make one surface of shards, or of any partial surfaces of one job",
+        _path("shards SHARD", "surface file", nargs="+"),
+        _path("--output -o FILE", None, required=True),
         description="Shards may be partial, and may have cells in common.  A surface that is at "
         "FILE already is one of them.  Ends with 0, with 5 if cells failed, with 75 if some are "
         "missing, and with 4, having changed nothing, if the shards do not belong together.",
-        arguments=(
-            _argument("shards SHARD", "surface file", nargs="+", type=Path),
-            _argument("--output -o FILE", None, type=Path, required=True),
-        ),
     ),
     "spectrum": _Command(
-        run=commands.spectrum,
-        help="trace, density and leading eigenvectors of the Hessian at the centre",
-        description="Of the mean training loss, at the job's checkpoint.  Needs neither directions "
-        "nor a grid.  One process does it; under mpirun the others wait.",
-        arguments=(
-            _argument("job JOB", "job file"),
-            _argument("--vectors K", "leading eigenvectors (default: 5)", type=_number, default=5),
-            _argument("--trace N", "probes of the trace (default: 32)", type=_number, default=32),
-            _argument(
-                "--density N",
-                "probes of the density (default: 8), of curvature.basis products each; 0 of any of "
-                "the three leaves it out",
-                type=_number,
-                default=8,
-            ),
-            _argument(
-                "--output -o FILE",
-                "HDF5 file (default: beside the surface, NAME-spectrum.h5)",
-                type=Path,
-            ),
+        commands.spectrum,
+        "trace, density and leading eigenvectors of the Hessian at the centre",
+        _argument("job JOB", "job file"),
+        _argument("--vectors K", "leading eigenvectors (default: 5)", type=_number, default=5),
+        _argument("--trace N", "probes of the trace (default: 32)", type=_number, default=32),
+        _argument(
+            "--density N",
+            "probes of the density (default: 8), of curvature.basis products each; 0 of any of "
+            "the three leaves it out",
+            type=_number,
+            default=8,
         ),
+        _path("--output -o FILE", "HDF5 file (default: beside the surface, NAME-spectrum.h5)"),
+        description="Of the mean training loss, at the job's checkpoint.  Needs neither "
+        "directions nor a grid.  One process does it; under mpirun the others wait.",
     ),
     "trajectory": _Command(
-        run=commands.trajectory,
-        help="project a run's checkpoints on a job's directions, with their losses",
+        commands.trajectory,
+        "project a run's checkpoints on a job's directions, with their losses",
+        _JOBS,
+        _ONLY,
+        _RETRY,
+        _PROGRESS,
         description="Evaluate the checkpoints of a job's trajectory, and not the grid; eval does "
         "both.  The result is in the job's output file, and a table is printed.",
-        arguments=(_JOBS, _ONLY, _RETRY, _PROGRESS),
     ),
     "connect": _Command(
-        run=commands.connect,
-        help="train a curve of low loss between two minima, and evaluate it",
-        description="Train the curve of a job's section curve, then evaluate its points and "
-        "those of the straight line between the same ends, and report both barriers.",
-        arguments=(_argument("job JOB", "job file with a curve section"), _RETRY, _PROGRESS),
+        commands.connect,
+        "train a curve of low loss between two minima, and evaluate it",
+        _argument("job JOB", "job file with a curve section"),
+        _RETRY,
+        _PROGRESS,
+        description="Train the curve of a job's section curve, then evaluate its points and those "
+        "of the straight line between the same ends, and report both barriers.",
     ),
     "status": _Command(
-        run=commands.status,
-        help="how far a surface is; also while it is written",
-        arguments=(
-            _argument("surface SURFACE|JOB", "surface file or job file"),
-            _ONLY,
-            _flag("--json", "print JSON; a list for several jobs"),
-            _argument(
-                "--count WHAT",
-                "print one number, for scripts: how many cells and checkpoints of a trajectory "
-                "are done, missing or failed; or missing-cells, without checkpoints",
-                choices=("done", "missing", "failed", "missing-cells"),
-            ),
-            *_watching("print", every_s=2.0),
+        commands.status,
+        "how far a surface is; also while it is written",
+        _argument("surface SURFACE|JOB", "surface file or job file"),
+        _ONLY,
+        _flag("--json", "print JSON; a list for several jobs"),
+        _argument(
+            "--count WHAT",
+            "print one number, for scripts: how many cells and checkpoints of a trajectory are "
+            "done, missing or failed; or missing-cells, without checkpoints",
+            choices=("done", "missing", "failed", "missing-cells"),
         ),
+        *_watching("print", every_s=2.0),
     ),
     "render": _Command(
-        run=commands.render,
-        help="draw surfaces; needs neither torch nor MPI",
-        arguments=(
-            _argument(
-                "surfaces SURFACE",
-                "surface file; for history and histogram, a file of train's or histogram's",
-                nargs="+",
-            ),
-            _argument(
-                "--as STYLE",
-                "contour, filled, heatmap, surface, trajectory, curve, curvature, history, "
-                "histogram or html, a page to turn and to ask (default: what the first file holds: "
-                "filled of a plane, with --style lit surface; curve of one direction; history; "
-                "histogram)",
-                dest="kind",
-            ),
-            _argument(
-                "--output -o FILE",
-                "picture: .png, .pdf or .svg; of a trajectory and a lit surface .gif or .mp4, too; "
-                "of html .html",
-                type=Path,
-            ),
-            _argument(
-                "--quantity NAME",
-                "what to draw (default: train_loss; of curvature ratio, sign, eigenvalue_min and "
-                "eigenvalue_max)",
-            ),
-            _argument("--scale", "auto, linear, log or quantile (default: auto)"),
-            _argument(
-                "--style",
-                "default, paper, dark, lit (of surfaces), or a style file (.toml)",
-                default="default",
-            ),
-            _argument("--levels N", "number of contour levels", type=_count),
-            _argument("--limits LOW HIGH", "limits of the colours", type=float, nargs=2),
-            *_watching("draw", every_s=5.0),
+        commands.render,
+        "draw surfaces; needs neither torch nor MPI",
+        _argument(
+            "surfaces SURFACE",
+            "surface file; for history and histogram, a file of train's or histogram's",
+            nargs="+",
         ),
+        _argument(
+            "--as STYLE",
+            "contour, filled, heatmap, surface, trajectory, curve, curvature, history, histogram "
+            "or html, an interactive page (default: what the first file holds: filled of a "
+            "plane, with --style lit surface; curve of one direction; history; histogram)",
+            dest="kind",
+        ),
+        _path(
+            "--output -o FILE",
+            "picture: .png, .pdf or .svg; of a trajectory and a lit surface .gif or .mp4, too; of "
+            "html .html",
+        ),
+        _argument(
+            "--quantity NAME",
+            "what to draw (default: train_loss; of curvature ratio, sign, eigenvalue_min and "
+            "eigenvalue_max)",
+        ),
+        _argument("--scale", "auto, linear, log or quantile (default: auto)"),
+        _argument(
+            "--style",
+            "default, paper, dark, lit (of surfaces), or a style file (.toml)",
+            default="default",
+        ),
+        _argument("--levels N", "number of contour levels", type=_count),
+        _argument("--limits LOW HIGH", "limits of the colours", type=float, nargs=2),
+        *_watching("draw", every_s=5.0),
     ),
     "export": _Command(
-        run=commands.export,
-        help="write a surface in another program's format",
-        description="One file, whole or not at all.  Needs neither torch nor MPI.",
-        arguments=(
-            _argument("surface SURFACE", "surface file"),
-            _argument(
-                "--to FORMAT",
-                "csv, npz, netcdf, vts (ParaView), glb or ply (coloured mesh: Blender, slides), or "
-                "loss-landscape (surface and direction files of tomgoldstein/loss-landscape)",
-                required=True,
-            ),
-            _argument("--output -o FILE", "default: beside the surface", type=Path),
-            _argument("--quantity NAME", "of vts, glb and ply, the height (default: train_loss)"),
-            _argument(
-                "--scale SCALE",
-                "of glb and ply, what height and colours follow: auto, linear or log (default: "
-                "auto)",
-            ),
+        commands.export,
+        "write a surface in another program's format",
+        _argument("surface SURFACE", "surface file"),
+        _argument(
+            "--to FORMAT",
+            "csv, npz, netcdf, vts (ParaView), glb or ply (coloured mesh: Blender, slides), or "
+            "loss-landscape (surface and direction files of tomgoldstein/loss-landscape)",
+            required=True,
         ),
+        _path("--output -o FILE", "default: beside the surface"),
+        _argument("--quantity NAME", "height for vts, glb and ply (default: train_loss)"),
+        _argument(
+            "--scale SCALE",
+            "of glb and ply, what height and colours follow: auto, linear or log (default: auto)",
+        ),
+        description="One file, whole or not at all.  Needs neither torch nor MPI.",
     ),
     "compare": _Command(
-        run=commands.compare,
-        help="a table of flatness figures beside training loss and test error",
+        commands.compare,
+        "a table of flatness figures beside training loss and test error",
+        _argument("surfaces SURFACE", "surface file", nargs="+"),
+        _argument(
+            "--level",
+            "what counts as flat: +0.1 (above the centre's loss; default), x2 (times it) or 0.5",
+            default="+0.1",
+        ),
+        _argument("--quantity NAME", "a loss (default: train_loss)"),
+        _path("--csv FILE", "write the table as CSV, too"),
+        _flag("--json", "print JSON"),
         description="Measure how flat surfaces are around their centres.  Partial surfaces give "
         "lower bounds, or n/a with the reason.",
-        arguments=(
-            _argument("surfaces SURFACE", "surface file", nargs="+"),
-            _argument(
-                "--level",
-                "what counts as flat: +0.1 (above the centre's loss; default), x2 (times it) or "
-                "0.5",
-                default="+0.1",
-            ),
-            _argument("--quantity NAME", "a loss (default: train_loss)"),
-            _argument("--csv FILE", "write the table as CSV, too", type=Path),
-            _flag("--json", "print JSON"),
-        ),
     ),
     "histogram": _Command(
-        run=commands.histogram,
-        help="count the weights of checkpoints, for render --as histogram",
-        arguments=(
-            _argument("checkpoints CHECKPOINT", None, nargs="+", type=Path),
-            _argument("--output -o FILE", "HDF5 file (.h5)", type=Path, required=True),
-            _argument(
-                "--name NAME",
-                "what to call a checkpoint; once for each, in order (default: from their paths)",
-                dest="names",
-                action="append",
-                default=[],
-            ),
-            _argument("--bins N", "default: 101", type=_count, default=101),
+        commands.histogram,
+        "count the weights of checkpoints, for render --as histogram",
+        _path("checkpoints CHECKPOINT", None, nargs="+"),
+        _path("--output -o FILE", "HDF5 file (.h5)", required=True),
+        _argument(
+            "--name NAME",
+            "what to call a checkpoint; once for each, in order (default: from their paths)",
+            dest="names",
+            action="append",
+            default=[],
         ),
+        _argument("--bins N", "default: 101", type=_count, default=101),
     ),
     "doctor": _Command(
-        run=commands.doctor,
-        help="try what a run needs here, with a verdict and a remedy for each; also under mpirun",
+        commands.doctor,
+        "try what a run needs here, with a verdict and a remedy for each; also under mpirun",
+        _path("--output -o FOLDER", "where surfaces are to go (default: here)", default=Path()),
+        _flag("--json", "print a JSON list of the checks"),
         description="Try the launcher, messages, devices, memory, the output's file system and "
         "SLURM.  Exit code 0 without problems, else 3.  Under a launcher all ranks are checked.",
-        arguments=(
-            _argument(
-                "--output -o FOLDER",
-                "where surfaces are to go (default: here)",
-                type=Path,
-                default=Path(),
-            ),
-            _flag("--json", "print a JSON list of the checks"),
-        ),
     ),
-    "models": _Command(run=commands.models, help="the built-in networks with parameter counts"),
+    "models": _Command(commands.models, "the built-in networks with parameter counts"),
     "init": _Command(
-        run=commands.init,
-        help="write a commented starter job",
-        arguments=(_argument("path FILE", None, nargs="?", default="job.yaml", type=Path),),
+        commands.init,
+        "write a commented starter job",
+        _path("path FILE", None, nargs="?", default="job.yaml"),
     ),
-    "schema": _Command(run=commands.schema, help="print the JSON schema of job files, for editors"),
+    "schema": _Command(commands.schema, "print the JSON schema of job files, for editors"),
 }

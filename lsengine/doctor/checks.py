@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -18,19 +19,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One verdict.
-
-    Attributes:
-        name: What was checked.
-        verdict: How it ended.
-        found: What was found, with numbers and names.
-        remedy: What to do; empty if nothing is.
-    """
+    """One verdict on what is called ``name``."""
 
     name: str
     verdict: Verdict
-    found: str
-    remedy: str = ""
+    found: str  # with numbers and names
+    remedy: str = ""  # what to do; empty if nothing is
 
 
 def ok(name: str, found: str) -> Check:
@@ -55,12 +49,9 @@ def text(checks: Sequence[Check]) -> str:
     for check in checks:
         words = "; ".join(filter(None, (check.found, check.remedy)))
         lines.append(f"{check.verdict:8} {check.name:{wide}}  {words}")
-    problems, warnings = (
-        sum(check.verdict is verdict for check in checks)
-        for verdict in (Verdict.PROBLEM, Verdict.WARNING)
-    )
-    lines.append(f"{len(checks)} checks; problems: {problems}, warnings: {warnings}")
-    return "\n".join(lines)
+    counts = Counter(check.verdict for check in checks)
+    problems, warnings = counts[Verdict.PROBLEM], counts[Verdict.WARNING]
+    return "\n".join([*lines, f"{len(checks)} checks; problems: {problems}, warnings: {warnings}"])
 
 
 def as_json(checks: Sequence[Check]) -> str:

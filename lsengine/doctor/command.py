@@ -13,10 +13,7 @@ from lsengine.errors import EnvironmentUnfit
 def run(output: Path, *, json: bool = False, tell: Callable[[str], None] = print) -> int:
     """Check everything, print the verdicts on rank 0, and return the exit code of all ranks.
 
-    Args:
-        output: Folder where surfaces are to go.
-        json: Print a JSON list instead of lines.
-        tell: Prints.
+    Surfaces are to go into the folder ``output``; ``json`` prints a list instead of lines.
     """
 
     def report(checks: list[Check]) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from lsengine import ranks, store
 from lsengine.doctor import file_system, launcher, rules
-from lsengine.doctor.checks import Check, Verdict, ok, problem, warning
+from lsengine.doctor.checks import Check, ok, problem, warning
 from lsengine.doctor.probe import HostProbe, look, try_device
 from lsengine.errors import EnvironmentUnfit, LsengineError
 from lsengine.ranks import World
@@ -38,14 +39,9 @@ def of_process(output: Path, *, launched: bool = False) -> list[Check]:
     probes = {0: look()}
     seats = rules.seats(probes)
     trouble = {0: try_device(*seats[0])} if probes[0].torch.version else {}
-    return [
-        *starts,
-        *_of_hosts(probes, seats, trouble),
-        file_system.space(folder),
-        *file_system.survives(folder),
-        *launcher.slurm(),
-        rules.clocks({}, _ticks()),
-    ]
+    hosts = _of_hosts(probes, seats, trouble)
+    disk = [file_system.space(folder), *file_system.survives(folder)]
+    return [*starts, *hosts, *disk, *launcher.slurm(), rules.clocks({}, _ticks())]
 
 
 def _of_hosts(
@@ -81,15 +77,10 @@ class RankExamination:
         seats = rules.seats(self._probes)
         killed = file_system.survives(folder)
         trouble, writing = self._try_all(folder, seats)
-        return [
-            *messages,
-            *_of_hosts(self._probes, seats, trouble),
-            file_system.space(folder),
-            *killed,
-            *writing,
-            *launcher.slurm(),
-            rules.clocks(self._clock_offsets, _ticks()),
-        ]
+        hosts = _of_hosts(self._probes, seats, trouble)
+        disk = [file_system.space(folder), *killed, *writing]
+        clocks = rules.clocks(self._clock_offsets, _ticks())
+        return [*messages, *hosts, *disk, *launcher.slurm(), clocks]
 
     def end(self, code: int) -> None:
         """Let the others leave, or end those who do not answer."""
@@ -161,10 +152,14 @@ class RankExamination:
     def _writing(self, path: Path, refusals: Mapping[int, str], parallel: bool) -> list[Check]:
         """Judge whether all ranks see the file, and whether all could write into it."""
         name = "parallel writing"
-        shared = _shared(path, [rank for rank, why in refusals.items() if why == _UNSEEN])
+        shared = ok("shared folder", f"all ranks see {path.parent}")
+        if unseeing := [rank for rank, why in refusals.items() if why == _UNSEEN]:
+            remedy = "name an --output on a file system that all hosts share"
+            found = f"{path.parent}: ranks {listed(unseeing, most=8)} do not see it"
+            shared = problem("shared folder", found, remedy)
         if not parallel:
             return [shared, ok(name, "this h5py is serial: rank 0 writes for all ranks")]
-        if shared.verdict is Verdict.PROBLEM:
+        if unseeing:
             return [shared]
         if refused := [rank for rank, why in refusals.items() if why]:
             remedy = "nothing: rank 0 writes for all ranks then; another file system may do better"
@@ -175,14 +170,6 @@ class RankExamination:
             return [shared, problem(name, f"all ranks wrote, but {bad}", remedy)]
         found = f"{self._world.size} ranks wrote a cell each, and all are there"
         return [shared, ok(name, found)]
-
-
-def _shared(path: Path, unseeing: list[int]) -> Check:
-    if not unseeing:
-        return ok("shared folder", f"all ranks see {path.parent}")
-    remedy = "name an --output on a file system that all hosts share"
-    found = f"{path.parent}: ranks {listed(unseeing, most=8)} do not see it"
-    return problem("shared folder", found, remedy)
 
 
 def serve(world: World) -> int:
@@ -214,14 +201,10 @@ def _try(
             break
     else:
         return trouble, _UNSEEN
-    if not parallel:
-        return trouble, ""
     try:
-        writer = store.Writer(path, world.comm_self)
-        try:
-            file_system.write(writer, world.rank, world.rank)
-        finally:
-            writer.close()
+        if parallel:
+            with closing(store.Writer(path, world.comm_self)) as writer:
+                file_system.write(writer, world.rank, world.rank)
     except (LsengineError, OSError, RuntimeError, ValueError) as error:
         return trouble, str(error)
     return trouble, ""

@@ -22,7 +22,7 @@ from lsengine.store import CellResults, Layout, lock
 from lsengine.surface import DONE
 from lsengine.surface.grid import Grid
 
-TRIAL_CELLS = 2000
+_TRIAL_CELLS = 2000
 _ENOUGH = 2**30
 _LIMIT_S = 60.0
 _IN_MEMORY = ("tmpfs", "ramfs")
@@ -39,7 +39,7 @@ def space(folder: Path) -> Check:
     """Judge the file system by what it says of itself."""
     name = "disk"
     try:
-        kind, usage = kind_of(folder), os.statvfs(folder)
+        kind, usage = _kind_of(folder), os.statvfs(folder)
     except OSError as error:
         return problem(name, f"{folder}: {error.strerror}", "name another --output")
     free = usage.f_bavail * usage.f_frsize
@@ -57,7 +57,7 @@ def space(folder: Path) -> Check:
     return ok(name, found)
 
 
-def kind_of(folder: Path) -> str:
+def _kind_of(folder: Path) -> str:
     """Return the type of a folder's file system, such as ``ext4``, as the mounts tell it."""
     longest, kind = -1, "unknown kind"
     with contextlib.suppress(OSError):
@@ -99,16 +99,16 @@ def _lay_out(path: Path, cells: int) -> None:
     store.create(path, layout)
 
 
-def value(cell: int) -> float:
+def _value(cell: int) -> float:
     """Return the value of a cell of a trial: one that no other cell has."""
     return 1.5 * cell + 0.25
 
 
 def write(writer: store.Writer, cell: int, rank: int) -> None:
     """Write one cell of a trial as a worker does."""
-    values = {"train_loss": [value(cell)]}
+    values, now = {"train_loss": [_value(cell)]}, time.time()
     writer.write(
-        CellResults(cells=[cell], values=values, wall_s=[0.0], finished=[time.time()], worker=rank)
+        CellResults(cells=[cell], values=values, wall_s=[0.0], finished=[now], worker=rank)
     )
 
 
@@ -118,7 +118,7 @@ def wrong(path: Path, cells: int) -> str:
     done = surface.status[:cells] == DONE
     if not done.all():
         return f"cells {np.flatnonzero(~done)[:8].tolist()} are not there"
-    expected = np.array([value(cell) for cell in range(cells)])
+    expected = np.array([_value(cell) for cell in range(cells)])
     different = surface.quantities["train_loss"][:cells] != expected
     return f"cells {np.flatnonzero(different)[:8].tolist()} are wrong" if different.any() else ""
 
@@ -126,27 +126,21 @@ def wrong(path: Path, cells: int) -> str:
 def survives(folder: Path) -> list[Check]:
     """Take the lock, have a child write cells, kill it, and read what it has left."""
     remedy = "name an --output where you may write and there is room"
-
-    def reason(error: LsengineError) -> str:
-        return str(error).replace(f"{folder}/", "")
-
-    with contextlib.ExitStack() as stack:
-        try:
-            path = stack.enter_context(_locked(folder))
-        except LsengineError as error:
-            return [problem("lock", reason(error), remedy)]
-        try:
-            _lay_out(path, TRIAL_CELLS)
+    checks, name = list[Check](), "lock"
+    try:
+        with _locked(folder) as path:
+            checks, name = [ok("lock", "can be made")], "writing"
+            _lay_out(path, _TRIAL_CELLS)
             check = _killed(path)
-        except LsengineError as error:
-            return [ok("lock", "can be made"), problem("writing", reason(error), remedy)]
+    except LsengineError as error:
+        return [*checks, problem(name, str(error).replace(f"{folder}/", ""), remedy)]
     return [ok("lock", "can be made, and removed"), check]
 
 
 def _killed(path: Path) -> Check:
     name = "killed writer"
     child = subprocess.Popen(
-        [sys.executable, "-m", "lsengine.doctor.killed_writer", str(path)],
+        [sys.executable, "-m", "lsengine.doctor.file_system", str(path)],
         env=without_launcher(os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -174,3 +168,15 @@ def _killed(path: Path) -> Check:
         remedy = "do not write surfaces to this file system"
         return problem(name, f"was killed after {acknowledged} cells: {bad}", remedy)
     return ok(name, f"was killed after {acknowledged} cells; the file opens and has all of them")
+
+
+def _write_until_killed(path: Path) -> None:
+    """Write the cells of a trial in order; one line on standard output after each."""
+    writer = store.Writer(path)
+    for cell in range(_TRIAL_CELLS):
+        write(writer, cell, 0)
+        print(cell, flush=True)
+
+
+if __name__ == "__main__":
+    _write_until_killed(Path(sys.argv[1]))

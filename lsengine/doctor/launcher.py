@@ -35,10 +35,9 @@ def is_first_rank() -> bool:
 
 
 def launcher(folder: Path) -> list[Check]:
-    """Start two ranks by the launcher at hand and return their verdicts on each other.
+    """Start two ranks by the launcher at hand; return their verdicts on each other.
 
-    Args:
-        folder: Where they write a trial.
+    They write a trial into ``folder``.
     """
     name = "launcher"
     beside = Path(sys.executable).with_name("mpirun")
@@ -54,16 +53,18 @@ def launcher(folder: Path) -> list[Check]:
     }
     command = [program, "-n", "2", sys.executable, "-m", "lsengine", *flags]
     try:
-        done = _run(command, environment, _LIMIT_S)
+        done = _run(command, _LIMIT_S, environment)
         if LEFTOVER in done.stderr:
-            done = _run(command, environment, _LIMIT_S)
+            done = _run(command, _LIMIT_S, environment)
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = "gives no answer" if isinstance(error, subprocess.TimeoutExpired) else str(error)
         return [problem(name, f"{program} -n 2: {reason}", "try it with a program of its own")]
     try:
         checks = from_json(done.stdout)
     except ValueError:
-        return [problem(name, f"{program} -n 2: {_reason(done.stderr)}", _remedy(done.stderr))]
+        wordy = (line.strip() for line in done.stderr.splitlines() if any(map(str.isalpha, line)))
+        reason = next(wordy, "failed silently")
+        return [problem(name, f"{program} -n 2: {reason}", _remedy(done.stderr))]
     return [
         replace(check, found=f"{program} -n 2: {check.found}") if check.name == name else check
         for check in checks
@@ -72,12 +73,12 @@ def launcher(folder: Path) -> list[Check]:
 
 
 def _run(
-    command: Sequence[str], environment: Mapping[str, str], limit_s: float
+    command: Sequence[str], limit_s: float, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         env=environment,
-        stdin=subprocess.DEVNULL,
+        input="",
         capture_output=True,
         text=True,
         timeout=limit_s,
@@ -85,18 +86,10 @@ def _run(
     )
 
 
-def _reason(errors: str) -> str:
-    """Return the first line of a launcher's message that has words."""
-    lines = (line.strip() for line in errors.splitlines())
-    return next((line for line in lines if any(c.isalpha() for c in line)), "failed silently")
-
-
 def _remedy(errors: str) -> str:
     if "root" in errors:
-        return (
-            "do not run as root, or set OMPI_ALLOW_RUN_AS_ROOT=1 and "
-            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
-        )
+        names = ("OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+        return f"do not run as root, or set {' and '.join(names)}"
     if LEFTOVER in errors:
         return "remove what killed launches left: ompi.* in TMPDIR or /tmp, while none runs"
     return "run it by hand to see all it says; without a launcher lsengine works as one process"
@@ -113,7 +106,7 @@ def slurm() -> list[Check]:
         remedy = "put scontrol on the PATH of the job: a run requeues itself by it"
         return [warning(name, f"{inside}no scontrol on the PATH", remedy)]
     try:
-        done = _run([program, "ping"], os.environ, _PING_S)
+        done = _run([program, "ping"], _PING_S)
         last_error = (done.stderr.strip().splitlines() or [""])[-1]
         answer = " ".join((done.stdout.strip() or last_error).split())
         is_up = done.returncode == 0 and " UP" in answer

@@ -23,59 +23,36 @@ _GIB = 2**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Torch:
-    """The installed torch and what it sees.
+    """The installed torch and what it sees."""
 
-    Attributes:
-        version: With the build's suffix; empty if torch cannot be imported.
-        error: Why it cannot, or why its devices cannot be asked.
-        cuda: Version of CUDA it was built with; empty for a CPU build.
-        available: Whether it can use a card.
-        cards: Name and UUID of all cards it sees.
-    """
-
-    version: str = ""
-    error: str = ""
-    cuda: str = ""
-    available: bool = False
-    cards: tuple[tuple[str, str], ...] = ()
+    version: str = ""  # with the build's suffix; empty if torch cannot be imported
+    error: str = ""  # why it cannot, or why its devices cannot be asked
+    cuda: str = ""  # version of CUDA it was built with; empty for a CPU build
+    available: bool = False  # whether it can use a card
+    cards: tuple[tuple[str, str], ...] = ()  # name and UUID of all cards it sees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostProbe:
-    """What a rank finds where it is.
+    """What a rank finds where it is."""
 
-    Attributes:
-        hello: What a worker tells of itself before a run.
-        software: Versions of lsengine and Python.
-        torch: See `Torch`.
-        driver: Version of CUDA that the NVIDIA driver supports, as 12.4; empty without driver.
-        parent_cores: Processor cores that the launcher's own process may use here.
-        memory: Bytes that are free for all ranks of the host, and what this rank uses now.
-        libraries: Files of MPI libraries that this process has loaded.
-    """
-
-    hello: Hello
-    software: str
+    hello: Hello  # what a worker tells of itself before a run
+    software: str  # versions of lsengine and Python
     torch: Torch
-    driver: str
-    parent_cores: frozenset[int]
-    memory: tuple[int, int]
-    libraries: tuple[str, ...]
+    driver: str  # version of CUDA that the NVIDIA driver supports, as 12.4; empty without driver
+    parent_cores: frozenset[int]  # that the launcher's own process may use here
+    memory: tuple[int, int]  # bytes: free for all ranks of the host, and in use by this rank
+    libraries: tuple[str, ...]  # files of MPI libraries that this process has loaded
 
 
 def look() -> HostProbe:
     """Return what this rank finds; imports torch, which takes seconds."""
-    hello = Hello(
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        cores=available_cores(),
-        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
-    )
-    torch = within(60, _torch, Torch(error="no answer from torch or the driver within 60 s"))
+    host, visible = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    silent = Torch(error="no answer from torch or the driver within 60 s")
     return HostProbe(
-        hello=hello,
+        hello=Hello(host=host, pid=os.getpid(), cores=available_cores(), visible=visible),
         software=f"lsengine {lsengine.__version__}, Python {platform.python_version()}",
-        torch=torch,
+        torch=within(60, _torch, silent),
         driver=_driver(),
         parent_cores=_parent_cores(),
         memory=(free_memory(), _resident()),
@@ -104,14 +81,12 @@ def _torch() -> Torch:
     version, cuda = str(torch.__version__), str(torch.version.cuda or "")
     try:
         available = torch.cuda.is_available()
-        properties = [
-            torch.cuda.get_device_properties(i)
-            for i in range(torch.cuda.device_count() if available else 0)
-        ]
+        cards = range(torch.cuda.device_count() if available else 0)
+        properties = [torch.cuda.get_device_properties(card) for card in cards]
     except Exception as error:
         return Torch(version=version, error=_first_line(error), cuda=cuda)
-    cards = tuple((p.name, str(getattr(p, "uuid", ""))) for p in properties)
-    return Torch(version=version, cuda=cuda, available=available, cards=cards)
+    named = tuple((p.name, str(getattr(p, "uuid", ""))) for p in properties)
+    return Torch(version=version, cuda=cuda, available=available, cards=named)
 
 
 def _first_line(error: Exception) -> str:
@@ -119,42 +94,36 @@ def _first_line(error: Exception) -> str:
 
 
 def try_device(index: int | None, threads: int) -> str:
-    """Multiply matrices on a device, or with a number of threads; return what is wrong.
+    """Multiply matrices on a card, of those that torch sees; on the CPU if ``index`` is None.
 
-    Args:
-        index: Of the card among those that torch sees, None for the CPU.
-        threads: Of the CPU.
+    Returns:
+        What is wrong.
     """
 
     def multiply() -> str:
-        import torch
-
-        torch.set_num_threads(threads)
-        a = torch.arange(256 * 256, dtype=torch.float32).reshape(256, 256) % 7
-        device = torch.device("cpu") if index is None else torch.device("cuda", index)
-        found = (a.to(device) @ a.to(device)).cpu().double()
-        # Sums of whole numbers below 2**24: every order of adding them gives the same.
-        wrong = int((found != a.double() @ a.double()).sum())
-        return f"{wrong} of {found.numel()} sums of a matrix product are wrong" if wrong else ""
-
-    def tried() -> str:
         try:
-            return multiply()
+            import torch
+
+            torch.set_num_threads(threads)
+            a = torch.arange(256 * 256, dtype=torch.float32).reshape(256, 256) % 7
+            device = torch.device("cpu") if index is None else torch.device("cuda", index)
+            product = (a.to(device) @ a.to(device)).cpu().double()
+            # Sums of whole numbers below 2**24: every order of adding them gives the same.
+            wrong = int((product != a.double() @ a.double()).sum())
         except Exception as error:
             return _first_line(error)
+        return f"{wrong} of {product.numel()} sums of a matrix product are wrong" if wrong else ""
 
-    return within(60, tried, "a small matrix product was not done within 60 s")
+    return within(60, multiply, "a small matrix product was not done within 60 s")
 
 
 def _driver() -> str:
     """Return the newest CUDA that the driver supports; asked of the driver itself."""
     version = ctypes.c_int()
-    try:
-        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)):
-            return ""
-    except (OSError, AttributeError):
-        return ""
-    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+    with contextlib.suppress(OSError, AttributeError):
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) == 0:
+            return f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return ""
 
 
 def _parent_cores() -> frozenset[int]:
@@ -191,9 +160,8 @@ def _control_groups() -> list[tuple[Path, Path]]:
             else:
                 continue
             group = root / name.lstrip("/")
-            for folder in (group, *group.parents):
-                if folder.is_relative_to(root):
-                    found.append((folder / limit, folder / used))
+            folders = [f for f in (group, *group.parents) if f.is_relative_to(root)]
+            found += [(folder / limit, folder / used) for folder in folders]
     return found
 
 

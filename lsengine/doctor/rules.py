@@ -6,6 +6,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from lsengine.doctor.checks import Check, ok, problem, warning
 from lsengine.doctor.probe import HostProbe, gib
@@ -13,6 +14,7 @@ from lsengine.engine.protocol.placement import assign
 
 _TORCH_BYTES = 2**30  # torch, a small network and its data; a GPU's context takes as much
 _SKEW_S = 5.0
+T = TypeVar("T")
 Probes = Mapping[int, HostProbe]  # by rank
 Seats = Mapping[int, tuple[int | None, int]]
 """By rank, the card it will use (its number among those it sees, None for the CPU), and threads."""
@@ -33,11 +35,8 @@ def seats(probes: Probes) -> Seats:
     if 0 in seats or 0 not in probes:
         return seats
     first = probes[0]
-    taken = {
-        slots[r]
-        for r, h in hellos.items()
-        if (h.host, h.visible) == (first.hello.host, first.hello.visible)
-    }
+    where = first.hello.host, first.hello.visible
+    taken = {slots[r] for r, h in hellos.items() if (h.host, h.visible) == where}
     free = sorted(set(range(len(first.torch.cards))) - taken)
     threads = next(iter(seats.values()))[1] if seats else len(first.hello.cores)
     return {**seats, 0: (free[0] if free else None, threads)}
@@ -45,18 +44,13 @@ def seats(probes: Probes) -> Seats:
 
 def software(probes: Probes) -> Check:
     """Judge whether all ranks run the same lsengine, Python and torch."""
-    kinds = {
-        rank: f"{probe.software}, torch {probe.torch.version or 'none'}"
-        for rank, probe in probes.items()
-    }
-    if len(set(kinds.values())) == 1:
-        return ok("software", kinds[min(kinds)])
-    return problem(
-        "software",
-        "ranks differ: "
-        + "; ".join(f"{_named(ranks, probes)}: {what}" for what, ranks in _by_value(kinds).items()),
-        "start all from one environment on a file system that all hosts share",
-    )
+    kinds = {r: f"{p.software}, torch {p.torch.version or 'none'}" for r, p in probes.items()}
+    groups = _by_value(kinds)
+    if len(groups) == 1:
+        return ok("software", next(iter(groups)))
+    differences = "; ".join(f"{_named(ranks, probes)}: {what}" for what, ranks in groups.items())
+    remedy = "start all from one environment on a file system that all hosts share"
+    return problem("software", f"ranks differ: {differences}", remedy)
 
 
 def libraries(probes: Probes) -> list[Check]:
@@ -71,24 +65,17 @@ def libraries(probes: Probes) -> list[Check]:
 
 def torch(probes: Probes) -> list[Check]:
     """Judge torch, its build and the driver, once for every kind of answer."""
-    ranks_of: dict[Check, list[int]] = defaultdict(list)
-    for rank, probe in probes.items():
-        ranks_of[_torch(probe)].append(rank)
-    if len(ranks_of) == 1:
-        return [*ranks_of]
-    return [
-        replace(check, found=f"{check.found} ({_named(ranks, probes)})")
-        for check, ranks in ranks_of.items()
-    ]
+    groups = _by_value({rank: _torch(probe) for rank, probe in probes.items()})
+    if len(groups) == 1:
+        return list(groups)
+    return [replace(c, found=f"{c.found} ({_named(r, probes)})") for c, r in groups.items()]
 
 
 def _torch(probe: HostProbe) -> Check:
     torch, driver = probe.torch, probe.driver
     if not torch.version:
         return problem("torch", f"cannot be imported: {torch.error}", "pip install torch")
-    found = f"torch {torch.version}, " + (
-        f"built for CUDA {torch.cuda}" if torch.cuda else "for CPUs"
-    )
+    found = f"torch {torch.version}, {f'built for CUDA {torch.cuda}' if torch.cuda else 'for CPUs'}"
     if torch.error:
         return problem("torch", f"{found}: {torch.error}", "see whether nvidia-smi answers")
     found += f", driver for CUDA {driver}" if driver else ", no NVIDIA driver"
@@ -109,10 +96,7 @@ def _torch(probe: HostProbe) -> Check:
 def devices(probes: Probes, seats: Seats, trouble: Mapping[int, str] | None = None) -> list[Check]:
     """Judge the device of every rank, a verdict per host, and whether two share a card.
 
-    Args:
-        probes: By rank.
-        seats: See `Seats`.
-        trouble: By rank, what went wrong when its device was tried.
+    ``trouble`` says by rank what went wrong when its device was tried.
     """
 
     def judge(host: str, ranks: list[int]) -> Check:
@@ -204,7 +188,7 @@ def clocks(offsets: Mapping[int, float], monotonic: Sequence[float]) -> Check:
     found = "the monotonic clock is monotonic"
     if skew > _SKEW_S:
         rank = max(offsets, key=lambda r: abs(offsets[r]))
-        remedy = "for information: nothing of a run depends on it, but logs are hard to compare"
+        remedy = "nothing to do; times in the logs of these hosts differ"
         return ok("clock", f"{found}; rank {rank} is {skew:.0f} s off; {remedy}")
     agree = f"; ranks agree within {max(0.1, skew):.1f} s" if offsets else ""
     return ok("clock", found + agree)
@@ -223,9 +207,7 @@ def ring(ranks: int, passed: Sequence[int] | None) -> Check:
 
 def _per_host(probes: Probes, judge: Callable[[str, list[int]], Check]) -> list[Check]:
     """Return what a judge of one host and its ranks says of every host."""
-    hosts: dict[str, list[int]] = defaultdict(list)
-    for rank in sorted(probes):
-        hosts[probes[rank].hello.host].append(rank)
+    hosts = _by_value({rank: probe.hello.host for rank, probe in probes.items()})
     return [judge(host, ranks) for host, ranks in hosts.items()]
 
 
@@ -236,16 +218,16 @@ def hosts(probes: Probes) -> str:
     return f"{_many(len(probes), 'rank')} on {_many(len(counts), 'host')}: {names}"
 
 
-def _by_value(words: Mapping[int, str]) -> dict[str, list[int]]:
-    """Return texts, with the ranks that they are about."""
-    ranks: dict[str, list[int]] = defaultdict(list)
-    for rank in sorted(words):
-        ranks[words[rank]].append(rank)
+def _by_value(values: Mapping[int, T]) -> dict[T, list[int]]:
+    """Return what is said of ranks, with the ranks of which it is."""
+    ranks: dict[T, list[int]] = defaultdict(list)
+    for rank in sorted(values):
+        ranks[values[rank]].append(rank)
     return ranks
 
 
 def _grouped(words: Mapping[int, str]) -> str:
-    """Return what is said of the ranks of one host, those together of which the same is."""
+    """Return the findings of one host, with the ranks that share each."""
     return "; ".join(
         f"rank{'s' * (len(r) > 1)} {_ranks(r)}: {what}" for what, r in _by_value(words).items()
     )

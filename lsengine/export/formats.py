@@ -18,22 +18,19 @@ SCALES = ("auto", "linear", "log")
 class Format:
     """One format.
 
-    Attributes:
-        suffix: What a file's name ends in.
-        writer: Module in `lsengine.export` and function, imported when it is needed.  The
-            function takes a surface, a path and the options, and returns the files it wrote.
-        options: What a user may choose: ``quantity`` that is the height, ``scale`` of it.
+    The writer is a module in `lsengine.export` and its function, imported when it is needed.  That
+    takes a surface, a path and the options, and returns the files it wrote.
     """
 
-    suffix: str
+    suffix: str  # what a file's name ends in
     writer: str
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()  # a user's: quantity that is the height, scale of it
 
 
 FORMATS = {
-    "csv": Format(suffix=".csv", writer="csv:write"),
-    "npz": Format(suffix=".npz", writer="npz:write"),
-    "netcdf": Format(suffix=".nc", writer="netcdf:write"),
+    "csv": Format(suffix=".csv", writer="arrays:write_csv"),
+    "npz": Format(suffix=".npz", writer="arrays:write_npz"),
+    "netcdf": Format(suffix=".nc", writer="arrays:write_netcdf"),
     "vts": Format(suffix=".vts", writer="vts:write", options=("quantity",)),
     "glb": Format(suffix=".glb", writer="mesh:write_glb", options=("quantity", "scale")),
     "ply": Format(suffix=".ply", writer="mesh:write_ply", options=("quantity", "scale")),
@@ -68,29 +65,24 @@ def export(
         EnvironmentUnfit: If a library that the format needs is missing, or nothing can be written.
         SurfaceError: If the surface is damaged.
     """
-    if to not in FORMATS:
-        raise UsageError(
-            f"--to: got {to!r}; allowed: {', '.join(FORMATS)}{did_you_mean(to, FORMATS)}"
-        )
-    form = FORMATS[to]
+    form = FORMATS.get(to)
+    if form is None:
+        hint = did_you_mean(to, FORMATS)
+        raise UsageError(f"--to: got {to!r}; allowed: {', '.join(FORMATS)}{hint}")
     asked = {"quantity": quantity, "scale": scale}
     options = {name: value for name, value in asked.items() if value is not None}
     for name in options:
         if name not in form.options:
-            raise UsageError(f"--{name} is of no use for --to {to}, which has all quantities as is")
+            raise UsageError(f"--{name} has no effect with --to {to}, which writes all quantities")
     if scale is not None and scale not in SCALES:
         raise UsageError(f"--scale: got {scale!r}; allowed: {', '.join(SCALES)}")
     if not isinstance(surface, Surface):
         surface = store.read(surface)
-    target = Path(output) if output is not None else _beside(Path(surface.source), to, form)
+    source = Path(surface.source)
+    mark = f"-{to}" if form.suffix == source.suffix else ""
+    target = Path(output or source.with_name(f"{source.stem}{mark}{form.suffix}"))
     if target.suffix.lower() != form.suffix:
         raise UsageError(f"--output {target}: --to {to} writes files that end in {form.suffix}")
     module, _, function = form.writer.partition(":")
     write = getattr(import_module(f"lsengine.export.{module}"), function)
-    written: list[Path] = write(surface, target, **options)
-    return written
-
-
-def _beside(source: Path, to: str, form: Format) -> Path:
-    mark = f"-{to}" if form.suffix == source.suffix else ""
-    return source.with_name(f"{source.stem}{mark}{form.suffix}")
+    return list(write(surface, target, **options))

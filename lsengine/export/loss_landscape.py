@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +24,8 @@ def write(surface: Surface, path: Path) -> list[Path]:
     The directions go into ``NAME_directions.h5``, which the surface file names as its
     ``dir_file``.
 
-    Args:
-        surface: A plane, or a curve without repeats.
-        path: The ancestor's surface file.
-
-    Returns:
-        The files written.
-
     Raises:
-        UsageError: If the ancestor's format cannot hold it.
+        UsageError: If the format cannot hold it, as it is neither a plane nor a single curve.
     """
     source = Path(surface.source)
     if "repeat" in surface.axes:
@@ -49,8 +41,12 @@ def write(surface: Surface, path: Path) -> list[Path]:
     shapes = _shapes(source, directions)
     if shapes is not None:
         beside = path.with_name(f"{path.stem}_directions.h5")
+        track = surface.trajectory
+        ratio = track.attributes.get("explained_variance_ratio") if track is not None else None
         with output(beside, surface) as part:
-            loss_landscape.write_directions(part, directions, shapes, _variance_ratio(surface))
+            loss_landscape.write_directions(
+                part, directions, shapes, None if ratio is None else np.atleast_1d(ratio)
+            )
         dir_file = beside.name
         written.append(beside)
     with output(path, surface) as part:
@@ -81,9 +77,3 @@ def _shapes(
             return shapes
     log.warning("%s: its directions are not written: the file does not say their order", source)
     return None
-
-
-def _variance_ratio(surface: Surface) -> NDArray[Any] | None:
-    attributes = surface.trajectory.attributes if surface.trajectory is not None else {}
-    ratio = attributes.get("explained_variance_ratio")
-    return None if ratio is None else np.atleast_1d(ratio)

@@ -25,17 +25,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """A landscape: z is up, and x and y are alpha and beta.
+    """A landscape: z is up, and x and y are alpha and beta."""
 
-    Attributes:
-        vertices: (V, 3).
-        faces: Indices of vertices, counter-clockwise seen from above; (F, 3).
-        colors: Red, green, blue and opacity of the vertices, sRGB; (V, 4).
-    """
-
-    vertices: Floats
-    faces: NDArray[np.intp]
-    colors: NDArray[np.uint8]
+    vertices: Floats  # (V, 3)
+    faces: NDArray[np.intp]  # indices of vertices, counter-clockwise seen from above; (F, 3)
+    colors: NDArray[np.uint8]  # red, green, blue and opacity of the vertices, sRGB; (V, 4)
 
 
 def write_glb(
@@ -43,27 +37,16 @@ def write_glb(
 ) -> list[Path]:
     """Write glTF: y is up there, and colours are linear; viewers and Blender turn both back.
 
-    Args:
-        surface: A plane.
-        path: The file.
-        quantity: See `mesh`.
-        scale: See `mesh`.
-
     Raises:
-        UsageError: As `mesh` does.
+        UsageError: If `mesh` cannot be made.
         EnvironmentUnfit: If trimesh is missing.
     """
     triangles = mesh(surface, quantity, scale)
     trimesh = library("trimesh", "mesh", "export --to glb")
     to_glb = library("trimesh.exchange.gltf", "mesh", "export --to glb").export_glb
     x, y, z = triangles.vertices.T
-    turned = trimesh.Trimesh(
-        np.stack([x, z, -y], axis=1),
-        triangles.faces,
-        vertex_colors=_linear(triangles.colors),
-        process=False,
-    )
-    scene = turned.scene()
+    turned, colors = np.stack([x, z, -y], axis=1), _linear(triangles.colors)
+    scene = trimesh.Trimesh(turned, triangles.faces, vertex_colors=colors, process=False).scene()
     with output(path, surface) as part:
         part.write_bytes(to_glb(scene, include_normals=True, tree_postprocessor=_matt))
     return [path]
@@ -72,7 +55,7 @@ def write_glb(
 def write_ply(
     surface: Surface, path: Path, *, quantity: str | None = None, scale: str = "auto"
 ) -> list[Path]:
-    """Write binary PLY; arguments and errors are those of `write_glb`."""
+    """Write binary PLY; raises like `write_glb`."""
     triangles = mesh(surface, quantity, scale)
     trimesh = library("trimesh", "mesh", "export --to ply")
     upright = trimesh.Trimesh(
@@ -89,10 +72,8 @@ def mesh(surface: Surface, quantity: str | None = None, scale: str = "auto") -> 
     Holes stay open where a cell has no finite result.  A partial plane is drawn from its
     complete coarser cells, as pictures are.
 
-    Args:
-        surface: A plane.
-        quantity: The height; default the training loss.
-        scale: What height and colours follow: ``auto``, ``linear`` or ``log``.
+    By default ``quantity``, the height, is the training loss; ``scale``, which height and colours
+    follow, is ``auto``, ``linear`` or ``log``.
 
     Raises:
         UsageError: If the surface is no plane, has no such quantity, or too few cells.
@@ -120,7 +101,7 @@ def mesh(surface: Surface, quantity: str | None = None, scale: str = "auto") -> 
     extent = max(np.ptp(plane.alpha), np.ptp(plane.beta))
     vertices = np.stack([a, b, share_BA * HEIGHT * extent], axis=-1).reshape(-1, 3)
     used, renumbered = np.unique(faces, return_inverse=True)
-    from lsengine.render.style.colors import rgba  # and matplotlib with it
+    from lsengine.render.style.styles import rgba  # and matplotlib with it
 
     colors = rgba(share_BA.ravel()[used])
     return Mesh(vertices[used], renumbered.reshape(faces.shape), colors)

@@ -30,16 +30,13 @@ def output(path: Path, surface: Surface) -> Iterator[Path]:
                 f"--output {path}: is a file of lsengine's own; choose another name, or move it "
                 "away"
             )
-    with files.whole(path, advice="choose another --output") as part:
+    failures = (OSError, RuntimeError)  # HDF5 raises both
+    with files.whole(path, "choose another --output", failures) as part:
         yield part
 
 
 def height(surface: Surface, asked: str | None) -> str:
-    """Return the name of the quantity that is the height of a picture or mesh.
-
-    Args:
-        surface: Of any shape.
-        asked: A quantity, or None for the training loss, or what there is.
+    """Return the quantity that is the height: the one asked for, the training loss, or any.
 
     Raises:
         UsageError: If the surface does not have it.

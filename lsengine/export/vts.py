@@ -20,16 +20,11 @@ _HIDDEN = 2  # vtkDataSetAttributes.HIDDENPOINT
 
 
 def write(surface: Surface, path: Path, *, quantity: str | None = None) -> list[Path]:
-    """Write points at alpha, beta and one quantity, with all quantities as point arrays.
+    """Write points at alpha, beta and a quantity, by default the training loss.
 
-    Arrays are called as in the surface file and hold what it holds, NaN where there is no
-    result.  Points without a finite height lie at the lowest (of +inf: highest) one and are
-    hidden by ``vtkGhostType``, so that they leave holes.  Repeats lie side by side in y.
-
-    Args:
-        surface: Of any shape.
-        path: The file.
-        quantity: The height; default the training loss.
+    All quantities are point arrays, with the names and values of the surface file, NaN where
+    there is no result.  Points without a finite height lie at the lowest (of +inf: highest) one
+    and are hidden by ``vtkGhostType``, so that they leave holes.  Repeats lie side by side in y.
 
     Raises:
         UsageError: If there is no such quantity, or no finite value of it.

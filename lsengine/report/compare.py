@@ -58,25 +58,19 @@ DEFINITIONS = {
 }
 """What is measured, and whose measure it is; docs/COMPARE.md says it at length."""
 
+_Figures = tuple[dict[str, Measure], list[str]]  # and notes
 FEW = 20  # cells in a basin below which its outline is coarse
 FEW_ALONG = 5  # cells within a width below which that is coarse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """The figures of one surface.
-
-    Attributes:
-        name: The surface's name.
-        source: Its file.
-        measures: By a key of `COLUMNS`; a plane and a curve have different ones.
-        notes: What a reader must know to take the figures for what they are.
-    """
+    """The figures of one surface."""
 
     name: str
-    source: str
-    measures: dict[str, Measure]
-    notes: tuple[str, ...]
+    source: str  # the file
+    measures: dict[str, Measure]  # by a key of `COLUMNS`; a plane and a curve differ in them
+    notes: tuple[str, ...]  # what a reader must know to take the figures for what they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +105,13 @@ def compare(
             )
     names = wording.distinct([s.name for s in surfaces], [s.source for s in surfaces])
     named = [s.renamed(name) for s, name in zip(surfaces, names, strict=True)]
-    rows = [(_plane if s.is_plane else _curve)(s, chosen, level) for s in named]
-    return Comparison(tuple(rows), chosen, level)
+    return Comparison(tuple(_row(s, chosen, level) for s in named), chosen, level)
+
+
+def _row(surface: Surface, quantity: str, level: Level) -> Row:
+    measures, notes = (_plane if surface.is_plane else _curve)(surface, quantity, level)
+    notes += _reasons(measures)
+    return Row(name=surface.name, source=surface.source, measures=measures, notes=tuple(notes))
 
 
 def _quantity(surfaces: Sequence[Surface], asked: str | None) -> str:
@@ -121,11 +120,11 @@ def _quantity(surfaces: Sequence[Surface], asked: str | None) -> str:
             f"compare: {asked} rises towards a minimum; flatness is measured on a loss"
         )
     shared = set.intersection(*(set(s.quantities) for s in surfaces)) if surfaces else set()
-    for name in (asked,) if asked else ("train_loss", "test_loss"):
-        if name in shared:
-            return str(name)
+    names = (asked,) if asked else ("train_loss", "test_loss")
+    if chosen := next((name for name in names if name in shared), None):
+        return chosen
+    wanted = names[0]
     for surface in surfaces:
-        wanted = asked or "train_loss"
         if wanted not in surface.quantities:
             raise UsageError(
                 f"{surface.source}: has no quantity {wanted!r}; it has: "
@@ -135,7 +134,7 @@ def _quantity(surfaces: Sequence[Surface], asked: str | None) -> str:
     raise UsageError("compare: no surface given; name at least one surface file")
 
 
-def _plane(surface: Surface, quantity: str, level: Level) -> Row:
+def _plane(surface: Surface, quantity: str, level: Level) -> _Figures:
     plane = cells.joined(cells.plane(surface, describe(quantity)))
     values = plane.values / describe(quantity).factor
     pieces = PiecewisePlane(
@@ -159,16 +158,7 @@ def _plane(surface: Surface, quantity: str, level: Level) -> Row:
             plural = "cell lies" if count == 1 else "cells lie"
             grid = _finer_grid(pieces, measures["basin"].value, at.value)
             notes.append(f"only {count} {plural} in the basin; a job with {grid} would resolve it")
-    return _row(surface, measures, notes)
-
-
-def _row(surface: Surface, measures: dict[str, Measure], notes: list[str]) -> Row:
-    return Row(
-        name=surface.name,
-        source=surface.source,
-        measures=measures,
-        notes=(*notes, *_reasons(measures)),
-    )
+    return measures, notes
 
 
 def _finer_grid(pieces: PiecewisePlane, basin: float, level: float) -> str:
@@ -186,7 +176,9 @@ def _finer_grid(pieces: PiecewisePlane, basin: float, level: float) -> str:
         count = min(count, math.sqrt(count * basin / cell))
     axes = []
     for (name, axis), far in zip(ends.items(), pieces.reach(level), strict=True):
-        reach = min(float(np.abs(axis).max()), _round_up(far)) or 1.0
+        power = 10.0 ** (math.floor(math.log10(far)) - 1)
+        rounded = math.ceil(far / power - 1e-9) * power  # up, to two digits
+        reach = min(float(np.abs(axis).max()), rounded) or 1.0
         gain = spans[name] / (2.0 * reach)
         more = max(1.0, math.sqrt(2.0 * FEW / count) / gain) if gain else FEW
         points = 2 * math.ceil((axis.size - 1) * more / 2) + 1
@@ -194,13 +186,7 @@ def _finer_grid(pieces: PiecewisePlane, basin: float, level: float) -> str:
     return f"grid: {{{', '.join(axes)}}}"
 
 
-def _round_up(value: float) -> float:
-    """Return the next number of two digits."""
-    power = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return math.ceil(value / power - 1e-9) * power
-
-
-def _curve(surface: Surface, quantity: str, level: Level) -> Row:
+def _curve(surface: Surface, quantity: str, level: Level) -> _Figures:
     line = cells.line(surface, describe(quantity))
     alpha, values_RA = line.alpha, line.values / describe(quantity).factor
     levels, widths, curvatures = [], [], []
@@ -230,7 +216,7 @@ def _curve(surface: Surface, quantity: str, level: Level) -> Row:
         notes.append(f"fewer than {FEW_ALONG} cells lie within the width; a finer grid resolves it")
     if len(widths) > 1:
         notes.append(f"{len(widths)} repeats: median, quartiles in brackets")
-    return _row(surface, measures, notes)
+    return measures, notes
 
 
 def _other_minimum(
@@ -245,9 +231,8 @@ def _other_minimum(
     known = level.above(float(y[at]))
     width = known if known.value is None else flatness.width(x, y, known.value)
     accuracy = cells.value_at(surface, "test_accuracy", alpha=end)
-    error = Measure(None, why="no such quantity")
-    if accuracy is not None:
-        error = Measure(1.0 - accuracy)
+    unknown = Measure(None, why="no such quantity")
+    error = unknown if accuracy is None else Measure(1.0 - accuracy)
     return {"other_error": error, "other_width": width}
 
 
@@ -265,13 +250,10 @@ def _centre(surface: Surface) -> dict[str, Measure]:
 
 
 def _about_cells(counts: cells.Tally, coarse: str) -> list[str]:
-    lines = []
-    if counts.missing:
-        tail = f"; measured {coarse}" if coarse else ""
-        lines.append(f"{counts.missing:,} of {counts.cells:,} cells missing{tail}")
-    if counts.bad:
-        lines.append(f"cells without a finite loss: {counts.bad_text()}")
-    return lines
+    tail = f"; measured {coarse}" if coarse else ""
+    missing = f"{counts.missing:,} of {counts.cells:,} cells missing{tail}"
+    bad = f"cells without a finite loss: {counts.bad_text()}"
+    return [line for line, count in ((missing, counts.missing), (bad, counts.bad)) if count]
 
 
 def _reasons(measures: dict[str, Measure]) -> list[str]:
@@ -340,22 +322,19 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
 
 def csv_text(comparison: Comparison) -> str:
     """Return the comparison as CSV: full precision, one row per surface, bounds in a column."""
-    held = {n for row in comparison.rows for n in row.measures}
-    names = [n for n in COLUMNS if n in held]
-    spread = [n for n in names if any(_spread(row, n) for row in comparison.rows)]
+    measures = [row.measures for row in comparison.rows]
+    names = [n for n in COLUMNS if any(n in figures for figures in measures)]
+    spread = [n for n in names if any(n in f and f[n].spread for f in measures)]
     header = ["name", "source", "quantity", *names]
     header += [f"{n}_q{q}" for n in spread for q in (25, 75)]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*header, "lower_bounds", "notes"])
     for row in comparison.rows:
-        values = [row.measures.get(n, Measure(None)).value for n in names]
-        quartiles = [q for n in spread for q in _spread(row, n) or (None, None)]
+        figures = {n: row.measures.get(n, Measure(None)) for n in names}
+        values = [figures[n].value for n in names]
+        quartiles = [q for n in spread for q in figures[n].spread or (None, None)]
         bounds = " ".join(n for n, m in row.measures.items() if m.is_bound)
         fields: Iterable[object] = (row.name, row.source, comparison.quantity, *values, *quartiles)
         writer.writerow(["" if f is None else f for f in fields] + [bounds, "; ".join(row.notes)])
     return buffer.getvalue()
-
-
-def _spread(row: Row, name: str) -> tuple[float, float] | None:
-    return row.measures[name].spread if name in row.measures else None

@@ -8,6 +8,7 @@ Shape suffixes: B betas, A alphas, N points, T triangles, K rays.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
@@ -32,32 +33,20 @@ NO_CENTRE = "no finite cell at the centre"
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number about one surface.
+    """One number about one surface."""
 
-    Attributes:
-        value: None if it is not known.
-        is_bound: Whether the truth is ``value`` or more.
-        spread: First and third quartile over repeats.
-        why: Why it is not known, or only a bound.
-    """
-
-    value: float | None
+    value: float | None  # None if it is not known
     _: KW_ONLY
-    is_bound: bool = False
-    spread: tuple[float, float] | None = None
-    why: str = ""
+    is_bound: bool = False  # whether the truth is ``value`` or more
+    spread: tuple[float, float] | None = None  # first and third quartile over repeats
+    why: str = ""  # it is not known, or only a bound
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The loss up to which a surface counts as flat.
+    """The loss up to which a surface counts as flat."""
 
-    Attributes:
-        kind: ``+`` (above the centre's loss), ``x`` (times it) or ``=`` (the same for all).
-        amount: By how much.
-    """
-
-    kind: str = "+"
+    kind: str = "+"  # + (above the centre's loss), x (times it) or = (the same for all)
     amount: float = 0.1
 
     @classmethod
@@ -67,12 +56,10 @@ class Level:
         Raises:
             UsageError: If it is none of these.
         """
-        match = re.fullmatch(r"([+x=]?)\s*([0-9.]+(?:e[+-]?\d+)?)", text.strip(), re.IGNORECASE)
-        try:
-            kind, amount = (match[1].lower() or "=", float(match[2])) if match else ("", 0.0)
-        except ValueError:
-            kind, amount = "", 0.0
-        if not kind or amount <= 0 or (kind == "x" and amount <= 1):
+        number = r"(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
+        match = re.fullmatch(rf"([+x=]?)\s*({number})", text.strip(), re.IGNORECASE | re.ASCII)
+        kind, amount = (match[1].lower() or "=", float(match[2])) if match else ("", 0.0)
+        if amount <= 0 or (kind == "x" and amount <= 1):
             raise UsageError(
                 f"--level: got {text!r}; expected +0.1 (above the loss at the centre), x2 (times "
                 "it, more than 1) or 0.5 (the same loss for all surfaces)"
@@ -99,19 +86,12 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True)
 class PiecewisePlane:
-    """A plane as linear pieces: each quad of four finite cells is four triangles.
+    """A plane as linear pieces: each quad of four finite cells is four triangles."""
 
-    Attributes:
-        alpha: Increasing; (A,).
-        beta: Increasing; (B,).
-        values: NaN where there is no finite result; (B, A).
-        has_gaps: Whether cells are missing that might lie below any level.
-    """
-
-    alpha: Floats
-    beta: Floats
-    values: Floats
-    has_gaps: bool = False
+    alpha: Floats  # increasing; (A,)
+    beta: Floats  # increasing; (B,)
+    values: Floats  # NaN where there is no finite result; (B, A)
+    has_gaps: bool = False  # whether cells are missing that might lie below any level
 
     @cached_property
     def centre(self) -> tuple[int, int] | None:
@@ -180,7 +160,13 @@ class PiecewisePlane:
         area = float(_areas_below(points, values, mine, level).sum())
         if inside[edges[is_end]].any():
             return Measure(area, is_bound=True, why=_LEAVES), Measure(None, why=_LEAVES)
-        outline = np.concatenate([points[inside], _crossings(self, inside, level)])
+        leaving = edges[inside[edges].sum(axis=1) == 1]
+        flipped = ~inside[leaving[:, 0]]
+        leaving[flipped] = leaving[flipped][:, ::-1]
+        low, high = values[leaving].T
+        share = ((level - low) / (high - low))[:, None]
+        start, stop = points[leaving[:, 0]], points[leaving[:, 1]]
+        outline = np.concatenate([points[inside], start + share * (stop - start)])
         try:
             hull = float(ConvexHull(outline).volume)
         except (QhullError, ValueError):
@@ -241,17 +227,15 @@ class PiecewisePlane:
         v = self.values
         rows, columns = v.shape
         lower = np.ones((rows - 2, columns - 2), bool)
-        for b in (0, 1, 2):
-            for a in (0, 1, 2):
-                if (b, a) != (1, 1):  # a comparison with NaN is false
-                    lower &= v[1:-1, 1:-1] < v[b : rows - 2 + b, a : columns - 2 + a]
+        for b, a in itertools.product(range(3), repeat=2):
+            if (b, a) != (1, 1):  # a comparison with NaN is false
+                lower &= v[1:-1, 1:-1] < v[b : rows - 2 + b, a : columns - 2 + a]
         return Measure(float(lower.sum()))
 
     def _refusal(self, level: float) -> str:
-        if self.centre is None:
+        if (value := self.centre_value) is None:
             return NO_CENTRE
-        value = float(self.values[self.centre])
-        return "" if value <= level else f"the centre's own loss, {value:.4g}, is above the level"
+        return "" if value <= level else _TOO_HIGH.format(value)
 
     def _connected(self, level: float) -> Mask:
         """Return the points at most ``level`` high that such points link to the centre; (N,)."""
@@ -297,6 +281,7 @@ class PiecewisePlane:
 
 
 _LEAVES = "reaches the end of the finite cells"
+_TOO_HIGH = "the centre's own loss, {:.4g}, is above the level"
 
 
 def _areas_below(
@@ -312,19 +297,6 @@ def _areas_below(
         much = 1.0 - (high - level) ** 2 / ((high - low) * (high - middle))
     share = np.select([level >= high, level >= middle, level > low], [1.0, much, little], 0.0)
     return np.asarray(area * share)
-
-
-def _crossings(plane: PiecewisePlane, inside: Mask, level: float) -> Floats:
-    """Return the points where edges that leave the basin pass the level."""
-    points, values, _ = plane.mesh
-    edges, _ = plane.edges
-    leaving = edges[inside[edges].sum(axis=1) == 1]
-    flipped = ~inside[leaving[:, 0]]
-    leaving[flipped] = leaving[flipped][:, ::-1]
-    low, high = values[leaving].T
-    share = ((level - low) / (high - low))[:, None]
-    start, stop = points[leaving[:, 0]], points[leaving[:, 1]]
-    return np.asarray(start + share * (stop - start))
 
 
 def _least_squares(terms: Floats, z: Floats) -> Floats | None:
@@ -345,17 +317,13 @@ def curve_centre(alpha: Floats, values: Floats) -> int | None:
 def width(alpha: Floats, values: Floats, level: float) -> Measure:
     """Return the length around the centre on which a curve is at most ``level``.
 
-    Args:
-        alpha: Increasing; (A,).
-        values: NaN where there is no finite result; (A,).
-        level: A loss.
+    ``alpha`` increases; ``values`` are NaN where there is no finite result; both (A,).
     """
     centre = curve_centre(alpha, values)
     if centre is None:
         return Measure(None, why=NO_CENTRE)
     if values[centre] > level:
-        why = f"the centre's own loss, {values[centre]:.4g}, is above the level"
-        return Measure(None, why=why)
+        return Measure(None, why=_TOO_HIGH.format(values[centre]))
     total, is_bound = 0.0, False
     for x, y in ((alpha[centre:], values[centre:]), (-alpha[centre::-1], values[centre::-1])):
         stops = np.flatnonzero(~(y <= level))
@@ -384,10 +352,8 @@ def curvature(alpha: Floats, values: Floats) -> Measure:
 
 def over_repeats(measures: list[Measure]) -> Measure:
     """Return the median and quartiles of one figure over repeats; alone it stays as it is."""
-    if len(measures) == 1:
-        return measures[0]
     known = [m for m in measures if m.value is not None]
-    if not known:
+    if len(measures) == 1 or not known:
         return measures[0]
     values = np.array([m.value for m in known])
     low, middle, high = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))

@@ -17,15 +17,9 @@ from lsengine.wording import listed
 Drawable = Surface | History | WeightHistograms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Source:
-    """One kind of file that pictures are made of.
-
-    Attributes:
-        words: What it is.
-        command: Which writes it.
-        read: Its reader.
-    """
+    """One kind of file that pictures are made of: what it is, who writes it, its reader."""
 
     words: str
     command: str
@@ -33,26 +27,20 @@ class _Source:
 
 
 _SOURCES = {
-    "surface": _Source(words="a surface", command="eval", read=store.read),
-    "history": _Source(words="a training history", command="train", read=store.read_history),
-    "weights": _Source(
-        words="a histogram of weights", command="histogram", read=store.read_histograms
-    ),
+    "surface": _Source("a surface", "eval", store.read),
+    "history": _Source("a training history", "train", store.read_history),
+    "weights": _Source("a histogram of weights", "histogram", store.read_histograms),
 }
 _FORMATS = {store.HISTORY_FORMAT: "history", store.WEIGHTS_FORMAT: "weights"}
 
 
 def is_job_file(path: str | Path) -> bool:
-    """Whether a file is a job by its name; of what is in it, its readers judge."""
+    """Whether the name of a file is that of a job.  The content is not read."""
     return Path(path).suffix in (".yaml", ".yml")
 
 
 def read(paths: Sequence[str], kind: str) -> list[Drawable]:
-    """Read files for one kind of picture.
-
-    Args:
-        paths: Files.
-        kind: A key of `KINDS`; of an unknown one files are read as surfaces.
+    """Read files for a kind of picture, a key of `KINDS`; for an unknown one surfaces.
 
     Raises:
         UsageError: If a file is missing, or of a kind that the picture cannot be made of.
@@ -131,15 +119,12 @@ def _outputs(path: Path, wanted: str) -> str:
         folders = [job.path(job.document.train.output) for job in jobs if job.document.train]
         files = [folder / "history.h5" for folder in folders]
     existing = [file for file in files if file.is_file()]
-    names = listed(map(_shown, dict.fromkeys(existing or files)), most=3)
+    here = Path.cwd()  # paths as one would type them
+    shown = [f.relative_to(here) if f.is_relative_to(here) else f for f in existing or files]
+    names = listed(dict.fromkeys(shown), most=3)
     command = _SOURCES[wanted].command
     end = "" if existing else f', which "lsengine {command} {path}" will make'
     return f": {names}{end}" if files else ""
-
-
-def _shown(file: Path) -> str:
-    """Return a path as one would type it here."""
-    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
 def _source_of(made_of: str) -> str:

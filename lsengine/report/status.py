@@ -18,6 +18,7 @@ from lsengine.wording import duration
 _RECENT = 200
 _PAUSE_S = 30.0
 _LISTED = 10
+_OF_THE_FILE = ("fingerprint", "created", "writing", "device_kind", "precision", "batch_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +26,11 @@ class Summary:
     """How far one surface is, in plain values.
 
     Attributes:
-        surface: The file.
-        name: Of the job.
+        surface: The file; ``name`` is that of its job.
         state: ``not started``, ``running``, ``partial`` or ``finished``.
         shape: Points of each axis.
-        axes: Their names.
-        cells: Their number.
-        done: Cells with a result.
-        missing: Cells without.
-        failed: Cells whose evaluation failed.
-        rate_per_s: Cells per second; None if unknown.
-        remaining_s: None if unknown.
+        cells: Their number, ``done`` (with a result), ``missing`` and ``failed`` together.
+        rate_per_s: Cells per second; this and ``remaining_s`` are None if unknown.
         running_on: Host and process; None if no run has the lock.
         quantities: Names of what each cell has.
         failures: Cell index, coordinates and reason.
@@ -115,31 +110,24 @@ def summary(path: str | Path) -> Summary:
     path = Path(path)
     surface = store.read(path)
     owner = lock.owner(path)
-    counts, rate = surface.counts(), _rate(surface)
-    is_done, about = is_complete(surface), surface.attributes
+    missing, rate = surface.counts()["missing"], _rate(surface)
+    known: dict[str, Any] = {name: surface.attributes.get(name) for name in _OF_THE_FILE}
     return Summary(
         surface=str(path),
         name=surface.name,
-        state="finished" if is_done else "running" if owner else "partial",
+        state="finished" if is_complete(surface) else "running" if owner else "partial",
         shape=list(surface.status.shape),
         axes=list(surface.axes),
         cells=int(surface.status.size),
-        done=counts["done"],
-        missing=counts["missing"],
-        failed=counts["failed"],
         rate_per_s=rate,
-        remaining_s=counts["missing"] / rate if rate and counts["missing"] else None,
+        remaining_s=missing / rate if rate and missing else None,
         running_on=f"{owner.get('host')} (process {owner.get('pid')})" if owner else None,
         quantities=list(surface.quantities),
         failures=_failures(surface),
         checkpoints=surface.trajectory.counts() if surface.trajectory else None,
         unconverged=surface.unconverged,
-        fingerprint=about.get("fingerprint"),
-        created=about.get("created"),
-        writing=about.get("writing"),
-        device_kind=about.get("device_kind"),
-        precision=about.get("precision"),
-        batch_size=about.get("batch_size"),
+        **surface.counts(),
+        **known,
     )
 
 

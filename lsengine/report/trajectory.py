@@ -35,7 +35,12 @@ def table(surface: Surface) -> str:
     track = surface.trajectory
     if track is None:
         return f"{surface.source}: has no trajectory"
-    return "\n".join([surface.source, _rows(track), *summary(track)])
+    names = [name for name in _COLUMNS if name in track.columns]
+    rows = [["epoch", *(_TITLES.get(name, name) for name in names), ""]]
+    for row, epoch in enumerate(track.columns["epoch"]):
+        numbers = [f"{track.columns[name][row]:.5g}" for name in names]
+        rows.append([str(epoch), *numbers, "learning rate drops" if track.lr_drops[row] else ""])
+    return "\n".join([surface.source, wording.table(rows), *summary(track)])
 
 
 def summary(track: Trajectory) -> list[str]:
@@ -53,12 +58,3 @@ def summary(track: Trajectory) -> list[str]:
             expected = attributes.get("expected_cosine", float("nan"))
             lines.append(f"mean |cosine| with {axis}: {mean:.3g}; of random vectors {expected:.3g}")
     return lines
-
-
-def _rows(track: Trajectory) -> str:
-    names = [name for name in _COLUMNS if name in track.columns]
-    rows = [["epoch", *(_TITLES.get(name, name) for name in names), ""]]
-    for row, epoch in enumerate(track.columns["epoch"]):
-        numbers = [f"{track.columns[name][row]:.5g}" for name in names]
-        rows.append([str(epoch), *numbers, "learning rate drops" if track.lr_drops[row] else ""])
-    return wording.table(rows)

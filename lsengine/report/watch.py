@@ -65,8 +65,9 @@ def picture(paths: Sequence[str], kind: str, output: Path, *, every_s: float, **
         if progress == last:
             return complete
         last = progress  # before anything that Ctrl-C may interrupt
-        try:
-            if complete or all(map(_has_begun, drawables)):
+        histories = [drawable for drawable in drawables if isinstance(drawable, History)]
+        try:  # whether cells suffice, their picture decides
+            if complete or all(len(history.columns["epoch"]) > 1 for history in histories):
                 live = {"reload_s": max(every_s, CALM_S)} if kind == "html" and not complete else {}
                 render.write(drawables, output, kind=kind, **live, **look)
                 print(f"{output}: {', '.join(progress)}", flush=True)
@@ -92,7 +93,7 @@ def progress(path: str, only: str, *, every_s: float, as_json: bool) -> int:
     On a terminal the lines are replaced, elsewhere printed anew.  JSON is one line each time.
 
     Args:
-        path: Surface or job file; see `lsengine.report.status.summaries`.
+        path: Surface or job file.
         only: Pattern of the names of the wanted jobs.
         every_s: Seconds between two looks at the files.
         as_json: Print JSON.
@@ -111,10 +112,8 @@ def progress(path: str, only: str, *, every_s: float, as_json: bool) -> int:
         else:
             summaries = status.summaries(path, only)
             finished = all(summary.state == "finished" for summary in summaries)
-            text = "\n".join(
-                json.dumps(summary.as_dict()) if as_json else status.text(summary)
-                for summary in summaries
-            )
+            words = [json.dumps(s.as_dict()) if as_json else status.text(s) for s in summaries]
+            text = "\n".join(words)
         if text != last:
             again = sys.stdout.isatty() and not as_json and lines
             print((f"\033[{lines}A\033[J" if again else "") + text, flush=True)
@@ -190,11 +189,6 @@ def _is_complete(drawable: inputs.Drawable) -> bool:
     if isinstance(drawable, Surface):
         return status.is_complete(drawable)
     return drawable.finished if isinstance(drawable, History) else True
-
-
-def _has_begun(drawable: inputs.Drawable) -> bool:
-    """Whether a training has done an epoch; whether cells suffice, their picture decides."""
-    return not isinstance(drawable, History) or len(drawable.columns["epoch"]) > 1
 
 
 def _progress(drawable: inputs.Drawable) -> str:

@@ -25,39 +25,28 @@ class SubmitOptions:
     """What is asked of a submission.
 
     Attributes:
-        site: The site file, or None to look for one.
         shards: Into how many the surface is split: an array of jobs without MPI evaluates them,
             and another merges them.
-        chain: Train before, and draw after.
         probe: Cells to evaluate beforehand, here or, where GPUs are wanted and none is here, by a
             job of its own; None leaves it to what is known.
-        may_evaluate: Whether cells may be evaluated here.
-        binaries: The folder of lsengine where the jobs run.
     """
 
-    site: Path | None = None
+    site: Path | None = None  # the site file; None looks for one
     shards: int | None = None
-    chain: bool = False
+    chain: bool = False  # train before, and draw after
     probe: int | None = None
-    may_evaluate: bool = True
-    binaries: Path = Path(sys.executable).parent
+    may_evaluate: bool = True  # whether cells may be evaluated here
+    binaries: Path = Path(sys.executable).parent  # of lsengine where the jobs run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One batch job.
+    """One batch job."""
 
-    Attributes:
-        kind: ``train``, ``probe``, ``eval``, ``merge`` or ``render``.
-        name: Of the lsengine job.
-        text: The script.
-        after_any: Whether it starts however the step before has ended.
-    """
-
-    kind: str
-    name: str
-    text: str
-    after_any: bool = False
+    kind: str  # train, probe, eval, merge or render
+    name: str  # of the lsengine job
+    text: str  # the script
+    after_any: bool = False  # whether it starts however the step before has ended
 
 
 def plan(
@@ -100,19 +89,23 @@ def send(job: Job, steps: Sequence[Step]) -> Iterator[str]:
         EnvironmentUnfit: If there is no sbatch, or it refuses.
     """
     make_folder(job.surface.parent, key="output")  # logs go there, too
-    before: list[str] = []
+    number = None
     for step in steps:
-        number = slurm.submit(step.text, after=before, after_any=step.after_any)
-        before = [number]
+        number = slurm.submit(step.text, after=number, after_any=step.after_any)
         yield number
 
 
 def _steps(
     job: Job, launch: LaunchSpec, context: script.ScriptContext, options: SubmitOptions
 ) -> Iterator[Step]:
-    name = job.document.name
+    name, document = job.document.name, job.document
     if options.chain:
-        _refuse_without_surface(job)
+        keys = ("model.checkpoint", "directions", "grid")
+        parts = (document.model.checkpoint, document.directions, document.grid)
+        missing = [key for key, part in zip(keys, parts, strict=True) if not part]
+        if missing:
+            problems = [f'{key}: required by "lsengine eval", but missing' for key in missing]
+            raise JobError(str(job.source), problems)
         yield Step(kind="train", name=name, text=script.training(job, launch, context))
     text = script.evaluating(job, launch, context, options.shards)
     yield Step(kind="eval", name=name, text=text)
@@ -122,18 +115,6 @@ def _steps(
         yield Step(kind="merge", name=name, text=text, after_any=True)
     if options.chain:
         yield Step(kind="render", name=name, text=script.drawing(job, launch, context))
-
-
-def _refuse_without_surface(job: Job) -> None:
-    document = job.document
-    needed = {
-        "model.checkpoint": document.model.checkpoint,
-        "directions": document.directions,
-        "grid": document.grid,
-    }
-    missing = [f'{k}: required by "lsengine eval", but missing' for k, v in needed.items() if not v]
-    if missing:
-        raise JobError(str(job.source), missing)
 
 
 def _estimate(job: Job, launch: LaunchSpec, options: SubmitOptions) -> int:
@@ -148,7 +129,13 @@ def _estimate(job: Job, launch: LaunchSpec, options: SubmitOptions) -> int:
     cost = estimate.of_surface(job) if probe is None else None
     if cost is None and probe != 0 and launch.gpus_per_node:
         if not _has_gpu():
-            log.info("%s: no estimate: there is no GPU here to probe; %s", name, _elsewhere(probe))
+            advice = (
+                f"a job of its own evaluates {probe} cells first, and its log has the estimate"
+                if probe
+                else "--probe 3 has a job evaluate three cells first; after a round, submit knows "
+                "it anyway"
+            )
+            log.info("%s: no estimate: there is no GPU here to probe; %s", name, advice)
             return probe or 0
         probe = probe or _PROBES
     elif cost is None and probe is None and launch.time and not launch.gpus_per_node:
@@ -166,12 +153,6 @@ def _estimate(job: Job, launch: LaunchSpec, options: SubmitOptions) -> int:
     elif not probe:
         log.info("%s: no estimate; --probe 3 evaluates three cells here first", name)
     return 0
-
-
-def _elsewhere(probe: int | None) -> str:
-    if probe:
-        return f"a job of its own evaluates {probe} cells first, and its log has the estimate"
-    return "--probe 3 has a job evaluate three cells first; after a round, submit knows it anyway"
 
 
 def _has_gpu() -> bool:

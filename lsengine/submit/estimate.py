@@ -26,19 +26,12 @@ _ROUND_IS_OVER = "the end of a round"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What cells have taken.
+    """What cells have taken."""
 
-    Attributes:
-        seconds: Median of a cell, without the first, which warms up.
-        device: Kind of device, as the file says.
-        missing: Cells still to do.
-        source: Where it was measured, for a person.
-    """
-
-    seconds: float
-    device: str
-    missing: int
-    source: str
+    seconds: float  # median of a cell, without the first, which warms up
+    device: str  # its kind, as the file says
+    missing: int  # cells still to do
+    source: str  # where it was measured, for a person
 
 
 def of_surface(job: Job) -> Cost | None:
@@ -52,14 +45,9 @@ def of_surface(job: Job) -> Cost | None:
 def of_probe(job: Job, cells: int, launch: LaunchSpec) -> Cost:
     """Evaluate a few cells here, into a file that is thrown away.
 
-    Args:
-        job: Valid for eval.
-        cells: How many.
-        launch: Whose time limit no single cell may exceed.
-
     Raises:
         Stopped: If a user interrupts it.
-        UsageError: If not even one cell ended within the time of a round.
+        UsageError: If not even one cell ended within the time of a round of ``launch``.
     """
     from lsengine.engine import Options, evaluate_found  # loads torch
 

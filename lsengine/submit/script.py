@@ -30,15 +30,10 @@ _EXPORTED = "HOME,USER,LANG,PATH"  # of the submitter's environment; nothing els
 
 @dataclass(frozen=True, slots=True)
 class ScriptContext:
-    """Where a script is written.
+    """Where a script is written."""
 
-    Attributes:
-        binaries: The folder of lsengine and, as a rule, of the launcher.
-        is_matrix: Whether the job file makes several jobs, of which the script is for one.
-    """
-
-    binaries: Path
-    is_matrix: bool = False
+    binaries: Path  # the folder of lsengine and, as a rule, of the launcher
+    is_matrix: bool = False  # whether the job file makes several jobs; the script is for one
 
 
 def evaluating(
@@ -56,9 +51,13 @@ def evaluating(
         f"    if ! [ -e {surface} ]; then echo all; return; fi",
         f"    {counting} {missing} {surface} 2>/dev/null",
     ]
+    title, shard = f"The loss surface of {job.document.name}", ""
     if shards is not None:
         left = ["    echo 0 # of the others' cells a shard knows nothing"]
-    shard = f' --shard "$SLURM_ARRAY_TASK_ID/{shards}"' if shards is not None else ""
+        title, shard = (
+            f"{title}, one of {shards} shards",
+            f' --shard "$SLURM_ARRAY_TASK_ID/{shards}"',
+        )
     lines = [
         "progress() { # cells and checkpoints that are done",
         f"    {counting} done {surface} 2>/dev/null || echo 0",
@@ -68,8 +67,6 @@ def evaluating(
         "}",
         *_run(job, launch, command, more=shard),
     ]
-    title = f"The loss surface of {job.document.name}"
-    title += f", one of {shards} shards" if shards is not None else ""
     return _script(title, "eval", job, launch, context, lines, shards)
 
 
@@ -147,7 +144,7 @@ def drawing(job: Job, launch: LaunchSpec, context: ScriptContext) -> str:
 
 
 def of_one_rank(launch: LaunchSpec, gpus: int = 0) -> LaunchSpec:
-    """Return what one process needs of what all ranks would."""
+    """Return the launch settings of a single process."""
     changes = {"nodes": 1, "ranks": 1, "gpus_per_node": gpus, "gpu_binding": "node"}
     return launch.model_copy(update=changes)
 
@@ -158,26 +155,20 @@ def _named(job: Job, context: ScriptContext) -> list[str]:
 
 def _run(job: Job, launch: LaunchSpec, command: Sequence[str], more: str = "") -> list[str]:
     words = [*_start(launch), *_inside(job, launch, alone=ranks(launch) == 1), *command]
-    return [
-        *_new_step(launch),
+    lines = [
         f"run=({join(words)}{more})",
         f"most_fruitless={launch.max_fruitless}",
         f"signal_s={launch.signal_s}",
     ]
-
-
-def _new_step(launch: LaunchSpec) -> list[str]:
-    """Return lines that give a round a number of its own among the job's steps.
-
-    By that number MPICH names its shared memory, and does not start where a killed round of the
-    same number has left some.
-    """
     if ranks(launch) == 1 or launch.launcher != "srun-pmi2":
-        return []
+        return lines
+    # By the number of its step MPICH names its shared memory, and does not start where a killed
+    # round of the same number has left some: each round gets a number of its own.
     return [
         "for ((round = 0; round < ${SLURM_RESTART_COUNT:-0}; round++)); do",
         "    srun --nodes=1 --ntasks=1 true # moves the number of the next step on",
         "done",
+        *lines,
     ]
 
 
@@ -242,7 +233,7 @@ def _script(
 ) -> str:
     head = [
         "#!/bin/bash -l" if launch.modules else "#!/bin/bash",
-        f"# {_comment(title)}: {_comment(str(job.source))}",
+        f"# {' '.join(title.split())}: {' '.join(str(job.source).split())}",
         f"# Written by lsengine submit {__version__}.  It goes on where the files end.",
         *(f"#SBATCH {option}" for option in _options(step, job, launch, shards, rounds=rounds)),
         "",
@@ -284,18 +275,13 @@ def _options(
     ):
         if value is not None:
             yield f'--{option}="{value}"' if re.search(r"[\s&|]", value) else f"--{option}={value}"
-    count = ranks(launch)
     yield f"--nodes={launch.nodes}"
-    yield f"--ntasks={count}"
+    yield f"--ntasks={ranks(launch)}"
     if launch.nodes > 1:
-        yield f"--ntasks-per-node={-(-count // launch.nodes)}"
+        yield f"--ntasks-per-node={-(-ranks(launch) // launch.nodes)}"
     if launch.cores_per_rank:
         yield f"--cpus-per-task={launch.cores_per_rank}"
     if launch.gpus_per_node:
         yield f"--gpus-per-node={_gpus(launch, launch.gpus_per_node)}"
     yield from launch.sbatch
     yield f"--export={_EXPORTED}"
-
-
-def _comment(text: str) -> str:
-    return " ".join(text.split())

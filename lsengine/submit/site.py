@@ -7,7 +7,6 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,7 +16,6 @@ from lsengine.job.messages import explain
 from lsengine.job.schema import LaunchSpec
 from lsengine.submit import slurm
 
-_SUFFIXES = (".yaml", ".yml", ".toml")
 _OF_THE_JOB = ("coordinator", "hang_s")  # eval reads them, and eval knows no site
 _WRITTEN = """
 --account --array --comment --constraint --cpus-per-task --dependency --export --gpus-per-node
@@ -42,17 +40,15 @@ def find(asked: Path | None) -> Path | None:
     Raises:
         JobError: If the first two name no file.
     """
-    named = asked or (
-        Path(os.environ["LSENGINE_SITE"]) if os.environ.get("LSENGINE_SITE") else None
-    )
-    if named is not None:
-        if not named.is_file():
+    if named := asked or os.environ.get("LSENGINE_SITE"):
+        if not Path(named).is_file():
             source = "--site" if asked else "LSENGINE_SITE"
             raise JobError(str(named), [f"{source}: no such file"])
-        return named
+        return Path(named)
     base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     folder = Path(base).expanduser() / "lsengine"
-    return next((p for s in _SUFFIXES if (p := folder / f"site{s}").is_file()), None)
+    names = ("site.yaml", "site.yml", "site.toml")
+    return next((p for name in names if (p := folder / name).is_file()), None)
 
 
 def read(path: Path | None) -> LaunchSpec:
@@ -63,19 +59,22 @@ def read(path: Path | None) -> LaunchSpec:
     """
     if path is None:
         return LaunchSpec()
-    raw = _toml(path) if path.suffix == ".toml" else read_mapping(path)
+    if path.suffix == ".toml":
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise JobError(str(path), [f"not valid TOML: {error}"]) from None
+    else:
+        raw = read_mapping(path)
     try:
         site = _File.model_validate({"launch": raw}).launch
     except ValidationError as error:
         problems = [p.removeprefix("launch.") for p in explain(error, {"launch": raw})]
         raise JobError(str(path), [_with_allowed(p) for p in problems]) from None
-    problems = [
-        f"{key}: belongs into the job's launch section"
-        for key in _OF_THE_JOB
-        if key in site.model_fields_set
-    ]
-    if problems:
-        raise JobError(str(path), problems)
+    if wrong := [key for key in _OF_THE_JOB if key in site.model_fields_set]:
+        raise JobError(
+            str(path), [f"{key}: belongs into the job's launch section" for key in wrong]
+        )
     return site
 
 
@@ -145,10 +144,3 @@ def _with_allowed(problem: str) -> str:
         allowed = [name for name in LaunchSpec.model_fields if name not in _OF_THE_JOB]
         return f"{problem} allowed: {', '.join(allowed)}"
     return problem
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise JobError(str(path), [f"not valid TOML: {error}"]) from None

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
 
 from lsengine.errors import EnvironmentUnfit
 
 _PATIENCE_S = 120.0
-_DAY, _HOUR, _MINUTE = 86400, 3600, 60
 
 
 def seconds(limit: str) -> int:
@@ -24,21 +22,20 @@ def seconds(limit: str) -> int:
     """
     days, dash, clock = limit.rpartition("-")
     fields = [int(field) for field in clock.split(":")]
-    units = [_HOUR, _MINUTE, 1] if dash or len(fields) == 3 else [_MINUTE, 1]
+    units = [3600, 60, 1] if dash or len(fields) == 3 else [60, 1]
     if len(fields) > len(units):
         raise ValueError(f"got {limit!r}; expected such as 04:00:00 or 2-00:00:00")
-    days_s = int(days) * _DAY if dash else 0
+    days_s = int(days) * 86400 if dash else 0
     return days_s + sum(n * u for n, u in zip(fields, units, strict=False))
 
 
-def submit(script: str, *, after: Sequence[str] = (), after_any: bool = False) -> str:
+def submit(script: str, *, after: str | None = None, after_any: bool = False) -> str:
     """Hand a script to sbatch and return the job's number.
 
     Args:
         script: Its text.
-        after: Numbers of jobs that have to end with 0 before; if one does not, SLURM cancels
-            this one.
-        after_any: Let them end as they like.
+        after: Number of a job that has to end with 0 before; if it does not, SLURM cancels this.
+        after_any: Let that job end as it likes.
 
     Raises:
         EnvironmentUnfit: If there is no sbatch, or it refuses; with its own words.
@@ -51,7 +48,7 @@ def submit(script: str, *, after: Sequence[str] = (), after_any: bool = False) -
     command = ["sbatch", "--parsable"]
     if after:
         kind = "afterany" if after_any else "afterok"
-        command += [f"--dependency={kind}:{':'.join(after)}", "--kill-on-invalid-dep=yes"]
+        command += [f"--dependency={kind}:{after}", "--kill-on-invalid-dep=yes"]
     try:
         ended = subprocess.run(
             command, input=script, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
