@@ -1,8 +1,8 @@
 """Cells of a small perceptron on digits: several in one pass against one at a time.
 
 Three layers, all digits or a part of them, one thread, processor time, the two in turns.  How
-many cells go together is what the engine takes (`lsengine.grouping.cells_per_pass`), or, where it
-takes one, what is asked for here to show why.
+many cells go together is what the engine takes (`cells_per_pass` of `objective/batched`), or,
+where it takes one, what is asked for here to show why.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lsengine import models
-from lsengine.geometry.checkpoint_vectors import CheckpointVectors
+from lsengine.geometry.parameters import CheckpointVectors
 from lsengine.geometry.principal import principal_components
 from lsengine.geometry.projection import project
 from lsengine.job.schema import ModelSpec

@@ -5,7 +5,8 @@
 
 Makes small jobs in FOLDER, runs them by the command line alone, so that no module need be where
 it was, and takes a SHA-256 of every dataset, tensor, export and picture.  What says when, where
-or by whom something was made is left out.  Names of groups may change: they are listed apart.
+or by whom something was made is left out.  Only the groups of directions may have
+other names: they are listed apart.
 Digests are of one machine and one environment; the code is whatever PYTHONPATH makes
 `python -m lsengine` find.  Exit code 1 if anything differs.
 """
@@ -253,22 +254,33 @@ def made(folder: Path, python: str) -> dict[str, Any]:
 
 
 def compared(before: Mapping[str, Any], after: Mapping[str, Any]) -> int:
-    """Print every difference; return 1 if there is any but in names of groups."""
+    """Print every difference; return 1 if there is any but in the names of directions' groups."""
+    wrong: list[str] = []
     if before["made_with"] != after["made_with"]:
         print(f"caution: {before['made_with']} before, {after['made_with']} now")
     for name in sorted({*before["groups"], *after["groups"]}):
         old, new = ({*side["groups"].get(name, ())} for side in (before, after))
-        if old != new:
+        if {_of_version_2(group) for group in old} != {_of_version_2(group) for group in new}:
+            wrong.append(f"{name}: groups {sorted(old - new)} are now {sorted(new - old)}")
+        elif old != new:
             print(f"allowed: {name}: groups {sorted(old - new)} are now {sorted(new - old)}")
     old, new = before["digests"], after["digests"]
     different = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    for line in wrong:
+        print(f"DIFFERS: {line}")
     for key in different:
         print(f"DIFFERS: {key}: {old.get(key, 'absent')}, now {new.get(key, 'absent')}")
     if different:
         print(f"{len(different)} of {len({*old, *new})} digests differ")
+    if different or wrong:
         return 1
     print(f"{len(new)} digests, all equal")
     return 0
+
+
+def _of_version_2(group: str) -> str:
+    """Return the name that a group of directions has since format version 2."""
+    return re.sub(r"^directions/(?=(?:alpha|beta)$)", "directions/along_", group)
 
 
 def _expanded(line: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Random kills, hundreds of them: every file must open, with every finished cell, and resume.
 
-The trials are those of the tests (`tests/support/kills.py`): a surface is evaluated under mpirun, in
+The trials are those of `tests/support/kills.py`: a surface is evaluated under mpirun, in
 both ways of writing; a worker, the coordinator or everything is killed by SIGKILL at a random
 moment; then the file is opened, its cells are compared with an undisturbed run's, and
 the run is completed and compared byte by byte.  Under ULFM, where a worker is killed, the run has

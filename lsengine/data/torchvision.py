@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import socket
 from collections.abc import Iterator, Sequence
@@ -13,8 +12,8 @@ from typing import Any
 
 import filelock
 import torch
-from torch import Tensor
 
+from lsengine import files
 from lsengine.data.dataset import RawData
 from lsengine.errors import UsageError
 from lsengine.external import torchvision
@@ -30,47 +29,39 @@ class _Known:
 
     Attributes:
         name: Torchvision's class.
-        mean: Of each channel on the scale of [0, 1].
-        std: Likewise.
-        files: What a user without a network puts into the root.
+        mean, std: Of each channel on the scale of [0, 1].
         classes: Number of classes.
+        files: What a user without a network puts into the root.
     """
 
     name: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    classes: int
     files: str
-    classes: int = 10
 
 
-# The normalisation of CIFAR is that of the networks of Li et al. (2018), whose checkpoints
-# would be wrong with another one.
-_CIFAR_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
-_CIFAR_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
-_CIFAR_FILES = "{0}.tar.gz, or the folder {1} out of it"
-_MNIST_FILES = (
-    "{0}/raw/ with train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte "
-    "and t10k-labels-idx1-ubyte"
-)
-_cifar = functools.partial(_Known, mean=_CIFAR_MEAN, std=_CIFAR_STD)
+def _cifar(classes: int, folder: str) -> _Known:
+    files = f"cifar-{classes}-python.tar.gz, or the folder {folder} out of it"
+    # The normalisation is that of the networks of Li et al. (2018), whose checkpoints would be
+    # wrong with another one.
+    mean, std = (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)
+    return _Known(name=f"CIFAR{classes}", mean=mean, std=std, classes=classes, files=files)
+
+
+def _mnist(name: str, mean: float, std: float) -> _Known:
+    files = (
+        f"{name}/raw/ with train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+        "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
+    )
+    return _Known(name=name, mean=(mean,), std=(std,), classes=10, files=files)
+
+
 _KNOWN = {
-    "cifar10": _cifar(
-        name="CIFAR10", files=_CIFAR_FILES.format("cifar-10-python", "cifar-10-batches-py")
-    ),
-    "cifar100": _cifar(
-        name="CIFAR100",
-        files=_CIFAR_FILES.format("cifar-100-python", "cifar-100-python"),
-        classes=100,
-    ),
-    "mnist": _Known(
-        name="MNIST", mean=(0.1307,), std=(0.3081,), files=_MNIST_FILES.format("MNIST")
-    ),
-    "fashion_mnist": _Known(
-        name="FashionMNIST",
-        mean=(0.2860,),
-        std=(0.3530,),
-        files=_MNIST_FILES.format("FashionMNIST"),
-    ),
+    "cifar10": _cifar(10, "cifar-10-batches-py"),
+    "cifar100": _cifar(100, "cifar-100-python"),
+    "mnist": _mnist("MNIST", mean=0.1307, std=0.3081),
+    "fashion_mnist": _mnist("FashionMNIST", mean=0.2860, std=0.3530),
 }
 
 
@@ -78,11 +69,6 @@ def torchvision_set(dataset: str, root: Path, splits: Sequence[str]) -> RawData:
     """Load one of torchvision's data sets; download it if it is not there.
 
     Of all processes that share the folder one downloads, the others wait for it.
-
-    Args:
-        dataset: Its name in a job.
-        root: The folder it is in, or is downloaded to.
-        splits: The splits to load.
 
     Raises:
         UsageError: If it is not there and cannot be downloaded, or is damaged.
@@ -93,13 +79,10 @@ def torchvision_set(dataset: str, root: Path, splits: Sequence[str]) -> RawData:
     loaded = {}
     for split in splits:
         source = _present(cls, root, split) or _downloaded(cls, known, dataset, root, split)
-        loaded[split] = (_channels_first(source.data), torch.as_tensor(source.targets))
+        x = torch.as_tensor(source.data)
+        x = x.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 else x.unsqueeze(1)
+        loaded[split] = (x, torch.as_tensor(source.targets))
     return RawData(splits=loaded, classes=known.classes, mean=known.mean, std=known.std)
-
-
-def _channels_first(data: Any) -> Tensor:
-    x = torch.as_tensor(data)
-    return x.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 else x.unsqueeze(1)
 
 
 def _present(cls: Any, root: Path, split: str) -> Any:
@@ -138,12 +121,7 @@ def _downloaded(cls: Any, known: _Known, dataset: str, root: Path, split: str) -
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """Let one process at a time into the context; the lock dies with its process."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"data.root: the data set is not in {root}, and nothing can be written there: {error}"
-        ) from None
+    files.make_folder(root, "data.root")
     lock = filelock.FileLock(root / ".download.lock")
     try:
         try:

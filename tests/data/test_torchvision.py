@@ -16,7 +16,7 @@ import torch
 
 from lsengine import data
 from lsengine.data import torchvision
-from lsengine.errors import UsageError
+from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.external import torchvision as library
 from tests.support.datasets import load
 
@@ -72,9 +72,9 @@ def test_a_network_that_is_not_there_is_explained(tmp_path, monkeypatch):
 
 
 def test_a_root_that_cannot_be_made_is_named(tmp_path):
-    """A file where the folder should be is a usage error."""
+    """A file where the folder should be: the cause and the code of all commands."""
     (tmp_path / "data").write_text("")
-    with pytest.raises(UsageError, match=r"^data\.root: .*nothing can be written there"):
+    with pytest.raises(EnvironmentUnfit, match=r"^data\.root: .*cannot be made"):
         load("cifar10", root=tmp_path / "data")
 
 

@@ -352,7 +352,8 @@ def test_a_line_between_minima_has_the_width_of_both():
     accuracy = np.where(left, 0.97, 0.94)
     toward = {"kind": "toward", "normalize": "none", "ignore": []}
     line = Surface(
-        name="line", source="l.h5", axes={"alpha": alpha}, quantities={"train_loss": values, "test_accuracy": accuracy},
+        name="line", source="l.h5", axes={"alpha": alpha},
+        quantities={"train_loss": values, "test_accuracy": accuracy},
         status=np.full(values.shape, DONE, np.uint8),
         attributes={"identity": json.dumps({"directions": {"alpha": toward}})},
     )  # fmt: skip

@@ -11,10 +11,11 @@ from lsengine.submit import SubmitOptions
 from lsengine.submit import site as sites
 
 
-def scripts_of(job, **wishes):
+def scripts_of(job, **options):
     """Return the scripts of a job's steps, as a rule without a probe."""
-    wishes.setdefault("probe", 0)
-    ((_, steps),) = submit.plan([job], SubmitOptions(binaries=Path("/opt/ls engine/bin"), **wishes))
+    options.setdefault("probe", 0)
+    binaries = Path("/opt/ls engine/bin")
+    ((_, steps),) = submit.plan([job], SubmitOptions(binaries=binaries, **options))
     return [step.text for step in steps]
 
 
