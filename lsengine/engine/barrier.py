@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,32 +25,14 @@ from lsengine.store import lock
 from lsengine.training.determinism import deterministic_torch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Barrier:
-    """What the curve or the line costs, by loss, such as ``train_loss``.
-
-    Attributes:
-        label: ``curve`` or ``line``.
-        path: Its surface.
-        ends: Losses of both ends as points of it, (2,).
-        checkpoint_losses: Losses of both with the running statistics of their checkpoints, (2,).
-        highest: The highest loss on it.
-        heights: Height of the barrier.
-    """
-
-    label: str
-    path: Path
-    ends: Mapping[str, Floats]
-    checkpoint_losses: Mapping[str, Floats]
-    highest: Mapping[str, float]
-    heights: Mapping[str, float]
-
-
-def measure_barriers(jobs: Sequence[Job]) -> list[Barrier]:
+def measure_barriers(jobs: Sequence[Job]) -> str:
     """Measure curve and line on their finished surfaces, and note in them what is found.
 
     Args:
         jobs: Those of `lsengine.engine.connect.segments`.
+
+    Returns:
+        A table for a person: by loss a row for curve, line, and the ends alone.
 
     Raises:
         CellsFailed: If a surface is not complete.
@@ -62,22 +43,23 @@ def measure_barriers(jobs: Sequence[Job]) -> list[Barrier]:
             raise CellsFailed(f"{surface.source}: is not complete; its barrier is not known")
     names = [name for name in ("train_loss", "test_loss") if name in surfaces[0].quantities]
     checkpoint_losses = _checkpoint_losses(jobs[0], surfaces[0].attributes, names)
-    barriers = []
-    for label, job, surface in zip(("curve", "line"), jobs, surfaces, strict=True):
-        losses = {name: surface.quantities[name] for name in names}
-        heights = {n: curve.barrier(v, surface.axes["alpha"]) for n, v in losses.items()}
-        _note(job.output, surface.attributes, heights, checkpoint_losses)
-        barriers.append(
-            Barrier(
-                label=label,
-                path=job.output,
-                ends={name: values[[0, -1]] for name, values in losses.items()},
-                checkpoint_losses=checkpoint_losses,
-                highest={name: float(values.max()) for name, values in losses.items()},
-                heights=heights,
-            )
-        )
-    return barriers
+    heights = [
+        {n: curve.barrier(s.quantities[n], s.axes["alpha"]) for n in names} for s in surfaces
+    ]
+    for job, surface, heights_of in zip(jobs, surfaces, heights, strict=True):
+        _note(job.output, surface.attributes, heights_of, checkpoint_losses)
+    rows = [["", "first end", "other end", "highest", "barrier"]]
+    for name, own in checkpoint_losses.items():
+        numbers: dict[str, list[float]] = {}
+        for label, surface, heights_of in zip(("curve", "line"), surfaces, heights, strict=True):
+            losses = surface.quantities[name]
+            numbers[label] = [*losses[[0, -1]], losses.max(), heights_of[name]]
+        for label, values in (numbers | {"own": [*own]}).items():
+            cells = [f"{value:.4g}" for value in values]
+            rows.append([f"{name.replace('_', ' ')}, {label}", *cells, *[""] * (4 - len(cells))])
+    paths = [f"{label}: {job.output}" for label, job in zip(("curve", "line"), jobs, strict=True)]
+    legend = "own: of both checkpoints, with their own running statistics"
+    return "\n".join([*paths, wording.table(rows), legend])
 
 
 def _note(
@@ -100,10 +82,7 @@ def _checkpoint_losses(
 ) -> dict[str, Floats]:
     """Return the losses of both ends with their own running statistics.
 
-    Args:
-        job: Of one of the two surfaces.
-        attributes: Of its file, which may have the losses from an earlier run.
-        names: The losses wanted.
+    ``attributes`` are those of a job's surface, which may have them from an earlier run.
     """
     if all(f"{name}_ends" in attributes for name in names):
         return {name: attributes[f"{name}_ends"] for name in names}
@@ -125,16 +104,3 @@ def _checkpoint_losses(
             end = checkpoint.load(path, key=key)
             losses.append(objective.losses_of(partial(checkpoint.fit, checkpoint=end, key=key)))
     return {name: np.array([of_end[name] for of_end in losses]) for name in names}
-
-
-def barrier_table(barriers: Sequence[Barrier]) -> str:
-    """Return what curve and line cost, for a person: a row for each, and one for the ends alone."""
-    rows = [["", "first end", "other end", "highest", "barrier"]]
-    for name, alone in barriers[0].checkpoint_losses.items():
-        numbers = {b.label: [*b.ends[name], b.highest[name], b.heights[name]] for b in barriers}
-        for label, values in (numbers | {"own": [*alone]}).items():
-            cells = [f"{value:.4g}" for value in values]
-            rows.append([f"{name.replace('_', ' ')}, {label}", *cells, *[""] * (4 - len(cells))])
-    paths = [f"{b.label}: {b.path}" for b in barriers]
-    legend = "own: of both checkpoints, with their own running statistics"
-    return "\n".join([*paths, wording.table(rows), legend])

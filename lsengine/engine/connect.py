@@ -6,11 +6,12 @@ like any others, whose jobs are derived here.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from lsengine import files
 from lsengine.engine import prepare
-from lsengine.engine.barrier import barrier_table, measure_barriers
+from lsengine.engine.barrier import measure_barriers
 from lsengine.engine.evaluation import evaluate_found
 from lsengine.engine.options import Options
 from lsengine.job import Job, load
@@ -30,9 +31,8 @@ from lsengine.training.determinism import deterministic_torch
 def run(path: str | Path, options: Options, *, world: World | None) -> tuple[int, str]:
     """Train the curve of a job, evaluate it and the straight line, and measure both barriers.
 
-    The plane of the curve is evaluated after them, if the job asks for it.
-
-    Every rank calls it; see `lsengine.engine.evaluate`.
+    The plane of the curve is evaluated after them, if the job asks for it.  Every rank calls it;
+    see `lsengine.engine.evaluate`.
 
     Args:
         path: The job file; only the coordinator reads it.
@@ -58,7 +58,7 @@ def run(path: str | Path, options: Options, *, world: World | None) -> tuple[int
     code = evaluate_found(find, options, world=world)
     if not curve_and_line:  # a rank that has read no job
         return code, ""
-    return code, barrier_table(measure_barriers(curve_and_line))
+    return code, measure_barriers(curve_and_line)
 
 
 def train_curve(job: Job, stop: StopRequest) -> Path:
@@ -71,12 +71,9 @@ def train_curve(job: Job, stop: StopRequest) -> Path:
     assert settings is not None
     file = job.path(settings.output) / "curve.pt"
     files.make_folder(file.parent, "curve.output")
+    lost = partial(stop.request, "the loss of its lock")
     with (
-        lock.held(
-            file,
-            lost=lambda: stop.request("the loss of its lock"),
-            tick=stop.raise_if_requested,
-        ),
+        lock.held(file, lost=lost, tick=stop.raise_if_requested),
         deterministic_torch(job, threads=len(available_cores())),
     ):
         loaded = prepare.load(job)

@@ -1,27 +1,51 @@
-"""One run of a job: its cells, what is settled for them, and how it ends.
+"""One run of a job: its cells, what all of them share, the surface file, and how it ends.
 
 Imports torch.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 
-from lsengine import devices
+import numpy as np
+
+from lsengine import __version__, devices, store
+from lsengine.engine import compatibility, prepare
 from lsengine.engine.inventory import Inventory
 from lsengine.engine.messages import Assignment, Plan, VisibleDevices, WorkerInfo
 from lsengine.engine.options import Options
 from lsengine.engine.outcome import Outcome
-from lsengine.engine.settling import Settling
+from lsengine.engine.prepare import (
+    checkpoint_series,
+    curve_directions,
+    hessian_directions,
+    loading,
+    principal_directions,
+    settings,
+    warnings,
+)
+from lsengine.engine.prepare import directions as directions_of_job
 from lsengine.engine.workspace import Workspace
-from lsengine.errors import EnvironmentUnfit
+from lsengine.errors import EnvironmentUnfit, SurfaceError
 from lsengine.job import Job
+from lsengine.objective import batched
 from lsengine.ranks import World
+from lsengine.store import Layout
+from lsengine.surface.identity import cell_identity, fingerprint
+
+log = logging.getLogger(__name__)
+Attributes = dict[str, str | int | float]
 
 
 class Run:
     """What rank 0 knows about a job and its file.
+
+    It settles what the job leaves open, and lays the file out if there is none.  What an existing
+    file, or one that is extended, has settled for its cells stays settled.
 
     Args:
         job: Valid for ``eval``; its output's lock is held.
@@ -30,7 +54,8 @@ class Run:
 
     Attributes:
         loaded: Model and data.
-        inventory: The cells, and which are left.
+        inventory: The cells, and which are left; an automatic axis has its range only once the
+            file is laid out.
         outcome: How far it is.
 
     Raises:
@@ -39,21 +64,28 @@ class Run:
     """
 
     def __init__(self, job: Job, options: Options, tick: Callable[[], None] = lambda: None) -> None:
-        self._job, self._options = job, options
-        self._settling = Settling(job, options, tick)
-        self.loaded = self._settling.loaded
+        self._job, self._options, self._extended = job, options, options.extend
+        self.loaded = prepare.load(job)
+        prepare.check(job, self.loaded)
+        self._series = checkpoint_series.find(job, tick)
+        self._checkpoints = self._series.paths if self._series else ()
+        digest = self._series.digest if self._series else None
+        self._identity = prepare.identity(job, self.loaded, digest)
+        self._grid = prepare.grid(job)
+        self._exists = job.output.exists()
+        if self._exists:
+            compatibility.refuse_other_job(job, self._identity, self._series)
+            self._grid = store.read_grid(job.output)
+        if self._extended is not None:
+            compatibility.refuse_other_cells(self._extended, self._identity)
+            if self._exists:
+                log.warning("%s is there already; --extend has no effect", job.output)
+        self._cells_per_pass = self._group_size()
         self._take_stock()
-
-    def settle(self, info: WorkerInfo, world: World, *, tick: Callable[[], None]) -> Plan:
-        """Fix what all cells share, and lay the file out; see `Settling.settle`."""
-        plan = self._settling.settle(info, world, tick)
-        self._take_stock()  # of a grid with its ranges, and of what has been taken over
-        self.outcome.begin(self._options.progress)
-        return plan
 
     def workspace(self, assignment: Assignment, tick: Callable[[], None], rank: int) -> Workspace:
         """Return what rank 0 evaluates with, if it does; made once."""
-        return Workspace(assignment, tick, rank, self._settling.loaded)
+        return Workspace(assignment, tick, rank, self.loaded)
 
     def visible_devices(self) -> VisibleDevices:
         """Return the devices of the job's kind that this process sees."""
@@ -64,13 +96,168 @@ class Run:
             return VisibleDevices(wanted, 0, visible)
         return VisibleDevices(kind, devices.visible_count(kind), visible)
 
+    def settle(self, info: WorkerInfo, world: World, *, tick: Callable[[], None]) -> Plan:
+        """Fix what all cells share, and lay the file out or complete it.
+
+        Args:
+            info: Of the worker that settles what the job leaves open.
+            world: The ranks.
+            tick: Called now and then while directions are computed; may raise to stop.
+
+        Raises:
+            EnvironmentUnfit: If the file cannot be made, or parallel writing is asked for and
+                not possible.
+            UsageError: If a direction cannot be made.
+        """
+        wants_parallel = self._wants_parallel(world)
+        comm = world.comm_self if wants_parallel else None
+        output = self._job.output
+        if self._exists:
+            self._add_trajectory(tick)
+            attributes = store.read_attributes(output)
+            compatibility.warn_of_differences(attributes, info)
+            refusal = store.refuses_parallel(output, comm) if wants_parallel else None
+        else:
+            attributes = self._attributes(info, world, wants_parallel)
+            refusal = store.create(output, self._layout(attributes, info, tick), comm=comm)
+            self._adopt(info)
+        if refusal and self._job.document.writing == "parallel":
+            raise EnvironmentUnfit(
+                f"writing: parallel is refused by this file system or MPI: {refusal}; use gather"
+            )
+        if refusal:
+            log.warning("parallel writing is refused (%s); gathering instead", refusal)
+        parallel = wants_parallel and not refusal
+        log.info(
+            f"{output}: workers={max(1, world.size - 1)} "
+            f"writing={'parallel' if parallel else 'gather'} device={info.device_kind} "
+            f"precision={attributes['precision']} batch_size={attributes['batch_size']} "
+            f"threads={info.threads}"
+        )
+        if "direction_cosine" in attributes:
+            log.info("cosine of the two directions: %.4f", attributes["direction_cosine"])
+        self._take_stock()  # of a grid with its ranges, and of what has been taken over
+        self.outcome.begin(self._options.progress)
+        return Plan(
+            path=output,
+            parallel=parallel,
+            precision=str(attributes["precision"]),
+            batch_size=int(attributes["batch_size"]),
+            cells_per_pass=self._cells_per_pass,
+            digests=self.loaded.digests,
+            checkpoints=self._checkpoints,
+        )
+
     def _take_stock(self) -> None:
-        settling = self._settling
         self.inventory = Inventory(
-            self._job,
-            self._options,
-            settling.grid,
-            settling.checkpoints,
-            settling.cells_per_pass,
+            self._job, self._options, self._grid, self._checkpoints, self._cells_per_pass
         )
         self.outcome = Outcome(self._job, self.inventory)
+
+    def _group_size(self) -> int:
+        """Return how many cells are evaluated at once: as a file has it, or by arithmetic."""
+        document, dataset = self._job.document, self.loaded.dataset
+        is_plain = document.precision in ("float32", "float64") and ":" not in document.loss
+        is_fixed = document.batch_norm.policy != "recalibrated"
+        # Checkpoints go one by one, and so do the cells that they are compared with.
+        is_alone = "curvature" in document.quantities or self._series is not None
+        if document.cells_per_pass == 1 or is_alone or not (is_plain and is_fixed):
+            return 1
+        settled = self._job.output if self._exists else self._extended
+        if settled is not None:
+            return int(store.read_attributes(settled).get("cells_per_pass", 1))
+        return batched.cells_per_pass(self.loaded.model, settings.sample_shape(dataset))
+
+    def _wants_parallel(self, world: World) -> bool:
+        writing = self._job.document.writing
+        if writing == "parallel" and not store.has_mpi():
+            raise EnvironmentUnfit(
+                "writing: parallel needs an h5py built with MPI; this one is serial; use auto or "
+                "gather, or set up the environment with parallel HDF5"
+            )
+        return writing != "gather" and store.has_mpi() and world.size > 1
+
+    def _attributes(self, info: WorkerInfo, world: World, parallel: bool) -> Attributes:
+        document, digests = self._job.document, self._identity["digests"]
+        batch_size = settings.batch_size(self._job, info.sample_shape, info.device_kind)
+        precision = info.precision
+        if self._extended is not None:
+            extended = store.read_attributes(self._extended)
+            batch_size, precision = int(extended["batch_size"]), str(extended["precision"])
+        return {
+            "lsengine_version": __version__,
+            "name": document.name,
+            "job": self._job.resolved(),
+            "identity": json.dumps(self._identity, sort_keys=True),
+            "fingerprint": fingerprint(self._identity),
+            "cell_fingerprint": fingerprint(cell_identity(self._identity)),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "checkpoint_sha256": digests["checkpoint"],
+            "data_sha256": digests["data"],
+            "torch_version": info.torch_version,
+            "numpy_version": np.__version__,  # which draws random directions
+            "mpi_library": world.library,
+            "writing": "parallel" if parallel else "gather",
+            "precision": precision,
+            "batch_size": batch_size,
+            "cells_per_pass": self._cells_per_pass,
+            "threads": info.threads,
+            "device_kind": info.device_kind,
+            "forward": info.forward,
+        }
+
+    def _layout(self, attributes: Attributes, info: WorkerInfo, tick: Callable[[], None]) -> Layout:
+        job, loaded = self._job, self.loaded
+        computed, eigenvalues = hessian_directions.hessian_directions(
+            job, loaded, info, batch_size=int(attributes["batch_size"]), tick=tick
+        )
+        attributes |= eigenvalues
+        series = self._series
+        principal, ratio = principal_directions.principal_directions(
+            job, loaded.model, series, tick
+        )
+        in_plane, curve = curve_directions.curve_directions(job, loaded.model)
+        directions = prepare.make_directions(job, loaded.model, computed | principal | in_plane)
+        if (cosine := directions_of_job.cosine(directions)) is not None:
+            attributes["direction_cosine"] = cosine
+        ranges = curve_directions.ranges(job, curve) if curve else {}
+        trajectory = None
+        if series is not None:
+            trajectory = principal_directions.project(
+                job, loaded, series, directions, ratio, tick=tick
+            )
+            ranges = ranges or principal_directions.ranges(job, trajectory)
+        self._grid = prepare.grid(job, ranges)
+        warnings.log_all(job, loaded.model, directions, self._grid)
+        return Layout(
+            grid=self._grid,
+            quantities=prepare.quantity_names(job, loaded.dataset),
+            attributes=attributes,
+            directions=directions,
+            trajectory=trajectory,
+            curve=curve,
+            state_dict_layout=loading.state_dict_layout(loaded.model),
+        )
+
+    def _add_trajectory(self, tick: Callable[[], None]) -> None:
+        """Give a surface that was made without one its group of checkpoints."""
+        output = self._job.output
+        if self._series is None or store.read_trajectory(output) is not None:
+            return
+        directions = store.read_directions(output)
+        if not directions:
+            raise SurfaceError(f"{output}: holds no directions to project checkpoints on")
+        trajectory = principal_directions.project(
+            self._job, self.loaded, self._series, directions, tick=tick
+        )
+        store.amend(output, {"job": self._job.resolved()}, trajectory)
+        log.info("%s: now has a trajectory", output)
+
+    def _adopt(self, info: WorkerInfo) -> None:
+        """Take over what an extended surface has of this one's cells."""
+        if self._extended is None:
+            return
+        compatibility.warn_of_differences(store.read_attributes(self._extended), info)
+        complete, partly = store.adopt(self._job.output, self._extended)
+        cells = f"{complete or partly} cells over from {self._extended}"
+        log.info("%s: took %s%s", self._job.output, cells, "" if complete else ", in part")

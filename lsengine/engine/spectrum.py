@@ -186,7 +186,7 @@ def _by_name(hessian: Hessian, pairs: Eigenpairs) -> dict[str, NDArray[np.float3
 
 
 def _prepare_output(output: Path) -> None:
-    """Make the output's folder, and refuse a path that by a slip is of something else.
+    """Make the output's folder, and refuse a path that is another kind of file.
 
     Raises:
         EnvironmentUnfit: If the folder cannot be made.

@@ -78,11 +78,6 @@ def point(controls: Sequence[Parameters], kind: str, t: float) -> dict[str, Tens
 
     At 0 and 1 they are exactly the ends.
 
-    Args:
-        controls: First end, bends, other end.
-        kind: ``bezier`` or ``polygonal``.
-        t: From 0 to 1.
-
     Raises:
         ValueError: As for `coefficients`.
     """
@@ -113,12 +108,12 @@ def barrier(losses: Floats, ts: Floats) -> float:
     The largest excess of the loss over the straight line between the losses of the ends,
     ``max_t L(t) - (1 - t) L(0) - t L(1)``: the definition of Entezari et al. (2022),
     arXiv:2110.06296, there for the straight segment, here along any curve.  It is never
-    negative.  (Frankle et al. 2020, arXiv:1912.05671, compare with the mean of the ends
-    instead; for ends of equal loss there is no difference.)
+    negative; NaN if a loss is.  (Frankle et al. 2020, arXiv:1912.05671, compare with the mean of
+    the ends instead; for ends of equal loss there is no difference.)
 
     Args:
-        losses: (S,); NaN if one of them is.
-        ts: (S,), with 0 and 1 among them, in any order.
+        losses: (S,).
+        ts: (S,), in any order.
 
     Raises:
         ValueError: If shapes differ, or one of the ends is not among ``ts``.
@@ -132,11 +127,7 @@ def barrier(losses: Floats, ts: Floats) -> float:
 
 
 def plane(controls: Sequence[Parameters], bend: int = 1) -> CurvePlane:
-    """Return the plane through both ends and a bend, by the Gram-Schmidt process.
-
-    Args:
-        controls: First end, bends, other end.
-        bend: Index of the bend among the control points.
+    """Return the plane through both ends and the bend-th bend, by the Gram-Schmidt process.
 
     Raises:
         ValueError: If there is no such bend, the ends are the same, or the bend lies on the
@@ -145,7 +136,8 @@ def plane(controls: Sequence[Parameters], bend: int = 1) -> CurvePlane:
     if not 0 < bend < len(controls) - 1:
         raise ValueError(f"a curve of {len(controls) - 2} bend(s) has no bend {bend}")
     start = {name: in_float64(tensor) for name, tensor in controls[0].items()}
-    rounding = _rounding(controls)
+    eps = max(torch.finfo(t.dtype).eps for c in controls for t in c.values())
+    rounding = eps * max(norm(control) for control in controls)  # may have moved a control point
     along = _unit(minus(controls[-1], start), rounding, "the ends are the same point")
     aside = minus(controls[bend], start)
     for _ in range(2):  # twice, so that a bend close to the line still gives a right angle
@@ -157,20 +149,14 @@ def plane(controls: Sequence[Parameters], bend: int = 1) -> CurvePlane:
         x, y = dot(offset, along), dot(offset, aside)
         coordinates.append([x, y])
         distances.append(norm(minus(minus(offset, along, x), aside, y)))
-    return CurvePlane(
-        directions=(in_float32(along), in_float32(aside)),
-        coordinates=np.array(coordinates),
-        distance=np.array(distances),
-    )
+    directions = in_float32(along), in_float32(aside)
+    return CurvePlane(directions, np.array(coordinates), np.array(distances))
 
 
 def curve_in_plane(plane: CurvePlane, kind: str, ts: Floats) -> Floats:
     """Return the coordinates (S, 2) of the curve in a plane.
 
     Projection is linear, so they are the curve of the control points' coordinates.
-
-    Raises:
-        ValueError: As for `coefficients`.
     """
     bends = len(plane.coordinates) - 2
     return np.stack([coefficients(kind, bends, float(t)) @ plane.coordinates for t in ts])
@@ -181,9 +167,3 @@ def _unit(vector: Parameters, rounding: float, otherwise: str) -> dict[str, Tens
     if length <= rounding:
         raise ValueError(f"there is no plane through these points: {otherwise}")
     return {name: tensor / length for name, tensor in vector.items()}
-
-
-def _rounding(controls: Sequence[Parameters]) -> float:
-    """Return how far rounding may have moved a control point."""
-    eps = max(torch.finfo(t.dtype).eps for c in controls for t in c.values())
-    return eps * max(norm(control) for control in controls)

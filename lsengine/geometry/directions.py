@@ -21,11 +21,8 @@ from lsengine.geometry.parameters import Parameters, dot, in_float32, minus, req
 def moving(names: Collection[str], ignore: Collection[str], norm: Collection[str]) -> list[str]:
     """Return the parameters that move, in the order of ``names``.
 
-    Args:
-        names: All parameters of the model.
-        ignore: ``bias`` (every parameter whose last name is bias), ``norm`` (every
-            parameter of a normalisation layer), or patterns such as ``layer1.*``.
-        norm: The names of the parameters of normalisation layers.
+    To ignore are ``bias`` (every parameter whose last name is bias), ``norm`` (every parameter
+    of a normalisation layer, those in ``norm``), or patterns such as ``layer1.*``.
     """
 
     def is_ignored(name: str) -> bool:
@@ -47,7 +44,7 @@ def draw(weights: Parameters, *, seed: int, axis: int, repeat: int = 0) -> dict[
     a surface file records the version, and a test holds the values.
 
     Args:
-        weights: The parameters at the centre; only names and shapes matter.
+        weights: Only names and shapes matter.
         seed: From the job.
         axis: 0 for alpha, 1 for beta, so that equal seeds still span a plane.
         repeat: Index of an independent repeat.
@@ -85,11 +82,6 @@ def normalized(direction: Parameters, weights: Parameters, how: str) -> dict[str
     ``layer`` does the same with whole parameters; ``weight`` multiplies each number by the
     modulus of its weight; ``none`` changes nothing.
 
-    Args:
-        direction: Tensors named and shaped like ``weights``; not modified.
-        weights: The parameters at the centre.
-        how: ``filter``, ``layer``, ``weight`` or ``none``.
-
     Returns:
         A new direction, float32.  A filter whose norm is zero in ``direction`` stays zero.
 
@@ -117,9 +109,8 @@ def orthogonalized(direction: Parameters, against: Parameters, how: str) -> dict
     if how not in ("filter", "layer"):
         shared = selected(against, direction)
         square = dot(shared, shared)
-        return in_float32(
-            minus(direction, shared, dot(direction, shared) / square if square else 0)
-        )
+        scale = dot(direction, shared) / square if square else 0
+        return in_float32(minus(direction, shared, scale))
     return {
         k: _orthogonal_rows(d, against[k], how) if k in against else d.clone()
         for k, d in direction.items()
@@ -134,9 +125,8 @@ def cosine(first: Parameters, second: Parameters) -> float:
 
 def _rows(tensor: Tensor, how: str) -> Tensor:
     """View a parameter as (F, K) in float64: one row per unit of normalisation."""
-    if how == "layer" or tensor.ndim < 2:
-        return tensor.reshape(1, -1).double()
-    return tensor.flatten(1).double()
+    is_one = how == "layer" or tensor.ndim < 2
+    return (tensor.reshape(1, -1) if is_one else tensor.flatten(1)).double()
 
 
 def _rescaled(d: Tensor, w: Tensor, how: str) -> Tensor:

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsengine.geometry.checkpoint_vectors import CheckpointVectors, chunks
-from lsengine.geometry.parameters import Floats, sign
+from lsengine.geometry.parameters import CheckpointVectors, Floats, chunks, sign
 from lsengine.wording import listed
 
 BLOCK = 32
@@ -70,10 +69,6 @@ def gram(vectors: CheckpointVectors, *, block: int = BLOCK) -> Gram:
     A checkpoint is read ``T / (2 * block) + 1/2`` times on average, and once if
     ``block >= T - 1``.
 
-    Args:
-        vectors: The T checkpoints.
-        block: How many checkpoints to hold.
-
     Raises:
         ValueError: As for `CheckpointVectors`, or if ``block`` is less than 1.
     """
@@ -117,14 +112,9 @@ def principal_components(
     Memory is the larger of `gram`'s and that of the second reading: one checkpoint and
     ``components`` vectors in float64.  Each checkpoint is read once more than by `gram`.
 
-    Args:
-        vectors: The T checkpoints, at least ``components + 1``.
-        components: How many directions to return.
-        block: As for `gram`.
-
     Raises:
-        ValueError: If the checkpoints differ in fewer dimensions than ``components``, beyond
-            the rounding of their weights; or as for `gram`.
+        ValueError: If the checkpoints, at least ``components + 1``, differ in fewer dimensions
+            than ``components``, beyond the rounding of their weights; or as for `gram`.
     """
     count = vectors.count
     if components < 1 or count <= components:
@@ -133,8 +123,10 @@ def principal_components(
             f"checkpoints; got {count}"
         )
     products = gram(vectors, block=block)
+    mean_T = products.matrix.mean(axis=0)  # taken off each row
+    centred_TT = products.matrix - mean_T[:, None] - mean_T[None, :] + mean_T.mean()
     # torch's, so that its setting of threads counts here, too.
-    ascending = torch.linalg.eigh(torch.from_numpy(_centred(products.matrix)))
+    ascending = torch.linalg.eigh(torch.from_numpy(centred_TT))
     eigenvectors_TT = ascending.eigenvectors.numpy()
     values_T = np.maximum(ascending.eigenvalues.numpy()[::-1], 0.0)
     _refuse_degenerate(products, values_T, components, vectors.label)
@@ -154,21 +146,11 @@ def _products(left: list[Tensor], right: list[Tensor], final_P: Tensor) -> Float
     """Return the inner products of differences to ``final_P``: (left, right)."""
     total = torch.zeros(len(left), len(right), dtype=torch.float64)
     for chunk in chunks(len(final_P)):
+        sides = (left,) if left is right else (left, right)
         base = final_P[chunk].double()
-        rows = torch.stack([v[chunk] for v in left]).double().sub_(base)
-        if left is right:
-            columns = rows
-        else:
-            columns = torch.stack([v[chunk] for v in right]).double().sub_(base)
-        total.addmm_(rows, columns.T)
+        wide = [torch.stack([v[chunk] for v in side]).double().sub_(base) for side in sides]
+        total.addmm_(wide[0], wide[-1].T)
     return total.numpy()
-
-
-def _centred(matrix_TT: Floats) -> Floats:
-    """Return the Gram matrix of the same rows with their mean taken off each."""
-    mean_T = matrix_TT.mean(axis=0)
-    centred_TT: Floats = matrix_TT - mean_T[:, None] - mean_T[None, :] + mean_T.mean()
-    return centred_TT
 
 
 def _refuse_degenerate(
@@ -184,8 +166,7 @@ def _refuse_degenerate(
     rounding = (products.resolution * products.norms.max()) ** 2 / 12
     spread = (1 + math.sqrt(count / products.size)) ** 2
     floor = max(rounding * spread, count * np.finfo(np.float64).eps * values_T[0])
-    rank = int((values_T > floor).sum())
-    if rank >= components:
+    if (rank := int((values_T > floor).sum())) >= components:
         return
     squares_T = np.diag(products.matrix)
     apart_TT = squares_T[:, None] + squares_T[None, :] - 2 * products.matrix
@@ -203,9 +184,8 @@ def _combined(vectors: CheckpointVectors, weights_TK: Floats) -> Tensor:
 
     The weights of a component add up to zero, so differences to any point give the same.
     """
-    weights = torch.from_numpy(weights_TK.copy())
     rows_KP = torch.zeros(0)
-    for t, weight_K in enumerate(weights):
+    for t, weight_K in enumerate(torch.from_numpy(weights_TK.copy())):
         theta_P = vectors(t)
         if t == 0:
             rows_KP = torch.zeros(len(weight_K), len(theta_P), dtype=torch.float64)

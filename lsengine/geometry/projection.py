@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsengine.geometry.checkpoint_vectors import CheckpointVectors, chunks
-from lsengine.geometry.parameters import Floats, Parameters
+from lsengine.geometry.parameters import CheckpointVectors, Floats, Parameters, chunks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,7 @@ def project(
     read once; in memory are one of them, the centre and the directions.
 
     Args:
-        vectors: The T checkpoints; their names count for the distance, too.
+        vectors: Their names count for the distance, too.
         centre: The point with coordinates zero; further parameters may be there.
         directions: K of them, of any length and at any angle; a parameter that is absent
             does not move.
@@ -85,14 +84,10 @@ def expected_cosine(size: int) -> float:
 
 
 def axis_range(coordinates: Floats, margin: float = 0.15) -> tuple[float, float]:
-    """Return (start, stop) of an axis that covers a trajectory and its centre.
+    """Return (start, stop) of an axis that covers a trajectory (T,) and its centre.
 
-    Args:
-        coordinates: (T,), along one direction.
-        margin: Added at both ends, as a fraction of the extent.
-
-    Returns:
-        The range; from -1 to 1 if neither a checkpoint nor the centre lies apart.
+    ``margin`` is added at both ends, as a fraction of the extent.  The axis goes from -1 to 1 if
+    neither a checkpoint nor the centre lies apart.
 
     Raises:
         ValueError: If a coordinate is not finite, or ``margin`` is negative.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,33 +15,10 @@ from torch.func import functional_call
 from lsengine.devices import memory_format
 from lsengine.geometry.curve import coefficients, initial, point
 from lsengine.geometry.parameters import Parameters, require_same, selected
+from lsengine.job.schema import CurveSpec
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CurveTrainingSettings:
-    """How a curve is trained; the defaults are those of the authors' own code, but bends.
-
-    Attributes:
-        kind: ``bezier`` (of degree ``bends + 1``) or ``polygonal``.
-        bends: Control points between the ends; one gives the quadratic Bezier curve or the
-            chain of two segments of the paper.
-        epochs: Over the training data.
-        lr: Learning rate of the first half; see `learning_rate`.
-        momentum: Of stochastic gradient descent.
-        weight_decay: Of the weights at the point of the curve, not of the bends.
-        seed: Of the points drawn on the curve, and of dropout.
-    """
-
-    kind: str = "bezier"
-    bends: int = 1
-    epochs: int = 200
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    seed: int = 0
 
 
 def learning_rate(base: float, epoch: int, epochs: int) -> float:
@@ -51,8 +27,7 @@ def learning_rate(base: float, epoch: int, epochs: int) -> float:
     The schedule of the authors' code: ``base`` in the first half of the epochs, then falling
     linearly to a hundredth of it at nine tenths, where it stays.
     """
-    progress = epoch / epochs
-    return base * (1.0 - 0.99 * min(1.0, max(0.0, (progress - 0.5) / 0.4)))
+    return base * (1.0 - 0.99 * min(1.0, max(0.0, (epoch / epochs - 0.5) / 0.4)))
 
 
 class CurveTrainer:
@@ -61,15 +36,16 @@ class CurveTrainer:
     Each step draws a ``t`` uniformly and follows the gradient of a mini-batch's loss at that
     point (Garipov et al. 2018, section 3.3).  The point is linear in the bends, so the
     gradient of a bend is its coefficient times the gradient at the point; this costs one
-    forward and backward pass, as ordinary training does.  What an epoch draws depends on seed
-    and epoch only: going on from a saved state changes nothing.
+    forward and backward pass, as ordinary training does.  Weights decay at the point of the
+    curve, not at the bends.  What an epoch draws, points and dropout, depends on seed and epoch
+    only: going on from a saved state changes nothing.
 
     Args:
         model: Used in train mode, on its own device; its parameters, buffers and mode are
             left as they are.
         ends: Parameters of both ends, all those of the model; further entries are ignored.
         loss: Called as ``loss(output, target)``; the mean of what it returns is taken.
-        settings: See `CurveTrainingSettings`.
+        settings: Of the curve and its training.
 
     Attributes:
         controls: First end, bends, other end, on the model's device.
@@ -83,7 +59,7 @@ class CurveTrainer:
         model: nn.Module,
         ends: tuple[Parameters, Parameters],
         loss: Loss,
-        settings: CurveTrainingSettings,
+        settings: CurveSpec,
     ) -> None:
         if settings.bends < 1:
             raise ValueError(f"a curve that is trained has at least one bend; got {settings.bends}")
@@ -93,11 +69,8 @@ class CurveTrainer:
         first, other = (_fitted(model, end, number) for number, end in enumerate(ends))
         self.controls = initial(first, other, settings.bends)
         self._bends = self.controls[1:-1]
-        self._optimizer = torch.optim.SGD(
-            [tensor for bend in self._bends for tensor in bend.values()],
-            lr=settings.lr,
-            momentum=settings.momentum,
-        )
+        tensors = [tensor for bend in self._bends for tensor in bend.values()]
+        self._optimizer = torch.optim.SGD(tensors, lr=settings.lr, momentum=settings.momentum)
 
     def epoch(
         self, number: int, batches: Batches, tick: Callable[[], None] = lambda: None
@@ -105,7 +78,7 @@ class CurveTrainer:
         """Train for one epoch and return its mean loss over samples.
 
         Args:
-            number: Of the epoch, from 1.
+            number: From 1.
             batches: Inputs and targets, on the model's device.
             tick: Called before every mini-batch; may raise to stop.
 

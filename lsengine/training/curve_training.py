@@ -21,12 +21,7 @@ from lsengine.objective.losses import loss_function
 from lsengine.ranks import StopRequest
 from lsengine.surface.identity import read_identity
 from lsengine.training import curve_learner, recipe
-from lsengine.training.resumable import (
-    ResumableTraining,
-    identity_of,
-    refuse_other,
-    refused_if_damaged,
-)
+from lsengine.training.resumable import ResumableTraining, identity_of, refuse_other
 
 log = logging.getLogger(__name__)
 _IGNORED = ("to", "output", "points", "plane")  # do not change the training
@@ -66,8 +61,8 @@ class CurveTraining(ResumableTraining):
     Args:
         job: Loaded for ``connect``.
         model: The network at the first end; taken over.
-        dataset: The data.
-        identity: What decides the result.
+        dataset: Has to have a training split.
+        identity: From `curve_identity`.
         file: Where the curve goes.
         stop: Asked between batches.
 
@@ -88,7 +83,7 @@ class CurveTraining(ResumableTraining):
         settings = job.document.curve
         assert settings is not None
         super().__init__(file, file.with_name("resume.pt"), settings.epochs, stop)
-        self._settings, self._file, self._epoch = settings, file, 0
+        self._settings, self._file = settings, file
         self._identity = json.dumps(identity, sort_keys=True)
         self._device = device_of(job.document.device, 0)
         start = {n: t.clone() for n, t in model.state_dict().items()}
@@ -104,20 +99,10 @@ class CurveTraining(ResumableTraining):
         self._model = model.to(self._device).requires_grad_(True)
         self._x = data.normalized(dataset, "train", torch.float32).to(self._device)
         self._y = dataset.splits["train"].y.to(self._device)
-        asked = {"kind", "bends", "epochs", "lr", "momentum", "weight_decay", "seed"}
-        self._trainer = curve_learner.CurveTrainer(
-            self._model,
-            (start, end),
-            loss_function(job.document.loss, job_folder=job.source.parent),
-            curve_learner.CurveTrainingSettings(**settings.model_dump(include=asked)),
-        )
+        loss = loss_function(job.document.loss, job_folder=job.source.parent)
+        self._trainer = curve_learner.CurveTrainer(self._model, (start, end), loss, settings)
         if self._resume_file.exists():
             self._take_up()
-
-    @property
-    def epoch(self) -> int:
-        """The last epoch that has ended; 0 before the first."""
-        return self._epoch
 
     def finish(self) -> None:
         """Train the epochs that are left and write the curve.
@@ -126,18 +111,18 @@ class CurveTraining(ResumableTraining):
             Stopped: If asked to, between two batches.
             UsageError: If the loss ceases to be finite.
         """
-        report = Progress("curve: epoch", total=self.epochs, done=self._epoch, style="lines")
-        while self._epoch < self.epochs:
-            number = self._epoch + 1
+        report = Progress("curve: epoch", total=self.epochs, done=self.epoch, style="lines")
+        while self.epoch < self.epochs:
+            number = self.epoch + 1
             try:
                 loss = self._trainer.epoch(number, self._batches(number), self._stop_if_asked)
             except FloatingPointError as error:
                 raise UsageError(f"curve.lr: {error}") from None
-            self._epoch = number
+            self.epoch = number
             self._save_if_due()
             report.advance(values=f"loss={loss:.4g}")
         self._write_curve()
-        self._forget_state()
+        self._resume_file.unlink(missing_ok=True)
 
     def _batches(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = recipe.generator_of(self._settings.seed, f"curve, epoch {number}")
@@ -148,20 +133,16 @@ class CurveTraining(ResumableTraining):
     def _take_up(self) -> None:
         """Go on from the saved state, unless it is of another curve."""
         state = checkpoint.read(self._resume_file, key="curve.output")
-        with refused_if_damaged(self._resume_file, "curve.output"):
+        with self._refused_if_damaged("curve.output"):
             if state.get("identity") != self._identity:
                 return
             self._trainer.load_state_dict(state["trainer"])
-            self._epoch = state["epoch"]
-        log.info("curve: going on after epoch %d of %d", self._epoch, self.epochs)
+            self.epoch = state["epoch"]
+        log.info("curve: going on after epoch %d of %d", self.epoch, self.epochs)
 
     def _write_state(self) -> None:
-        content = {
-            "trainer": self._trainer.state_dict(),
-            "epoch": self._epoch,
-            "identity": self._identity,
-        }
-        checkpoint.write(self._resume_file, content)
+        content = {"trainer": self._trainer.state_dict(), "epoch": self.epoch}
+        checkpoint.write(self._resume_file, content | {"identity": self._identity})
 
     def _write_curve(self) -> None:
         controls = [{n: t.cpu() for n, t in c.items()} for c in self._trainer.controls]

@@ -97,9 +97,8 @@ class Learner:
         settings, split = self._recipe, self._dataset.splits["train"]
         if self._dataset.size is None and (settings.crop or settings.flip):
             key = "crop" if settings.crop else "flip"
-            raise UsageError(
-                f"train.{key}: needs images; samples have shape {[*split.x.shape[1:]]}"
-            )
+            shape = [*split.x.shape[1:]]
+            raise UsageError(f"train.{key}: needs images; samples have shape {shape}")
         if settings.label_noise and (self._dataset.classes or 0) < 2:
             raise UsageError("train.label_noise: needs labels of two or more classes")
         if len(split.y) < 2:
@@ -109,10 +108,9 @@ class Learner:
         y, settings = self._dataset.splits[split].y, self._recipe
         if split != "train" or not settings.label_noise:
             return y
-        assert self._dataset.classes is not None
-        return recipe.with_label_noise(
-            y, self._dataset.classes, settings.label_noise, settings.seed
-        )
+        classes = self._dataset.classes
+        assert classes is not None
+        return recipe.with_label_noise(y, classes, settings.label_noise, settings.seed)
 
     def _check_network(self, loss: str) -> None:
         """Run two samples through network and loss, before anything is written."""
@@ -129,16 +127,10 @@ class Learner:
 
     def _inputs(self, x: Tensor) -> Tensor:
         inputs = data.standardized(x, self._dataset, torch.float32)
-        if inputs.ndim == 4:
-            return inputs.contiguous(memory_format=self._format)
-        return inputs
+        return inputs.contiguous(memory_format=self._format) if inputs.ndim == 4 else inputs
 
     def train_epoch(self, epoch: int) -> None:
-        """Go once through the training split.
-
-        Args:
-            epoch: Its number; the first is 1.
-        """
+        """Go once through the training split; the first ``epoch`` is 1."""
         settings = self._recipe
         generator = recipe.generator_of(settings.seed, f"epoch {epoch}")
         torch.manual_seed(recipe.seed_of(settings.seed, f"noise and dropout of epoch {epoch}"))
@@ -162,8 +154,7 @@ class Learner:
     def measure(self, epoch: int) -> tuple[dict[str, float], list[float]]:
         """Return `columns` by name, and the norm of each trainable parameter.
 
-        Args:
-            epoch: The epoch that has just ended; 0 before training.
+        ``epoch`` is the one that has just ended; 0 before training.
         """
         row = {k: v for name in self._splits for k, v in self._evaluate(name).items()}
         row["learning_rate"] = recipe.learning_rate(self._recipe, epoch) if epoch else math.nan
@@ -179,8 +170,8 @@ class Learner:
         wrong = torch.zeros_like(loss)
         self.model.eval()
         with torch.inference_mode():
-            parts = (x.split(_EVALUATION_BATCH), y.split(_EVALUATION_BATCH))
-            for x_N, y_N in zip(*parts, strict=True):
+            size = _EVALUATION_BATCH
+            for x_N, y_N in zip(x.split(size), y.split(size), strict=True):
                 self._tick()
                 output = self.model(self._inputs(x_N)).to(self._host).double()
                 target = y_N.to(self._host)

@@ -37,8 +37,7 @@ def milestones(recipe: TrainSpec) -> list[int]:
     """
     if recipe.milestones is not None:
         return sorted(recipe.milestones)
-    twelfths = (6, 9, 11)
-    return [math.ceil(recipe.epochs * n / 12) for n in twelfths]
+    return [math.ceil(recipe.epochs * twelfths / 12) for twelfths in (6, 9, 11)]
 
 
 def learning_rate(recipe: TrainSpec, epoch: int) -> float:

@@ -32,18 +32,14 @@ class ResumableTraining(ABC):
         stop: Asked between batches.
 
     Attributes:
-        epochs: As above.
+        epoch: The last one that has ended.
+        epochs: How many there are.
     """
 
     def __init__(self, result: Path, resume_file: Path, epochs: int, stop: StopRequest) -> None:
-        self.epochs = epochs
+        self.epochs, self.epoch = epochs, 0
         self._result, self._resume_file, self._stop = result, resume_file, stop
         self._saved_s: float | None = None
-
-    @property
-    @abstractmethod
-    def epoch(self) -> int:
-        """The last epoch that has ended; 0 before the first."""
 
     @abstractmethod
     def _write_state(self) -> None:
@@ -62,9 +58,16 @@ class ResumableTraining(ABC):
             self._write_state()
             self._saved_s = time.monotonic()
 
-    def _forget_state(self) -> None:
-        """Remove the state of a training that has come to its end."""
-        self._resume_file.unlink(missing_ok=True)
+    @contextmanager
+    def _refused_if_damaged(self, key: str) -> Iterator[None]:
+        """Turn what a damaged state provokes, while it is taken up, into an error of the user's."""
+        try:
+            yield
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"{key}: {self._resume_file} is damaged ({type(error).__name__}: "
+                f"{str(error).splitlines()[0]}); remove it to start this training anew"
+            ) from None
 
 
 def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str, Any]:
@@ -73,7 +76,7 @@ def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str
     Args:
         job: With the section.
         section: Key of the training's own section in the job.
-        ignored: Its keys that do not matter to the result.
+        ignored: Keys of the section that do not matter to the result.
     """
     content = job.document.model_dump(mode="json")
     return {
@@ -86,31 +89,10 @@ def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str
 
 
 def refuse_other(ours: Mapping[str, Any], theirs: Mapping[str, Any], what: str) -> None:
-    """Refuse a folder of another training.
-
-    Args:
-        ours: Identity of the job's training.
-        theirs: Identity of the training that is there.
-        what: Begins the message.
+    """Refuse a folder whose training has another identity; ``what`` begins the message.
 
     Raises:
         UsageError: With the first difference.
     """
     if difference := first_difference(ours, theirs):
         raise UsageError(f"{what}: {difference}; name another folder, or remove that one")
-
-
-@contextmanager
-def refused_if_damaged(resume_file: Path, key: str) -> Iterator[None]:
-    """Turn what a damaged state provokes, while it is taken up, into an error of the user's.
-
-    Raises:
-        UsageError: With the file, and what to do.
-    """
-    try:
-        yield
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{key}: {resume_file} is damaged ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); remove it to start this training anew"
-        ) from None

@@ -1,6 +1,6 @@
 """Training of a network: one recipe, its checkpoints and its history.
 
-Shapes: P parameters.
+Shapes: E epochs so far, P parameters.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import contextlib
 import json
 import logging
 import math
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lsengine import data, files, store
@@ -22,15 +24,10 @@ from lsengine.ranks import StopRequest
 from lsengine.store import lock
 from lsengine.surface.identity import read_identity
 from lsengine.surface.records import History
-from lsengine.training import history_rows, recipe
+from lsengine.training import recipe
 from lsengine.training.determinism import deterministic_torch
 from lsengine.training.learner import Learner
-from lsengine.training.resumable import (
-    ResumableTraining,
-    identity_of,
-    refuse_other,
-    refused_if_damaged,
-)
+from lsengine.training.resumable import ResumableTraining, identity_of, refuse_other
 
 log = logging.getLogger(__name__)
 _IGNORED = ("output",)  # of the section ``train``: does not change the training
@@ -46,8 +43,8 @@ def run(job: Job, *, progress: str = "auto", slot: int = 0, threads: int | None 
     Args:
         job: Loaded for ``train``.
         progress: ``bar``, ``lines``, ``none``, or ``auto``: a bar on a terminal, else lines.
-        slot: As for `deterministic_torch`, where several trainings share a host.
-        threads: Likewise.
+        slot: Of this training among those on its host; see `deterministic_torch`.
+        threads: CPU threads where the job leaves them open.
 
     Returns:
         The last epoch's checkpoint.
@@ -64,12 +61,8 @@ def run(job: Job, *, progress: str = "auto", slot: int = 0, threads: int | None 
     _check_recipe(job)
     files.make_folder(folder, "train.output")
     with StopRequest() as stop, deterministic_torch(job, slot=slot, threads=threads):
-        file = folder / "history.h5"
-        with lock.held(
-            file,
-            lost=lambda: stop.request("the loss of its lock"),
-            tick=stop.raise_if_requested,
-        ):
+        lost = partial(stop.request, "the loss of its lock")
+        with lock.held(folder / "history.h5", lost=lost, tick=stop.raise_if_requested):
             earlier = _earlier(job, folder)
             if earlier is not None and earlier.finished and _has_checkpoints(job, folder, last):
                 (folder / "resume.pt").unlink(missing_ok=True)
@@ -86,8 +79,7 @@ def _check_recipe(job: Job) -> None:
     assert settings is not None
     if "train" not in job.document.data.splits:
         raise UsageError("data.splits: training needs the train split")
-    late = [epoch for epoch in settings.save_epochs if epoch > settings.epochs]
-    if late:
+    if late := [epoch for epoch in settings.save_epochs if epoch > settings.epochs]:
         raise UsageError(f"train.save_epochs: got {late[0]}; train.epochs is {settings.epochs}")
 
 
@@ -95,8 +87,7 @@ def _earlier(job: Job, folder: Path) -> History | None:
     """Return the history of an earlier run of this training; refuse any other folder."""
     file = folder / "history.h5"
     if not file.exists():
-        foreign = [*folder.glob("epoch_*.pt"), *folder.glob("resume.pt")]
-        if foreign:
+        if foreign := [*folder.glob("epoch_*.pt"), *folder.glob("resume.pt")]:
             raise UsageError(
                 f"train.output: {folder} holds {foreign[0].name}, but no history.h5: it is "
                 "not of lsengine, or not whole; name another folder"
@@ -126,6 +117,9 @@ class NetworkTraining(ResumableTraining):
         folder: Where everything is written.
         stop: Asked between batches.
         slot: Chooses the device; see `lsengine.devices.device_of`.
+
+    Attributes:
+        epoch: -1 before the network of epoch 0 is measured.
     """
 
     def __init__(self, job: Job, folder: Path, stop: StopRequest, slot: int) -> None:
@@ -138,7 +132,8 @@ class NetworkTraining(ResumableTraining):
         self._learner = Learner(
             document, dataset, job_folder=job_folder, tick=self._stop_if_asked, slot=slot
         )
-        self._rows = history_rows.Rows(self._learner.columns, tuple(self._learner.parameters))
+        self.epoch = -1
+        self._rows: list[list[float]] = []  # by epoch, the curves' values and parameters' norms
         self._attributes = {
             "name": document.name,
             "job": job.resolved(),
@@ -149,11 +144,6 @@ class NetworkTraining(ResumableTraining):
             "device_kind": self._learner.device.type,
         }
         self._has_diverged = False
-
-    @property
-    def epoch(self) -> int:
-        """The last epoch that has ended; -1 before the network of epoch 0 is measured."""
-        return self._rows.epoch
 
     def begin(self, earlier: History | None) -> None:
         """Take up the state an earlier run left, or claim the folder and start.
@@ -178,11 +168,11 @@ class NetworkTraining(ResumableTraining):
     def _take_up(self) -> None:
         """Go on from the saved state, unless checkpoints are missing that only a start brings."""
         state = checkpoint.read(self._resume_file, key="train.output")
-        with refused_if_damaged(self._resume_file, "train.output"):
+        with self._refused_if_damaged("train.output"):
             if _has_checkpoints(self._job, self._folder, state["epoch"]):
                 self._learner.model.load_state_dict(state["state_dict"])
                 self._learner.optimizer.load_state_dict(state["optimizer"])
-                self._rows.rows = state["rows"].tolist()
+                self._rows, self.epoch = state["rows"].tolist(), state["epoch"]
 
     def finish(self, progress: str) -> None:
         """Run the epochs that are left.
@@ -193,19 +183,20 @@ class NetworkTraining(ResumableTraining):
         report = Progress("epoch", total=self.epochs, done=self.epoch, style=progress)
         with contextlib.closing(report):
             while self.epoch < self.epochs:
-                number = self.epoch + 1
-                self._learner.train_epoch(number)
-                self._record(number)
-                row = self._rows.last
-                values = " ".join(f"{k}={v:.4g}" for k, v in row.items() if k != "weight_norm")
-                report.advance(values=values)
+                self._learner.train_epoch(self.epoch + 1)
+                self._record(self.epoch + 1)
+                row = zip(self._learner.columns, self._rows[-1], strict=False)
+                report.advance(
+                    values=" ".join(f"{k}={v:.4g}" for k, v in row if k != "weight_norm")
+                )
         self._write_history()
-        self._forget_state()
+        self._resume_file.unlink(missing_ok=True)
 
     def _record(self, epoch: int) -> None:
         """Measure the epoch that has just ended, and save what is due."""
         row, norms_P = self._learner.measure(epoch)
-        self._rows.rows.append([*row.values(), *norms_P])
+        self._rows.append([*row.values(), *norms_P])
+        self.epoch = epoch
         if not math.isfinite(row["train_loss"]) and not self._has_diverged:
             self._has_diverged = True
             log.warning(
@@ -215,12 +206,8 @@ class NetworkTraining(ResumableTraining):
                 row["train_loss"],
             )
         if epoch in recipe.saved_epochs(self._recipe):
-            checkpoint.save(
-                self._folder / recipe.checkpoint_name(epoch),
-                self._learner.model,
-                epoch=epoch,
-                content=row,
-            )
+            file = self._folder / recipe.checkpoint_name(epoch)
+            checkpoint.save(file, self._learner.model, epoch=epoch, content=row)
         self._save_if_due()
 
     def _write_state(self) -> None:
@@ -229,9 +216,18 @@ class NetworkTraining(ResumableTraining):
             self._learner.model,
             self._learner.optimizer,
             epoch=self.epoch,
-            content={"rows": torch.tensor(self._rows.rows, dtype=torch.float64)},
+            content={"rows": torch.tensor(self._rows, dtype=torch.float64)},
         )
         self._write_history()
 
     def _write_history(self) -> None:
-        store.write_history(self._folder / "history.h5", self._rows.history(self._attributes))
+        names, parameters = self._learner.columns, tuple(self._learner.parameters)
+        table = np.array(self._rows, np.float64).reshape(-1, len(names) + len(parameters))
+        curves_E = {name: table[:, i] for i, name in enumerate(names)}
+        history = History(
+            columns={"epoch": np.arange(len(table)), **curves_E},
+            parameters=parameters,
+            layer_norms=table[:, len(names) :],
+            attributes=self._attributes,
+        )
+        store.write_history(self._folder / "history.h5", history)

@@ -120,7 +120,7 @@ def test_the_ends_of_a_curve_do_not_bring_their_order(tmp_path):
         last = _resnet(4).to(memory_format=torch.channels_last)
         ends.append({name: p.detach() for name, p in last.named_parameters()})
     trainer = curve_learner.CurveTrainer(
-        _resnet(4), tuple(ends), nn.CrossEntropyLoss(), curve_learner.CurveTrainingSettings()
+        _resnet(4), tuple(ends), nn.CrossEntropyLoss(), schema.CurveSpec(to="", output="")
     )
     fresh = dict(_resnet(4).named_parameters())
     for control in trainer.controls:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lsengine.geometry.checkpoint_vectors import CheckpointVectors
+from lsengine.geometry.parameters import CheckpointVectors
 from lsengine.geometry.principal import gram, principal_components
 from lsengine.geometry.projection import project
 from tests.support.walks import NAMES, SIZE, flat, named, pca_of, vectors, walk

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from lsengine.geometry.checkpoint_vectors import CheckpointVectors
+from lsengine.geometry.parameters import CheckpointVectors
 
 SHAPES = {"conv.weight": (4, 3, 2, 2), "fc.bias": (5,), "fc.weight": (5, 7), "scale": ()}
 SIZE = sum(math.prod(shape) for shape in SHAPES.values())

@@ -10,9 +10,15 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from lsengine.geometry.curve import barrier, coefficients, point
-from lsengine.training.curve_learner import CurveTrainer, CurveTrainingSettings, learning_rate
+from lsengine.job.schema import CurveSpec
+from lsengine.training.curve_learner import CurveTrainer, learning_rate
 
 TS = np.linspace(0, 1, 41)
+
+
+def _settings(**changes):
+    """Return how a curve is trained; also what no job may say."""
+    return CurveSpec.model_construct(to="", output="", **changes)
 
 
 def _train_curve(model, ends, batches_of_epoch, loss, settings, tick=lambda: None):
@@ -47,9 +53,7 @@ def _height(output, _target):
 
 def _train_ring(**changes):
     ends = ({"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([-1.0, 0.0])})
-    settings = CurveTrainingSettings(
-        **{"epochs": 30, "lr": 0.1, "weight_decay": 0.0, "seed": 3, **changes}
-    )
+    settings = _settings(**{"epochs": 30, "lr": 0.1, "weight_decay": 0.0, "seed": 3, **changes})
     return _train_curve(Ring(), ends, _ring_batches, _height, settings)
 
 
@@ -90,7 +94,7 @@ def _batches(epoch):
 @pytest.mark.parametrize("kind", ["bezier", "polygonal"])
 def test_gradients_of_bends_equal_autograd_through_the_weights(kind):
     """Two bends' gradients equal those of the loss written out with explicit weights."""
-    settings = CurveTrainingSettings(kind=kind, bends=2, weight_decay=0.1)
+    settings = _settings(kind=kind, bends=2, weight_decay=0.1)
     model = _small(0)
     model.layers[3].p = 0.0
     trainer = CurveTrainer(model.train(), _ends(), F.cross_entropy, settings)
@@ -125,7 +129,7 @@ def test_training_is_the_same_for_the_same_seed():
     for seed in (5, 5, 6):
         model, ends = _small(0).train(not found), _ends()
         torch.manual_seed(len(found))  # neither this nor the model's mode plays a part
-        settings = CurveTrainingSettings(epochs=2, seed=seed)
+        settings = _settings(epochs=2, seed=seed)
         controls = _train_curve(model, ends, _batches, F.cross_entropy, settings)
         found.append(torch.cat([v.flatten() for v in controls[1].values()]))
     assert torch.equal(found[0], found[1])
@@ -134,7 +138,7 @@ def test_training_is_the_same_for_the_same_seed():
 
 def test_going_on_from_a_saved_state_changes_nothing():
     """Two epochs, saved and loaded between, equal two epochs in one go."""
-    settings = CurveTrainingSettings(epochs=2, lr=0.1)
+    settings = _settings(epochs=2, lr=0.1)
     whole, first, second = (
         CurveTrainer(_small(0), _ends(), F.cross_entropy, settings) for _ in range(3)
     )
@@ -155,7 +159,7 @@ def test_the_model_and_the_random_stream_are_left_as_they_are():
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    _train_curve(model, ends, _batches, F.cross_entropy, CurveTrainingSettings(epochs=1))
+    _train_curve(model, ends, _batches, F.cross_entropy, _settings(epochs=1))
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
     assert not any(m.training for m in model.modules())
@@ -174,9 +178,7 @@ def test_the_tick_can_stop_training():
 
     model = _small(0).eval()
     with pytest.raises(KeyboardInterrupt):
-        _train_curve(
-            model, _ends(), _batches, F.cross_entropy, CurveTrainingSettings(epochs=5), tick
-        )
+        _train_curve(model, _ends(), _batches, F.cross_entropy, _settings(epochs=5), tick)
     assert not model.training
 
 
@@ -199,10 +201,10 @@ def test_misfits_are_named():
     wide = {**end, "layers.4.bias": torch.zeros(3)}
     loss = F.cross_entropy
     with pytest.raises(ValueError, match=r"end 1 of the curve .*missing: layers\.4\.bias"):
-        CurveTrainer(_small(0), (start, lacking), loss, CurveTrainingSettings())
+        CurveTrainer(_small(0), (start, lacking), loss, _settings())
     with pytest.raises(ValueError, match=r"end 0 .*layers\.4\.bias \(3, in the model 2\)"):
-        CurveTrainer(_small(0), (wide, end), loss, CurveTrainingSettings())
+        CurveTrainer(_small(0), (wide, end), loss, _settings())
     with pytest.raises(ValueError, match="at least one bend"):
-        CurveTrainer(_small(0), (start, end), loss, CurveTrainingSettings(bends=0))
+        CurveTrainer(_small(0), (start, end), loss, _settings(bends=0))
     with pytest.raises(ValueError, match="'spline'; allowed: bezier, polygonal"):
-        CurveTrainer(_small(0), (start, end), loss, CurveTrainingSettings(kind="spline"))
+        CurveTrainer(_small(0), (start, end), loss, _settings(kind="spline"))

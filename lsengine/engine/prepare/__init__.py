@@ -8,7 +8,5 @@ from lsengine.engine.prepare.loading import check as check
 from lsengine.engine.prepare.loading import grid as grid
 from lsengine.engine.prepare.loading import identity as identity
 from lsengine.engine.prepare.loading import load as load
-from lsengine.engine.prepare.quantities import quantity_names as quantity_names
-from lsengine.engine.prepare.quantities import (
-    trajectory_quantity_names as trajectory_quantity_names,
-)
+from lsengine.engine.prepare.loading import quantity_names as quantity_names
+from lsengine.engine.prepare.loading import trajectory_quantity_names as trajectory_quantity_names

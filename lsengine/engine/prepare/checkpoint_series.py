@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lsengine import files, store
 from lsengine.errors import UsageError
-from lsengine.geometry.checkpoint_vectors import CheckpointVectors
+from lsengine.geometry.parameters import CheckpointVectors
 from lsengine.job import Job, matching
 from lsengine.job.schema import TrainSpec
 from lsengine.models import checkpoint
@@ -58,13 +58,9 @@ class CheckpointSeries:
     def vectors(self, model: nn.Module, names: Sequence[str], tick: Tick) -> CheckpointVectors:
         """Return what reads the checkpoints' parameters, and calls them by their files' names.
 
-        Every reading calls ``tick`` first, and raises UsageError if the checkpoint cannot be
-        read or is of another network.
-
-        Args:
-            model: The network.
-            names: The parameters and buffers that count, named as in the model.
-            tick: May raise to stop.
+        Every reading calls ``tick`` first, which may raise to stop, and raises UsageError if the
+        checkpoint cannot be read or is of another network.  ``names`` are the parameters and
+        buffers that count.
         """
 
         def load(index: int) -> dict[str, Tensor]:
@@ -75,11 +71,7 @@ class CheckpointSeries:
         return CheckpointVectors(load, len(self.paths), names, lambda index: self.paths[index].name)
 
     def difference(self, stored: Mapping[str, NDArray[Any]]) -> str | None:
-        """Return which checkpoints are not those of a surface file, by name; None if all are.
-
-        Args:
-            stored: The columns of the file's trajectory.
-        """
+        """Return which checkpoints a file's trajectory has not, or has besides; None if none."""
         if "sha256" not in stored or "source" not in stored:
             return "the file does not say which it has"
         theirs = [digest.decode() for digest in stored["sha256"]]
@@ -88,11 +80,10 @@ class CheckpointSeries:
         names = [name.decode() for name in stored["source"]]
         gone = [n for n, d in zip(names, theirs, strict=True) if d not in self.digests]
         new = [p.name for p, d in zip(self.paths, self.digests, strict=True) if d not in theirs]
-        changed = [name for name in gone if name in new]
         differences = {
-            "changed": changed,
-            "missing": [name for name in gone if name not in changed],
-            "not in the file": [name for name in new if name not in changed],
+            "changed": [name for name in gone if name in new],
+            "missing": [name for name in gone if name not in new],
+            "not in the file": [name for name in new if name not in gone],
         }
         phrases = [f"{what}: {listed(those)}" for what, those in differences.items() if those]
         return "; ".join(phrases) or "another order"
@@ -100,16 +91,10 @@ class CheckpointSeries:
 
 @dataclass(frozen=True, slots=True)
 class _Training:
-    """What is known of the training whose checkpoints a folder holds.
+    """What is known of the training whose checkpoints a folder holds."""
 
-    Attributes:
-        saved: The epochs after which it saves; None if nothing says it.
-        learning_rate: By epoch, out of the history in the folder; empty without one.
-        weight_norm: Likewise.
-    """
-
-    saved: frozenset[int] | None
-    learning_rate: Mapping[int, float]
+    saved: frozenset[int] | None  # the epochs after which it saves; None if nothing says it
+    learning_rate: Mapping[int, float]  # by epoch, out of the history there; empty without one
     weight_norm: Mapping[int, float]
 
 
@@ -125,8 +110,8 @@ def find(job: Job, tick: Tick = lambda: None) -> CheckpointSeries | None:
         tick: Called before every file is read; may raise to stop.
 
     Raises:
-        UsageError: If none matches, one has no epoch, two have the same, their names are in
-            another order than the epochs they say they are of, one is of another training
+        UsageError: If none matches, one has no epoch, two have the same, the order of
+            their names is not that of the epochs stored in them, one is of another training
             than the history beside it, or one is missing that the training saves, as the job
             or the history says.
     """
@@ -149,10 +134,8 @@ def find(job: Job, tick: Tick = lambda: None) -> CheckpointSeries | None:
     for path in paths:
         tick()
         digests.append(files.sha256(path))
-    rates = []
-    for epoch, path in by_epoch:
-        recorded = trainings[path.parent].learning_rate.get(epoch, math.nan)
-        rates.append(numbers[path].get("learning_rate", recorded))
+    recorded = (trainings[path.parent].learning_rate.get(e, math.nan) for e, path in by_epoch)
+    rates = (numbers[p].get("learning_rate", r) for p, r in zip(paths, recorded, strict=True))
     return CheckpointSeries(
         key=key, paths=paths, epochs=epochs, digests=tuple(digests), learning_rates=tuple(rates)
     )
@@ -266,8 +249,6 @@ def _warn_of_gaps(epochs: Sequence[int], key: str) -> None:
     gaps = [f"{a} and {b}" for a, b in pairwise(epochs) if b - a > usual]
     if gaps:
         log.warning(
-            "%s: no checkpoint between epochs: %s; elsewhere they are closer, and no history.h5 "
-            "beside says which there are: is one missing?",
-            key,
-            listed(gaps),
+            f"{key}: no checkpoint between epochs: {listed(gaps)}; elsewhere they are closer, and "
+            "no history.h5 beside says which there are: is one missing?"
         )

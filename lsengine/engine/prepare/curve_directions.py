@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 from torch import Tensor, nn
 
@@ -19,28 +16,20 @@ from lsengine.store import CurveLayout
 _PIECES = 60  # straight pieces of the drawn curve, between two control points
 
 
-@dataclass(frozen=True, slots=True)
-class CurveDirections:
-    """The plane of a job's curve.
+def curve_directions(
+    job: Job, model: nn.Module
+) -> tuple[dict[str, dict[str, Tensor]], CurveLayout | None]:
+    """Compute the plane of a job's curve, none if it has none.
 
-    Attributes:
-        directions: By axis, unit vectors at a right angle; none if the job is of no such plane.
-        layout: The curve as it lies there.
-    """
-
-    directions: Mapping[str, dict[str, Tensor]]
-    layout: CurveLayout | None = None
-
-
-def curve_directions(job: Job, model: nn.Module) -> CurveDirections:
-    """Compute the plane of a job's curve; an empty one if it has none.
+    Returns:
+        By axis, unit vectors at a right angle; and the curve as it lies there.
 
     Raises:
         UsageError: If the file holds no curve of this network and centre, no such bend, or
             its points span no plane.
     """
     if not job.is_curve_plane:
-        return CurveDirections({})
+        return {}, None
     spec = job.directions["alpha"]
     assert isinstance(spec, CurveDirection)
     controls = control_points(job, movable_tensors(job, model, spec), spec)
@@ -56,7 +45,7 @@ def curve_directions(job: Job, model: nn.Module) -> CurveDirections:
         distance=plane.distance,
         attributes={"shape": spec.shape, "bend": spec.bend},
     )
-    return CurveDirections(dict(zip(("alpha", "beta"), plane.directions, strict=True)), layout)
+    return dict(zip(("alpha", "beta"), plane.directions, strict=True)), layout
 
 
 def ranges(job: Job, layout: CurveLayout) -> dict[str, tuple[float, float]]:

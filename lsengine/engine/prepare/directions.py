@@ -36,9 +36,8 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
 
     Args:
         job: Valid for ``eval``.
-        model: The network at the centre, on the CPU.
-        computed: The directions of kind hessian and principal, and of a curve's plane, by
-            axis; from `hessian_directions`, `principal_directions` and `curve_directions`.
+        model: At the centre, on the CPU.
+        computed: Directions of kind hessian and principal, and of a curve's plane, by axis.
 
     Returns:
         By axis and parameter name; with repeats each array has a leading axis, along a curve
@@ -73,10 +72,8 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
 
 def cosine(arrays: Arrays) -> float | None:
     """Return the cosine between the two directions of a plane, None for a curve."""
-    if "beta" not in arrays:
-        return None
-    both = [{n: torch.from_numpy(v) for n, v in arrays[a].items()} for a in ("alpha", "beta")]
-    return directions.cosine(*both)
+    both = [{n: torch.from_numpy(v) for n, v in array.items()} for array in arrays.values()]
+    return directions.cosine(*both) if len(both) == 2 else None
 
 
 def movable_tensors(job: Job, model: nn.Module, spec: Direction | None) -> dict[str, Tensor]:
@@ -127,16 +124,15 @@ def control_points(
     Raises:
         UsageError: If the file holds no curve, or one of another network or centre.
     """
-    content = checkpoint.read(job.path(spec.path), key="directions.alpha.path")
+    key = "directions.alpha.path"
+    content = checkpoint.read(job.path(spec.path), key=key)
     controls = content.get("controls") if isinstance(content, Mapping) else None
     if not isinstance(controls, list) or len(controls) < 2:
-        raise UsageError(
-            f'directions.alpha.path: {spec.path} is no curve; "lsengine connect" writes one'
-        )
+        raise UsageError(f'{key}: {spec.path} is no curve; "lsengine connect" writes one')
     movable = selected(centre, controls[0])
     points = [require_shapes(control, movable, "alpha", spec.path) for control in controls]
     if any(not torch.equal(t, points[0][n]) for n, t in movable.items()):
-        raise UsageError(f"directions.alpha.path: {spec.path} does not begin at model.checkpoint")
+        raise UsageError(f"{key}: {spec.path} does not begin at model.checkpoint")
     return points
 
 

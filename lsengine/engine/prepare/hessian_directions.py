@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,33 +25,24 @@ from lsengine.surface.grid import Cell
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class HessianDirections:
-    """Eigenvectors of the Hessian at the centre along which a job moves.
-
-    Attributes:
-        directions: By axis, unit vectors, float32, on the CPU; none if no axis is of kind hessian.
-        attributes: For the surface: ``alpha_eigenvalue``, ``alpha_eigenvalue_residual`` (norm of
-            ``H v - value v``), and those of beta.
-    """
-
-    directions: Mapping[str, dict[str, Tensor]]
-    attributes: Mapping[str, float]
-
-
 def hessian_directions(
     job: Job, loaded: Loaded, facts: WorkerInfo, *, batch_size: int, tick: Callable[[], None]
-) -> HessianDirections:
-    """Compute the directions of kind hessian of a job, by axis; none if it has none.
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+    """Compute the directions of kind hessian of a job; none if it has none.
 
     Axes that ignore the same parameters share one Krylov run, so their vectors are orthogonal.
 
     Args:
         job: Valid for ``eval``.
-        loaded: Model and data; left alone.
+        loaded: Left alone.
         facts: Of the worker that settles what is open; its threads are taken over.
         batch_size: The settled one.
         tick: Called before every mini-batch; may raise to stop.
+
+    Returns:
+        By axis, unit eigenvectors, float32, on the CPU; and for the surface the attributes
+        ``alpha_eigenvalue``, ``alpha_eigenvalue_residual`` (norm of ``H v - value v``), and those
+        of beta.
 
     Raises:
         UsageError: If the Hessian is not finite or has no such eigenvector.
@@ -60,7 +51,7 @@ def hessian_directions(
     directions: dict[str, dict[str, Tensor]] = {}
     attributes: dict[str, float] = {}
     if not specs:
-        return HessianDirections(directions, attributes)
+        return directions, attributes
     device = devices.device_of(job.document.device, 0)
     if device.type != facts.device_kind.partition(" ")[0]:
         log.warning("hessian directions: computed on %s, cells on %s", device, facts.device_kind)
@@ -82,7 +73,7 @@ def hessian_directions(
             attributes[f"{sharing}_eigenvalue_residual"] = residual
     if device.type == "cuda":
         torch.cuda.empty_cache()  # a worker may have the same card
-    return HessianDirections(directions, attributes)
+    return directions, attributes
 
 
 def hessian_at_centre(
@@ -98,10 +89,10 @@ def hessian_at_centre(
 
     Args:
         job: With a checkpoint.
-        loaded: Model and data; left alone.
+        loaded: Left alone.
         device: Where products are computed.
         batch_size: Samples per mini-batch.
-        names: The parameters to differentiate by, of the trainable ones; default all.
+        names: The trainable parameters to differentiate by; default all.
         tick: Called before every mini-batch; may raise to abandon a product.
 
     Raises:
@@ -113,12 +104,9 @@ def hessian_at_centre(
         raise UsageError("directions: kind hessian, but every parameter is ignored")
     names = cells.hessian_parameters(cells.trainable_names(loaded.model), names)
     devices.use_deterministic_kernels()
+    # Without curvature: the Hessian itself is wanted, not its extreme eigenvalues at cells.
     settings = evaluation_settings(
-        job,
-        device,
-        precision=precision(job),
-        batch_size=batch_size,
-        without=CURVATURE,  # the Hessian itself is wanted, not its extreme eigenvalues at cells
+        job, device, precision=precision(job), batch_size=batch_size, without=CURVATURE
     )
     loss = losses.loss_function(job.document.loss, job_folder=job.source.parent)
     model = copy.deepcopy(loaded.model)
@@ -150,12 +138,9 @@ def leading_eigenpairs(job: Job, hessian: Hessian, count: int) -> Eigenpairs:
     if not pairs.converged:
         relative = pairs.residuals / abs(pairs.values).clip(1e-300)
         log.warning(
-            "%d of %d eigenvectors after %d products, the worst residual is %.2g of its "
-            "eigenvalue; a larger curvature.max_products may do better",
-            len(pairs.values),
-            count,
-            pairs.products,
-            max(relative, default=0.0),
+            f"{len(pairs.values)} of {count} eigenvectors after {pairs.products} products, the "
+            f"worst residual is {max(relative, default=0.0):.2g} of its eigenvalue; a larger "
+            "curvature.max_products may do better"
         )
     return pairs
 

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lsengine import data, files, models
 from lsengine.curvature import cells
-from lsengine.engine.prepare.checks import check_loss_accepts
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.errors import UsageError
 from lsengine.job import Job
-from lsengine.job.schema import Direction, PrincipalDirection
+from lsengine.job.schema import PrincipalDirection
 from lsengine.models import checkpoint
-from lsengine.objective.losses import loss_function
+from lsengine.objective.losses import Loss, loss_function, per_sample
 from lsengine.surface.grid import Grid, make_grid
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ def load(job: Job) -> Loaded:
         UsageError: If one of them is missing, damaged or does not fit the others.
     """
     document, job_folder = job.document, job.source.parent
-    dataset = _dataset(job)
+    root = job.path(document.data.root) if document.data.root else None
+    dataset = data.load(document.data, root=root, job_folder=job_folder, seed=document.seed)
     model = models.build(
         document.model,
         channels=dataset.channels,
@@ -59,17 +60,6 @@ def load(job: Job) -> Loaded:
     checkpoint.fit(model, checkpoint.load(job.checkpoint), key="model.checkpoint")
     digests = {"checkpoint": files.sha256(job.checkpoint), "data": dataset.sha256}
     return Loaded(model.eval(), dataset, digests)
-
-
-def _warn_of_undefined(model: nn.Module) -> None:
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            log.warning(
-                "model.checkpoint: %s holds NaN or infinite numbers, and so will the cells; a "
-                "checkpoint from before the training diverged may be wanted",
-                name,
-            )
-            return
 
 
 def check(job: Job, loaded: Loaded) -> None:
@@ -88,8 +78,7 @@ def check(job: Job, loaded: Loaded) -> None:
             specs = job.directions.values()
             moved = {name for spec in specs for name in movable_tensors(job, loaded.model, spec)}
         cells.hessian_parameters(cells.trainable_names(loaded.model), moved)
-    for axis, spec in (job.directions if document.directions else {}).items():
-        _warn_of_idle_patterns(axis, spec, loaded.model)
+    _warn_of_idle_patterns(job, loaded.model)
     asked = "quantities" in document.model_fields_set and "accuracy" in document.quantities
     if asked and loaded.dataset.classes is None:
         raise UsageError(
@@ -98,20 +87,75 @@ def check(job: Job, loaded: Loaded) -> None:
         )
 
 
-def _warn_of_idle_patterns(axis: str, spec: Direction, model: nn.Module) -> None:
+def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, name: str) -> None:
+    """Run two samples through model and loss, so that misfits show before any work.
+
+    Args:
+        model: On the CPU.
+        dataset: What it is evaluated on.
+        loss: From `loss_function`.
+        name: What the job calls the loss, for messages.
+
+    Raises:
+        UsageError: If the network does not take the data, or the loss its output.
+    """
+    split = next(iter(dataset.splits))
+    y = dataset.splits[split].y
+    if name == "cross_entropy" and y.is_floating_point() and not _are_probabilities(y):
+        raise UsageError(
+            "loss: cross_entropy needs integer labels, or a probability for every class; these "
+            "targets are other real numbers; use mse or a loss of your own"
+        )
+    inputs = data.normalized(dataset, split, torch.float32)[:2]
+    targets = y[:2]
+    models.check_model_accepts(model, inputs, dataset.classes)
+    try:
+        with torch.inference_mode():
+            output = model.eval()(inputs).double()
+            targets = targets.double() if targets.is_floating_point() else targets
+            both = loss(output, targets)
+            one_by_one = [loss(output[i : i + 1], targets[i : i + 1]) for i in range(len(targets))]
+            per_sample(both, len(targets))
+    except Exception as error:
+        raise UsageError(
+            f"loss: {name} refuses the network's output of shape {[*output.shape]} with targets "
+            f"of shape {[*targets.shape]}: {type(error).__name__}: {error}"
+        ) from error
+    mean = torch.stack([one.double().mean() for one in one_by_one]).mean()
+    if both.ndim == 0 and not torch.isclose(both.double(), mean, rtol=1e-4, equal_nan=True):
+        raise UsageError(
+            f"loss: {name} returns one number, {float(both):.6g}, which is not the mean of the "
+            f"samples' own losses ({float(mean):.6g}); return one loss per sample, or their mean"
+        )
+
+
+def _are_probabilities(y: Tensor) -> bool:
+    is_positive = y.ndim > 1 and bool((y >= 0).all())
+    return is_positive and bool(((y.sum(1) - 1).abs() < 1e-4).all())
+
+
+def _warn_of_undefined(model: nn.Module) -> None:
+    numbers = {n: t for n, t in model.state_dict().items() if t.is_floating_point()}
+    if name := next((n for n, t in numbers.items() if not bool(t.isfinite().all())), None):
+        log.warning(
+            f"model.checkpoint: {name} holds NaN or infinite numbers, and so will the cells; a "
+            "checkpoint from before the training diverged may be wanted"
+        )
+
+
+def _warn_of_idle_patterns(job: Job, model: nn.Module) -> None:
     names = [*dict(model.named_parameters()), *dict(model.named_buffers())]
-    for pattern in spec.ignore:
-        if pattern not in ("bias", "norm") and not fnmatch.filter(names, pattern):
-            log.warning("directions.%s.ignore: %s fits no parameter", axis, pattern)
+    for axis, spec in (job.directions if job.document.directions else {}).items():
+        for pattern in spec.ignore:
+            if pattern not in ("bias", "norm") and not fnmatch.filter(names, pattern):
+                log.warning("directions.%s.ignore: %s fits no parameter", axis, pattern)
 
 
 def grid(job: Job, ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})) -> Grid:
     """Return the grid of a job for ``eval``.
 
-    Args:
-        job: For ``eval``.
-        ranges: By axis, those that a trajectory gives; without them only the shape of an
-            automatic axis is right.
+    ``ranges`` are by axis those that a trajectory or a curve gives; without them only the shape
+    of an automatic axis is right.
     """
     spec = job.document.grid
     assert spec is not None
@@ -128,11 +172,8 @@ def grid(job: Job, ranges: Mapping[str, tuple[float, float]] = MappingProxyType(
 def identity(job: Job, loaded: Loaded, trajectory: str | None = None) -> dict[str, Any]:
     """Return everything that decides the surface's values, file digests included.
 
-    Args:
-        job: For ``eval``.
-        loaded: Its files.
-        trajectory: Digest of its checkpoints, which decide where directions or axes come from
-            them.
+    ``trajectory`` is the digest of the job's checkpoints, which decide where directions or axes
+    come from them.
     """
     digests = dict(loaded.digests)
     for key, path in job.direction_files().items():
@@ -154,7 +195,18 @@ def state_dict_layout(model: nn.Module) -> str:
     return json.dumps(entries, separators=(",", ":"))
 
 
-def _dataset(job: Job) -> data.Dataset:
-    spec = job.document.data
-    root = job.path(spec.root) if spec.root else None
-    return data.load(spec, root=root, job_folder=job.source.parent, seed=job.document.seed)
+def quantity_names(job: Job, dataset: data.Dataset) -> list[str]:
+    """Return the names of the quantities' datasets, split by split."""
+    kinds = []
+    if "loss" in job.document.quantities:
+        kinds += ["loss", "loss_se"]
+    if "accuracy" in job.document.quantities and dataset.classes is not None:
+        kinds += ["accuracy"]
+    names = [f"{split}_{kind}" for split in dataset.splits for kind in kinds]
+    return names + list(cells.NAMES if "curvature" in job.document.quantities else ())
+
+
+def trajectory_quantity_names(job: Job, dataset: data.Dataset) -> list[str]:
+    """Return the names of a checkpoint's quantities: its own, and those of the plane under it."""
+    names = [name for name in quantity_names(job, dataset) if name not in cells.NAMES]
+    return names + [f"plane_{name}" for name in names if not name.endswith("_se")]

@@ -47,9 +47,8 @@ def check(precision: str, device: torch.device) -> None:
     is_slow = device.type == "cpu" and precision not in devices.fast_precisions(device)
     if is_slow and precision in ("bfloat16", "float16"):
         log.warning(
-            "precision: %s is slower than float32 on this processor, which lacks instructions "
-            "for it; float32 or auto is faster and more exact",
-            precision,
+            f"precision: {precision} is slower than float32 on this processor, which lacks "
+            "instructions for it; float32 or auto is faster and more exact"
         )
     missing = {"tf32": device.type != "cuda", "float64": device.type == "mps"}
     if missing.get(precision):
@@ -62,13 +61,8 @@ def settle(job: Job, loaded: Loaded, device: torch.device, tick: Callable[[], No
     """Return the fastest precision whose error stays within the job's tolerance.
 
     Measured at the checkpoint and at one random displacement as long as its filters, which
-    depend on the job alone, as the answer then does on the job and the kind of device.
-
-    Args:
-        job: With ``precision: auto``.
-        loaded: Its model and data.
-        device: Where cells will be evaluated.
-        tick: Called before every mini-batch; may raise to stop.
+    depend on the job alone, as the answer then does on the job and the kind of device.  ``tick``
+    is called before every mini-batch and may raise to stop.
     """
     tolerance = job.document.precision_tolerance
     for candidate in devices.fast_precisions(device):
@@ -84,12 +78,7 @@ def settle(job: Job, loaded: Loaded, device: torch.device, tick: Callable[[], No
 def compared(objective: objectives.Objective, grid: Grid) -> tuple[Row, ...]:
     """Return how far the cells nearest the centre, the first and the last are from float32.
 
-    Args:
-        objective: In a fast precision.
-        grid: The surface's.
-
-    Returns:
-        For each of the three alpha, beta, the loss in float32, and the one in the fast precision.
+    For each of the three alpha, beta, the loss in float32, and the one in the fast precision.
     """
     cells = nearest_to_centre(grid), grid.cell(0), grid.cell(grid.size - 1)
     rows = tuple(_row(objective, cell) for cell in cells)
@@ -117,11 +106,7 @@ def nearest_to_centre(grid: Grid) -> Cell:
 
 
 def _objective(
-    job: Job,
-    loaded: Loaded,
-    device: torch.device,
-    precision: str,
-    tick: Callable[[], None],
+    job: Job, loaded: Loaded, device: torch.device, precision: str, tick: Callable[[], None]
 ) -> objectives.Objective:
     document, model = job.document, copy.deepcopy(loaded.model)
     centre = movable_tensors(job, model, job.directions["alpha"])
@@ -134,14 +119,9 @@ def _objective(
         # Rounding is compared for one network, with the statistics that it has.
         without=BATCH_NORM | CURVATURE,
     )
-    return objectives.Objective(
-        model,
-        loaded.dataset,
-        losses.loss_function(document.loss, job_folder=job.source.parent),
-        {"alpha": directions.normalized(drawn, centre, "filter")},
-        settings,
-        tick=tick,
-    )
+    loss = losses.loss_function(document.loss, job_folder=job.source.parent)
+    along = {"alpha": directions.normalized(drawn, centre, "filter")}
+    return objectives.Objective(model, loaded.dataset, loss, along, settings, tick=tick)
 
 
 def _row(objective: objectives.Objective, cell: Cell) -> Row:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,7 @@ from torch import Tensor, nn
 
 from lsengine.engine.prepare.checkpoint_series import CheckpointSeries, Tick
 from lsengine.engine.prepare.directions import movable_tensors
-from lsengine.engine.prepare.loading import Loaded
-from lsengine.engine.prepare.quantities import trajectory_quantity_names
+from lsengine.engine.prepare.loading import Loaded, trajectory_quantity_names
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import Floats
 from lsengine.geometry.principal import BLOCK, principal_components
@@ -31,26 +29,13 @@ from lsengine.store import TrajectoryLayout
 
 log = logging.getLogger(__name__)
 Directions = Mapping[str, Mapping[str, NDArray[np.float32]]]
-_HELD_BYTES = 2**31
-
-
-@dataclass(frozen=True, slots=True)
-class PrincipalDirections:
-    """Principal directions of a job's checkpoints.
-
-    Attributes:
-        directions: By axis, unit vectors, float32; none if no axis is of kind principal.
-        ratio: Fraction of the run's variance that each explains; None without directions.
-    """
-
-    directions: Mapping[str, dict[str, Tensor]]
-    ratio: Floats | None = None
+_HELD_BYTES = 2**31  # of checkpoints in memory
 
 
 def principal_directions(
     job: Job, model: nn.Module, series: CheckpointSeries | None, tick: Tick = lambda: None
-) -> PrincipalDirections:
-    """Compute the directions of kind principal of a job, by axis; none if it has none.
+) -> tuple[dict[str, dict[str, Tensor]], Floats | None]:
+    """Compute the directions of kind principal of a job; none if it has none.
 
     Args:
         job: For ``eval``.
@@ -58,20 +43,26 @@ def principal_directions(
         series: The job's checkpoints.
         tick: Called before every checkpoint is read; may raise to stop.
 
+    Returns:
+        By axis, unit vectors, float32; and the fraction of the run's variance that each
+        explains, None without directions.
+
     Raises:
         UsageError: If a checkpoint does not fit, or the run has too few dimensions.
     """
     specs = _principal(job)
     if not specs or series is None:
-        return PrincipalDirections({})
+        return {}, None
     centre = movable_tensors(job, model, next(iter(specs.values())))
-    block = _block(sum(tensor.numel() for tensor in centre.values()))
+    # By arithmetic on shapes, so that it is the same in every run; never less than ten in all.
+    numbers = sum(tensor.numel() for tensor in centre.values())
+    block = max(1, min(BLOCK, _HELD_BYTES // (4 * numbers) - 9))
     vectors = series.vectors(model, list(centre), tick)
     with _on_one_thread(series.key):
         run = principal_components(vectors, components=2 if "beta" in specs else 1, block=block)
     ranks = [("alpha", "beta").index(axis) for axis in specs]
     directions = {axis: run.directions[k] for axis, k in zip(specs, ranks, strict=True)}
-    return PrincipalDirections(directions, run.explained_variance_ratio[ranks])
+    return directions, run.explained_variance_ratio[ranks]
 
 
 def project(
@@ -93,7 +84,7 @@ def project(
         loaded: Its model and data.
         series: Its checkpoints.
         directions: By axis.
-        ratio: Explained variance of principal directions, else None.
+        ratio: From `principal_directions`.
         tick: Called before every checkpoint is read; may raise to stop.
 
     Raises:
@@ -134,35 +125,22 @@ def ranges(job: Job, layout: TrajectoryLayout) -> dict[str, tuple[float, float]]
 def _warn_of_incomplete_path(series: CheckpointSeries, length_T: Floats) -> None:
     """Warn of a centre that is not the end of the path; say that nobody knows learning rates."""
     (at,) = np.nonzero(length_T == 0)
-    final = series.paths[-1].name
+    key, final = series.key, series.paths[-1].name
     if not at.size:
         log.warning(
-            "model.checkpoint has the parameters of none of %s: the path does not touch the "
-            "centre; the final one is %s",
-            series.key,
-            final,
+            f"model.checkpoint has the parameters of none of {key}: the path does not touch the "
+            f"centre; the final one is {final}"
         )
     elif length_T[-1] > 0:
         log.warning(
-            "model.checkpoint is %s, and the final one of %s is %s: the path does not end at 0",
-            series.paths[at[-1]].name,
-            series.key,
-            final,
+            f"model.checkpoint is {series.paths[at[-1]].name}, and the final one of {key} is "
+            f"{final}: the path does not end at 0"
         )
     if np.isnan(series.learning_rates).all():
         log.info(
-            "%s: neither they nor a history.h5 beside say the learning rate; its drops are not "
-            "marked",
-            series.key,
+            f"{key}: neither they nor a history.h5 beside say the learning rate; its drops are not "
+            "marked"
         )
-
-
-def _block(numbers: int) -> int:
-    """Return how many checkpoints to hold: 2 GiB of them, but never less than ten in all.
-
-    By arithmetic on shapes, so that it is the same in every run.
-    """
-    return max(1, min(BLOCK, _HELD_BYTES // (4 * numbers) - 9))
 
 
 def _principal(job: Job) -> dict[str, PrincipalDirection]:

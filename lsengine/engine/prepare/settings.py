@@ -29,9 +29,9 @@ def evaluation_settings(
     """Return how a job wants its network evaluated.
 
     Args:
-        job: With a network.
+        job: May leave precision and batch size open.
         device: Where everything is resident.
-        precision: The settled one; the job may leave it open.
+        precision: The settled one.
         batch_size: The settled one.
         without: Fields in which the job is not followed, such as `BATCH_NORM`.  They keep the
             defaults of `EvaluationSettings`: running statistics stay as they are in the network,
@@ -52,22 +52,14 @@ def evaluation_settings(
 
 def lanczos_options(job: Job) -> LanczosOptions:
     """Return how hard a job looks for eigenvalues."""
-    asked = job.document.curvature
-    return LanczosOptions(
-        tolerance=asked.tolerance,
-        max_products=asked.max_products,
-        basis=asked.basis,
-        seed=job.document.seed,
-    )
+    asked = job.document.curvature.model_dump(include={"tolerance", "max_products", "basis"})
+    return LanczosOptions(**asked, seed=job.document.seed)
 
 
 def batch_size(job: Job, sample_shape: Sequence[int], device_kind: str) -> int:
     """Return the job's batch size, or where it leaves it open one by arithmetic.
 
-    Args:
-        job: Any.
-        sample_shape: Shape of a sample, (C, ...); see `sample_shape`.
-        device_kind: Begins with the type of the device, such as ``cuda``.
+    ``device_kind`` begins with the type of the device, such as ``cuda``.
     """
     if job.document.batch_size == "auto":
         return automatic_batch_size(sample_shape, device_kind.partition(" ")[0])

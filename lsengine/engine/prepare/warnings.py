@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lsengine import models
 from lsengine.engine.prepare.directions import Arrays, require_shapes, stored_direction
@@ -25,12 +26,8 @@ log = logging.getLogger(__name__)
 
 def log_all(job: Job, model: nn.Module, directions: Arrays, grid: Grid) -> None:
     """Log all warnings of a run that is about to begin; the arguments are those below."""
-    for warning in (
-        *of_statistics(job, model),
-        *of_variances(job, model, directions, grid),
-        *of_centre(job),
-        *of_labels(job),
-    ):
+    of_batch_norm = of_statistics(job, model), of_variances(job, model, directions, grid)
+    for warning in chain(*of_batch_norm, of_centre(job), of_labels(job)):
         log.warning(warning)
 
 
@@ -38,11 +35,8 @@ def of_statistics(job: Job, model: nn.Module) -> Iterator[str]:
     """Yield where a job's directions and its policy for running statistics do not go together.
 
     Along a direction that ends at other statistics the activations change with the weights;
-    statistics that stay the centre's then normalise by the wrong numbers.
-
-    Args:
-        job: Valid for ``eval``.
-        model: The network at the centre, on the CPU.
+    statistics that stay the centre's then normalise by the wrong numbers.  The model is the one
+    at the centre, on the CPU.
 
     Raises:
         UsageError: If a file or checkpoint has statistics, but not those of the model.
@@ -112,16 +106,14 @@ def _differences(centre: Parameters, other: Parameters) -> str:
     a fifth, on average over all channels.
     """
     names = [name.removesuffix("running_mean") for name in centre if name.endswith("running_mean")]
-    mean_C, var_C = (
-        [
-            torch.cat([side[f"{n}running_{kind}"].double() for n in names])
-            for side in (centre, other)
-        ]
-        for kind in ("mean", "var")
-    )
-    spread_C = var_C[0].clamp_min(1e-12)
-    shift = float(((mean_C[1] - mean_C[0]).abs() / spread_C.sqrt()).mean())
-    ratio = float((var_C[1].clamp_min(1e-12) / spread_C).log().abs().mean())
+
+    def channels(side: Parameters, kind: str) -> Tensor:
+        return torch.cat([side[f"{n}running_{kind}"].double() for n in names])
+
+    shift_C = channels(other, "mean") - channels(centre, "mean")
+    spread_C = channels(centre, "var").clamp_min(1e-12)
+    shift = float((shift_C.abs() / spread_C.sqrt()).mean())
+    ratio = float((channels(other, "var").clamp_min(1e-12) / spread_C).log().abs().mean())
     if shift <= 0.1 and ratio <= 0.2:
         return ""
     return (
@@ -133,11 +125,7 @@ def _differences(centre: Parameters, other: Parameters) -> str:
 def of_variances(job: Job, model: nn.Module, directions: Arrays, grid: Grid) -> Iterator[str]:
     """Yield where interpolated variances become negative within the grid, which makes losses NaN.
 
-    Args:
-        job: Valid for ``eval``.
-        model: The network at the centre, on the CPU.
-        directions: By axis and parameter; running variances are there where they move.
-        grid: Its axes hold the largest steps.
+    Directions are by axis and parameter; running variances are among them where they move.
     """
     along = isinstance(job.directions["alpha"], CurveDirection) and not job.is_curve_plane
     if along or job.document.batch_norm.policy != "interpolated":

@@ -18,10 +18,9 @@ from dataclasses import replace
 from lsengine.engine.messages import Farewell, Hello, Plan, Report, VisibleDevices, WorkerInfo
 from lsengine.engine.options import Options
 from lsengine.engine.protocol.leases import Leases, report_interval
-from lsengine.engine.protocol.local_worker import LocalWorker, Make
 from lsengine.engine.protocol.placement import Placement
-from lsengine.engine.protocol.roster import Roster
-from lsengine.engine.protocol.shutdown import Shutdown
+from lsengine.engine.protocol.roster import Roster, Shutdown
+from lsengine.engine.protocol.worker import LocalWorker, Make
 from lsengine.errors import LsengineError, Stopped
 from lsengine.job import Job
 from lsengine.ranks import Message, StopRequest, Tag, World, available_cores
@@ -96,12 +95,8 @@ class Coordinator:
             Whether it takes part.
         """
         assert self._job is not None
-        hello = Hello(
-            host=self._world.host,
-            pid=os.getpid(),
-            cores=available_cores(),
-            visible=devices.visible,
-        )
+        host, cores = self._world.host, available_cores()
+        hello = Hello(host=host, pid=os.getpid(), cores=cores, visible=devices.visible)
         if self._world.size == 1:
             self._placement.hellos[0] = hello
             assignment = self._placement.assign(0, self._job)
@@ -115,7 +110,7 @@ class Coordinator:
         patience_s = self._patience_s if self._options.end_if_hung else math.inf
         self._local = LocalWorker(assignment, make, self._serve_others, patience_s)
         if self._world.size == 1:
-            self._placement.loaded(0, self._local.info(self._world.host))
+            self._placement.loaded(0, self._local.info(host))
         return True
 
     def serve(
@@ -141,10 +136,8 @@ class Coordinator:
         self._sink, local = sink, self._local
         workers = self._world.size - 1 + (local is not None)
         report_s = report_interval(workers, gathers=not plan.parallel)
-        self._plan = replace(plan, report_s=report_s)
-        self._leases = Leases(
-            cells, workers, chunk=self._options.chunk, report_s=report_s, blocks=blocks
-        )
+        self._plan, chunk = replace(plan, report_s=report_s), self._options.chunk
+        self._leases = Leases(cells, workers, chunk=chunk, report_s=report_s, blocks=blocks)
         for rank in [rank for rank in self._placement.infos if rank]:
             self._send_plan(rank)
         if local is not None:
@@ -180,15 +173,14 @@ class Coordinator:
         return math.inf if self._job is None else self._job.document.launch.hang_s
 
     def _part(self, farewell: Farewell) -> None:
-        shutdown = Shutdown(
+        Shutdown(
             self._world,
             self._roster,
             self._placement,
             reap_dead=self._reap_dead,
             absorb=self._absorb_last,
             patience_s=self._patience_s,
-        )
-        shutdown.run(farewell)
+        ).run(farewell)
 
     def _next(self) -> Message:
         def idle() -> None:
@@ -220,11 +212,8 @@ class Coordinator:
                 # takes the cell over waits for it.
                 self._roster.kill(rank)
             log.error(
-                "rank %d on %s has been silent for %.0f s; others take its cells %s",
-                rank,
-                self._placement.hellos[rank].host,
-                seconds,
-                listed(cells, most=_MOST_LISTED),
+                f"rank {rank} on {self._placement.hellos[rank].host} has been silent for "
+                f"{seconds:.0f} s; others take its cells {listed(cells, most=_MOST_LISTED)}"
             )
             self._hand_out()
         if not self._roster.present - self._roster.silent and self._local is None:
@@ -263,7 +252,9 @@ class Coordinator:
             self._idle.append(rank)
             self._hand_out()
         elif message.tag == Tag.FAIL:
-            raise _located(payload, rank, self._placement.hellos[rank].host)
+            host = self._placement.hellos[rank].host  # the error may be its host's alone
+            payload.args = (f"{payload} (rank {rank} on {host})",)
+            raise payload
 
     def _assign(self, rank: int) -> None:
         assert self._job is not None
@@ -287,7 +278,7 @@ class Coordinator:
         """Take note of finished cells; what a worker does not go on with goes back."""
         self._roster.silent.discard(rank)
         results = report.results
-        if results.cells:  # whoever asks for cells waits through a nap: a hundredth of one's time
+        if results.cells:  # a worker that asks waits for one nap at most: 1 % of a cell's time
             wanted_s = report.seconds / len(results.cells) / 100
             self._nap_s = min(max(wanted_s, _NAPS_S[0]), _NAPS_S[1])
         new = self._leases.finish(rank, results.cells, report.seconds, goes_on=goes_on)
@@ -308,9 +299,3 @@ class Coordinator:
         while self._idle and self._leases.waiting and not self._stop:
             rank = self._idle.popleft()
             self._world.send(self._leases.take(rank), to=rank, tag=Tag.WORK)
-
-
-def _located(error: LsengineError, rank: int, host: str) -> LsengineError:
-    """Say where an error happened; that of a worker may be its host's alone."""
-    error.args = (f"{error} (rank {rank} on {host})",)
-    return error

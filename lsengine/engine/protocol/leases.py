@@ -92,7 +92,7 @@ class Leases:
     def finish(
         self, rank: int, cells: Sequence[int], seconds: float, *, goes_on: bool = False
     ) -> list[int]:
-        """Take note of what a worker has finished; what it does not go on with goes back.
+        """Record finished cells; without more to come, return the others to the queue.
 
         Args:
             rank: The worker.

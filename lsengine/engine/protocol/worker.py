@@ -1,17 +1,20 @@
-"""The worker's conversation with the coordinator; torch is imported when there is work."""
+"""What evaluates cells: a worker, in conversation with the coordinator, or rank 0 itself.
+
+torch is imported when there is work.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
-from lsengine.engine.messages import Assignment, Farewell, Hello, Plan, Report
+from lsengine.engine.messages import Assignment, Farewell, Hello, Plan, Report, WorkerInfo
 from lsengine.engine.options import Options
 from lsengine.engine.protocol.leases import REPORTS
-from lsengine.engine.protocol.local_worker import Make
 from lsengine.engine.protocol.watchdog import Watchdog
 from lsengine.errors import LsengineError, Stopped
 from lsengine.ranks import StopRequest, Tag, World, available_cores
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from lsengine.engine.evaluator import Evaluator
     from lsengine.engine.workspace import Workspace
 
+T = TypeVar("T")
+Make = Callable[[Assignment, Callable[[], None], int], "Workspace"]
+"""Makes what a rank evaluates with: from assignment, what to call before every mini-batch, rank."""
 
 _POLL_S = 0.05
 _OVERDUE = 2  # times the seconds that a chunk was meant to take, none of it is begun any more
@@ -70,12 +76,8 @@ class _Worker:
     def serve(self) -> tuple[Farewell, Report | None]:
         """Return the coordinator's last word and the report of a chunk given up, if any."""
         world = self._world
-        hello = Hello(
-            host=world.host,
-            pid=os.getpid(),
-            cores=available_cores(),
-            visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        )
+        visible, cores = os.environ.get("CUDA_VISIBLE_DEVICES"), available_cores()
+        hello = Hello(host=world.host, pid=os.getpid(), cores=cores, visible=visible)
         world.send(hello, to=0, tag=Tag.HELLO)
         message = world.wait(Tag.JOB, Tag.STOP)
         if message.tag == Tag.STOP:
@@ -164,6 +166,72 @@ class _Worker:
             if (message := self._world.poll(Tag.STOP)) is not None:
                 self._farewell = message.payload
                 raise Stopped("the coordinator's word")
+
+
+class LocalWorker:
+    """Evaluates cells on rank 0, and serves the other ranks before every mini-batch.
+
+    Args:
+        assignment: Of rank 0.
+        make: Makes its workspace.
+        serve: Serves the others.  What it raises ends the evaluation.
+        patience_s: See `Watchdog`.
+    """
+
+    def __init__(
+        self, assignment: Assignment, make: Make, serve: Callable[[], None], patience_s: float
+    ) -> None:
+        self._assignment, self._make, self._serve = assignment, make, serve
+        self._watchdog = Watchdog(patience_s)
+        self._error: Exception | None = None
+
+    @functools.cached_property
+    def _workspace(self) -> Workspace:
+        with self._watchdog.watching():
+            return self._call(lambda: self._make(self._assignment, self._tick, 0))
+
+    def info(self, host: str) -> WorkerInfo:
+        """Return where its values come from."""
+        return self._workspace.info(host)
+
+    def begin(self, plan: Plan) -> None:
+        """Put everything on the device."""
+        workspace = self._workspace
+        with self._watchdog.watching():
+            self._evaluator = self._call(lambda: workspace.evaluator(plan))
+
+    def run(self, cells: Sequence[int], absorb: Callable[[Report, bool], None]) -> None:
+        """Evaluate cells, and hand each report on, with whether there are cells left.
+
+        Raises:
+            Exception: What ``serve`` has raised, after the cells finished till then.
+        """
+        with self._watchdog.watching():
+            remaining = list(cells)
+            while remaining:
+                report = self._evaluator.run(remaining)
+                remaining = remaining[len(report.results.cells) :]
+                if self._error is None:
+                    absorb(report, bool(remaining))
+                    continue
+                if isinstance(self._error, Stopped):  # any other would be met again
+                    absorb(Report(report.results, report.seconds), False)
+                raise self._error
+
+    def _call(self, make: Callable[[], T]) -> T:
+        try:
+            return make()
+        except Stopped:
+            raise self._error or Stopped("rank 0") from None
+
+    def _tick(self) -> None:
+        """Serve the others; a mistake there must not pass for one of the cell's."""
+        self._watchdog.progress()
+        try:
+            self._serve()
+        except Exception as error:
+            self._error = error
+            raise Stopped("rank 0") from error
 
 
 def _workspace(assignment: Assignment, tick: Callable[[], None], rank: int) -> Workspace:

@@ -238,10 +238,10 @@ def test_reading_checkpoints_can_be_stopped(folder):
     job = jobs.load(run_job(folder, "stopped"), command="eval")
     series = checkpoint_series.find(job, lambda: asked.append("find"))
     loaded = prepare.load(job)
-    parts = principal_directions.principal_directions(
+    principal, _ = principal_directions.principal_directions(
         job, loaded.model, series, lambda: asked.append("combine")
     )
-    arrays = {a: {n: t.numpy() for n, t in d.items()} for a, d in parts.directions.items()}
+    arrays = {a: {n: t.numpy() for n, t in d.items()} for a, d in principal.items()}
     principal_directions.project(job, loaded, series, arrays, tick=lambda: asked.append("project"))
     assert asked.count("find") == asked.count("project") == 9
     assert asked.count("combine") >= 18

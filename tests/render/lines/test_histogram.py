@@ -20,6 +20,7 @@ from lsengine.report import inputs
 from lsengine.surface import records as surface_records
 from lsengine.surface.records import History, WeightHistograms
 from lsengine.training import weight_histogram
+from tests.support.checkpoints import two_networks
 from tests.support.landscapes import make_plane
 
 
@@ -56,48 +57,8 @@ def make_history(name="small", epochs=40, drops=(20, 30), planned=40, **columns)
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    """Two networks with known weights, under the same file name in two folders."""
-    paths = []
-    for folder, scale in (("small", 1.0), ("large", 3.0)):
-        state = {
-            "conv.weight": torch.tensor([[-1.0, 0.0], [0.0, 1.0]]) * scale,
-            "fc.weight": torch.full((1, 4), 0.5) * scale,
-            "fc.bias": torch.tensor([2.0]),
-            "bn.running_mean": torch.full((4,), 77.0),
-            "bn.num_batches_tracked": torch.tensor(9),
-        }
-        path = tmp_path / folder / "epoch_300.pt"
-        path.parent.mkdir()
-        torch.save({"state_dict": state, "epoch": 300}, path)
-        paths.append(path)
-    return paths
-
-
-def test_weights_are_counted_on_common_bins(checkpoints, tmp_path):
-    """Known numbers: counts, norms, and which parameters are weights."""
-    weight_histogram.histograms(checkpoints, tmp_path / "w.h5", bins=3)
-    found = store.read_histograms(tmp_path / "w.h5")
-    assert found.checkpoints == ("small", "large")
-    assert found.epochs == (300, 300)
-    bins = found.groups["weights"]
-    np.testing.assert_allclose(bins.edges, [-3, -1, 1, 3])
-    assert bins.parameters == ("conv.weight", "fc.weight")
-    np.testing.assert_array_equal(bins.counts[0], [[0, 3, 1], [0, 4, 0]])  # -1 in the middle
-    np.testing.assert_array_equal(bins.counts[1], [[1, 2, 1], [0, 0, 4]])
-    np.testing.assert_allclose(bins.norms, [[2**0.5, 1.0], [18**0.5, 3.0]])
-    np.testing.assert_allclose(bins.total_norms, [3**0.5, 27**0.5])
-    assert found.groups["others"].parameters == ("fc.bias",)
-
-
-def test_what_is_not_finite_is_counted_apart(tmp_path):
-    """NaN and infinity are in no bin and no norm, but in a note."""
-    state = {"w": torch.tensor([[1.0, float("nan"), float("inf"), -1.0]])}
-    torch.save(state, tmp_path / "a.pt")
-    found = weight_histogram.histograms([tmp_path / "a.pt"], tmp_path / "w.h5")
-    bins = found.groups["weights"]
-    assert (bins.counts.sum(), bins.not_finite.sum()) == (2, 2)
-    assert bins.total_norms[0] == pytest.approx(2**0.5)
-    assert "2 NaN or infinite" in words(render.figure([found], kind="histogram"))
+    """Two networks with known weights."""
+    return two_networks(tmp_path)
 
 
 def test_networks_of_different_parameters_go_together(checkpoints, tmp_path):
@@ -147,30 +108,6 @@ def test_peaked_histograms_are_drawn_as_logarithms():
             kind="histogram",
         )
         assert figure.axes[0].get_yscale() == expected
-
-
-def test_names_of_checkpoints_are_different_or_given(checkpoints, tmp_path):
-    """Alike file names take their folders'; --name wins; too few names are refused."""
-    out = tmp_path / "w.h5"
-    given = weight_histogram.histograms(checkpoints, out, names=["bs 128", "bs 8192"])
-    assert given.checkpoints == ("bs 128", "bs 8192")
-    with pytest.raises(UsageError, match="1 names for 2 checkpoints"):
-        weight_histogram.histograms(checkpoints, out, names=["a"])
-    with pytest.raises(UsageError, match="named twice"):
-        weight_histogram.histograms([checkpoints[0]] * 2, out)
-    with pytest.raises(UsageError, match=r"ends in \.h5"):
-        weight_histogram.histograms(checkpoints, tmp_path / "w.png")
-
-
-def test_the_weights_file_opens_in_xarray(checkpoints, tmp_path):
-    """Every axis has a name, and counts add up to sizes."""
-    xarray = pytest.importorskip("xarray")
-    pytest.importorskip("h5netcdf")
-    weight_histogram.histograms(checkpoints, tmp_path / "w.h5")
-    with xarray.open_datatree(tmp_path / "w.h5", engine="h5netcdf") as tree:
-        group = tree["weights"]
-        assert group["parameter_count"].dims == ("checkpoint", "parameter", "bin")
-        np.testing.assert_array_equal(group["parameter_count"].sum("bin"), group["parameter_size"])
 
 
 def test_files_of_another_kind_are_named(checkpoints, tmp_path, capsys):
