@@ -40,8 +40,7 @@ class Dataset:
 
     Attributes:
         splits: By name, ``train`` before ``test``.
-        mean: Of each channel on the scale of [0, 1], float64 (C,) or (1,); None for none.
-        std: Likewise.
+        mean, std: Of each channel on the scale of [0, 1], float64 (C,) or (1,); None for none.
         classes: Number of classes; None if the data are no classification.
     """
 
@@ -53,23 +52,22 @@ class Dataset:
     @property
     def channels(self) -> int:
         """Channels of images, else the size of the first axis of a sample."""
-        return int(self._x.shape[1])
+        return self._any.x.shape[1]
 
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width of images; None if the inputs are not images."""
-        return (int(self._x.shape[2]), int(self._x.shape[3])) if self._x.ndim == 4 else None
+        shape = self._any.x.shape
+        return (shape[2], shape[3]) if len(shape) == 4 else None
 
     @property
     def outputs(self) -> int:
         """Outputs a network needs: the classes, or the values to predict."""
-        if self.classes is not None:
-            return self.classes
-        return int(next(iter(self.splits.values())).y.shape[1])
+        return self._any.y.shape[1] if self.classes is None else self.classes
 
     @property
-    def _x(self) -> Tensor:
-        return next(iter(self.splits.values())).x
+    def _any(self) -> Split:
+        return next(iter(self.splits.values()))
 
     @cached_property
     def sha256(self) -> str:
@@ -92,10 +90,8 @@ def normalized(dataset: Dataset, split: str, dtype: torch.dtype) -> Tensor:
 def standardized(x: Tensor, dataset: Dataset, dtype: torch.dtype) -> Tensor:
     """Scale bytes to [0, 1], then subtract the data set's mean and divide by its std.
 
-    Args:
-        x: Raw inputs (N, ...) on any device; not modified.
-        dataset: Where they are from.
-        dtype: Of the result; computed in float64 for float64, else in float32.
+    The raw inputs (N, ...) are on any device and not modified.  Computed in float64 if that is the
+    dtype of the result, else in float32.
     """
     working = torch.float64 if dtype == torch.float64 else torch.float32
     out = x.to(working, copy=True)
@@ -115,11 +111,41 @@ class RawData:
     Attributes:
         splits: Inputs and labels by name; arrays or tensors.
         classes: Number of classes, where the source says it.
-        mean: Of each channel on the scale of [0, 1]; the data set's usual normalisation.
-        std: Likewise.
+        mean, std: Of each channel on the scale of [0, 1]; the usual normalisation.
     """
 
     splits: dict[str, tuple[Any, Any]]
     classes: int | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+
+
+def draw_subset(split: Split, samples: int, seed: int, name: str) -> Split:
+    """Return a random part of a split, with the classes in the same shares."""
+    if samples >= len(split.y):
+        return split
+    digest = hashlib.sha256(f"subset {seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    chosen = stratified(split.y, samples, generator)
+    return Split(split.x[chosen].contiguous(), split.y[chosen].contiguous())
+
+
+def stratified(y: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    """Return sorted indices of a draw that has the classes in the proportions of all.
+
+    Shares are rounded down and what is left goes to the largest remainders.  Values to
+    predict have no classes: the draw is then uniform.
+    """
+    if y.is_floating_point():
+        return torch.randperm(len(y), generator=generator)[:samples].sort().values
+    labels, counts = y.unique(return_counts=True)
+    shares = (counts * samples) // len(y)
+    remainders = (counts * samples) % len(y)
+    left = samples - int(shares.sum())
+    shares[remainders.argsort(descending=True, stable=True)[:left]] += 1
+    chosen = []
+    for label, share in zip(labels, shares.tolist(), strict=True):
+        members = (y == label).nonzero().flatten()
+        order = torch.randperm(len(members), generator=generator)
+        chosen.append(members[order[:share]])
+    return torch.cat(chosen).sort().values

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lsengine.data.dataset import RawData
-from lsengine.data.subset import stratified
+from lsengine.data.dataset import RawData, stratified
 
 _MEAN, _STD = 0.3059, 0.3765  # of the training split
 _TEST_SAMPLES = 360

@@ -37,7 +37,10 @@ def folder(root: Path) -> RawData:
     test = root / "test" if (root / "test").is_dir() else root / "val"
     roots = {"train": root / "train", "test": test}
     roots = {name: path for name, path in roots.items() if path.is_dir()} or {"train": root}
-    folders = {name: _subfolders(path) for name, path in roots.items()}
+    folders = {
+        split: {p.name: p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")}
+        for split, path in roots.items()
+    }
     classes = sorted({name for inner in folders.values() for name in inner})
     for split, inner in folders.items():
         if missing := [name for name in classes if name not in inner]:
@@ -67,11 +70,6 @@ def folder(root: Path) -> RawData:
     return RawData(splits=splits, classes=len(classes))
 
 
-def _subfolders(path: Path) -> dict[str, Path]:
-    entries = (p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return {p.name: p for p in entries}
-
-
 def _files(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
 
@@ -88,14 +86,9 @@ def _decoded(paths: Mapping[str, Sequence[Path]]) -> pixel_cache.Pixels:
                 f"data.root: {file} is {height}x{width}, but {first} is {shape[0]}x{shape[1]}; "
                 "all images must have one size"
             )
-    channels = 3 if any(pixels.ndim == 3 for _, pixels in pairs) else 1
+    full = (*shape, 3 if any(pixels.ndim == 3 for _, pixels in pairs) else 1)
     return {
-        split: np.stack(
-            [
-                np.broadcast_to(p if p.ndim == 3 else p[..., None], (*shape, channels))
-                for p in images
-            ]
-        )
+        split: np.stack([np.broadcast_to(p.reshape(*shape, -1), full) for p in images])
         for split, images in decoded.items()
     }
 

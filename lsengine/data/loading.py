@@ -13,9 +13,8 @@ from torch import Tensor
 
 from lsengine.data import image_folder, torchvision
 from lsengine.data.checks import check_alike, count_classes, validated
-from lsengine.data.dataset import SPLITS, Dataset, RawData, Split
+from lsengine.data.dataset import SPLITS, Dataset, RawData, Split, draw_subset
 from lsengine.data.digits import load_digits
-from lsengine.data.subset import draw_subset
 from lsengine.errors import UsageError
 from lsengine.external import user_code
 from lsengine.job import schema
@@ -36,7 +35,8 @@ def load(spec: schema.DataSpec, *, root: Path | None, job_folder: Path, seed: in
         EnvironmentUnfit: If a library that the data set needs is not installed.
     """
     raw = _read(spec, root, job_folder)
-    where = _where(spec, root)
+    in_root = spec.dataset in ("arrays", "image_folder")
+    where = f"data.root: {root}" if in_root else f"data.dataset: {spec.dataset}"
     for name in spec.splits:
         if name not in raw.splits:
             have = ", ".join(raw.splits) or "none"
@@ -67,13 +67,6 @@ def load(spec: schema.DataSpec, *, root: Path | None, job_folder: Path, seed: in
 
 def _constants(values: Sequence[float] | None) -> Tensor | None:
     return None if values is None else torch.tensor(list(values), dtype=torch.float64)
-
-
-def _where(spec: schema.DataSpec, root: Path | None) -> str:
-    """Return the key path and the name of the source, to start messages with."""
-    if spec.dataset in ("arrays", "image_folder"):
-        return f"data.root: {root}"
-    return f"data.dataset: {spec.dataset}"
 
 
 def _read(spec: schema.DataSpec, root: Path | None, job_folder: Path) -> RawData:

@@ -31,10 +31,7 @@ def pixels(
 ) -> Pixels:
     """Return the images of every split, (N, H, W, C) uint8, decoded now or before.
 
-    Args:
-        root: The folder that they are in.
-        images: Image files of every split, in order.
-        decode: Decodes them.
+    The image files of every split, in order, are in the folder ``root``.
     """
     if sum(map(len, images.values())) < _FEWEST:
         return decode()
@@ -43,11 +40,9 @@ def pixels(
     except RuntimeError:  # this user has no home
         return decode()
     key = _key(root, images)
-    cached = _read(path, key, images)
-    if cached is not None:
-        return cached
-    decoded = decode()
-    _write(path, key, decoded)
+    if (decoded := _read(path, key, images)) is None:
+        decoded = decode()
+        _write(path, key, decoded)
     return decoded
 
 
@@ -61,8 +56,7 @@ def cache_file(root: Path) -> Path:
     """
     folder = os.environ.get("LSENGINE_CACHE")
     if not folder:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = str(Path(cache) / "lsengine")
+        folder = f"{os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'}/lsengine"
     root = root.resolve()
     digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     return Path(folder) / f"decoded-{root.name}-{digest}.npz"

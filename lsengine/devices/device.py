@@ -17,11 +17,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
 def device_of(kind: str, slot: int) -> torch.device:
-    """Return the device of the ``slot``-th worker that sees the same devices.
+    """Return the device of a worker, the ``slot``-th of its host that sees the same devices.
 
-    Args:
-        kind: ``auto``, ``cuda``, ``mps`` or ``cpu``.
-        slot: Number of the worker on its host, among those that see the same devices.
+    The kind is ``auto``, ``cuda``, ``mps`` or ``cpu``.
 
     Raises:
         EnvironmentUnfit: If a kind is asked for that this machine does not have.
@@ -87,9 +85,7 @@ def automatic_batch_size(sample_shape: Sequence[int], device: str) -> int:
     one with AVX2, where a call's fixed cost weighs more than the cache.  What a GPU is given, a
     million positions at once, has not been measured.
     """
-    positions = math.prod(sample_shape[1:]) or 1
-    if len(sample_shape) < 3:
-        positions = math.prod(sample_shape)
+    positions = math.prod(sample_shape[1:] if len(sample_shape) >= 3 else sample_shape) or 1
     budget, largest = (2**17, 512) if device == "cpu" else (2**20, 4096)
     power = int(math.log2(max(1, budget / positions)))
     return max(16, min(largest, 1 << power))
@@ -110,7 +106,5 @@ def tune_malloc() -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that there was no memory, of a device or of this host."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(w in text for w in _NO_MEMORY)
+    says_so = isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _NO_MEMORY)
+    return says_so or isinstance(error, MemoryError | torch.OutOfMemoryError)

@@ -9,12 +9,7 @@ from lsengine.errors import EnvironmentUnfit
 
 
 def library(module: str, extra: str, purpose: str) -> Any:
-    """Import a module of an optional library.
-
-    Args:
-        module: Its dotted name.
-        extra: The extra of lsengine's that installs it.
-        purpose: What it is needed for, for the message.
+    """Import a module of an optional library, which an extra of lsengine's installs.
 
     Raises:
         EnvironmentUnfit: If it is not installed.

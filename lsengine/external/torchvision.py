@@ -40,19 +40,13 @@ def _import_torchvision() -> ModuleType:
     try:
         return importlib.import_module("torchvision")
     except RuntimeError:  # "operator torchvision::nms does not exist"
-        _declare_operators()
+        for name in [n for n in _OPERATORS if not hasattr(torch.ops.torchvision, n)]:
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _libraries.append(library)
     for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # half imported
     return importlib.import_module("torchvision")
-
-
-def _declare_operators() -> None:
-    for name in _OPERATORS:
-        if hasattr(torch.ops.torchvision, name):
-            continue
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _libraries.append(library)
 
 
 _libraries: list[torch.library.Library] = []  # a schema lives as long as its library

@@ -18,12 +18,6 @@ _in_job_folders: dict[str, Path] = {}  # the folder of each module from one
 def call(spec: str, args: dict[str, Any], *, key: str, job_folder: Path) -> Any:
     """Call the user's factory ``package.module:factory`` as ``factory(**args)``.
 
-    Args:
-        spec: Where the factory is.
-        args: Its keyword arguments.
-        key: Key path of ``spec`` in the job, for messages.
-        job_folder: The job file's folder, searched after PYTHONPATH.
-
     Raises:
         UsageError: If there is no such factory, or it fails; with the factory's own error.
     """
@@ -41,12 +35,8 @@ def call(spec: str, args: dict[str, Any], *, key: str, job_folder: Path) -> Any:
 def lookup(spec: str, *, key: str, job_folder: Path) -> Callable[..., Any]:
     """Return the callable that ``package.module:name`` names, without calling it.
 
-    The module is looked for on PYTHONPATH first, then in ``job_folder``.
-
-    Args:
-        spec: Where the callable is.
-        key: Key path of ``spec`` in the job, for messages.
-        job_folder: The job file's folder.
+    The module is looked for on PYTHONPATH first, then in ``job_folder``.  Messages begin with
+    the key path of ``spec`` in the job.
 
     Raises:
         UsageError: If the module or the name in it is missing, or importing it fails.
@@ -72,15 +62,10 @@ def lookup(spec: str, *, key: str, job_folder: Path) -> Callable[..., Any]:
 
 
 def _import_failure(name: str, error: BaseException, key: str, job_folder: Path) -> str:
-    missing = getattr(error, "name", None)
-    if isinstance(error, ModuleNotFoundError) and missing in _parents(name):
-        return f'{key}: no module "{missing}", neither on PYTHONPATH nor in {job_folder}'
+    # Its own absence or that of a package it is in; what it imports may be missing as well.
+    if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+        return f'{key}: no module "{error.name}", neither on PYTHONPATH nor in {job_folder}'
     return f'{key}: importing "{name}" failed: {type(error).__name__}: {error}'
-
-
-def _parents(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 @contextmanager

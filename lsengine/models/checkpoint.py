@@ -1,4 +1,7 @@
-"""Checkpoints: parameters read from files of many habits, and written in one."""
+"""Checkpoints: parameters read from files of many habits, and written in one.
+
+In all functions ``key`` is the key path of the file in the job, for messages.
+"""
 
 from __future__ import annotations
 
@@ -64,10 +67,6 @@ def load(path: Path, *, key: str = "model.checkpoint") -> Checkpoint:
     ``model`` or ``net``, the prefixes of data-parallel and compiled models, and torch's
     formats before and after 1.6 whatever the file is called (.pt, .pth, .t7).
 
-    Args:
-        path: The file.
-        key: Key path of the file in the job, for messages.
-
     Raises:
         UsageError: If it cannot be read, is damaged, holds no parameters, or needs code.
     """
@@ -97,10 +96,7 @@ def load(path: Path, *, key: str = "model.checkpoint") -> Checkpoint:
 def read(path: Path, *, key: str, mapped: bool = False) -> Any:
     """Return the content of a file of torch's, on the CPU, without running any code.
 
-    Args:
-        path: The file.
-        key: Key path of the file in the job, for messages.
-        mapped: Whether tensors are read from the file only when they are used.
+    If ``mapped``, tensors are read from the file only when they are used.
 
     Raises:
         UsageError: If it cannot be read, is damaged, or needs code.
@@ -131,11 +127,8 @@ def read(path: Path, *, key: str, mapped: bool = False) -> Any:
 
 def _blamed(error: Exception) -> str:
     """Return the class or function that torch refuses to unpickle."""
-    words = str(error).replace("`", " ").split()
-    for before, word in pairwise(words):
-        if before == "GLOBAL":
-            return word
-    return "an unsupported type"
+    pairs = pairwise(str(error).replace("`", " ").split())
+    return next((word for before, word in pairs if before == "GLOBAL"), "an unsupported type")
 
 
 def _nested(content: Any) -> Mapping[str, Any]:
@@ -160,12 +153,7 @@ def _plain(name: str, state: Mapping[str, Any]) -> str:
 def numbers(path: Path, *, key: str) -> dict[str, float]:
     """Return the numbers that a checkpoint file names, without reading its parameters.
 
-    Args:
-        path: The file.
-        key: Key path of the file in the job, for messages.
-
-    Returns:
-        Such as ``epoch`` (an int) and ``test_error``; none of a bare state dict.
+    Such as ``epoch`` (an int) and ``test_error``; none of a bare state dict.
 
     Raises:
         UsageError: As `read`.
@@ -193,13 +181,8 @@ def epoch_of(numbers: Mapping[str, float]) -> int | None:
 def fit(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> None:
     """Load a checkpoint's parameters into a model: all of them, and no others.
 
-    Args:
-        model: Changed in place, if everything fits.
-        checkpoint: From `load`.
-        key: Key path of the checkpoint in the job, for messages.
-
     Raises:
-        UsageError: As `fitted`.
+        UsageError: As `fitted`; the model is not changed then.
     """
     state = fitted(model, checkpoint, key=key)
     with torch.no_grad():
@@ -212,11 +195,6 @@ def fitted(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> dict[str, T
 
     Counters of batches may be missing (files older than torch 0.4.1 have none); then the
     model's own stay.
-
-    Args:
-        model: Not changed.
-        checkpoint: From `load`.
-        key: Key path of the checkpoint in the job, for messages.
 
     Raises:
         UsageError: With the first names that are missing, unexpected or of another shape.
@@ -249,12 +227,9 @@ def save(
 ) -> None:
     """Write a checkpoint whole or not at all.
 
-    Args:
-        path: The file; its folder must exist.  An existing file is replaced.
-        model: Its parameters and buffers go under ``state_dict``.
-        optimizer: Its state goes under ``optimizer``.
-        epoch: The epoch after which this is.
-        content: More numbers, texts and tensors by name.
+    The folder must exist; an existing file is replaced.  Parameters and buffers go under
+    ``state_dict``, the optimizer's state under ``optimizer``; ``content`` has more numbers, texts
+    and tensors by name.
 
     Raises:
         EnvironmentUnfit: If the file cannot be written.

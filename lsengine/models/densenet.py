@@ -44,10 +44,7 @@ class Transition(nn.Module):
 class DenseNet(nn.Module):
     """Four dense blocks with transitions between them, batch norm, a linear layer.
 
-    Args:
-        channels: Channels of the input.
-        classes: Number of outputs.
-        growth: Channels that each layer adds.
+    Each layer adds ``growth`` channels.
     """
 
     def __init__(self, *, channels: int, classes: int, growth: int = 32) -> None:

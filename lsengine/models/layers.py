@@ -19,10 +19,9 @@ def check_model_accepts(model: nn.Module, x: Tensor, outputs: int | None) -> Non
     """Run two samples through the network, to find a misfit before the work starts.
 
     Args:
-        model: The network; its mode and its running statistics are left as they are.
+        model: Its mode and its running statistics are left as they are.
         x: A batch of inputs on the network's device.
-        outputs: The number of outputs that the labels need at least (classes) or exactly
-            (values to be predicted); None to skip that check.
+        outputs: How many the labels need at least; None to skip that check.
 
     Raises:
         UsageError: If the network refuses the data's shape, or has too few outputs.

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 class MLP(nn.Module):
     """Hidden layers with ReLU, then a linear layer; neither normalisation nor dropout.
 
-    Args:
-        features: Values of one sample; samples are flattened.
-        classes: Number of outputs.
-        hidden: Width of each hidden layer; none makes the network linear.
+    A sample of so many ``features`` is flattened.  ``hidden`` has the width of each hidden layer;
+    without any the network is linear.
     """
 
     def __init__(self, *, features: int, classes: int, hidden: Sequence[int]) -> None:

@@ -11,6 +11,7 @@ Shapes: N samples, C channels, H rows, W columns, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class ResNet(nn.Module):
     Args:
         block: The kind of block.
         blocks: Number of blocks of each stage.
-        channels: Channels of the input.
+        channels: Of the input.
         classes: Number of outputs.
         width: Channels of the stem and of the first stage.
         shortcut: Whether blocks add their input.
@@ -84,7 +85,7 @@ class ResNet(nn.Module):
         channels: int,
         classes: int,
         width: int,
-        shortcut: bool,
+        shortcut: bool = True,
     ) -> None:
         super().__init__()
         self.conv1 = _conv3x3(channels, width, 1)
@@ -109,21 +110,15 @@ class ResNet(nn.Module):
         return logits_NK
 
 
-def cifar(
-    depth: int, *, channels: int, classes: int, width: int = 16, shortcut: bool = True
-) -> ResNet:
+def cifar(depth: int, **options: Any) -> ResNet:
     """Return the CIFAR ResNet of ``depth`` = 6n + 2 layers: three stages of n blocks."""
-    blocks = 3 * [(depth - 2) // 6]
-    return ResNet(Block, blocks, channels=channels, classes=classes, width=width, shortcut=shortcut)
+    return ResNet(Block, 3 * [(depth - 2) // 6], **options)
 
 
-def four_stages(
-    depth: int, *, channels: int, classes: int, width: int = 64, shortcut: bool = True
-) -> ResNet:
+def four_stages(depth: int, **options: Any) -> ResNet:
     """Return ResNet-18, 34 or 50 with a stem for small images."""
     blocks = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}[depth]
-    block = Bottleneck if depth == 50 else Block
-    return ResNet(block, blocks, channels=channels, classes=classes, width=width, shortcut=shortcut)
+    return ResNet(Bottleneck if depth == 50 else Block, blocks, **options)
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int) -> nn.Conv2d:

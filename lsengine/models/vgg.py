@@ -8,11 +8,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 _POOL = 0
-_STAGES: dict[int, tuple[int, ...]] = {
-    9: (64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, _POOL),
-    16: (64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, _POOL) + 2 * (512, 512, 512, _POOL),
-    19: (64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, 256, _POOL)
-    + 2 * (512, 512, 512, 512, _POOL),
+_TWO_STAGES = (64, 64, _POOL, 128, 128, _POOL)
+_STAGES = {
+    9: (*_TWO_STAGES, 256, 256, 256, _POOL),
+    16: (*_TWO_STAGES, 256, 256, 256, _POOL, *(2 * (512, 512, 512, _POOL))),
+    19: (*_TWO_STAGES, 256, 256, 256, 256, _POOL, *(2 * (512, 512, 512, 512, _POOL))),
 }
 
 
@@ -21,12 +21,7 @@ class VGG(nn.Module):
 
     A pooling layer whose input is a single row or column is left out (its place in
     ``features`` is kept, so the names of parameters do not depend on the input's size).
-
-    Args:
-        depth: 9, 16 or 19.
-        channels: Channels of the input.
-        classes: Number of outputs.
-        size: Height and width of the input.
+    ``depth`` is 9, 16 or 19, ``size`` the height and width of the input.
     """
 
     def __init__(self, depth: int, *, channels: int, classes: int, size: tuple[int, int]) -> None:

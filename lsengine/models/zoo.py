@@ -10,7 +10,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,42 +76,30 @@ def build(
                 f"model.arch: {model.arch} needs at least {_SMALLEST}x{_SMALLEST} pixels, "
                 f"got {size[0]}x{size[1]}; use mlp or module:factory"
             )
-    return _FAMILIES[entry.family](entry, size, args)
+    return _from_zoo(entry, size or (1, 1), args)
 
 
 def zoo() -> list[tuple[str, int]]:
     """Return each zoo name with its number of parameters at 3x32x32 and 10 classes."""
     sizes = []
     for name in NETWORKS:
+        spec = schema.ModelSpec(arch=name)
         with torch.device("meta"):  # shapes only: nothing is allocated or drawn
-            network = build(
-                schema.ModelSpec(arch=name),
-                channels=3,
-                classes=10,
-                size=(32, 32),
-                job_folder=Path(),
-            )
+            network = build(spec, channels=3, classes=10, size=(32, 32), job_folder=Path())
         sizes.append((name, sum(p.numel() for p in network.parameters())))
     return sizes
 
 
-def _mlp(_: Network, size: Size | None, args: Mapping[str, Any]) -> nn.Module:
-    height, width = size or (1, 1)
-    features = args["channels"] * height * width
-    return mlp.MLP(features=features, classes=args["classes"], hidden=args["hidden"])
-
-
-_FAMILIES: dict[str, Callable[[Network, Size | None, Mapping[str, Any]], nn.Module]] = {
-    "mlp": _mlp,
-    "vgg": lambda entry, size, args: vgg.VGG(entry.depth, size=size or (1, 1), **args),
-    "four_stages": lambda entry, _, args: resnet.four_stages(
-        entry.depth, shortcut=entry.shortcut, **args
-    ),
-    "cifar_resnet": lambda entry, _, args: resnet.cifar(
-        entry.depth, shortcut=entry.shortcut, **args
-    ),
-    "densenet": lambda _, __, args: densenet.DenseNet(**args),
-}
+def _from_zoo(entry: Network, size: Size, args: Mapping[str, Any]) -> nn.Module:
+    if entry.family == "mlp":
+        features = args["channels"] * size[0] * size[1]
+        return mlp.MLP(features=features, classes=args["classes"], hidden=args["hidden"])
+    if entry.family == "vgg":
+        return vgg.VGG(entry.depth, size=size, **args)
+    if entry.family == "densenet":
+        return densenet.DenseNet(**args)
+    family = {"cifar_resnet": resnet.cifar, "four_stages": resnet.four_stages}[entry.family]
+    return family(entry.depth, shortcut=entry.shortcut, **args)
 
 
 def _check_args(arch: str, args: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -123,13 +111,10 @@ def _check_args(arch: str, args: Mapping[str, Any], defaults: Mapping[str, Any])
         several = isinstance(defaults[name], list)
         if several and not isinstance(value, list | tuple):
             raise UsageError(f"model.args.{name}: expected a list of integers, got {value!r}")
-        if not all(_is_count(v) for v in (value if several else [value])):
-            kind = "integers of at least 1" if several else "an integer of at least 1"
-            raise UsageError(f"model.args.{name}: expected {kind}, got {value!r}")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        for count in value if several else [value]:
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                kind = "integers of at least 1" if several else "an integer of at least 1"
+                raise UsageError(f"model.args.{name}: expected {kind}, got {value!r}")
 
 
 def _from_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
