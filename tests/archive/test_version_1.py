@@ -18,6 +18,7 @@ from tests.archive.version_1 import to_version_1, version_of
 from tests.support.jobs import values, write_job
 
 GRID = {"alpha": [-1, 1, 5], "beta": [-0.5, 1, 3]}
+ARCHIVED = Path(__file__).parent / "version-1"
 
 
 def _evaluate(job: Path, **options):
@@ -137,3 +138,42 @@ def test_directions_come_from_files_of_version_1(folder):
     found = store.read(_evaluate(again)).quantities["train_loss"]
     expected = store.read(folder / "job.h5").quantities["train_loss"]
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture
+def archived(tmp_path):
+    """A copy of what lsengine made before version 2: a job, its files, and half of its surface."""
+    return Path(shutil.copytree(ARCHIVED, tmp_path / "archived"))
+
+
+def test_an_archived_surface_goes_on(archived):
+    """Its finished cells stay, the others agree with a whole run of today."""
+    path = archived / "job.h5"
+    half, before = store.read(path), values(path)
+    assert (version_of(path), half.counts()["done"]) == (1, 8)
+    _evaluate(archived / "job.yaml")
+    assert version_of(path) == 1
+    found = store.read(path)
+    assert found.counts()["missing"] == 0
+    for name, stored in half.quantities.items():
+        np.testing.assert_array_equal(found.quantities[name][half.done], stored[half.done])
+    assert values(path).keys() == before.keys()
+    path.unlink()
+    whole = store.read(_evaluate(archived / "job.yaml"))
+    assert version_of(path) == 2
+    for name, expected in whole.quantities.items():
+        np.testing.assert_allclose(found.quantities[name], expected, rtol=1e-5)
+
+
+def test_an_archived_surface_is_extended_merged_and_exported(archived):
+    """What today's commands do with files of today, they do with it."""
+    half = store.read(archived / "job.h5")
+    old = (archived / "job.h5").rename(archived / "old.h5")
+    extended = store.read(_evaluate(archived / "job.yaml", extend=old))
+    for name, stored in half.quantities.items():
+        np.testing.assert_array_equal(extended.quantities[name][half.done], stored[half.done])
+    other = _evaluate(archived / "job.yaml", shard=(2, 2)).with_name("job.shard-2.h5")
+    assert merge([old, other], archived / "whole.h5").code == 0
+    assert store.read(archived / "whole.h5").counts()["missing"] == 0
+    for form, name in (("csv", "a.csv"), ("npz", "a.npz"), ("loss-landscape", "a.h5")):
+        assert export(old, form, archived / name)
