@@ -29,13 +29,10 @@ def configure(rank: int) -> None:
 
 
 class Progress:
-    """Reports how far a long task is: a bar on a terminal, a line every few seconds elsewhere.
+    """Reports how far a long task is: how many of its ``cells`` or other things are done.
 
-    Args:
-        things: What is counted, as lines name it: ``cells``.
-        total: How many there are.
-        done: How many of them were done before this run.
-        style: ``bar``, ``lines``, ``none``, or ``auto``: a bar on a terminal, else lines.
+    The style is ``bar``, ``lines`` (one every few seconds), ``none``, or ``auto``: a bar on a
+    terminal, else lines.  What was ``done`` before this run does not count for the rate.
     """
 
     def __init__(self, things: str, *, total: int, done: int, style: str) -> None:

@@ -84,23 +84,21 @@ def duration(seconds: float) -> str:
 def distinct(names: Sequence[str], sources: Sequence[str]) -> list[str]:
     """Return the names, those that occur twice with what tells their files apart in parentheses.
 
-    Args:
-        names: Of things in one figure.
-        sources: The file of each; one file named twice keeps its name.
+    One file named twice keeps its name.
 
     Example:
         >>> distinct(["a", "a", "b"], ["run1/s.h5", "run2/s.h5", "b.h5"])
         ['a (run1)', 'a (run2)', 'b']
     """
-    made = list(names)
-    for name in {n for n in names if names.count(n) > 1}:
+    told_apart = list(names)
+    for name in set(names):
         alike = [i for i, n in enumerate(names) if n == name]
         files = list(dict.fromkeys(sources[i] for i in alike))
         if len(files) > 1:
             ends = dict(zip(files, parts_that_differ([Path(f) for f in files]), strict=True))
             for i in alike:
-                made[i] = f"{name} ({ends[sources[i]]})"
-    return made
+                told_apart[i] = f"{name} ({ends[sources[i]]})"
+    return told_apart
 
 
 def parts_that_differ(paths: Sequence[Path]) -> list[str]:

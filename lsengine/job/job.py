@@ -85,7 +85,7 @@ class Job:
         """Return the whole document as YAML text, defaults filled in and paths absolute."""
         content = self.document.model_dump(mode="json")
         content["output"] = str(self.surface)
-        for *sections, last in _PATHS:
+        for *sections, last in (path.split(".") for path in _PATHS):
             section: Any = content
             for key in sections:
                 section = (section or {}).get(key)
@@ -96,9 +96,8 @@ class Job:
     def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """Return everything that decides the values of the surface, as plain JSON values.
 
-        Args:
-            digests: SHA-256 of the checkpoint, of the data and of each direction's files; of
-                the trajectory's where an axis fits it.
+        ``digests`` are the SHA-256 of the checkpoint, of the data and of each direction's files,
+        and of the trajectory's where an axis fits it.
         """
         content = self.document.model_dump(mode="json")
         identity = {k: content[k] for k in _IDENTITY}
@@ -119,26 +118,11 @@ class Job:
 
 _DIRECTION_FILES = ("checkpoint", "path")
 _DIRECTION_PATHS = (*_DIRECTION_FILES, "checkpoints")
-_PATHS = (
-    ("model", "checkpoint"),
-    ("data", "root"),
-    ("trajectory", "checkpoints"),
-    ("train", "output"),
-    ("curve", "to"),
-    ("curve", "output"),
-    *(("directions", axis, key) for axis in ("alpha", "beta") for key in _DIRECTION_PATHS),
-)
-_IDENTITY = (
-    "loss",
-    "batch_norm",
-    "curvature",
-    "precision",
-    "batch_size",
-    "quantities",
-    "grid",
-    "repeats",
-    "seed",
-)
+_PATHS = ["model.checkpoint", "data.root", "trajectory.checkpoints", "train.output"]
+_PATHS += ["curve.to", "curve.output"]
+_PATHS += [f"directions.{axis}.{key}" for axis in ("alpha", "beta") for key in _DIRECTION_PATHS]
+_IDENTITY = ["loss", "batch_norm", "curvature", "precision", "batch_size", "quantities"]
+_IDENTITY += ["grid", "repeats", "seed"]
 
 
 def direction_files(job: Document) -> Iterator[tuple[str, str]]:

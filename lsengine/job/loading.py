@@ -39,10 +39,8 @@ _NEEDS = {
 def load(path: str | Path, *, command: str = "any") -> Job:
     """Read and check a file that is one job.
 
-    Args:
-        path: The YAML file.
-        command: What the job is for (``eval``, ``trajectory``, ``spectrum``, ``train``, ``connect``
-            or ``any``); decides which sections and files must be there.
+    The command (``eval``, ``trajectory``, ``spectrum``, ``train``, ``connect`` or ``any``) decides
+    which sections and files must be there.
 
     Raises:
         JobError: With every problem of the file, each starting with its key path; also if a
@@ -59,10 +57,7 @@ def load(path: str | Path, *, command: str = "any") -> Job:
 def load_all(path: str | Path, *, command: str = "any", only: str = "*") -> list[Job]:
     """Read and check a file that may be several jobs, by `lsengine.job.matrix`.
 
-    Args:
-        path: The YAML file.
-        command: See `load`.
-        only: Pattern that the names of the wanted jobs match.
+    ``command`` is that of `load`; ``only`` is a pattern that the names of the wanted jobs match.
 
     Raises:
         JobError: With every problem of every job.
@@ -97,10 +92,8 @@ def load_all(path: str | Path, *, command: str = "any", only: str = "*") -> list
 
 def _shared_outputs(jobs: list[Job], command: str) -> Iterator[str]:
     """Yield what several jobs of one file would all write."""
-    outputs = {
-        "eval": ("output", [job.output for job in jobs]),
-        "train": ("train.output", [j.path(t.output) for j in jobs if (t := j.document.train)]),
-    }
+    trained = [j.path(t.output) for j in jobs if (t := j.document.train)]
+    outputs = {"eval": ("output", [j.output for j in jobs]), "train": ("train.output", trained)}
     key, paths = outputs.get(command, ("", []))
     if len(set(paths)) < len(paths):
         yield f"{key}: several jobs of the matrix share one; put a key in braces into it"

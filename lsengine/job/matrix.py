@@ -35,7 +35,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         inherited = result.get(key)
         result[key] = value
         if isinstance(inherited, Mapping) and isinstance(value, Mapping):
-            result[key] = value if _is_another(inherited, value) else merged(inherited, value)
+            kinds = {"kind", "dataset", "arch"} & value.keys() & inherited.keys()
+            is_another = any(value[name] != inherited[name] for name in kinds)
+            result[key] = value if is_another else merged(inherited, value)
     return result
 
 
@@ -95,8 +97,3 @@ def _filled(value: Any, labels: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
         return {k: _filled(v, labels) for k, v in value.items()}
     return [_filled(v, labels) for v in value] if isinstance(value, list) else value
-
-
-def _is_another(inherited: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
-    names = ("kind", "dataset", "arch")
-    return any(n in value and n in inherited and value[n] != inherited[n] for n in names)

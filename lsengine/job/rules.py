@@ -13,11 +13,7 @@ _MOST_CELLS = 100_000_000  # more is a slip of the keyboard, and would fill memo
 
 
 def between_keys(job: Document) -> Iterator[str]:
-    """Yield what is wrong between keys that are right one by one.
-
-    Args:
-        job: Sections that are wrong by themselves are None.
-    """
+    """Yield what is wrong between keys; sections that are wrong by themselves are None."""
     for rules in (_names, _data, _grid, _curvature, _trajectory, _curve, _repeats):
         yield from rules(job)
 
@@ -98,7 +94,7 @@ def _curve(job: Document) -> Iterator[str]:
     specs = directions_of(job)
     if is_curve_plane(job):
         if specs["alpha"] != specs["beta"]:
-            yield "directions.beta: the plane of a curve is of one curve and bend; repeat alpha's"
+            yield "directions.beta: must be the same as directions.alpha for the plane of a curve"
         return
     curves = [axis for axis, spec in specs.items() if isinstance(spec, CurveDirection)]
     if curves and "beta" in specs:
@@ -131,9 +127,7 @@ def _trajectory(job: Document) -> Iterator[str]:
 
 def _curvature(job: Document) -> Iterator[str]:
     specs = directions_of(job)
-    sharp = {
-        axis: spec for axis, spec in specs.items() if isinstance(spec, schema.HessianDirection)
-    }
+    sharp = {a: spec for a, spec in specs.items() if isinstance(spec, schema.HessianDirection)}
     users = ["quantities: curvature"] if "curvature" in (job.quantities or ()) else []
     users += [f"directions.{axis}: kind hessian" for axis in sharp]
     if job.data and "train" not in job.data.splits:

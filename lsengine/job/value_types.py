@@ -1,7 +1,8 @@
-"""Types of single values in a job file, with what is allowed and how it is said."""
+"""Types of single values in a job file, with their checks and messages."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -43,7 +44,7 @@ def _axis(value: Any, handler: Callable[[Any], Any]) -> Any:
     if any(isinstance(v, bool) or not isinstance(v, int | float) for v in value[:2]):
         raise ValueError(f"{shape}; start and stop are numbers")
     start, stop = float(value[0]), float(value[1])
-    if not (abs(start) < float("inf") and abs(stop) < float("inf")):
+    if not (math.isfinite(start) and math.isfinite(stop)):
         raise ValueError(f"{shape}; start and stop are finite")
     if start > stop:
         raise ValueError(f"{shape}; start must not be greater than stop")

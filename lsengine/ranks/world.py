@@ -20,7 +20,7 @@ from typing import Any
 from lsengine.errors import Stopped
 
 _SHORTEST_S, _LONGEST_S = 0.0005, 0.02
-_OF_THE_WAIT = 0.02  # so much later a message may be found, of what has been waited for it
+_OF_THE_WAIT = 0.02  # longest nap between two looks, as a share of the time waited so far
 _ASK_FOR_DEAD_EVERY_S = 0.25
 BEFORE_ABORT_S = 0.5  # the launcher forwards what was printed; who has said goodbye goes
 
@@ -60,8 +60,6 @@ class World:
 
     Attributes:
         rank: This process; 0 is the coordinator.
-        size: Number of ranks.
-        host: Name of this host.
         comm_self: A communicator of this process alone, for independent parallel files.
         library: Name and version of the MPI library.
         survives_rank_death: Whether the launcher lets the others live when a rank dies (ULFM).
@@ -103,8 +101,7 @@ class World:
     def lost(self) -> frozenset[int]:
         """Return the ranks that have died or do not answer.
 
-        Without fault tolerance nobody lives to ask for the dead.  Cheap: MPI is asked a few times
-        a second, however often this is called.
+        Cheap: MPI is asked a few times a second, however often this is called.
         """
         now = time.monotonic()
         if self.survives_rank_death and now - self._asked_for_dead > _ASK_FOR_DEAD_EVERY_S:
@@ -221,12 +218,8 @@ class World:
     ) -> Message | None:
         """Wait for a message without using the processor; None when the time is up.
 
-        Args:
-            tags: Wanted kinds; all if none are given.
-            idle: Called between probes; may raise to stop waiting.
-            limit_s: Longest wait.
-            nap_s: Longest time between two looks, as long as it does not take long: a wait of
-                seconds can do with longer ones.
+        ``idle`` is called between probes and may raise to stop waiting.  Two looks are ``nap_s``
+        apart at most, as long as it does not take long: a wait of seconds can do with longer naps.
 
         Raises:
             Stopped: On another rank than 0, when rank 0 has died.

@@ -7,7 +7,6 @@ from lsengine.store.creating import Layout as Layout
 from lsengine.store.creating import TrajectoryLayout as TrajectoryLayout
 from lsengine.store.creating import amend as amend
 from lsengine.store.creating import create as create
-from lsengine.store.extending import adopt as adopt
 from lsengine.store.file import HISTORY_FORMAT as HISTORY_FORMAT
 from lsengine.store.file import PROVENANCE as PROVENANCE
 from lsengine.store.file import SPECTRUM_FORMAT as SPECTRUM_FORMAT
@@ -30,3 +29,4 @@ from lsengine.store.records import write_history as write_history
 from lsengine.store.records import write_spectrum as write_spectrum
 from lsengine.store.writer import CellResults as CellResults
 from lsengine.store.writer import Writer as Writer
+from lsengine.store.writer import adopt as adopt

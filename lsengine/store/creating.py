@@ -19,12 +19,15 @@ from lsengine.store.file import (
     FORMAT,
     FORMAT_VERSION,
     PROVENANCE,
+    add_dataset,
+    add_scale,
+    allocate,
     directions_group,
     in_place_of,
+    length_scales,
     refuses_parallel,
     reserve,
 )
-from lsengine.store.scales import add_dataset, add_scale, allocate, length_scales
 from lsengine.surface.grid import Grid
 
 _OVERHEAD_BYTES = 2**17  # attributes, scales and object headers
@@ -37,7 +40,6 @@ class TrajectoryLayout:
     Attributes:
         columns: What is known beforehand, (T,) each; ``epoch`` is the scale.
         quantities: Names of the float64 datasets that cells fill.
-        attributes: Of the group.
     """
 
     columns: Mapping[str, NDArray[Any]]
@@ -69,13 +71,9 @@ class Layout:
     """Everything a new surface file holds before the first cell.
 
     Attributes:
-        grid: The coordinates.
         quantities: Names of the float64 datasets of the grid's shape.
-        attributes: Root attributes: strings, integers or floats.
         directions: By axis and parameter name, float32, with a leading repeat axis where the
             grid has one.
-        trajectory: The group of checkpoints, if there is one.
-        curve: The curve whose plane it is, if it is one's.
         state_dict_layout: The network's state dict without its numbers: JSON, a list of name,
             shape and whether it is a parameter, in order.  Directions are written to files that
             number parameters by it.
@@ -94,12 +92,9 @@ def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
     """Lay a surface file out whole and put it in place in one step.
 
     The file is made under another name by the serial driver, flushed, closed, fsynced and
-    renamed; a killed run leaves either no surface file or a complete empty one.
-
-    Args:
-        path: Folders are made, an existing file is replaced.
-        layout: What the file holds.
-        comm: With a communicator of one process, also try an independent parallel write.
+    renamed; a killed run leaves either no surface file or a complete empty one.  Folders are
+    made, an existing file is replaced.  With ``comm``, a communicator of one process, an
+    independent parallel write is tried, too.
 
     Returns:
         None, or why this file system or MPI refuses independent parallel writes.
@@ -124,12 +119,9 @@ def amend(
     attributes: Mapping[str, str | int | float],
     trajectory: TrajectoryLayout | None = None,
 ) -> None:
-    """Add to a surface file that nobody writes, by a whole new one in its place.
+    """Replace root attributes of a surface file, and add checkpoints where it has none.
 
-    Args:
-        path: Its lock is held.
-        attributes: Root attributes to add or replace.
-        trajectory: A group of checkpoints, for a file that has none.
+    A whole new file takes its place.  Its lock is held, and nobody writes it.
 
     Raises:
         EnvironmentUnfit: If the disk is full or the folder cannot be written.

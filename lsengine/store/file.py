@@ -1,9 +1,12 @@
-"""The formats of our HDF5 files, and how they are opened, checked and replaced."""
+"""The formats of our HDF5 files, how they are opened, checked and replaced, and their axes.
+
+The axes of datasets have names: HDF5's dimension scales, which make a file netCDF, too.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from lsengine import files
 from lsengine.errors import LsengineError, SurfaceError, UsageError
@@ -97,16 +101,10 @@ def reserve(part: Path, size: int) -> None:
 
 
 def refuses_parallel(path: Path, comm: Any) -> str | None:
-    """Try one independent parallel write, which changes nothing.
+    """Return why one independent parallel write fails, which changes nothing; None if it works.
 
-    Some MPI-IO layers refuse independent writes on some file systems.
-
-    Args:
-        path: A surface file that nobody is writing.
-        comm: A communicator of this process alone.
-
-    Returns:
-        None if it works, else why not.
+    Some MPI-IO layers refuse them on some file systems.  Nobody is writing the surface file, and
+    ``comm`` is a communicator of this process alone.
     """
     try:
         with h5py.File(path, "r+", driver="mpio", comm=comm) as file:
@@ -119,11 +117,9 @@ def refuses_parallel(path: Path, comm: Any) -> str | None:
 
 @contextmanager
 def opened(path: Path, *formats: str) -> Iterator[h5py.File]:
-    """Open a file for reading, and check its format.
+    """Open a file for reading, keeping nobody from writing it, and check its format.
 
-    Args:
-        path: The file; nobody is kept from writing it.
-        formats: Those that are welcome; messages speak of the first one.
+    Messages speak of the first of the welcome ``formats``.
 
     Raises:
         UsageError: If there is no such file.
@@ -178,3 +174,60 @@ def quantity_names(file: h5py.File) -> list[str]:
     unknown = {n: d for n, d in file.items() if isinstance(d, h5py.Dataset) and n not in known}
     is_like = {n: d.shape == shape and d.dtype == np.float64 for n, d in unknown.items()}
     return [n for n, dataset in unknown.items() if is_like[n] and not dataset.is_scale]
+
+
+def add_scale(group: h5py.Group, name: str, values: NDArray[Any]) -> h5py.Dataset:
+    """Store a scale: coordinates that name an axis of other datasets."""
+    scale = group.create_dataset(name, data=values)
+    scale.make_scale(name)
+    return scale
+
+
+def add_names(group: h5py.Group, name: str, texts: Sequence[str]) -> h5py.Dataset:
+    """Store a scale of texts."""
+    return add_scale(group, name, np.array(texts, dtype=h5py.string_dtype()))
+
+
+def add_dataset(
+    group: h5py.Group, name: str, values: ArrayLike, scales: Sequence[h5py.Dataset]
+) -> None:
+    """Store an array whose axes have these scales, one each."""
+    dataset = group.create_dataset(name, data=values)
+    for axis, scale in zip(dataset.dims, scales, strict=True):
+        axis.attach_scale(scale)
+
+
+def allocate(
+    group: h5py.Group, name: str, scales: Sequence[h5py.Dataset], dtype: Any, fill: Any
+) -> None:
+    """Make a dataset whose space exists at once: contiguous and filled."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_ALLOC)
+    shape = tuple(len(scale) for scale in scales)
+    dataset = group.create_dataset(name, shape, dtype, fillvalue=fill, dcpl=plist)
+    for axis, scale in zip(dataset.dims, scales, strict=True):
+        axis.attach_scale(scale)
+
+
+def length_scales(
+    group: h5py.Group, shape: Sequence[int], dtype: type[np.integer[Any]]
+) -> list[h5py.Dataset]:
+    """Return scales for the axes of a parameter, and make in ``group`` those that it lacks.
+
+    netCDF wants a name for every axis and no name twice in a shape: the k-th axis of length n
+    of a parameter is called ``n<n>_<k>``.
+    """
+    scales = []
+    for axis, length in enumerate(shape):
+        name = f"n{length}_{list(shape[:axis]).count(length)}"
+        exists = name in group
+        scales.append(
+            group[name] if exists else add_scale(group, name, np.arange(length, dtype=dtype))
+        )
+    return scales
+
+
+def scale_name(dim: Any) -> str:
+    """Return the name of the coordinate that is the scale of an axis."""
+    return str(dim[0].name).lstrip("/")

@@ -112,15 +112,10 @@ def read_directions(file: h5py.File) -> dict[str, dict[str, NDArray[np.float32]]
 
 
 def write(path: Path, surface: Surface, dir_file: str) -> list[str]:
-    """Write a surface as the ancestor does, a plane that is not square in its wrong shape, too.
+    """Write a plane or a curve without repeats as the ancestor does, in its wrong shape, too.
 
-    Args:
-        path: A new file.
-        surface: A plane, or a curve without repeats.
-        dir_file: What the file says of where its directions are.
-
-    Returns:
-        The names of the quantities written; the ancestor's files know no others.
+    The file says that its directions are in ``dir_file``.  Return the names of the quantities
+    written; the ancestor's files know no others.
     """
     names = {ours: theirs for theirs, ours in _NAMES.items() if ours in surface.quantities}
     with h5py.File(path, "w", locking=False) as file:
@@ -142,13 +137,10 @@ def write_directions(
     shapes: Mapping[str, tuple[int, ...]],
     variance_ratio: NDArray[np.float64] | None = None,
 ) -> None:
-    """Write directions as the ancestor does: numbered, what does not move zero.
+    """Write directions, by axis and name, as the ancestor does: numbered, what does not move zero.
 
-    Args:
-        path: A new file.
-        directions: By axis and name.
-        shapes: Of all parameters, or of the whole state dict, in its order.
-        variance_ratio: Explained by each, of principal directions.
+    ``shapes`` are of all parameters, or of the whole state dict, in its order; ``variance_ratio``
+    is what each of principal directions explains.
     """
     with h5py.File(path, "w", locking=False) as file:
         for axis, moved in directions.items():

@@ -18,8 +18,8 @@ from lsengine.store.file import (
     opened,
     plain,
     quantity_names,
+    scale_name,
 )
-from lsengine.store.scales import scale_name
 from lsengine.surface import PlaneCurve, Surface, Trajectory
 from lsengine.surface.grid import Grid
 

@@ -19,10 +19,13 @@ from lsengine.store.file import (
     KINDS,
     SPECTRUM_FORMAT,
     WEIGHTS_FORMAT,
+    add_dataset,
+    add_names,
+    add_scale,
+    length_scales,
     opened,
     reserve,
 )
-from lsengine.store.scales import add_dataset, add_names, add_scale, length_scales
 from lsengine.surface.records import Bins, History, Spectrum, WeightHistograms
 
 _LONG_NAMES = {

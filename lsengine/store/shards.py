@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from lsengine import files
 from lsengine.errors import CellsFailed, Stopped, SurfaceError, UsageError
 from lsengine.store import lock
-from lsengine.store.file import FORMAT, PROVENANCE, in_place_of, opened, quantity_names
+from lsengine.store.file import FORMAT, PROVENANCE, in_place_of, opened, quantity_names, scale_name
 from lsengine.store.reader import direction_groups, read_attributes
-from lsengine.store.scales import scale_name
 from lsengine.surface import DONE, FAILED, MISSING
 from lsengine.surface.identity import disagreements, first_difference, read_identity, tolerance
 from lsengine.wording import listed
@@ -30,12 +29,7 @@ _Columns = dict[str, NDArray[np.generic]]
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What came of a merge.
-
-    Attributes:
-        code: 0, 5 if cells failed, 75 if cells are missing.
-        text: The same for a person.
-    """
+    """What came of a merge: 0, 5 if cells failed, 75 if some are missing; and the same in words."""
 
     code: int
     text: str
@@ -147,12 +141,8 @@ def _merge(sources: Sequence[Path], output: Path, tolerance: float) -> _Columns:
     """Write all finished cells of ``sources`` into ``output``, and return what it has now.
 
     A file that is being written may be among them: its cells' status is read before their values.
-
-    Args:
-        sources: At least one; of one job and grid.
-        output: Made, or replaced; its lock is held.
-        tolerance: How far losses of a cell that several files have may differ, relative to them;
-            the first file's are taken.  With 0 all that is known of the cell must be the same bits.
+    ``tolerance`` is how far losses of a cell that several files have may differ, relative to them;
+    the first file's are taken.  With 0 all that is known of the cell must be the same bits.
     """
     shards = [_read(path) for path in sources]
     base = next((i for i, columns in enumerate(shards) if "trajectory/status" in columns), 0)

@@ -1,11 +1,14 @@
-"""Who writes cells into a surface file: values first, their status last."""
+"""Who writes cells into a surface file: values first, their status last.
+
+Shape suffixes: C cells of a new surface that an older one has, too.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import EnvironmentUnfit, SurfaceError
-from lsengine.store.file import FAILURE_BYTES, PROVENANCE, quantity_names
-from lsengine.surface import DONE, FAILED
+from lsengine.store.file import FAILURE_BYTES, PROVENANCE, quantity_names, scale_name
+from lsengine.store.reader import read
+from lsengine.surface import DONE, FAILED, Surface
+
+Indices = tuple[NDArray[np.int64], ...]
+_Columns = dict[str, NDArray[np.generic]]
+_APART = 1e-9  # of an axis's extent: coordinates that differ by rounding only
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,15 +57,14 @@ class CellResults:
         def of_wanted(column: list[Any]) -> list[Any]:
             return [column[i] for i in wanted] if column else []
 
-        return CellResults(
+        return replace(
+            self,
             cells=of_wanted(self.cells),
             values={name: of_wanted(column) for name, column in self.values.items()},
             wall_s=of_wanted(self.wall_s),
             finished=of_wanted(self.finished),
             batch=of_wanted(self.batch),
-            worker=self.worker,
             failures={cell: why for cell, why in self.failures.items() if cell in cells},
-            precision_error=self.precision_error,
         )
 
 
@@ -122,13 +129,11 @@ class Writer:
             EnvironmentUnfit: If the disk refuses the data.
         """
         cells = sorted(results.cells)
-        of_grid = [cell for cell in cells if cell < self._size]
-        checkpoints = cells[len(of_grid) :]
+        count = sum(cell < self._size for cell in cells)  # of the grid; the rest are checkpoints
         try:
-            if of_grid:
-                self._store(results, "", of_grid)
-            if checkpoints:
-                self._store(results, "trajectory/", checkpoints)
+            for group, part in (("", cells[:count]), ("trajectory/", cells[count:])):
+                if part:
+                    self._store(results, group, part)
             if results.precision_error:
                 self._file["precision_error"][...] = np.array(results.precision_error)
                 self._sync()
@@ -151,15 +156,13 @@ class Writer:
         if done and not (complete and results.values.keys() <= known):
             raise ValueError(f"results have {sorted(results.values)}, not {sorted(self._names)}")
         order = [position[c] for c in cells]
+        reasons = [failed.get(c, "").encode(errors="replace")[:FAILURE_BYTES] for c in cells]
         columns: dict[str, NDArray[Any]] = {
             "wall_s": np.array(results.wall_s, np.float64)[order],
             "finished": np.array(results.finished, np.float64)[order],
             "batch": np.array(results.batch or [0] * len(cells), np.int32)[order],
             "worker": np.full(len(cells), results.worker, np.int32),
-            "failure": np.array(
-                [failed.get(c, "").encode(errors="replace")[:FAILURE_BYTES] for c in cells],
-                f"S{FAILURE_BYTES}",
-            ),
+            "failure": np.array(reasons, f"S{FAILURE_BYTES}"),
         }
         status = np.array([FAILED if c in failed else DONE for c in cells], np.uint8)
         indices, done_indices = [c - first for c in cells], [c - first for c in done]
@@ -192,8 +195,7 @@ class Writer:
 
     def _put(self, name: str, cells: Sequence[int], values: NDArray[Any]) -> None:
         dataset = self._datasets[name]
-        row = dataset.shape[-1]
-        first = 0
+        row, first = dataset.shape[-1], 0
         for start, stop in contiguous_runs(cells, row):
             run = values[first : first + stop - start]
             if dataset.ndim == 1:
@@ -206,3 +208,74 @@ class Writer:
         if self._is_serial:
             self._file.flush()
         os.fsync(self._descriptor)
+
+
+def adopt(path: Path, old: Path) -> tuple[int, int]:
+    """Take over the done cells of an old surface of the same cell fingerprint.
+
+    Nobody writes ``path``; its lock is held.
+
+    Returns:
+        How many cells are done now, and how many more have some of their quantities.
+
+    Raises:
+        EnvironmentUnfit: If the disk refuses the data.
+    """
+    surface = read(old)
+    try:
+        with h5py.File(path, "r+", locking=False) as file:
+            return _copy_cells(file, surface)
+    except OSError as error:
+        raise EnvironmentUnfit(f"{path}: cannot be written: {error}") from error
+
+
+def _copy_cells(file: h5py.File, old: Surface) -> tuple[int, int]:
+    """Copy the done cells of another surface to where their coordinates lie in this one.
+
+    A cell for which the old surface has every quantity becomes done; of the others what there
+    is is filled in, and they stay missing.
+    """
+    quantities = quantity_names(file)
+    new_cells, old_cells = _coincident(file, old)
+    done_C = old.status[old_cells] == DONE
+    cells = tuple(i[done_C] for i in new_cells), tuple(i[done_C] for i in old_cells)
+    shared = [name for name in quantities if name in old.quantities]
+    _copy(file, {name: old.quantities[name] for name in shared}, *cells)
+    count = int(np.count_nonzero(done_C))
+    if len(shared) < len(quantities):
+        return 0, count if shared else 0
+    _copy(file, {n: old.provenance[n] for n in PROVENANCE if n in old.provenance}, *cells)
+    _copy(file, {"status": old.status}, *cells)
+    return count, 0
+
+
+def _coincident(file: h5py.File, old: Surface) -> tuple[Indices, Indices]:
+    """Return the indices (C,) per axis of equal coordinates, in this file and in the old one.
+
+    The only direction of a surface without repeats is the first of one that has several.
+    """
+    new_indices, old_indices = [], []
+    dims = [scale_name(dim) for dim in file["status"].dims]
+    for axis in dims:
+        values = file[axis][...]
+        known = old.axes.get(axis, np.zeros(1))
+        near = np.abs(values[:, None] - known) <= _APART * max(1.0, float(np.ptp(values)))
+        new_index, old_index = np.nonzero(near)
+        new_indices.append(new_index)
+        old_indices.append(old_index)
+    new_C, old_C = (
+        [axis.ravel() for axis in np.meshgrid(*indices, indexing="ij")]
+        for indices in (new_indices, old_indices)
+    )
+    by_axis = dict(zip(dims, old_C, strict=True))
+    first = np.zeros(len(new_C[0]), np.int64)
+    return tuple(new_C), tuple(by_axis.get(axis, first) for axis in old.axes)
+
+
+def _copy(file: h5py.File, columns: _Columns, new_cells: Indices, old_cells: Indices) -> None:
+    for name, values in columns.items():
+        if name in file:
+            content = file[name][...]
+            content[new_cells] = values[old_cells]
+            file[name][...] = content
+    file.flush()

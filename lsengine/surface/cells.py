@@ -44,7 +44,7 @@ class Tally:
     def reasons(self) -> str:
         """Return ``5 missing, 3 NaN of 9 cells``: why there is nothing to draw."""
         missing = f"{self.missing:,} missing" if self.missing else ""
-        words = ", ".join(words for words in (missing, self.bad_text()) if words)
+        words = ", ".join(filter(None, (missing, self.bad_text())))
         return f"{words or 'none'} of {self.cells:,} cells"
 
 
@@ -89,12 +89,12 @@ class Plane:
     @property
     def joins(self) -> bool:
         """Whether three corners of any square of four cells have values."""
-        return bool((_known_corners(self.values) >= 3).any())
+        return bool((corners(np.isfinite(self.values)).sum(axis=-1) >= 3).any())
 
     @property
     def has_square(self) -> bool:
         """Whether all corners of any square of four cells have values."""
-        return bool((_known_corners(self.values) == 4).any())
+        return bool(corners(np.isfinite(self.values)).all(axis=-1).any())
 
     def best(self, end: str) -> tuple[float, float, float] | None:
         """Return alpha, beta and value of the lowest or highest cell, nearest the centre."""
@@ -108,12 +108,7 @@ class Plane:
 
 
 def tally(status: NDArray[np.uint8], arrays: Iterable[NDArray[Any]]) -> Tally:
-    """Count the cells of a grid by what keeps them from being drawn.
-
-    Args:
-        status: Any shape.
-        arrays: Values of the same shape; a cell counts as NaN or infinite if any array is.
-    """
+    """Count cells by what keeps them from being drawn; one array that is not finite is enough."""
     done, columns = status == DONE, list(arrays)
     nan = done & np.any([np.isnan(values) for values in columns], axis=0)
     infinite = done & np.any([np.isinf(values) for values in columns], axis=0)
@@ -196,7 +191,10 @@ def joined(whole: Plane) -> Plane:
         return whole
     cut = np.ix_(rows, columns)
     coarse_area = float(np.ptp(whole.alpha[columns]) * np.ptp(whole.beta[rows]))
-    if _area(whole) >= PATCHY * coarse_area:
+    # Contours can be drawn in quads, and in half quads at a hole.
+    share = np.choose(corners(~whole.missing).sum(axis=-1), (0.0, 0.0, 0.0, 0.5, 1.0))
+    area = float((share * np.outer(np.diff(whole.beta), np.diff(whole.alpha))).sum())
+    if area >= PATCHY * coarse_area:
         return whole
     return replace(
         whole,
@@ -212,10 +210,6 @@ def joined(whole: Plane) -> Plane:
 def corners(values: NDArray[Any]) -> NDArray[Any]:
     """Return the four corners (B - 1, A - 1, 4) of each square of cells (B, A), around it."""
     return np.stack((values[:-1, :-1], values[:-1, 1:], values[1:, 1:], values[1:, :-1]), axis=-1)
-
-
-def _known_corners(values_BA: Floats) -> NDArray[np.int_]:
-    return np.asarray(corners(np.isfinite(values_BA)).sum(axis=-1))
 
 
 def nearest(x: Floats, y: Floats, z_BA: Floats) -> Floats:
@@ -251,13 +245,6 @@ def _complete(missing_BA: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
             keep = np.arange(columns.size) != int(by_column.argmax())
             columns, left = columns[keep], left[:, keep]
     return rows, columns
-
-
-def _area(plane_: Plane) -> float:
-    """Return the area in which contours can be drawn: quads, and half quads at a hole."""
-    known = corners(~plane_.missing).sum(axis=-1)
-    share = np.choose(known, (0.0, 0.0, 0.0, 0.5, 1.0))
-    return float((share * np.outer(np.diff(plane_.beta), np.diff(plane_.alpha))).sum())
 
 
 def edges(coordinates: Floats, other: Floats) -> Floats:
@@ -299,14 +286,11 @@ def value_at(surface: Surface, name: str, alpha: float = 0.0, beta: float = 0.0)
     """Return a quantity of the cell at a point of the grid, if it is there, done and finite."""
     if name not in surface.quantities:
         return None
-    point = {"alpha": alpha, "beta": beta}
-    is_there = np.ones(surface.status.shape, dtype=bool)
-    for position, (axis, values) in enumerate(surface.axes.items()):
-        if axis in point:
-            shape = [1] * is_there.ndim
-            shape[position] = -1
-            is_there &= (np.abs(np.asarray(values) - point[axis]) < 1e-9).reshape(shape)
-    values = surface.quantities[name][is_there & surface.done]
+    point, is_there = {"alpha": alpha, "beta": beta}, surface.done
+    places = np.meshgrid(*surface.axes.values(), indexing="ij")
+    for axis, coordinates in zip(surface.axes, places, strict=True):
+        is_there &= np.abs(coordinates - point.get(axis, coordinates)) < 1e-9
+    values = surface.quantities[name][is_there]
     finite = values[np.isfinite(values)]
     return float(finite[0]) if finite.size else None
 

@@ -1,8 +1,7 @@
 """The grid: its axes, its cells, and the order in which they are visited.
 
-Arithmetic on arrays; knows neither torch, MPI nor files.  A cell is named by its flat index
-in C order over the shape of the surface: (A,) for a curve, (R, A) with repeats, (B, A) for a
-plane.
+A cell is named by its flat index in C order over the shape of the surface: (A,) for a curve,
+(R, A) with repeats, (B, A) for a plane.
 
 Shape suffixes: A alphas, B betas, R repeats, C cells.
 """
@@ -59,13 +58,11 @@ class Grid:
         """Return all cells (C,), coarse sub-grids first, the centre of the grid first of all.
 
         A cell's level is the largest power of two that divides its distance, in cells, from
-        the middle of every axis.  Any leading part of the order thus covers the whole
-        extent evenly.  Repeats are not refined: each level takes all of them.
+        the middle of every axis, so that any leading part covers the whole extent evenly.
+        Repeats are not refined: each level takes all of them.
         """
-        levels = [
-            np.full(len(c), 62) if axis == "repeat" else _levels(len(c))
-            for axis, c in self.axes.items()
-        ]
+        sizes = {axis: len(coordinates) for axis, coordinates in self.axes.items()}
+        levels = [np.full(n, 62) if a == "repeat" else _levels(n) for a, n in sizes.items()]
         level_C = np.min(np.meshgrid(*levels, indexing="ij"), axis=0).ravel()
         return np.argsort(-level_C, kind="stable").astype(np.int64)
 
@@ -83,13 +80,10 @@ class Grid:
     def warm_start_cells(self) -> Cells:
         """Return, for every cell (C,), the cell of the coarse sub-grid nearest to it.
 
-        The sub-grid takes every fourth point of each axis, counted from the middle; repeats are
-        not coarsened.  A cell of the sub-grid is its own.
+        It takes every fourth point of each axis but repeats, counted from the middle.
         """
-        nearest = [
-            np.arange(len(c)) if axis == "repeat" else _nearest_coarse(len(c))
-            for axis, c in self.axes.items()
-        ]
+        sizes = {axis: len(coordinates) for axis, coordinates in self.axes.items()}
+        nearest = [np.arange(n) if a == "repeat" else _nearest_coarse(n) for a, n in sizes.items()]
         positions = np.meshgrid(*nearest, indexing="ij")
         return np.ravel_multi_index(positions, self.shape).ravel().astype(np.int64)
 
@@ -122,10 +116,7 @@ def make_grid(
 
 
 def coordinates(start: float, stop: float, points: float) -> NDArray[np.float64]:
-    """Return equally spaced coordinates (points,) with an exact zero where one is meant.
-
-    Rounding can leave 1e-17 where the centre should be; such a value becomes 0.0, so that the
-    centre cell is the checkpoint itself.
+    """Return equally spaced coordinates (points,), 0.0 where rounding left 1e-17 for the centre.
 
     Example:
         >>> coordinates(-1, 1, 5).tolist()

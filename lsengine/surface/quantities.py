@@ -11,7 +11,6 @@ class Quantity:
     """How one dataset is drawn.
 
     Attributes:
-        name: The dataset.
         label: For an axis or a colour bar, with the unit.
         factor: From the stored value to the drawn one (100 for fractions shown in percent).
         best: ``low``, ``high`` or empty: the end whose cell is marked.

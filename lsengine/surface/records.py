@@ -1,6 +1,6 @@
 """What is known of trainings and their weights besides surfaces, as values.
 
-Knows no file and no torch: ``store`` reads and writes these, ``render`` draws them.
+``store`` reads and writes these, ``render`` draws them; ``source`` is the file, for messages.
 
 Shapes: E epochs so far (the first is 0, before training), P parameters, K checkpoints,
 N bins; of a spectrum K eigenpairs, Q quadrature nodes, G points of a grid.
@@ -28,7 +28,6 @@ class History:
         layer_norms: Their norms, (E, P).
         attributes: Texts and numbers, among them ``name`` and ``job`` (YAML), ``recipe``
             (JSON), ``epochs`` (planned).
-        source: Where it was read from, for messages.
     """
 
     columns: Mapping[str, NDArray[Any]]
@@ -89,7 +88,6 @@ class WeightHistograms:
             normalisation), as far as the checkpoints have them.
         epochs: Of the checkpoints; -1 where the file does not say; (K,).
         sha256: Of the checkpoints' files (hex); (K,).
-        source: Where it was read from, for messages.
     """
 
     checkpoints: tuple[str, ...]
@@ -111,7 +109,6 @@ class Spectrum:
         nodes, weights: Quadrature of the density of eigenvalues; (Q,), none if not asked for.
         grid, density: The same, smoothed: abscissae, and density per unit of eigenvalue; (G,).
         attributes: Texts and numbers, among them ``parameters`` (how many).
-        source: Where it was read from, for messages.
     """
 
     eigenvalues: NDArray[np.float64]

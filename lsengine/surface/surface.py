@@ -29,8 +29,7 @@ class Trajectory:
     """Checkpoints projected on the two directions.
 
     Attributes:
-        columns: Every dataset of the file's ``trajectory`` group by name, each (T,) with
-            ``alpha``, ``beta`` and ``epoch`` among them.
+        columns: The datasets of the file's group, (T,), with ``alpha``, ``beta`` and ``epoch``.
         attributes: The group's attributes, ``explained_variance_ratio`` among them.
     """
 
@@ -88,7 +87,6 @@ class Surface:
     """Metrics over a grid, as far as they have been computed.
 
     Attributes:
-        name: The job's name.
         source: Where it was read from, for messages and captions.
         axes: Coordinates by axis name in the order of the arrays' axes: ``alpha``;
             ``beta, alpha``; or ``repeat, alpha``.
@@ -97,9 +95,6 @@ class Surface:
         status: uint8 of the same shape; 0 missing, 1 done, 2 failed.
         provenance: Per-cell facts that are no results: ``wall_s``, ``worker``, ``finished``
             (seconds since the epoch), ``failure`` (bytes).
-        attributes: The file's root attributes.
-        trajectory: Checkpoints in the plane, if the file has them.
-        curve: A trained curve in the plane, if it is that curve's.
     """
 
     name: str
