@@ -45,7 +45,10 @@ def write_glb(
     trimesh = library("trimesh", "mesh", "export --to glb")
     to_glb = library("trimesh.exchange.gltf", "mesh", "export --to glb").export_glb
     x, y, z = triangles.vertices.T
-    turned, colors = np.stack([x, z, -y], axis=1), _linear(triangles.colors)
+    turned, srgb = np.stack([x, z, -y], axis=1), triangles.colors / 255.0
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    linear[:, 3] = srgb[:, 3]  # IEC 61966-2-1; the opacity is linear already
+    colors = np.round(255 * linear).astype(np.uint8)
     scene = trimesh.Trimesh(turned, triangles.faces, vertex_colors=colors, process=False).scene()
     with output(path, surface) as part:
         part.write_bytes(to_glb(scene, include_normals=True, tree_postprocessor=_matt))
@@ -122,14 +125,6 @@ def _faces(z_BA: Floats) -> NDArray[np.intp]:
     ]
     faces = np.stack(corners, axis=1).reshape(-1, 3)
     return np.asarray(faces[np.isfinite(z[faces]).all(axis=1)])
-
-
-def _linear(colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return sRGB colours as linear ones (IEC 61966-2-1)."""
-    c = colors / 255.0
-    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    linear[:, 3] = c[:, 3]
-    return np.round(255 * linear).astype(np.uint8)
 
 
 def _matt(tree: dict[str, Any]) -> None:

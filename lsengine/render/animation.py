@@ -21,7 +21,7 @@ from PIL import Image
 
 from lsengine import files
 from lsengine.errors import EnvironmentUnfit, UsageError
-from lsengine.render.planes import planes, trajectory
+from lsengine.render.planes import paths, planes
 from lsengine.render.request import Request
 from lsengine.render.style.styles import Style
 
@@ -36,31 +36,32 @@ CLEAR = 255  # the colour of a palette that is none: nothing is drawn there
 
 
 def draw(request: Request, path: Path) -> None:
-    """Write an animation of a request's surfaces, which move at one pace.
+    """Write surfaces that move at one pace, ``trajectory`` or lit ``surface``, as GIF or MP4.
 
     The file appears whole or not at all.
-
-    Args:
-        request: Of kind ``trajectory``, or ``surface`` in a lit style.
-        path: Ends in ``.gif`` or ``.mp4``.
 
     Raises:
         EnvironmentUnfit: If MP4 is asked for and there is no ffmpeg, or the file cannot be
             written.
         UsageError: If a surface cannot be drawn, or not as the style has it.
     """
-    if path.suffix.lower() == ".mp4" and request.style.transparent:
+    is_mp4 = path.suffix.lower() == ".mp4"
+    if is_mp4 and request.style.transparent:
         raise UsageError(
             f"{path}: no MP4 is transparent, and style {request.style.name} asks for it; leave "
             "transparent out of the style, or name a .gif"
         )
-    if path.suffix.lower() == ".mp4" and not FFMpegWriter.isAvailable():
+    if is_mp4 and not FFMpegWriter.isAvailable():
         raise EnvironmentUnfit(
             f"{path}: MP4 needs the program ffmpeg, which is not installed; install it, or "
             "name a .gif"
         )
     figure, shots, rate = (_turning if request.kind == "surface" else _walking)(request)
-    writer = _writer(path, rate, request.style)
+    # Players on phones and in browsers want even sizes and this colour format.
+    even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]
+    writer: AbstractMovieWriter = _Gif(rate, request.style)
+    if is_mp4:
+        writer = FFMpegWriter(fps=rate, codec="libx264", extra_args=even)
     with (
         files.whole(path, "choose another --output") as part,
         matplotlib.rc_context({"savefig.bbox": None}),
@@ -72,10 +73,10 @@ def draw(request: Request, path: Path) -> None:
 
 def _walking(request: Request) -> tuple[Figure, Iterator[int], int]:
     """Return a figure, an iterator that moves it, and frames per second: one per checkpoint."""
-    figure, paths = planes.compose(request)
-    frames = min(max(len(path.points) for path in paths), MOST_FRAMES)
+    figure, drawn = planes.compose(request)
+    frames = min(max(len(path.points) for path in drawn), MOST_FRAMES)
     rate = round(min(max(frames / SECONDS, SLOWEST), FASTEST))
-    return figure, _revealed(paths, frames, round(HOLD_S * rate)), rate
+    return figure, _revealed(drawn, frames, round(HOLD_S * rate)), rate
 
 
 def _turning(request: Request) -> tuple[Figure, Iterator[int], int]:
@@ -93,21 +94,8 @@ def _dpi(request: Request) -> float:
     return PIXELS[2 if several else 1] / (request.style.wide if several else request.style.width)
 
 
-def _writer(path: Path, rate: int, style: Style) -> AbstractMovieWriter:
-    if path.suffix.lower() == ".gif":
-        return _Gif(rate, style)
-    # Players on phones and in browsers want even sizes and this colour format.
-    even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]
-    return FFMpegWriter(fps=rate, codec="libx264", extra_args=even)
-
-
 class _Gif(AbstractMovieWriter):
-    """Writes a GIF: one palette for all pictures, mixed by dithering, lest shades become steps.
-
-    Args:
-        rate: Pictures per second.
-        style: Whose ground is left out if it is transparent.
-    """
+    """Writes a GIF: one palette for all pictures, mixed by dithering, lest shades become steps."""
 
     def __init__(self, rate: int, style: Style) -> None:
         super().__init__(fps=rate)
@@ -138,15 +126,8 @@ class _Gif(AbstractMovieWriter):
         for picture, clear in zip(pictures, self._clear, strict=False):
             picture.paste(CLEAR, mask=clear)
         bare: dict[str, Any] = {"transparency": CLEAR, "disposal": 2} if self._transparent else {}
-        pictures[0].save(
-            self.outfile,
-            save_all=True,
-            append_images=pictures[1:],
-            duration=int(1000 / self.fps),
-            loop=0,
-            optimize=False,
-            **bare,
-        )
+        look = {"duration": int(1000 / self.fps), "loop": 0, "optimize": False, **bare}
+        pictures[0].save(self.outfile, save_all=True, append_images=pictures[1:], **look)
 
     def _palette(self) -> Image.Image:
         """Return the ground, and colours that suit some of the pictures best."""
@@ -163,11 +144,11 @@ class _Gif(AbstractMovieWriter):
         return palette
 
 
-def _revealed(paths: list[trajectory.DrawnPath], frames: int, hold: int) -> Iterator[int]:
+def _revealed(drawn: list[paths.DrawnPath], frames: int, hold: int) -> Iterator[int]:
     """Show paths as far as each frame goes, and yield its number; the last one again."""
-    clocks = [path.clock() for path in paths]
+    clocks = [path.clock() for path in drawn]
     for frame in [*range(frames), *[frames - 1] * hold]:
-        for path, clock in zip(paths, clocks, strict=True):
+        for path, clock in zip(drawn, clocks, strict=True):
             last = len(path.points) - 1
             index = round(frame / (frames - 1) * last) if frames > 1 else last
             path.reveal(index + 1)

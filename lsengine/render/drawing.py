@@ -16,7 +16,6 @@ from lsengine.render.request import (
     MOVING,
     RECORDS,
     Look,
-    RecordsRequest,
     Request,
     check_output,
     validated,
@@ -79,19 +78,12 @@ def figure(
     """
     request = _request(surfaces, kind, Look(**look))
     with _settings(request.style):
-        module = import_module(
-            f"lsengine.render.{_DRAWN_BY.get(_variant(request), 'planes.planes')}"
-        )
+        if kind == "surface" and request.style.lit:
+            kind = "lit surface"
+        if kind == "curvature" and not request.surfaces[0].is_plane:
+            kind = "curvature along one direction"
+        module = import_module(f"lsengine.render.{_DRAWN_BY.get(kind, 'planes.planes')}")
         return cast("Figure", module.draw(request))
-
-
-def _variant(request: Request | RecordsRequest) -> str:
-    if isinstance(request, Request):
-        if request.kind == "surface" and request.style.lit:
-            return "lit surface"
-        if request.kind == "curvature" and not request.surfaces[0].is_plane:
-            return "curvature along one direction"
-    return request.kind
 
 
 def html_page(surfaces: Sequence[Surface], *, reload_s: float | None = None, **look: Any) -> str:
@@ -107,7 +99,6 @@ def html_page(surfaces: Sequence[Surface], *, reload_s: float | None = None, **l
         EnvironmentUnfit: If Plotly is not there.
     """
     request = _request(surfaces, "html", Look(**look))
-    assert isinstance(request, Request)  # of planes
     from lsengine.render.html import interactive
 
     return interactive.draw(request, reload_s=reload_s)
@@ -132,7 +123,6 @@ def animate(
     if kind == "surface" and not find(look.get("style", "default")).lit:
         raise UsageError(f"{path}: only a lit surface turns; add --style lit, or name a .png")
     request = _request(surfaces, kind, Look(**look))
-    assert isinstance(request, Request)  # `check_output` refused the kinds that are not
     with _settings(request.style):
         from lsengine.render import animation
 
@@ -165,11 +155,12 @@ def write(
     return save(picture, path, dpi=style.dpi, transparent=style.transparent)
 
 
-def _request(things: Sequence[Any], kind: str, look: Look) -> Request | RecordsRequest:
-    things = _told_apart(things)
-    if KINDS.get(kind) in RECORDS:
-        return validated_records(things, kind, look)
-    return validated(things, kind, look)
+def _request(things: Sequence[Any], kind: str, look: Look) -> Request:
+    """Check a request; what is drawn has different names in it, as far as the files differ."""
+    if all(hasattr(thing, "name") for thing in things):  # histograms: one file, without a name
+        names = wording.distinct([t.name for t in things], [t.source for t in things])
+        things = [t.renamed(name) for t, name in zip(things, names, strict=True)]
+    return (validated_records if KINDS.get(kind) in RECORDS else validated)(things, kind, look)
 
 
 @contextmanager
@@ -183,25 +174,12 @@ def _settings(style: Style) -> Iterator[None]:
         yield
 
 
-def _told_apart(things: Sequence[Any]) -> list[Any]:
-    """Return what is drawn with different names, as far as the files differ."""
-    if not all(hasattr(thing, "name") for thing in things):
-        return list(things)  # histograms: one file, whose checkpoints have names of their own
-    names = wording.distinct([t.name for t in things], [t.source for t in things])
-    return [t.renamed(name) for t, name in zip(things, names, strict=True)]
-
-
 def save(picture: Figure, path: str | Path, *, dpi: int = 300, transparent: bool = False) -> Path:
     """Write a figure as PNG, PDF or SVG, by the extension of ``path``.
 
     The file appears whole or not at all, so that a viewer which reloads never sees half a
-    picture; equal figures give equal bytes (no dates, no random ids).
-
-    Args:
-        picture: The figure.
-        path: Where it goes.
-        dpi: Dots per inch, of what is rasterised in PDF and SVG, too.
-        transparent: Leave the ground out.
+    picture; equal figures give equal bytes (no dates, no random ids).  ``dpi`` is also of what is
+    rasterised in PDF and SVG; ``transparent`` leaves the ground out.
 
     Raises:
         UsageError: If the extension is unknown, or the folder missing.
@@ -212,12 +190,7 @@ def save(picture: Figure, path: str | Path, *, dpi: int = 300, transparent: bool
 
     suffix, buffer = path.suffix.lower(), io.BytesIO()
     with matplotlib.rc_context(cast(Any, dict(_SAVING))):
-        picture.savefig(
-            buffer,
-            format=suffix[1:],
-            dpi=dpi,
-            metadata=_METADATA[suffix],
-            transparent=transparent,
-        )
+        look: dict[str, Any] = {"dpi": dpi, "transparent": transparent}
+        picture.savefig(buffer, format=suffix[1:], metadata=_METADATA[suffix], **look)
     files.write(path, buffer.getvalue(), _ELSEWHERE)
     return path

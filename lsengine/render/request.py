@@ -68,37 +68,20 @@ class Look:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A picture that can be drawn: every surface fits the kind and has the quantity.
+    """A picture that can be drawn: what it is made of fits the kind and has the quantity."""
 
-    Attributes:
-        surfaces: At least one.
-        kind: A key of `KINDS`.
-        quantity: None only for curves and ``curvature``.
-        scale, style, levels, limits, filled: As in `Look`, the style's where nothing was said.
-    """
-
-    surfaces: tuple[Surface, ...]
-    kind: str
-    quantity: str | None
-    scale: str
+    kind: str  # a key of `KINDS`
+    quantity: str | None  # None only for curves, `curvature` and records
+    surfaces: tuple[Surface, ...] = ()  # at least one, unless there are records
+    records: tuple[History | WeightHistograms, ...] = ()
+    scale: str  # from here on the style's where `Look` says nothing
     style: Style
-    levels: int | None
-    limits: tuple[float, float] | None
+    levels: int | None = None
+    limits: tuple[float, float] | None = None
     filled: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordsRequest:
-    """A picture of histories or of weights that can be drawn; as `Request`."""
-
-    records: tuple[History | WeightHistograms, ...]
-    kind: str
-    quantity: str | None
-    scale: str
-    style: Style
-
-
-def validated_records(records: Sequence[object], kind: str, look: Look) -> RecordsRequest:
+def validated_records(records: Sequence[object], kind: str, look: Look) -> Request:
     """Check a request for a picture of records, as `validated` does for surfaces.
 
     Raises:
@@ -113,18 +96,11 @@ def validated_records(records: Sequence[object], kind: str, look: Look) -> Recor
     fitting = tuple(r for r in records if isinstance(r, RECORDS[KINDS[kind]]))
     if not records or len(fitting) < len(records):
         raise UsageError(f"render: a {kind} is made of {KINDS[kind]} files only; name some")
-    return RecordsRequest(
-        records=fitting, kind=kind, quantity=look.quantity, scale=scale, style=style
-    )
+    return Request(records=fitting, kind=kind, quantity=look.quantity, scale=scale, style=style)
 
 
 def validated(surfaces: Sequence[Surface], kind: str, look: Look) -> Request:
-    """Check everything that can be checked without drawing.
-
-    Args:
-        surfaces: What to draw.
-        kind: See `KINDS`.
-        look: What else was asked for.
+    """Check everything about a picture of surfaces that can be checked without drawing.
 
     Raises:
         UsageError: With what was found, what is allowed, and what to do.
@@ -150,15 +126,8 @@ def validated(surfaces: Sequence[Surface], kind: str, look: Look) -> Request:
     _ranges(request)
     if KINDS[kind] == "either":
         _curvature(request)
-        _has_begun(request)
-        return request
-    request = replace(request, quantity=_quantity(request))
-    if request.scale == "log" and request.quantity and describe(request.quantity).is_percent:
-        raise UsageError(
-            f"render: scale log asked for {request.quantity}; accuracies are drawn in percent on a "
-            "linear scale; use --scale auto or another quantity"
-        )
-    _has_begun(request)
+    else:
+        request = replace(request, quantity=_quantity(request))
     _has_values(request)
     return request
 
@@ -182,9 +151,7 @@ def check_look(kind: str, scale: str | None = None, style: str | Path = "default
 def check_output(path: str | Path, kind: str = "") -> Path:
     """Return ``path`` if a picture can be written there; call before the hard work.
 
-    Args:
-        path: The file.
-        kind: A key of `KINDS`; trajectories and lit surfaces may be animations.
+    Trajectories and lit surfaces may be animations.
 
     Raises:
         UsageError: If the extension is unknown, or the folder missing.
@@ -245,20 +212,20 @@ def _fits(surface: Surface, kind: str) -> None:
         )
 
 
-def _has_begun(request: Request) -> None:
+def _has_values(request: Request) -> None:
+    """Refuse what has not begun, and pages and curves of a quantity without values.
+
+    Other kinds look at the cells.
+    """
+    quantity, kind = request.quantity, request.kind
     for surface in request.surfaces:
-        if not surface.done.any() and request.kind != "trajectory":  # whose path is there
+        if not surface.done.any() and kind != "trajectory":  # whose path is there
             counts = surface.counts()
             raise NothingToDraw(
                 f"{surface.source}: none of {surface.status.size:,} cells is done "
                 f"({counts['missing']:,} missing, {counts['failed']:,} failed); "
                 "run lsengine eval on its job first"
             )
-
-
-def _has_values(request: Request) -> None:
-    """Refuse pages and curves of a quantity without values; other kinds look at the cells."""
-    quantity, kind = request.quantity, request.kind
     if quantity is None or kind not in ("html", "curve"):
         return
     tallies = [cells.tally(s.status, [s.quantities[quantity]]) for s in request.surfaces]
@@ -305,7 +272,7 @@ def _quantity(request: Request) -> str | None:
         if not shared:
             held = "; ".join(f"{s.source}: {', '.join(sorted(s.quantities))}" for s in surfaces)
             raise UsageError(f"render: the surfaces have no quantity in common ({held})")
-        return preferred(shared)
+        quantity = preferred(shared)
     for surface in surfaces:
         if quantity not in surface.quantities:
             names = sorted(surface.quantities)
@@ -313,6 +280,11 @@ def _quantity(request: Request) -> str | None:
                 f"{surface.source}: has no quantity {quantity!r}; it has: {', '.join(names)}"
                 f"{did_you_mean(quantity, names)}"
             )
+    if request.scale == "log" and describe(quantity).is_percent:
+        raise UsageError(
+            f"render: scale log asked for {quantity}; accuracies are drawn in percent on a "
+            "linear scale; use --scale auto or another quantity"
+        )
     return quantity
 
 

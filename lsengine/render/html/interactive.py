@@ -46,9 +46,8 @@ _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 def draw(request: Request, *, reload_s: float | None = None) -> str:
     """Return the page of a request.
 
-    Args:
-        request: Of kind ``html``; its quantity is the one shown first.
-        reload_s: Seconds after which the page loads itself anew, for runs that are writing.
+    The request's quantity is shown first.  The page loads itself anew after ``reload_s`` seconds,
+    if a run is writing.
 
     Raises:
         UsageError: If there are too many surfaces.
@@ -138,31 +137,27 @@ def _page_notes(
     lines = []
     if any_missing:
         lines.append("lighter: not computed yet, the nearest cell's value stands in")
-    if any(_has_bad(s) for s in surfaces):
+    if any(cells.tally(s.status, s.quantities.values()).bad for s in surfaces):
         lines.append("\N{MULTIPLICATION SIGN} on the floor: failed, or not a finite number")
     if not all(is_to_scale(plane) for plane in planes if min(plane.values.shape) > 1):
         lines.append(NOT_TO_SCALE)
     return lines
 
 
-def _has_bad(surface: Surface) -> bool:
-    return bool(cells.tally(surface.status, surface.quantities.values()).bad)
-
-
 def _surface(surface: Surface, plane: Plane, names: Sequence[str]) -> dict[str, Any]:
     """Return what belongs to a surface whatever quantity is shown."""
     order = np.ix_(*(np.argsort(surface.axes[name]) for name in ("beta", "alpha")))
-    values = {}
-    for name in names:
-        factor = describe(name).factor
-        values[name] = _packed(np.asarray(surface.quantities[name])[order] * factor, "<f8")
+    values = {
+        name: _packed(np.asarray(surface.quantities[name])[order] * describe(name).factor, "<f8")
+        for name in names
+    }
     return {
         "name": surface.name,
         "about": page.errors(surface),
         "alpha": plane.alpha.tolist(),
         "beta": plane.beta.tolist(),
         "range": [_range(plane.alpha, plane.beta), _range(plane.beta, plane.alpha)],
-        "base": _base(plane),
+        "base": list(base(plane)) if min(plane.values.shape) > 1 else [1.0, 1.0],
         "status": _packed(surface.status[order], "u1"),
         "missing": bool(plane.missing.any()),
         "values": values,
@@ -179,17 +174,13 @@ def _range(axis: Floats, other: Floats) -> list[float]:
     return [float(edges[0]), float(edges[-1])] if axis.size == 1 else [axis[0], axis[-1]]
 
 
-def _base(plane: Plane) -> list[float]:
-    return list(base(plane)) if min(plane.values.shape) > 1 else [1.0, 1.0]
-
-
 def _path(surface: Surface) -> dict[str, Any] | None:
     if not surface.has_path:
         return None
     assert surface.trajectory is not None  # it has a path
     columns = surface.trajectory.columns
-    rows = [
-        [name.replace("_", " "), [_number(v) for v in column.tolist()]]
+    rows = [  # JSON has no word for what is not finite
+        [name.replace("_", " "), [v if np.isfinite(v) else str(v) for v in column.tolist()]]
         for name, column in columns.items()
         if column.ndim == 1 and column.dtype.kind in "fiu" and name != "status"
     ]
@@ -201,20 +192,14 @@ def _path(surface: Surface) -> dict[str, Any] | None:
     }
 
 
-def _number(value: float) -> float | str:
-    return value if np.isfinite(value) else str(value)  # JSON has no word for these
-
-
 def _marks(surface: Surface) -> list[tuple[str, tuple[float, float], str]]:
     """Return name, alpha and beta, and symbol of the centre and of other minima."""
     minima = surface.marked_minima
-    inside = [(0.0, 0.0), *minima]
     names = ["centre", *page.ordinal_minima(len(minima))]
-    symbols = ["cross", *["diamond"] * len(minima)]
     alpha, beta = surface.axes["alpha"], surface.axes["beta"]
     return [
-        (name, at, symbol)
-        for name, at, symbol in zip(names, inside, symbols, strict=True)
+        (name, at, "cross" if name == "centre" else "diamond")
+        for name, at in zip(names, [(0.0, 0.0), *minima], strict=True)
         if alpha.min() <= at[0] <= alpha.max() and beta.min() <= at[1] <= beta.max()
     ]
 
@@ -226,13 +211,11 @@ def _quantity(name: str, planes: Sequence[Plane], request: Request) -> dict[str,
     limits, levels = (request.limits if is_first else None), request.levels
     asked = request.scale if is_first else "auto"
     auto = scales.choose(values, quantity, asked, levels, limits)
-    offered = {auto.kind: auto}
-    kinds = ["linear"]
-    if not quantity.is_percent and (values > 0).all() and not (limits and limits[0] <= 0):
-        kinds.append("log")
-    for kind in kinds:
-        if kind not in offered:
-            offered[kind] = scales.choose(values, quantity, kind, levels, limits)
+    takes_log = not quantity.is_percent and (values > 0).all() and not (limits and limits[0] <= 0)
+    offered = {
+        kind: scales.choose(values, quantity, kind, levels, limits)
+        for kind in (["linear", "log"] if takes_log else ["linear"])
+    } | {auto.kind: auto}
     shown = {kind: _scale(offered[kind], planes, request) for kind in sorted(offered)}
     return {"name": name, "label": quantity.label, "auto": auto.kind, "scales": shown}
 

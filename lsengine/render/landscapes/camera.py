@@ -18,20 +18,13 @@ DISTANCE = 3.6  # from the camera to the middle of the scene; its base is 1 wide
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """A camera and the picture it takes, 1 wide.
+    """A camera and the picture it takes, 1 wide."""
 
-    Attributes:
-        focal: The point in the middle of the picture; (3,).
-        toward: Unit vector from there to the camera; (3,).
-        half_width: Half the picture's width, seen at distance 1.
-        ratio: Height of the picture by its width.
-        middle: The point through which the vertical line goes that the camera turns about; (3,).
-    """
-
-    focal: Floats
-    toward: Floats
-    half_width: float
-    ratio: float
+    focal: Floats  # the point in the middle of the picture; (3,)
+    toward: Floats  # unit vector from there to the camera; (3,)
+    half_width: float  # half the picture's width, seen at distance 1
+    ratio: float  # height of the picture by its width
+    # The point through which the vertical line goes that the camera turns about; (3,).
     middle: Floats
 
     @property
@@ -45,11 +38,7 @@ class View:
         return float(np.degrees(2 * np.arctan(self.half_width * self.ratio)))
 
     def turned(self, angle: float) -> View:
-        """Return the view after the camera, and what it aims at, went around the middle.
-
-        Args:
-            angle: Radians from alpha towards beta.
-        """
+        """Return the view after camera and aim went around the middle, in radians to beta."""
         cos, sin = np.cos(angle), np.sin(angle)
         turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
         focal = self.middle + turn @ (self.focal - self.middle)
@@ -62,13 +51,9 @@ class View:
 
 
 def fitted_view(points: Floats, camera: Camera, *, all_around: bool = False) -> View:
-    """Return the view that has all points in it, as large as they can be, at zoom 1.
+    """Return the view that has all points (N, 3) in it, as large as they can be, at zoom 1.
 
-    Args:
-        points: What to show; (N, 3).
-        camera: Where from.
-        all_around: Whether the points turn about the vertical line through their middle, and
-            are to stay in the picture while they do.
+    With ``all_around`` they stay in it while they turn about the vertical line in their middle.
     """
     toward = direction(camera)
     middle = (points.min(axis=0) + points.max(axis=0)) / 2

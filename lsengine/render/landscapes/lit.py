@@ -33,7 +33,6 @@ from lsengine.render.landscapes.terrain import (
     Terrain,
     bar,
     base,
-    sight_line,
     terrains,
 )
 from lsengine.render.landscapes.vtk_scene import Landscape, Scene
@@ -48,38 +47,23 @@ CLOSE = 0.14  # of an axis: a number nearer to one of its ends would meet the en
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Mark:
-    """What is drawn at a marked point of a landscape.
+    """What is drawn at a marked point of a landscape."""
 
-    Attributes:
-        point: In units of the base, on the mesh; (3,).
-        name: Beside it.
-        outlines: The mark, its ground first.
-        sight_line: From a hidden mark up to where it leaves the surface.
-    """
-
-    point: Floats
-    name: Annotation
-    outlines: list[Line2D]
-    sight_line: Line2D
+    point: Floats  # in units of the base, on the mesh; (3,)
+    name: Annotation  # beside it
+    outlines: list[Line2D]  # the mark, its ground first
+    sight_line: Line2D  # from a hidden mark up to where it leaves the surface
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _AxisWord:
-    """A number of an axis, or its name.
+    """A number of an axis, or its name."""
 
-    Attributes:
-        along: 0 for alpha, 1 for beta.
-        share: Where it belongs, from one end of the axis to the other.
-        is_name: Whether it lies beyond the numbers.
-        text: The artist.
-        half: Half its width and height in points; (2,).
-    """
-
-    along: int
-    share: float
-    is_name: bool
+    along: int  # 0 for alpha, 1 for beta
+    share: float  # where it belongs, from one end of the axis to the other
+    is_name: bool  # whether it lies beyond the numbers
     text: Annotation
-    half: Floats
+    half: Floats  # half its width and height in points; (2,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,12 +116,7 @@ def draw(request: Request) -> Figure:
 
 
 def turning(request: Request) -> tuple[Figure, Iterator[int]]:
-    """Return a figure, and an iterator that turns its landscapes once around, step by step.
-
-    Raises:
-        UsageError: If a surface has nothing to join into a landscape.
-        EnvironmentUnfit: If VTK is not there, or nothing to draw with.
-    """
+    """Return a figure, and an iterator that turns its landscapes once around; raises as `draw`."""
     figure, panels, views = _composed(request, turns=True)
     return figure, _turned(panels, views)
 
@@ -197,16 +176,14 @@ def _landscape(terrain: Terrain) -> Landscape:
     plane, scale, style = terrain.plane, terrain.scale, terrain.request.style
     low, high = scale.span
     share_BA = (terrain.heights - low) / (high - low)
-    x, y = (
-        (axis - every[0]) / (every[-1] - every[0]) * width
-        for axis, every, width in zip(
-            (plane.alpha, plane.beta), plane.whole, base(plane), strict=True
-        )
-    )
+    axes = zip((plane.alpha, plane.beta), plane.whole, base(plane), strict=True)
+    x, y = ((axis - all_[0]) / (all_[-1] - all_[0]) * width for axis, all_, width in axes)
     mesh = smooth_mesh(x, y, share_BA * style.relief)
     colors = colormaps[style.colormap](mesh.z / style.relief)[..., :3]
     if terrain.request.filled:  # what stands in for a cell is lighter
-        stands_in = plane.missing[np.ix_(_nearest(y, mesh.y), _nearest(x, mesh.x))]
+        pairs = ((y, mesh.y), (x, mesh.x))
+        nearest = (np.abs(fine[:, None] - axis).argmin(axis=1) for axis, fine in pairs)
+        stands_in = plane.missing[np.ix_(*nearest)]
         colors[stands_in] += FADE * (np.array(to_rgb(style.ground)) - colors[stands_in])
     levels = scale.forward(scale.levels)
     levels = (levels[(levels > low) & (levels < high)] - low) / (high - low)
@@ -224,20 +201,18 @@ def _landscape(terrain: Terrain) -> Landscape:
     )
 
 
-def _nearest(axis: Floats, fine: Floats) -> NDArray[np.intp]:
-    """Return the nearest cell of each point of a finer axis."""
-    return np.asarray(np.abs(fine[:, None] - axis).argmin(axis=1))
-
-
 def _axis_words(axes: Axes, terrain: Terrain) -> list[_AxisWord]:
     """Make the numbers and names of both axes; `_place_words` puts them where they belong."""
-    size, words = page.letter(axes), []
+    figure, words = page.root(axes), []
     for along, name in enumerate(("alpha", "beta")):
         low, high = (float(end) for end in terrain.plane.whole[along][[0, -1]])
-        for tick, text in _numbers(low, high):
-            share = (tick - low) / (high - low)
-            words.append(_axis_word(axes, text, size * 0.88, along, share, is_name=False))
-        words.append(_axis_word(axes, rf"$\{name}$", size * 1.1, along, 0.5, is_name=True))
+        numbers = [(text, (tick - low) / (high - low), False) for tick, text in _numbers(low, high)]
+        for label, share, is_name in [*numbers, (rf"$\{name}$", 0.5, True)]:
+            text = _word(axes, label, page.letter(axes) * (1.1 if is_name else 0.88))
+            box = text.get_window_extent(cast(Any, figure.canvas).get_renderer())
+            half = np.array([box.width, box.height]) * 36.0 / figure.dpi
+            word = _AxisWord(along=along, share=share, is_name=is_name, text=text, half=half)
+            words.append(word)
     return words
 
 
@@ -252,26 +227,10 @@ def _numbers(low: float, high: float) -> list[tuple[float, str]]:
     return list(zip([low, *inner, high], minus, strict=True))
 
 
-def _axis_word(
-    axes: Axes, text: str, size: float, along: int, share: float, *, is_name: bool
-) -> _AxisWord:
-    word, figure = _word(axes, text, size), page.root(axes)
-    box = word.get_window_extent(cast(Any, figure.canvas).get_renderer())
-    half = np.array([box.width, box.height]) * 36.0 / figure.dpi
-    return _AxisWord(along=along, share=share, is_name=is_name, text=word, half=half)
-
-
 def _word(axes: Axes, text: str, size: float, **look: Any) -> Annotation:
-    centred = {"xytext": (0.0, 0.0), "ha": "center", "va": "center"}
-    return axes.annotate(
-        text,
-        (0.0, 0.0),
-        textcoords="offset points",
-        fontsize=size,
-        annotation_clip=False,
-        zorder=6,
-        **{**centred, **look},
-    )
+    look = {"xytext": (0.0, 0.0), "ha": "center", "va": "center", "zorder": 6, **look}
+    look |= {"textcoords": "offset points", "annotation_clip": False, "fontsize": size}
+    return axes.annotate(text, (0.0, 0.0), **look)
 
 
 def _mark(axes: Axes, marker: Marker, terrain: Terrain, landscape: Landscape) -> _Mark:
@@ -281,14 +240,12 @@ def _mark(axes: Axes, marker: Marker, terrain: Terrain, landscape: Landscape) ->
     point[2] = on_mesh if np.isfinite(on_mesh) else point[2]
     beside: dict[str, Any] = {"xytext": (4.0, 3.0), "ha": "left", "va": "bottom"}
     halo = page.halo(style.ground)
+    looks = page.mark_looks(style, marker.symbol)
     return _Mark(
         point=point,
         name=_word(axes, marker.name, page.letter(axes) * 0.82, path_effects=halo, **beside),
-        outlines=[
-            axes.plot([0.0], [0.0], **look, zorder=5)[0]
-            for look in page.mark_looks(style, marker.symbol)
-        ],
-        sight_line=axes.plot([], [], **sight_line(style))[0],
+        outlines=[axes.plot([0.0], [0.0], **look, zorder=5)[0] for look in looks],
+        sight_line=axes.plot([], [], **terrain.sight_line)[0],
     )
 
 

@@ -23,16 +23,11 @@ LIFT = 0.004  # of the base: a line of sight begins above the surface, not in it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """Heights over a grid of the base, on which one can stand and which can hide things.
+    """Heights over a grid of the base, on which one can stand and which can hide things."""
 
-    Attributes:
-        x, y: Of the grid, increasing; (X,), (Y,).
-        z: In the same unit, NaN where nothing is drawn; (Y, X).
-    """
-
-    x: Floats
-    y: Floats
-    z: Floats
+    x: Floats  # of the grid, increasing; (X,)
+    y: Floats  # the same; (Y,)
+    z: Floats  # in the same unit, NaN where nothing is drawn; (Y, X)
 
     def above(self, places: Floats) -> Floats:
         """Return heights over places of the base, (..., 2), bilinearly between points; (...)."""
@@ -52,9 +47,6 @@ class Ground:
         Args:
             points: On the ground or above it; (N, 3).
             eye: Beyond the base or above it; (3,).
-
-        Returns:
-            (N,).
         """
         start = points + np.array([0.0, 0.0, LIFT])
         way = eye - start
@@ -77,20 +69,13 @@ class Ground:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LandscapeMesh:
-    """A landscape over a base 1 wide, ready to be drawn.
+    """A landscape over a base 1 wide, ready to be drawn."""
 
-    Attributes:
-        x, y: Of the mesh, in the base; (X,), (Y,).
-        z: Heights in units of the base, finite everywhere; (Y, X).
-        is_drawn: Quads whose four cells have values; (Y - 1, X - 1).
-        sky: Share of the sky that a point sees, 0 to 1; (Y, X).
-    """
-
-    x: Floats
-    y: Floats
-    z: Floats
-    is_drawn: Mask
-    sky: Floats
+    x: Floats  # of the mesh, in the base; (X,)
+    y: Floats  # the same; (Y,)
+    z: Floats  # heights in units of the base, finite everywhere; (Y, X)
+    is_drawn: Mask  # quads whose four cells have values; (Y - 1, X - 1)
+    sky: Floats  # share of the sky that a point sees, 0 to 1; (Y, X)
 
     @property
     def ground(self) -> Ground:
@@ -105,10 +90,8 @@ def smooth_mesh(x: Floats, y: Floats, z_BA: Floats) -> LandscapeMesh:
     Piecewise cubics that keep monotone (Fritsch and Butland 1984) go along each axis; a mesh
     through cells overshoots nowhere.  Quads with a corner that has no value stay out.
 
-    Args:
-        x: Of the cells, in units of the base, increasing; (A,).
-        y: The same; (B,).
-        z_BA: Heights, NaN where there is none.
+    The cells are at ``x``, (A,), and ``y``, (B,), increasing; heights may be NaN; all in units of
+    the base.
     """
     columns, rows = (max(1, min(8, MESH // max(axis.size - 1, 1))) for axis in (x, y))
     fine_x, fine_y = split(x, columns), split(y, rows)
@@ -129,13 +112,7 @@ def monotone(at: Floats, values: Floats, fine: Floats) -> Floats:
     scipy's ``PchipInterpolator`` does the same, but for the last bits, and its import takes longer
     than the whole mesh.
 
-    Args:
-        at: Increasing; (N,).
-        values: (..., N).
-        fine: Within the ends of ``at``; (M,).
-
-    Returns:
-        (..., M).
+    From ``values``, (..., N), at increasing places, (N,), to ``fine`` ones between: (..., M).
     """
     step = np.diff(at)
     slope = np.diff(values, axis=-1) / step

@@ -5,7 +5,7 @@ Shape suffixes: B betas, A alphas, Q quads of the mesh.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from matplotlib import colormaps
@@ -17,15 +17,7 @@ from mpl_toolkits.mplot3d.axes3d import Axes3D  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from lsengine.render.landscapes.mesh import split
-from lsengine.render.landscapes.terrain import (
-    FADE,
-    PALE,
-    Terrain,
-    bar,
-    base,
-    sight_line,
-    terrains,
-)
+from lsengine.render.landscapes.terrain import FADE, PALE, Terrain, bar, base, terrains
 from lsengine.render.page import page
 from lsengine.render.request import Request
 from lsengine.surface.cells import corners
@@ -71,7 +63,10 @@ def _add_mesh(axes: Axes3D, terrain: Terrain) -> None:
         *_, faded_BA = _finer(plane.alpha, plane.beta, plane.missing.astype(np.float64))
         faded_Q = (corners(faded_BA).max(axis=-1).ravel() > 0)[is_drawn]
         color[faded_Q, :3] += FADE * (np.array(to_rgb(style.ground)) - color[faded_Q, :3])
-    color[:, :3] = _lit(color[:, :3], light_Q[is_drawn])
+    # Ambient and diffuse light, and a soft highlight.
+    light_Q1 = light_Q[is_drawn, None]
+    shaded = color[:, :3] * (0.42 + 0.62 * light_Q1)
+    color[:, :3] = np.clip(shaded + 0.16 * light_Q1**18, 0.0, 1.0)
     # Antialiased quads would show hairlines between each other.
     mesh = Poly3DCollection(quads_Q4[is_drawn], facecolors=color, linewidths=0, antialiased=False)
     mesh.set_rasterized(True)
@@ -93,12 +88,6 @@ def _light(x: Floats, y: Floats, z_BA: Floats) -> Floats:
     normal = np.stack((-by_x, -by_y, np.ones_like(z_BA)), axis=-1)
     cosine = normal @ (LIGHT / np.linalg.norm(LIGHT)) / np.linalg.norm(normal, axis=-1)
     return np.asarray(np.clip(cosine, 0.0, 1.0))
-
-
-def _lit(color: NDArray[Any], light: Floats) -> NDArray[Any]:
-    """Shade a colour: ambient and diffuse light, and a soft highlight."""
-    shaded = color * (0.42 + 0.62 * light[:, None])
-    return np.asarray(np.clip(shaded + 0.16 * light[:, None] ** 18, 0.0, 1.0))
 
 
 def _frame(axes: Axes3D, terrain: Terrain) -> None:
@@ -139,7 +128,9 @@ def _mark(axes: Axes3D, terrain: Terrain) -> bool:
     markers, style, (low, high) = terrain.markers(), terrain.request.style, terrain.scale.span
     if not markers:
         return False
-    ground, eye = terrain.ground, terrain.to_base(_eye(axes))
+    # The camera stands at the one point that the projection sends nowhere.
+    *_, still = np.linalg.svd(axes.get_proj()[[0, 1, 3]])[2]
+    ground, eye = terrain.ground, terrain.to_base(still[:3] / still[3])
     points = terrain.to_base(np.array([marker.place for marker in markers]))
     behind = ground.hides(points, eye)
     for marker, point, is_behind in zip(markers, points, behind, strict=True):
@@ -147,23 +138,10 @@ def _mark(axes: Axes3D, terrain: Terrain) -> bool:
         if is_behind:
             top = low + (high - low) * ground.clearance(point, eye) / style.relief
             ends = np.stack([marker.place, (*marker.place[:2], top)])
-            axes.plot(*ends.T, **sight_line(style))
+            axes.plot(*ends.T, **terrain.sight_line)
         for look in page.mark_looks(style, marker.symbol):
             axes.plot(*marker.place[:, None], **look, alpha=opacity, zorder=5)
         if marker.name:
-            axes.text(
-                *marker.place,
-                f" {marker.name}",
-                fontsize=page.letter(axes) * 0.82,
-                va="bottom",
-                alpha=opacity,
-                zorder=6,
-                path_effects=page.halo(style.ground),
-            )
+            text = axes.text(*marker.place, f" {marker.name}", va="bottom", alpha=opacity, zorder=6)
+            text.set(fontsize=page.letter(axes) * 0.82, path_effects=page.halo(style.ground))
     return bool(behind.any())
-
-
-def _eye(axes: Axes3D) -> Floats:
-    """Return where the camera stands: the one point that the projection sends nowhere; (3,)."""
-    *_, still = np.linalg.svd(axes.get_proj()[[0, 1, 3]])[2]
-    return np.asarray(still[:3] / still[3])

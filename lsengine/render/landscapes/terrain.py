@@ -18,7 +18,6 @@ from lsengine.render.page import page
 from lsengine.render.page.scales import Scale
 from lsengine.render.planes.planes import NOT_TO_SCALE, STANDS_IN, check, common_scale
 from lsengine.render.request import Request
-from lsengine.render.style.styles import Style
 from lsengine.surface import Surface, cells
 from lsengine.surface.cells import Plane
 from lsengine.surface.quantities import describe
@@ -32,33 +31,20 @@ BEHIND = "pale marks lie behind the surface, below their dotted lines"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marker:
-    """A point of a landscape that is marked.
+    """A point of a landscape that is marked."""
 
-    Attributes:
-        place: Alpha, beta and scaled height; (3,).
-        name: Empty where the centre is alone.
-        symbol: As matplotlib has it.
-    """
-
-    place: Floats
-    name: str
-    symbol: str
+    place: Floats  # alpha, beta and scaled height; (3,)
+    name: str  # empty where the centre is alone
+    symbol: str  # as matplotlib has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terrain:
-    """A surface as a landscape: heights on a scale, over a base whose longer side is 1.
-
-    Attributes:
-        surface: What was asked for.
-        plane: What has heights.
-        scale: Of all landscapes of a picture.
-        request: What they have in common.
-    """
+    """A surface as a landscape: heights on a scale, over a base whose longer side is 1."""
 
     surface: Surface
-    plane: Plane
-    scale: Scale
+    plane: Plane  # what has heights
+    scale: Scale  # of all landscapes of a picture
     request: Request
 
     @property
@@ -73,6 +59,13 @@ class Terrain:
         alpha_beta = np.meshgrid(self.plane.alpha, self.plane.beta)
         grid = self.to_base(np.stack([*alpha_beta, self.heights], -1))
         return Ground(x=grid[0, :, 0], y=grid[:, 0, 1], z=grid[..., 2])
+
+    @property
+    def sight_line(self) -> dict[str, Any]:
+        """The look of the line from a hidden mark up to where it leaves the surface."""
+        style = self.request.style
+        look = {"color": style.ink, "path_effects": page.halo(style.ground, 2.4)}
+        return {**look, "linestyle": (0, (1.5, 2.0)), "linewidth": 1.1, "alpha": PALE, "zorder": 5}
 
     def to_base(self, points: Floats) -> Floats:
         """Return points (..., 3) of alpha, beta and scaled height in units of the base."""
@@ -92,11 +85,9 @@ class Terrain:
         (left, right), (near, far) = plane.alpha[[0, -1]], plane.beta[[0, -1]]
         names = ["centre", *page.ordinal_minima(len(minima))] if minima else [""]
         return [
-            Marker(place=np.array([alpha, beta, z]), name=name, symbol="D" if index else "+")
-            for index, ((alpha, beta), z, name) in enumerate(
-                zip(places, heights, names, strict=True)
-            )
-            if left <= alpha <= right and near <= beta <= far and np.isfinite(z)
+            Marker(place=np.array([a, b, z]), name=name, symbol="+" if name == names[0] else "D")
+            for (a, b), z, name in zip(places, heights, names, strict=True)
+            if left <= a <= right and near <= b <= far and np.isfinite(z)
         ]
 
     def notes(self, *, hides_marks: bool) -> list[str]:
@@ -152,15 +143,3 @@ def _depth(plane: Plane) -> float:
 def is_to_scale(plane: Plane) -> bool:
     """Whether alpha and beta have one scale on the base, which is never a mere strip."""
     return LEAST <= _depth(plane) <= 1 / LEAST
-
-
-def sight_line(style: Style) -> dict[str, Any]:
-    """Return the look of the line from a hidden mark up to where it leaves the surface."""
-    return {
-        "linestyle": (0, (1.5, 2.0)),
-        "linewidth": 1.1,
-        "color": style.ink,
-        "path_effects": page.halo(style.ground, 2.4),
-        "alpha": PALE,
-        "zorder": 5,
-    }

@@ -46,34 +46,22 @@ MODULES = {  # what is used of VTK
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landscape:
-    """What is in a scene, colours included.
-
-    Attributes:
-        mesh: Its shape.
-        colors: RGB of its points before light, 0 to 1; (Y, X, 3).
-        lines: Heights at which contour lines go along the surface; (L,).
-        floor: Height of the ground plane, whose edge is drawn.
-        floor_lines: Heights of the lines drawn on the ground, too; (F,).
-        floor_colors: Their RGB; (F, 3).
-        ink, faint: RGB of lines on the surface, and of the edge of the ground.
-    """
+    """What is in a scene, colours included."""
 
     mesh: LandscapeMesh
-    colors: Floats
-    lines: Floats
-    floor: float
-    floor_lines: Floats
-    floor_colors: Floats
-    ink: tuple[float, float, float]
-    faint: tuple[float, float, float]
+    colors: Floats  # RGB of its points before light, 0 to 1; (Y, X, 3)
+    lines: Floats  # heights at which contour lines go along the surface; (L,)
+    floor: float  # height of the ground plane, whose edge is drawn
+    floor_lines: Floats  # heights of the lines drawn on the ground, too; (F,)
+    floor_colors: Floats  # (F, 3)
+    ink: tuple[float, float, float]  # of lines on the surface
+    faint: tuple[float, float, float]  # of the edge of the ground
 
 
 class Scene:
     """A landscape under lamps, of which pictures can be taken; use as a context manager.
 
-    Args:
-        landscape: What to draw.
-        size: Width and height of the pictures in pixels.
+    The ``size`` is width and height of the pictures in pixels.
 
     Raises:
         EnvironmentUnfit: If VTK is not there, or nothing to draw with.
@@ -90,7 +78,7 @@ class Scene:
         self._window.SetMultiSamples(SMOOTHING)
         self._window.SetSize(*size)
         self._window.AddRenderer(self._renderer)
-        for actor in (_mesh(landscape), *_lines(landscape), _floor(landscape)):
+        for actor in (_mesh(landscape), *_lines(landscape)):
             self._renderer.AddActor(actor)
         for position, strength in LAMPS:
             lamp = vtk.vtkLight()
@@ -149,7 +137,7 @@ def _mesh(landscape: Landscape) -> Any:
 
 
 def _lines(landscape: Landscape) -> list[Any]:
-    """Return lines of equal height, on the landscape and on the ground."""
+    """Return lines of equal height, on the landscape and on the ground, and the ground's edge."""
     ground = landscape.mesh.ground
     lines = contour_generator(ground.x, ground.y, np.ma.masked_invalid(ground.z))
     actors = []
@@ -160,13 +148,9 @@ def _lines(landscape: Landscape) -> list[Any]:
         below = [(line, landscape.floor) for line in lines.lines(height)]
         if below:
             actors.append(_tubes(below, LINE, MATT, tuple(color)))
-    return actors
-
-
-def _floor(landscape: Landscape) -> Any:
     (left, right), (near, far) = landscape.mesh.x[[0, -1]], landscape.mesh.y[[0, -1]]
     edge = np.array([(left, near), (right, near), (right, far), (left, far), (left, near)])
-    return _tubes([(edge, landscape.floor)], 0.7 * LINE, FLAT, landscape.faint)
+    return [*actors, _tubes([(edge, landscape.floor)], 0.7 * LINE, FLAT, landscape.faint)]
 
 
 def _tubes(

@@ -57,17 +57,9 @@ def _circle(axes: Axes, surface: Surface, curve: Curve, color: str, style: Style
         return
     unsolved = curve_of(surface, "converged").values == 0
     for row, where in zip(curve.values, unsolved, strict=True):
-        axes.plot(
-            curve.alpha[where],
-            row[where],
-            marker="o",
-            markersize=4.0,
-            linestyle="none",
-            zorder=3,
-            markerfacecolor=style.ground,
-            markeredgecolor=color,
-            markeredgewidth=0.9,
-        )
+        look: dict[str, Any] = {"markerfacecolor": style.ground, "markeredgecolor": color}
+        look |= {"markersize": 4.0, "markeredgewidth": 0.9, "zorder": 3}
+        axes.plot(curve.alpha[where], row[where], marker="o", linestyle="none", **look)
 
 
 def _finish(axes: Axes, names: list[str], drawn: Curves) -> None:
@@ -89,10 +81,7 @@ def _finish(axes: Axes, names: list[str], drawn: Curves) -> None:
 def _write(figure: Figure, axes: list[Axes], request: Request, colors: list[str]) -> None:
     """Write the caption, the legend below, and what is not drawn."""
     surfaces, several = request.surfaces, len(request.surfaces) > 1
-    handles = [
-        Line2D([], [], color=color, label=page.printable(surface.name))
-        for color, surface in zip(colors, surfaces if several else (), strict=False)
-    ]
+    handles = panel.entries([page.printable(s.name) for s in surfaces] if several else [], colors)
     for name, color in zip(BOTH if request.quantity is None else (), colors, strict=False):
         dashes, shown = _dashes(name, several=several), request.style.ink if several else color
         word = describe(name).label.replace("Hessian ", "")

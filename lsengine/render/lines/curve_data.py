@@ -25,19 +25,12 @@ DECADES = 12.0  # a log axis of more says nothing of any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One quantity of one surface along alpha, in the unit drawn.
-
-    Attributes:
-        quantity: What it is.
-        alpha: (A,), increasing.
-        values: NaN wherever there is no finite result; (R, A).
-        missing: Cells not computed yet, over which the line runs on; (R, A).
-    """
+    """One quantity of one surface along alpha, in the unit drawn."""
 
     quantity: Quantity
-    alpha: Floats
-    values: Floats
-    missing: NDArray[np.bool_]
+    alpha: Floats  # (A,), increasing
+    values: Floats  # NaN wherever there is no finite result; (R, A)
+    missing: NDArray[np.bool_]  # cells not computed yet, over which the line runs on; (R, A)
 
     @property
     def repeats(self) -> int:
@@ -51,16 +44,11 @@ class Curve:
 
 
 class Curves:
-    """Some quantities of all surfaces of a request, and how they are told apart.
-
-    Attributes:
-        request: The picture.
-        of: Curves by number of the surface and name of the quantity.
-    """
+    """Some quantities of all surfaces of a request, and how they are told apart."""
 
     def __init__(self, request: Request, names: Sequence[str]) -> None:
         self.request, self._asked = request, names
-        self.of = {
+        self.of = {  # by number of the surface and name of the quantity
             (index, name): curve_of(surface, name)
             for index, surface in enumerate(request.surfaces)
             for name in names
@@ -136,12 +124,8 @@ def curve_of(surface: Surface, name: str) -> Curve:
     """Sort the cells of one quantity of a surface along alpha."""
     quantity = describe(name)
     line = cells.line(surface, quantity)
-    return Curve(
-        quantity=quantity,
-        alpha=line.alpha,
-        values=line.values,
-        missing=line.status == MISSING,
-    )
+    missing = line.status == MISSING
+    return Curve(quantity=quantity, alpha=line.alpha, values=line.values, missing=missing)
 
 
 def is_test(name: str) -> bool:

@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
 from lsengine.errors import NothingToDraw
 from lsengine.render.lines import panel
@@ -22,9 +21,9 @@ from lsengine.render.request import Request
 from lsengine.surface import Surface, cells
 from lsengine.surface.quantities import describe, preferred
 
-Floats = NDArray[np.float64]
 LOSSES = ("train_loss", "test_loss")
 ACCURACIES = ("train_accuracy", "test_accuracy")
+DOTTED = (0, (1.0, 1.5))
 NAME = 0.85  # size of a minimum's name above the axes, in that of the labels
 MARKED = 15  # a curve of fewer points shows them
 
@@ -110,8 +109,10 @@ def _family(axes: Axes, curves: Curves, *, colored: bool) -> None:
     labels = list(dict.fromkeys(quantity.label for quantity in quantities))
     short = {"training loss": "loss", "training accuracy (%)": "accuracy (%)"}
     axes.set_ylabel(short.get(labels[0], labels[0]) if len(labels) > 1 else labels[0])
-    if percent:
-        axes.set_ylim(*_percent_limits(curves.finite))
+    if percent:  # just around the values, not beyond what an accuracy can be by much
+        low, high = (curves.finite.min(), curves.finite.max()) if curves.finite.size else (0, 100)
+        room = max(0.04 * (high - low), 0.5) if curves.finite.size else 0
+        axes.set_ylim(low - room, high + room)
         axes.locator_params(axis="y", nbins=6)
     else:
         curves.fit_scale(axes, curves.request.scale)
@@ -127,12 +128,8 @@ def _family(axes: Axes, curves: Curves, *, colored: bool) -> None:
 def line(axes: Axes, curve: Curve, color: str, dashes: Any = None, *, spread: bool = True) -> None:
     """Draw one line, or repeats as thin lines, a quartile band and the median.
 
-    Args:
-        axes: Where.
-        curve: What.
-        color: Of all of it.
-        dashes: A line style; by default that of the quantity's split.
-        spread: Whether repeats show more than their median.
+    ``dashes`` are by default those of the quantity's split.  Without ``spread`` repeats show no
+    more than their median.
     """
     dashes = dashes or _dashes(curve.quantity.name)
     if curve.repeats == 1:
@@ -152,7 +149,7 @@ def line(axes: Axes, curve: Curve, color: str, dashes: Any = None, *, spread: bo
 
 def _dashes(name: str) -> Any:
     """Return the line of a split: training solid, test dotted."""
-    return (0, (1.0, 1.5)) if is_test(name) else "solid"
+    return DOTTED if is_test(name) else "solid"
 
 
 def _run(axes: Axes, curve: Curve, repeat: int, **look: Any) -> None:
@@ -165,15 +162,6 @@ def _run(axes: Axes, curve: Curve, repeat: int, **look: Any) -> None:
     axes.plot(x, y, **{**look, **marker})
     if lone.any() and not few:  # a value between two gaps has no line to be seen on
         axes.plot(x[lone], y[lone], ".", color=str(look["color"]), markersize=3.0)
-
-
-def _percent_limits(values: Floats) -> tuple[float, float]:
-    """Return limits just around the values, not beyond what an accuracy can be by much."""
-    if not values.size:
-        return 0.0, 100.0
-    low, high = float(values.min()), float(values.max())
-    room = max(0.04 * (high - low), 0.5)
-    return low - room, high + room
 
 
 def _write(figure: Figure, axes: list[Axes], curves: Curves) -> None:
@@ -190,8 +178,14 @@ def _write(figure: Figure, axes: list[Axes], curves: Curves) -> None:
     losses = curves.among([name for name in curves.names if not describe(name).is_percent])
     if losses.of:
         notes += page.beyond_axis(axes[0], losses.finite)
-    keys = _splits(curves) if curves.several else []
-    things = _surfaces(curves) if curves.several else _quantities(curves)
+    things, keys, style = _quantities(curves), list[Line2D](), curves.request.style
+    if curves.several:
+        surfaces = curves.request.surfaces
+        labels = [page.printable(s.name) + _aside(s, curves) for s in surfaces]
+        things = panel.entries(labels, page.colors(style, len(surfaces)))
+        keys = panel.splits(curves.names, style.ink, DOTTED)
+    if len(keys) == 1:  # of one split alone the axis says which
+        keys = []
     panel.finish(figure, axes[0], [*things, *keys], notes, keys=len(keys))
 
 
@@ -205,28 +199,6 @@ def _quantities(curves: Curves) -> list[Line2D]:
         look = {"color": curves.color(0, name), "linestyle": _dashes(name)}
         handles.setdefault(label, Line2D([], [], label=label, **look))
     return list(handles.values())
-
-
-def _surfaces(curves: Curves) -> list[Line2D]:
-    """Return the legend's entries of several surfaces."""
-    return [
-        Line2D([], [], color=color, label=page.printable(surface.name) + _aside(surface, curves))
-        for surface, color in zip(
-            curves.request.surfaces,
-            page.colors(curves.request.style, len(curves.request.surfaces)),
-            strict=True,
-        )
-    ]
-
-
-def _splits(curves: Curves) -> list[Line2D]:
-    """Return the legend's entries of training and test; of one alone the axis says which."""
-    splits = [s for s in ("train", "test") if any(name.startswith(s) for name in curves.names)]
-    return [
-        Line2D([], [], color=curves.request.style.ink, linestyle=_dashes(split), label=split)
-        for split in splits
-        if len(splits) > 1
-    ]
 
 
 def _aside(surface: Surface, curves: Curves) -> str:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from lsengine.errors import UsageError
 from lsengine.render.lines import panel
 from lsengine.render.page import page
-from lsengine.render.request import RecordsRequest
+from lsengine.render.request import Request
 from lsengine.surface.records import Bins, WeightHistograms
 from lsengine.wording import did_you_mean, listed
 
@@ -29,7 +28,7 @@ NORMS = {
 WORDS = {"weights": "weight", "others": "bias or normalisation parameter"}
 
 
-def draw(request: RecordsRequest) -> Figure:
+def draw(request: Request) -> Figure:
     """Draw one outline for each checkpoint of each file.
 
     Raises:
@@ -56,15 +55,16 @@ def draw(request: RecordsRequest) -> Figure:
         if len(drawn) == 1:
             side.stairs(outline, bins.edges, fill=True, color=colors[k], alpha=0.18, lw=0)
         side.stairs(outline, bins.edges, color=colors[k], linewidth=1.3, baseline=None)
-    side.set(xlabel=what, ylabel=label, xlim=_ends(bins.edges, counts_KN))
+    filled = np.flatnonzero(counts_KN.sum(axis=0))
+    first, last = max(filled[0] - 1, 0), min(filled[-1] + 2, len(bins.edges) - 1)
+    side.set(xlabel=what, ylabel=label, xlim=bins.edges[[first, last]])  # a bin to spare
     side.locator_params(axis="x", nbins=7)
     panel.grid(side, style)
     names = [page.printable(name) for name in weights.checkpoints]
     only = bins.parameters.index(request.quantity) if request.quantity in bins.parameters else None
     norms_K = bins.total_norms if only is None else bins.norms[:, only]
-    handles = [
-        Line2D([], [], color=colors[k], label=f"{names[k]} (norm {norms_K[k]:.4g})") for k in drawn
-    ]
+    labels = [f"{names[k]} (norm {norms_K[k]:.4g})" for k in drawn]
+    handles = panel.entries(labels, [colors[k] for k in drawn])
     if len(drawn) == 1:
         panel.title(figure, [side], f"{names[drawn[0]]}, norm {norms_K[drawn[0]]:.4g}")
         handles = []
@@ -122,10 +122,3 @@ def _scale(axes: Axes, heights_KN: Floats, wanted: str) -> bool:
     axes.set_ylim(0.0, 1.06 * high)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
     return False
-
-
-def _ends(edges: Floats, counts_KN: NDArray[np.int64]) -> tuple[float, float]:
-    """Return the part of the axis where there is anything, with a bin to spare."""
-    filled = np.flatnonzero(counts_KN.sum(axis=0))
-    first, last = max(int(filled[0]) - 1, 0), min(int(filled[-1]) + 2, len(edges) - 1)
-    return float(edges[first]), float(edges[last])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lsengine.errors import NothingToDraw, UsageError
 from lsengine.render.lines import panel
 from lsengine.render.page import page, scales
-from lsengine.render.request import RecordsRequest
+from lsengine.render.request import Request
 from lsengine.render.style.styles import Style
 from lsengine.surface.quantities import Quantity, describe
 from lsengine.surface.records import History
@@ -32,17 +32,11 @@ SHOWN = 12  # names in a message: all curves, and a few parameters
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Curves that share an axis.
+    """Curves that share an axis."""
 
-    Attributes:
-        columns: Of the history.
-        label: Of the vertical axis.
-        factor: From the stored value to the drawn one.
-    """
-
-    columns: tuple[str, ...]
-    label: str
-    factor: float = 1.0
+    columns: tuple[str, ...]  # of the history
+    label: str  # of the vertical axis
+    factor: float = 1.0  # from the stored value to the drawn one
 
 
 FAMILIES = (
@@ -52,13 +46,16 @@ FAMILIES = (
 )
 
 
-def draw(request: RecordsRequest) -> Figure:
+def draw(request: Request) -> Figure:
     """Draw histories over one another: a panel for losses, one for errors, one for norms.
 
     Raises:
         NothingToDraw: If a history has no finite value to draw.
     """
-    histories = [_with_layers(r) for r in request.records if isinstance(r, History)]
+    histories = []
+    for history in (record for record in request.records if isinstance(record, History)):
+        layers = dict(zip(history.parameters, history.layer_norms.T, strict=True))
+        histories.append(replace(history, columns={**history.columns, **layers}))
     families = _chosen(histories, request.quantity)
     figure, axes = page.sheet(len(families), request.style, 0.68 if len(families) == 1 else 0.86)
     colors = page.colors(request.style, len(histories))
@@ -72,17 +69,13 @@ def draw(request: RecordsRequest) -> Figure:
     if len(histories) == 1:
         error = _final_error(histories[0], ", test error {}")
         panel.title(figure, axes, page.printable(histories[0].name) + error)
-    things = _names(histories, colors) if len(histories) > 1 else []
-    keys = _splits(families, request.style.ink if things else colors[0]) + drops
+    labels = [page.printable(h.name) + _final_error(h, " ({})") for h in histories]
+    things = panel.entries(labels, colors) if len(histories) > 1 else []
+    columns = [name for family in families for name in family.columns]
+    keys = panel.splits(columns, request.style.ink if things else colors[0], DOTTED) + drops
     noted = axes[len(axes) // 2]
     panel.finish(figure, noted, [*things, *keys], _notes(histories), keys=len(keys))
     return figure
-
-
-def _with_layers(history: History) -> History:
-    """Return a history whose curves are also the norms of its parameters, by their names."""
-    layers = dict(zip(history.parameters, history.layer_norms.T, strict=True))
-    return replace(history, columns={**history.columns, **layers})
 
 
 def _chosen(histories: list[History], quantity: str | None) -> list[Family]:
@@ -102,13 +95,9 @@ def _chosen(histories: list[History], quantity: str | None) -> list[Family]:
         if any(quantity in h.parameters for h in histories):
             return [Family((quantity,), f"norm of {page.printable(quantity)}")]
         factor = next((f.factor for f in FAMILIES if quantity in f.columns), 1.0)
-        return [Family((quantity,), _label(quantity, factor), factor)]
+        label = FAMILIES[2].label if quantity == "weight_norm" else describe(quantity).label
+        return [Family((quantity,), label + (" (%)" if factor != 1.0 else ""), factor)]
     return [f for f in FAMILIES if any(n in h.columns for h in histories for n in f.columns)]
-
-
-def _label(name: str, factor: float) -> str:
-    known = {"weight_norm": FAMILIES[2].label}
-    return known.get(name, describe(name).label) + (" (%)" if factor != 1.0 else "")
 
 
 def _line(axes: Axes, history: History, name: str, factor: float, color: str) -> None:
@@ -116,15 +105,11 @@ def _line(axes: Axes, history: History, name: str, factor: float, color: str) ->
     values_E = np.asarray(history.columns[name], np.float64)
     values_E = np.where(np.isfinite(values_E), values_E, np.nan) * factor
     dots: dict[str, Any] = {"marker": "o", "markersize": 3.0} if len(epoch_E) < 4 else {}
-    axes.plot(epoch_E, values_E, color=color, linestyle=_dashes(name), linewidth=1.4, **dots)
+    dashes: Any = DOTTED if name.startswith("test") else "solid"
+    axes.plot(epoch_E, values_E, color=color, linestyle=dashes, linewidth=1.4, **dots)
 
 
-def _dashes(name: str) -> Any:
-    """Return the line of a split: training solid, test dotted."""
-    return DOTTED if name.startswith("test") else "solid"
-
-
-def _frame(axes: Axes, family: Family, histories: list[History], request: RecordsRequest) -> None:
+def _frame(axes: Axes, family: Family, histories: list[History], request: Request) -> None:
     """Set scale, limits and labels."""
     held = [h.columns[n] for h in histories for n in family.columns if n in h.columns]
     values = np.concatenate([np.asarray(v, np.float64) for v in held])
@@ -176,24 +161,6 @@ def _mark_drops(
     color = style.faint if common else style.ink
     mark: dict[str, Any] = {"marker": "|", "markersize": 11.0, "linestyle": "none"}
     return [Line2D([], [], color=color, label="learning rate drops", **mark)]
-
-
-def _names(histories: list[History], colors: list[str]) -> list[Line2D]:
-    """Return the legend's entries of several histories."""
-    return [
-        Line2D([], [], color=color, label=page.printable(h.name) + _final_error(h, " ({})"))
-        for h, color in zip(histories, colors, strict=True)
-    ]
-
-
-def _splits(families: list[Family], color: str) -> list[Line2D]:
-    """Return the legend's entries of training and test, as far as they are drawn."""
-    columns = [name for family in families for name in family.columns]
-    return [
-        Line2D([], [], color=color, label=split, linestyle=_dashes(split))
-        for split in ("train", "test")
-        if any(name.startswith(split) for name in columns)
-    ]
 
 
 def _final_error(history: History, form: str) -> str:

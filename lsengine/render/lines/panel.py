@@ -40,6 +40,21 @@ def lead(name: str, things: Sequence[Any]) -> str:
     return f"{page.printable(name)}: " if len(things) > 1 else ""
 
 
+def entries(labels: Sequence[str], colors: Sequence[str]) -> list[Line2D]:
+    """Return the legend's entries of things that differ in colour; there may be more colours."""
+    return [Line2D([], [], color=c, label=t) for t, c in zip(labels, colors, strict=False)]
+
+
+def splits(names: Sequence[str], color: str, dotted: Any) -> list[Line2D]:
+    """Return the legend's entries of training and test, as far as quantities are of them."""
+    looks: dict[str, Any] = {"train": "solid", "test": dotted}
+    return [
+        Line2D([], [], color=color, label=split, linestyle=dashes)
+        for split, dashes in looks.items()
+        if any(name.startswith(split) for name in names)
+    ]
+
+
 def finish(
     figure: Figure,
     axes: Axes,
@@ -49,15 +64,15 @@ def finish(
     keys: int = 0,
     legend_title: str = "",
 ) -> None:
-    """Write the legend and the notes, and settle the page.
+    """Write the legend, if there are handles, and the notes below axes, and settle the page.
 
     Args:
         figure: With everything else on it.
         axes: Those the notes go below.
-        handles: Labelled lines; none make no legend.
+        handles: Labelled lines.
         notes: Sentences on what is not drawn.
         keys: How many of the last handles explain looks, not things.
-        legend_title: What the numbers in the labels are; test errors are said to be it.
+        legend_title: What the numbers in the labels are; said of test errors anyway.
     """
     if handles:
         has_errors = any(" %)" in str(handle.get_label()) for handle in handles)

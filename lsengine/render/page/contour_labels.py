@@ -35,28 +35,21 @@ def _label(axes: Axes, drawn: QuadContourSet, scale: Scale, marks: list[Points])
     texts = [scale.text(float(scale.levels[index])) for index in nearest]
     names = dict(zip(drawn.levels, texts, strict=True))
     taken: list[Points] = [axes.transData.transform(mark) for mark in marks]
-    spots: list[tuple[float, float]] = []
-    levels: list[float] = []
+    spots: dict[float, tuple[float, float]] = {}
     for level, lines in zip(drawn.levels, drawn.allsegs, strict=True):
-        width = pixel * size * (1.2 + 0.6 * _printed(names[level]))
+        # About how many characters wide a label is, math markup not counted.
+        printed = names[level].replace(r"\times", "x").translate(dict.fromkeys(map(ord, "${}^")))
+        width = pixel * size * (1.2 + 0.6 * len(printed))
         spot = _spot(axes, lines, width, taken)
-        if spot is None:
-            continue
-        taken.append(axes.transData.transform(spot))
-        spots.append((float(spot[0]), float(spot[1])))
-        levels.append(float(level))
+        if spot is not None:
+            taken.append(axes.transData.transform(spot))
+            spots[float(level)] = (float(spot[0]), float(spot[1]))
     if not spots:
         return
-    labels = drawn.clabel(
-        levels, manual=spots, fmt=names, fontsize=size, inline=True, inline_spacing=3
-    )
+    places = [*spots.values()]
+    labels = drawn.clabel([*spots], manual=places, fmt=names, fontsize=size, inline_spacing=3)
     for label in labels or ():
         label.set_path_effects(page.halo(axes.get_facecolor(), 1.5))
-
-
-def _printed(text: str) -> int:
-    """Return about how many characters wide a label is, math markup not counted."""
-    return len(text.replace(r"\times", "x").translate({ord(c): None for c in "${}^"}))
 
 
 def _spot(axes: Axes, lines: list[Points], width: float, taken: list[Points]) -> Points | None:

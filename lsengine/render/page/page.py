@@ -35,6 +35,7 @@ LONGEST_NUMBER = 7  # characters at a colour bar; longer ones have what is commo
 LONGEST_NAME = 44  # characters; a longer name keeps its beginning and its end
 POINT = 1.0 / 72.0  # inch
 MARGIN = 6.0  # points around everything
+Place = tuple[float, float]
 ERRORS = "in parentheses: test error"  # over a legend
 
 
@@ -55,6 +56,13 @@ def halo(color: Any, width: float = 2.0) -> list[AbstractPathEffect]:
     return [withStroke(linewidth=width, foreground=color)]
 
 
+def name_point(axes: Axes, name: str, at: Place, beside: Place, style: Style, **look: Any) -> None:
+    """Write the name of a point so many points beside it, readable on any ground."""
+    look |= {"color": style.ink, "path_effects": halo(style.ground)}
+    look |= {"xytext": beside, "textcoords": "offset points", "fontsize": 0.82 * letter(axes)}
+    axes.annotate(name, at, **look)
+
+
 def mark_looks(style: Style, marker: str, size: float = 5.0) -> list[dict[str, Any]]:
     """Return the two looks of an open mark: wide in the ground's colour, and thin over it."""
     look = {"marker": marker, "markersize": size, "markerfacecolor": "none", "linestyle": "none"}
@@ -73,19 +81,13 @@ def ramp(scale: Scale, style: Style) -> ScalarMappable:
 
 def columns_for(panels: int) -> int:
     """Return how many panels go side by side: up to four, without a lonely last one."""
-    if panels <= 4:
-        return {1: 1, 2: 2, 3: 3, 4: 2}[panels]
-    return 4 if panels > 6 else 3
+    return {1: 1, 2: 2, 3: 3, 4: 2}.get(panels, 4 if panels > 6 else 3)
 
 
 def sheet(panels: int, style: Style, ratio: float, **axes: Any) -> tuple[Figure, list[Axes]]:
     """Return a figure with ``panels`` axes, of which each is ``ratio`` as high as wide.
 
-    Args:
-        panels: At least 1.
-        style: Gives the width.
-        ratio: Of the drawing area; the height of the page is made to fit later.
-        axes: Passed to ``Figure.add_subplot``.
+    The height of the page is made to fit later.  ``Figure.add_subplot`` gets ``axes``.
     """
     columns = columns_for(panels)
     rows = -(-panels // columns)
@@ -122,11 +124,7 @@ def settle(figure: Figure) -> None:
 def caption(axes: Axes, surface: Surface, *, top: float = 1.0, above: float = 0.0) -> None:
     """Put the surface's name over the axes, and the test error at its centre below that.
 
-    Args:
-        axes: Where.
-        surface: Whose.
-        top: Height of the upper edge, in that of the axes.
-        above: Points to keep free for what else stands there.
+    The upper edge is at ``top``, in heights of the axes; ``above`` it so many points stay free.
     """
     size, pad = letter(axes), 4.0 + above
     for line in reversed(errors(surface)):
@@ -150,12 +148,9 @@ def errors(surface: Surface) -> list[str]:
 
 
 def note(axes: Axes, lines: Sequence[str], drop: float | None = None) -> None:
-    """Put small lines below the axes, wrapped to their width.
+    """Put sentences below the axes, each from a line of its own on, wrapped to their width.
 
-    Args:
-        axes: Where.
-        lines: Sentences; each starts a line of its own.
-        drop: Points from the axes' lower edge to the text; by default below their labels.
+    They begin ``drop`` points below the axes' lower edge, by default below their labels.
     """
     if not lines:
         return
@@ -182,19 +177,11 @@ def _wrapped(line: str, width: int) -> list[str]:
     return parts
 
 
-def _outside(axes: Axes, text: str, at: tuple[float, float], offset: float, **look: Any) -> None:
+def _outside(axes: Axes, text: str, at: Place, offset: float, **look: Any) -> None:
     """Write text so many points above or below a place at the edge of the axes."""
-    axes.annotate(
-        text,
-        at,
-        xycoords="axes fraction",
-        xytext=(0, offset),
-        textcoords="offset points",
-        ha="center",
-        va="bottom" if offset > 0 else "top",
-        annotation_clip=False,
-        **look,
-    )
+    look |= {"xycoords": "axes fraction", "xytext": (0, offset), "textcoords": "offset points"}
+    look |= {"ha": "center", "va": "bottom" if offset > 0 else "top", "annotation_clip": False}
+    axes.annotate(text, at, **look)
 
 
 def ordinal_minima(count: int) -> list[str]:
@@ -205,19 +192,12 @@ def ordinal_minima(count: int) -> list[str]:
 def about_cells(counts: Tally, *, hatched: str = "", bad: str = "") -> list[str]:
     """Return the sentences that say what is not drawn, none if all is.
 
-    Args:
-        counts: Of the surface.
-        hatched: How missing cells show, in parentheses; may be empty.
-        bad: How failed and non-finite cells show; may be empty.
+    ``hatched`` says how missing cells show, ``bad`` how failed and non-finite ones do.
     """
-    lines = []
-    if counts.missing:
-        shown = f" ({hatched})" if hatched else ""
-        lines.append(f"{counts.missing:,} of {counts.cells:,} cells missing{shown}")
-    if counts.bad:
-        shown = f" ({bad})" if bad else ""
-        lines.append(f"not drawn: {counts.bad_text()}{shown}")
-    return lines
+    missing = f"{counts.missing:,} of {counts.cells:,} cells missing" if counts.missing else ""
+    undrawn = f"not drawn: {counts.bad_text()}" if counts.bad else ""
+    told = [(line, shown) for line, shown in ((missing, hatched), (undrawn, bad)) if line]
+    return [f"{line} ({shown})" if shown else line for line, shown in told]
 
 
 def about_clipping(values: Any, scale: Scale) -> list[str]:
@@ -309,7 +289,7 @@ def legend(
         handles: Labelled lines.
         size: Points of the text.
         keys: How many of the last handles explain looks, not things; they start a column.
-        title: What the numbers in the labels are; above them, if there are any.
+        title: Above the labels: what the numbers in them are.
     """
     longest = max(len(str(handle.get_label())) for handle in handles)
     entry = size * (0.5 * longest + 4.4) * POINT  # inches, the line and the gaps included

@@ -31,25 +31,17 @@ _MANTISSAS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """Where values go and what they are called.
+    """Where values go and what they are called."""
 
-    Attributes:
-        kind: ``linear``, ``log``, ``symlog`` (logarithmic in both signs), or ``quantile``: as
-            many cells between one level and the next, everywhere.
-        low, high: Ends of the scale, in values; the outermost levels.
-        levels: Round values, increasing, from ``low`` to ``high``; (L,).
-        extend: ``neither``, ``min``, ``max`` or ``both``: which ends are clipped.
-        threshold: Of symlog: below it the scale is linear.
-        constant: Whether all values are one and the same.
-    """
-
+    # `linear`, `log`, `symlog` (logarithmic in both signs), or `quantile`: as many cells
+    # between one level and the next, everywhere.
     kind: str
-    low: float
+    low: float  # ends of the scale, in values: the outermost levels
     high: float
-    levels: Floats
-    extend: Extend
-    threshold: float = 1.0
-    constant: bool = False
+    levels: Floats  # round values, increasing, from `low` to `high`; (L,)
+    extend: Extend  # `neither`, `min`, `max` or `both`: which ends are clipped
+    threshold: float = 1.0  # of symlog: below it the scale is linear
+    constant: bool = False  # whether all values are one and the same
 
     def forward(self, values: NDArray[Any] | float) -> Floats:
         """Return scaled coordinates of any shape; NaN stays NaN, too low ones go below."""
@@ -75,7 +67,8 @@ class Scale:
         if self.levels.size <= most:
             return self.levels
         if self.kind == "log":
-            digits = np.array([_digit(level) for level in self.levels])
+            texts = [f"{level:.6e}" for level in self.levels]
+            digits = np.array([text[0] if text[1:8] == ".000000" else "" for text in texts])
             for wanted in ("1235", "125", "13", "1"):
                 chosen = self.levels[np.isin(digits, list(wanted))]
                 if 3 <= chosen.size <= most:
@@ -93,16 +86,10 @@ class Scale:
             return linear_text(value, gap, float(np.abs(self.levels).max()))
         return power_text(value)
 
-    def tick_text(self, value: float, ticks: Floats | None = None) -> str:
-        """Return a value as an axis prints it: all plain, or all powers of ten.
-
-        Args:
-            value: One of the ticks.
-            ticks: All values that are printed, increasing; None for all `levels`.
-        """
-        among = self.levels if ticks is None else ticks
-        if self.kind == "log" and among.size > 1:
-            return log_text(value, float(among[0]), float(among[-1]))
+    def tick_text(self, value: float, ticks: Floats) -> str:
+        """Return one of the increasing ticks as an axis prints it: all plain, or all powers."""
+        if self.kind == "log" and ticks.size > 1:
+            return log_text(value, float(ticks[0]), float(ticks[-1]))
         return self.text(value)
 
 
@@ -134,7 +121,12 @@ def choose(
     v = values if kind == "log" else np.clip(values, -HUGE, HUGE)
     low, high = limits if limits else _robust(v, kind, threshold, quantity)
     low, high, constant = _opened(low, high, kind)
-    marks = _clean(_levels(low, high, kind, levels or LEVELS, threshold), limits, quantity)
+    marks = _levels(low, high, kind, levels or LEVELS, threshold)
+    if limits:
+        inside = marks[(marks > limits[0]) & (marks < limits[1])]
+        marks = np.concatenate(([limits[0]], inside, [limits[1]]))
+    elif quantity.is_percent:
+        marks = np.unique(np.clip(marks, 0.0, 100.0))
     return Scale(
         kind=kind,
         low=float(marks[0]),
@@ -285,22 +277,6 @@ def _symlog_levels(low: float, high: float, wanted: int, threshold: float) -> Fl
     start = max(int(np.searchsorted(every, low, "right")) - 1, 0)
     stop = int(np.searchsorted(every, high, "left")) + 1
     return np.asarray(every[start:stop])
-
-
-def _clean(marks: Floats, limits: tuple[float, float] | None, quantity: Quantity) -> Floats:
-    """Hold levels to what the user or the unit allows."""
-    if quantity.is_percent and not limits:
-        marks = np.unique(np.clip(marks, 0.0, 100.0))
-    if limits:
-        inside = marks[(marks > limits[0]) & (marks < limits[1])]
-        marks = np.concatenate(([limits[0]], inside, [limits[1]]))
-    return marks
-
-
-def _digit(value: float) -> str:
-    """Return the one significant digit of a value, or nothing if it has more."""
-    text = f"{value:.6e}"
-    return text[0] if text[1:8] == ".000000" else ""
 
 
 def _symlog(v: Floats, threshold: float) -> Floats:

@@ -25,7 +25,6 @@ from lsengine.render.page.scales import Scale
 from lsengine.render.planes import paint
 from lsengine.render.planes.planes import alike, frame, height_by_width
 from lsengine.render.request import CURVATURE, Request
-from lsengine.render.style.colors import contrast
 from lsengine.render.style.styles import Style
 from lsengine.surface import Surface, cells
 from lsengine.surface.cells import Mask, Plane
@@ -37,43 +36,29 @@ SIGNS = ("\N{MINUS SIGN}", "0", "+")
 PALE = 0.6  # share of a line's colour in the tint of a sign
 LINE, BED = 0.6, 2.0  # widths of a line of the loss, and of what keeps it off the map
 LOSS_LEVELS = 7  # of the lines over a map, about
+LUMA = (0.2126, 0.7152, 0.0722)  # of linear red, green, blue; WCAG 2
 UNSOLVED, UNDEFINED = "\\\\\\\\", "...."  # hatches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Map:
-    """The curvature of one plane, sorted like its `Plane`.
-
-    Attributes:
-        source: The surface.
-        panels: By name (`CURVATURE`); values NaN where there are none.
-        unsolved: Cells whose eigenvalues did not converge; (B, A).
-        undefined: Cells without positive curvature, which have no ratio; (B, A).
-        loss: What the lines are of, if the surface has a loss.
-    """
+    """The curvature of one plane, sorted like its `Plane`."""
 
     source: Surface
-    panels: dict[str, Plane]
-    unsolved: Mask
-    undefined: Mask
-    loss: Plane | None
+    panels: dict[str, Plane]  # by name (`CURVATURE`); values NaN where there are none
+    unsolved: Mask  # cells whose eigenvalues did not converge; (B, A)
+    undefined: Mask  # cells without positive curvature, which have no ratio; (B, A)
+    loss: Plane | None  # what the lines are of, if the surface has a loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One map on the page, with what a reader must know beside its scale.
-
-    Attributes:
-        axes: Where.
-        map: Of one surface.
-        name: Which of its panels.
-        notes: Sentences.
-    """
+    """One map on the page, with what a reader must know beside its scale."""
 
     axes: Axes
     map: Map
-    name: str
-    notes: list[str] = field(default_factory=list)
+    name: str  # which of its panels
+    notes: list[str] = field(default_factory=list)  # sentences below it
 
     @property
     def plane(self) -> Plane:
@@ -123,23 +108,21 @@ def _map(surface: Surface) -> Map:
     low, high = (cells.plane(surface, describe(f"eigenvalue_{end}")) for end in ("min", "max"))
     low_BA, high_BA = low.values, high.values
     known = np.isfinite(low_BA) & np.isfinite(high_BA)
-    undefined = known & (high_BA <= 0)
+    residual_BA, converged_BA = (
+        cells.plane(surface, describe(name)).values
+        if name in surface.quantities
+        else np.full(low_BA.shape, default)
+        for name, default in (("eigenvalue_min_residual", 0.0), ("converged", 1.0))
+    )
     values = {"eigenvalue_min": low_BA, "eigenvalue_max": high_BA}
-    values["ratio"] = ratios(low_BA, high_BA)
-    residual_BA: cells.Floats = np.zeros(low_BA.shape)
-    if "eigenvalue_min_residual" in surface.quantities:
-        residual_BA = cells.plane(surface, describe("eigenvalue_min_residual")).values
-    values["sign"] = signs(low_BA, residual_BA)
+    values |= {"ratio": ratios(low_BA, high_BA), "sign": signs(low_BA, residual_BA)}
     kinds = [surface.quantities[f"eigenvalue_{end}"] for end in ("min", "max")]
     tally, bad = cells.tally(surface.status, kinds), ~known & ~low.missing
-    unsolved = np.zeros(low_BA.shape, dtype=bool)
-    if "converged" in surface.quantities:
-        unsolved = cells.plane(surface, describe("converged")).values == 0
     return Map(
         source=surface,
         panels={n: replace(low, values=v, bad=bad, tally=tally) for n, v in values.items()},
-        unsolved=unsolved & known,
-        undefined=undefined,
+        unsolved=(converged_BA == 0) & known,
+        undefined=known & (high_BA <= 0),
         loss=_loss(surface),
     )
 
@@ -156,11 +139,11 @@ def ratios(low: cells.Floats, high: cells.Floats) -> cells.Floats:
 
 
 def _loss(surface: Surface) -> Plane | None:
-    for name in ("train_loss", "test_loss"):
-        if name in surface.quantities:
-            loss = cells.joined(cells.plane(surface, describe(name)))
-            return loss if min(loss.values.shape) > 1 and loss.finite.size else None
-    return None
+    names = [name for name in ("train_loss", "test_loss") if name in surface.quantities]
+    if not names:
+        return None
+    loss = cells.joined(cells.plane(surface, describe(names[0])))
+    return loss if min(loss.values.shape) > 1 and loss.finite.size else None
 
 
 def _loss_scale(maps: Sequence[Map], request: Request) -> Scale | None:
@@ -191,9 +174,8 @@ def quantity_of(name: str) -> Quantity:
 def _paint(panel: Panel, scale: Scale | None, style: Style) -> None:
     """Colour and hatch the cells, and note what is beyond the scale."""
     if panel.name == "sign":
-        colors, norm = _sign_colors(style)
         values = np.ma.masked_invalid(panel.plane.values)
-        paint.color_cells(panel.axes, panel.plane, values, cmap=colors, norm=norm, zorder=0.5)
+        paint.color_cells(panel.axes, panel.plane, values, _sign_colors(style), zorder=0.5)
     elif scale is not None:
         paint.heatmap(panel.axes, panel.plane, scale, style)
         clipped = page.about_clipping(panel.plane.finite, scale)
@@ -206,26 +188,20 @@ def _paint(panel: Panel, scale: Scale | None, style: Style) -> None:
 def _mark(panel: Panel, loss: Scale | None, style: Style) -> None:
     """Draw lines of equal loss, each in a bed of the ground's colour, and mark minima."""
     if loss is not None and panel.map.loss is not None:
-        paint.contour_lines(
-            panel.axes,
-            panel.map.loss,
-            loss,
-            style.ink,
-            linestyles="solid",  # else levels whose logarithm is negative are dashed
-            linewidths=LINE,
-            zorder=2,
-            path_effects=page.halo(style.ground, BED),
-        )
+        # Levels whose logarithm is negative would be dashed.
+        look = {"linestyles": "solid", "linewidths": LINE, "zorder": 2}
+        bed = page.halo(style.ground, BED)
+        paint.contour_lines(panel.axes, panel.map.loss, loss, style.ink, path_effects=bed, **look)
     paint.mark_cells(panel.axes, panel.map.panels["ratio"], RATIO, style)
     paint.mark_minima(panel.axes, panel.map.source.marked_minima, style)
 
 
-def _sign_colors(style: Style) -> tuple[ListedColormap, BoundaryNorm]:
+def _sign_colors(style: Style) -> ScalarMappable:
     """Return pale colours of the signs, so that lines can be seen on them."""
     ground = np.array(to_rgb(style.ground))
     tints = [PALE * np.array(to_rgb(c)) + (1 - PALE) * ground for c in style.colors[1::-1]]
     colors = ListedColormap([tuple(tints[0]), style.faint, tuple(tints[1])])
-    return colors, BoundaryNorm([-1.5, -0.5, 0.5, 1.5], 3)
+    return ScalarMappable(BoundaryNorm([-1.5, -0.5, 0.5, 1.5], 3), colors)
 
 
 def _bar(
@@ -233,8 +209,7 @@ def _bar(
 ) -> None:
     axes, name = [panel.axes for panel in panels], panels[0].name
     if name == "sign":
-        colors, norm = _sign_colors(style)
-        signs = ScalarMappable(norm, colors)
+        signs = _sign_colors(style)
         bar = figure.colorbar(signs, ax=axes, ticks=[-1, 0, 1], fraction=0.05, pad=0.02, aspect=24)
         bar.ax.set_yticklabels(SIGNS)
         bar.ax.tick_params(length=0)
@@ -250,19 +225,22 @@ def _hatch(axes: Axes, plane: Plane, where_BA: Mask, hatch: str, style: Style) -
     x, y = paint.cell_edges(plane)
     ink, ground = (np.array(to_rgb(color)) for color in (style.ink, style.ground))
     shown_BAC = _shown(axes, where_BA, ground)
-    is_inked_BA = contrast(shown_BAC, ink) >= contrast(shown_BAC, ground)
+    is_inked_BA = _contrast(shown_BAC, ink) >= _contrast(shown_BAC, ground)
     for color, mask_BA in ((style.ink, is_inked_BA), (style.ground, ~is_inked_BA)):
         boxes = [
             Rectangle((x[a], y[b]), x[a + 1] - x[a], y[b + 1] - y[b])
             for b, a in np.argwhere(where_BA & mask_BA)
         ]
         if boxes:
-            axes.add_collection(
-                PatchCollection(
-                    boxes, facecolor="none", edgecolor=color, hatch=hatch, linewidth=0, zorder=1
-                ),
-                autolim=False,
-            )
+            cells_ = PatchCollection(boxes, fc="none", ec=color, hatch=hatch, lw=0, zorder=1)
+            axes.add_collection(cells_, autolim=False)
+
+
+def _contrast(one: cells.Floats, other: cells.Floats) -> cells.Floats:
+    """Return how well colours (..., 3), 0 to 1, tell from each other, from 1 to 21 (WCAG 2)."""
+    linear = (np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for c in (one, other))
+    first, second = (light @ np.array(LUMA) + 0.05 for light in linear)
+    return np.asarray(np.maximum(first, second) / np.minimum(first, second))
 
 
 def _shown(axes: Axes, like_BA: Mask, ground: cells.Floats) -> cells.Floats:
@@ -304,15 +282,12 @@ def _about(map_: Map, names: set[str]) -> list[str]:
         lines.append("ratio 0: almost convex, 1: as much curved down as up")
     if "sign" in names:
         signs_BA = map_.panels["sign"].values
-        counts = {
-            word: int((signs_BA == sign).sum()) for sign, word in ((-1, "<"), (0, "="), (1, ">"))
-        }
-        parts = [f"below 0 in {counts['<']:,} cells", f"above in {counts['>']:,}"]
-        parts += [f"within its residual in {counts['=']:,}"] if counts["="] else []
+        below, open_, above = (int((signs_BA == sign).sum()) for sign in (-1, 0, 1))
+        parts = [f"below 0 in {below:,} cells", f"above in {above:,}"]
+        parts += [f"within its residual in {open_:,}"] if open_ else []
         lines.append("smallest eigenvalue " + ", ".join(parts))
     if "ratio" in names and map_.undefined.any():
-        count = int(map_.undefined.sum())
-        lines.append(f"{curved_down(count)} (dotted)")
+        lines.append(f"{curved_down(int(map_.undefined.sum()))} (dotted)")
     lines += page.about_cells(map_.panels["ratio"].tally, hatched="hatched", bad="grey")
     if map_.unsolved.any():
         count, total = int(map_.unsolved.sum()), map_.unsolved.size

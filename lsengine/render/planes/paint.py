@@ -32,30 +32,25 @@ def cell_edges(plane: Plane) -> tuple[cells.Floats, cells.Floats]:
     return cells.edges(plane.alpha, plane.beta), cells.edges(plane.beta, plane.alpha)
 
 
-def color_cells(axes: Axes, plane: Plane, values_BA: Any, **look: Any) -> None:
+def color_cells(
+    axes: Axes, plane: Plane, values_BA: Any, colors: ScalarMappable, **look: Any
+) -> None:
     """Colour cells, each as a whole; masked ones stay open."""
+    look |= {"cmap": colors.get_cmap(), "norm": colors.norm}
     axes.pcolormesh(*cell_edges(plane), values_BA, rasterized=True, **look)
 
 
 def heatmap(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
     """Colour every cell that has a value."""
-    colors = page.ramp(scale, style)
-    scaled_BA = _scaled(plane, scale)
-    color_cells(axes, plane, scaled_BA, cmap=colors.get_cmap(), norm=colors.norm, zorder=0.5)
+    color_cells(axes, plane, _scaled(plane, scale), page.ramp(scale, style), zorder=0.5)
 
 
 def stand_in(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
     """Colour every cell; those not computed yet like the nearest one, lighter and hatched."""
     limits = axes.get_xlim(), axes.get_ylim()
-    color_cells(
-        axes,
-        plane,
-        np.ma.masked_where(~plane.missing, scale.forward(plane.filled)),
-        cmap=colormaps[style.colormap],
-        norm=Normalize(*scale.span),
-        alpha=STAND_IN_OPACITY,
-        zorder=0.4,
-    )
+    filled_BA = np.ma.masked_where(~plane.missing, scale.forward(plane.filled))
+    colors = page.ramp(scale, style)
+    color_cells(axes, plane, filled_BA, colors, alpha=STAND_IN_OPACITY, zorder=0.4)
     x, y = cell_edges(plane)
     borders = float(x[0]), float(x[-1]), float(y[0]), float(y[-1])
     area(axes, borders, zorder=0.45, hatch=NOT_COMPUTED, edgecolor=style.ground)
@@ -76,7 +71,7 @@ def flat(axes: Axes, plane: Plane, where_BA: cells.Mask, color: str, *, zorder: 
     """Give some cells one colour."""
     limits = axes.get_xlim(), axes.get_ylim()
     ones = np.ma.masked_array(np.ones(where_BA.shape), mask=~where_BA)
-    color_cells(axes, plane, ones, cmap=ListedColormap([color]), zorder=zorder)
+    color_cells(axes, plane, ones, ScalarMappable(cmap=ListedColormap([color])), zorder=zorder)
     axes.set(xlim=limits[0], ylim=limits[1])
 
 
@@ -89,12 +84,8 @@ def contour_lines(
 ) -> None:
     """Draw the lines of all levels that a plane has values on both sides of.
 
-    Args:
-        axes: Where.
-        plane: What is joined.
-        scale: Gives the levels.
-        colors: One for all, or what returns them for scaled levels.
-        look: Of the lines, as for ``Axes.contour``; also their ``path_effects``.
+    ``colors`` is one for all, or returns them for scaled levels.  ``look`` goes to
+    ``Axes.contour``, but for ``path_effects`` of the lines.
     """
     scaled_BA, levels = _scaled(plane, scale), scale.forward(scale.levels)
     levels = levels[(levels > scaled_BA.min()) & (levels < scaled_BA.max())]
@@ -127,16 +118,9 @@ def thin_lines(axes: Axes, plane: Plane, scale: Scale) -> None:
 def filled_contours(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
     """Draw the areas between levels, and thin lines between them."""
     bands = scalar_mappable("filled", scale, style)
-    axes.contourf(
-        plane.alpha,
-        plane.beta,
-        _scaled(plane, scale),
-        levels=scale.forward(scale.levels),
-        cmap=bands.get_cmap(),
-        norm=bands.norm,
-        extend=scale.extend,
-        zorder=0.5,
-    )
+    levels, scaled_BA = scale.forward(scale.levels), _scaled(plane, scale)
+    look: dict[str, Any] = {"cmap": bands.get_cmap(), "norm": bands.norm, "zorder": 0.5}
+    axes.contourf(plane.alpha, plane.beta, scaled_BA, levels=levels, extend=scale.extend, **look)
     thin_lines(axes, plane, scale)
 
 
@@ -182,18 +166,9 @@ def mark_minima(axes: Axes, minima: Sequence[tuple[float, float]], style: Style)
     for (x, y), name in [((0.0, 0.0), "centre"), *shown] if _is_inside(axes, (0, 0)) else shown:
         rightwards = (x - left) < 0.62 * (right - left)
         upwards = (y - bottom) < 0.85 * (top - bottom)
-        axes.annotate(
-            name,
-            (x, y),
-            xytext=(5.0 if rightwards else -5.0, 5.0 if upwards else -5.0),
-            textcoords="offset points",
-            ha="left" if rightwards else "right",
-            va="bottom" if upwards else "top",
-            fontsize=0.82 * page.letter(axes),
-            color=style.ink,
-            zorder=6,
-            path_effects=page.halo(style.ground),
-        )
+        beside = (5.0 if rightwards else -5.0, 5.0 if upwards else -5.0)
+        ha, va = "left" if rightwards else "right", "bottom" if upwards else "top"
+        page.name_point(axes, name, (x, y), beside, style, ha=ha, va=va, zorder=6)
 
 
 def _is_inside(axes: Axes, at: tuple[float, float]) -> bool:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from lsengine.errors import NothingToDraw
 from lsengine.render.page import contour_labels, page, scales
 from lsengine.render.page.scales import Scale
-from lsengine.render.planes import curve_overlay, paint, trajectory
+from lsengine.render.planes import paint, paths
 from lsengine.render.request import Request
 from lsengine.surface import Surface, cells
 from lsengine.surface.cells import Plane
@@ -31,21 +31,13 @@ _ONCE = ("red: ", NOT_TO_SCALE)  # are said below the first panel only
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One surface of a picture, and what is drawn of it.
-
-    Attributes:
-        axes: Where.
-        surface: What was asked for.
-        plane: What is coloured.
-        joined: What lines join: the plane, or a complete cut of it.
-        request: What all panels have in common.
-    """
+    """One surface of a picture, and what is drawn of it."""
 
     axes: Axes
     surface: Surface
-    plane: Plane
-    joined: Plane
-    request: Request
+    plane: Plane  # what is coloured
+    joined: Plane  # what lines join: the plane, or a complete cut of it
+    request: Request  # the same for all panels
 
     @property
     def has_path(self) -> bool:
@@ -58,33 +50,24 @@ class Panel:
         return self.surface.curve is not None and not self.has_path
 
     @property
-    def has_stand_ins(self) -> bool:
-        """Whether cells that are not computed yet are coloured, too."""
-        return _fills(self.plane, self.request)
-
-    @property
     def has_lines(self) -> bool:
         """Whether there is anything that lines can join."""
         return self.request.kind != "heatmap" and self.joined.joins
 
 
 def draw(request: Request) -> Figure:
-    """Draw every surface of the request from above, on one scale.
-
-    Raises:
-        UsageError: If a surface has nothing that this kind could draw.
-    """
-    figure, paths = compose(request)
-    for path in paths:
+    """Draw every surface of the request from above, on one scale; raises as `compose`."""
+    figure, drawn = compose(request)
+    for path in drawn:
         path.finish()
     return figure
 
 
-def compose(request: Request) -> tuple[Figure, list[trajectory.DrawnPath]]:
+def compose(request: Request) -> tuple[Figure, list[paths.DrawnPath]]:
     """Draw all but what belongs to whole trajectories only; return them as far as drawn.
 
     Raises:
-        UsageError: As `draw`.
+        UsageError: If a surface has nothing that this kind could draw.
     """
     assert request.quantity is not None  # only curves do without
     quantity = describe(request.quantity)
@@ -103,12 +86,12 @@ def compose(request: Request) -> tuple[Figure, list[trajectory.DrawnPath]]:
         frame(panel.axes, panel.plane, request, to_scale=to_scale)
         if scale is not None:
             _paint(panel, scale)
-    paths = [trajectory.add(p.axes, p.surface, request.style) for p in panels if p.has_path]
+    drawn = [paths.add(p.axes, p.surface, request.style) for p in panels if p.has_path]
     for panel in panels:
         _mark(panel, quantity)
     _write(panels, quantity, scale, to_scale=to_scale)
     page.outer_labels(axes, page.columns_for(len(axes)))
-    fills = any(panel.has_stand_ins for panel in panels)
+    fills = any(_fills(plane, request) for plane in planes)
     if scale is not None and (fills or request.kind != "contour"):
         most = round(3 + 8 * min(ratio, 1.0))  # numbers that have room beside the bar
         colors = paint.scalar_mappable("heatmap" if fills else request.kind, scale, request.style)
@@ -116,17 +99,15 @@ def compose(request: Request) -> tuple[Figure, list[trajectory.DrawnPath]]:
     page.settle(figure)
     for panel in panels:
         _label(panel, scale)
-    return figure, paths
+    return figure, drawn
 
 
 def _planes(request: Request, quantity: Quantity) -> tuple[list[Plane], list[Plane]]:
     """Return of each surface what lines can join, and what is coloured."""
     complete = [cells.plane(surface, quantity) for surface in request.surfaces]
     joined = complete if request.kind == "heatmap" else [cells.joined(p) for p in complete]
-    planes = [
-        plane if _fills(plane, request) else cut
-        for plane, cut in zip(complete, joined, strict=True)
-    ]
+    pairs = zip(complete, joined, strict=True)
+    planes = [plane if _fills(plane, request) else cut for plane, cut in pairs]
     for surface, plane in zip(request.surfaces, planes, strict=True):
         check(surface.source, plane, request)
     return joined, planes
@@ -134,7 +115,7 @@ def _planes(request: Request, quantity: Quantity) -> tuple[list[Plane], list[Pla
 
 def _paint(panel: Panel, scale: Scale) -> None:
     """Colour the cells, or draw their lines."""
-    if not panel.has_stand_ins:
+    if not _fills(panel.plane, panel.request):
         kind, style = panel.request.kind, panel.request.style
         paint.PAINTERS[kind](panel.axes, panel.plane, scale, style)
         return
@@ -147,7 +128,7 @@ def _mark(panel: Panel, quantity: Quantity) -> None:
     """Draw a trained curve, or mark the centre and the best cell."""
     style, surface = panel.request.style, panel.surface
     if panel.has_curve and surface.curve is not None:
-        curve_overlay.add(panel.axes, surface.curve, style)
+        paths.add_curve(panel.axes, surface.curve, style)
     elif not panel.has_path:
         paint.mark_cells(panel.axes, panel.plane, quantity, style)
         paint.mark_minima(panel.axes, surface.marked_minima, style)
@@ -163,7 +144,7 @@ def _write(panels: list[Panel], quantity: Quantity, scale: Scale | None, *, to_s
         page.note(panel.axes, [line for line in lines if line not in once])
         once |= {line for line in lines if line.startswith(_ONCE)}
         if narrow and panel.has_path:
-            trajectory.shrink(panel.axes)
+            paths.shrink(panel.axes)
 
 
 def _label(panel: Panel, scale: Scale | None) -> None:
@@ -171,7 +152,7 @@ def _label(panel: Panel, scale: Scale | None) -> None:
     minima = panel.surface.marked_minima
     marks = ((0.0, 0.0), *minima) if minima else ()
     if panel.has_curve and panel.surface.curve is not None:
-        curve_overlay.finish(panel.axes, panel.surface.curve, panel.request.style)
+        paths.finish_curve(panel.axes, panel.surface.curve, panel.request.style)
         marks = tuple((float(x), float(y)) for x, y in panel.surface.curve.controls)
     if scale is not None and panel.request.kind == "contour":
         contour_labels.label_contours(panel.axes, scale, marks)
@@ -209,28 +190,27 @@ def _joins(plane: Plane, request: Request) -> bool:
 
 
 def _fills(plane: Plane, request: Request) -> bool:
+    """Whether cells that are not computed yet are coloured, too."""
     return request.filled and bool(plane.missing.any())
 
 
 def height_by_width(plane: Plane, kind: str) -> float:
     """Return height by width of a panel."""
-    width, height = _extent(plane, kind)
     if min(plane.values.shape) == 1 < max(plane.values.shape):
         return 0.3 if plane.values.shape[0] == 1 else 1.0
-    return float(np.clip(height / width, 1 / WIDEST, 1.5)) if alike([plane], kind) else FREE
+    return float(np.clip(_ratio(plane, kind), 1 / WIDEST, 1.5)) if alike([plane], kind) else FREE
 
 
 def alike(planes: Sequence[Plane], kind: str) -> bool:
     """Whether both axes can have one scale in panels of one shape."""
-    extents = [_extent(plane, kind) for plane in planes]
-    ratios = [height / width if width else np.inf for width, height in extents]
+    ratios = [_ratio(plane, kind) for plane in planes]
     to_scale = all(1 / WIDEST <= ratio <= WIDEST for ratio in ratios)
     return to_scale and max(ratios) <= ALIKE * min(ratios)
 
 
-def _extent(plane: Plane, kind: str) -> tuple[float, float]:
+def _ratio(plane: Plane, kind: str) -> float:
     left, right, bottom, top = _borders(plane, kind)
-    return right - left, top - bottom
+    return (top - bottom) / (right - left) if right > left else np.inf
 
 
 def _borders(plane: Plane, kind: str) -> paint.Borders:
@@ -267,9 +247,9 @@ def _notes(panel: Panel, quantity: Quantity, scale: Scale | None, *, narrow: boo
     """Return what a reader must know to take the picture for what it is."""
     lines, plane, request = list[str](), panel.plane, panel.request
     if panel.has_path:
-        lines += trajectory.notes(panel.surface, narrow=narrow)
+        lines += paths.notes(panel.surface, narrow=narrow)
     elif panel.surface.curve is not None:
-        lines += curve_overlay.notes(panel.surface.curve)
+        lines += paths.curve_notes(panel.surface.curve)
     if request.kind == "contour":
         lines.append(f"lines of equal {quantity.label}")
     best = None if panel.has_path or panel.has_curve else plane.best(quantity.best)

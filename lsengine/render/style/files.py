@@ -23,10 +23,7 @@ Check = Callable[[Any], str]  # returns what is allowed if a value is not, else 
 
 
 def find(named: str | Path) -> Style:
-    """Return a style by its name, or from a style file.
-
-    Args:
-        named: A key of `STYLES`, or a file that ends in ``.toml``.
+    """Return a style by its name in `STYLES`, or from a style file, ``.toml``.
 
     Raises:
         UsageError: If there is no such style or file, or the file is wrong; lists all problems.
@@ -39,21 +36,14 @@ def find(named: str | Path) -> Style:
             f"render: unknown style {str(named)!r}; allowed: {', '.join(STYLES)}, or a style file "
             f"(*{SUFFIX}){did_you_mean(named, STYLES)}"
         )
-    return load(path)
-
-
-def load(path: Path) -> Style:
-    """Read a style file; raises as `find`."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: the style cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: is no TOML ({error})") from error
-    problems = list(_problems(raw, _KEYS, ""))
-    if problems:
-        lines = "\n  ".join(problems)
-        raise UsageError(f"{path}: {len(problems)} problem(s)\n  {lines}")
+    if problems := list(_problems(raw, _KEYS, "")):
+        raise UsageError("\n  ".join([f"{path}: {len(problems)} problem(s)", *problems]))
     return _style(raw, path.stem)
 
 

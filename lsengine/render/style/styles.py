@@ -7,8 +7,12 @@ matplotlib, so that the command line can list the names cheaply.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Okabe and Ito's colour-blind-safe colours, arranged for lines, with two fillers.
 ORDER = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B4C9A", "#555555")
@@ -17,17 +21,11 @@ DARK = ["#56B4E9", "#FF8C42", "#3DCB9A", "#E8A0C8", "#F0C040", "#9AD0F5", "#B79C
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
-    """Where landscapes are seen from.
+    """Where landscapes are seen from."""
 
-    Attributes:
-        azimuth: Degrees about the vertical, from alpha towards beta.
-        elevation: Degrees above the ground.
-        zoom: 1 shows all of it.
-    """
-
-    azimuth: float = -56.0
-    elevation: float = 32.0
-    zoom: float = 1.0
+    azimuth: float = -56.0  # degrees about the vertical, from alpha towards beta
+    elevation: float = 32.0  # degrees above the ground
+    zoom: float = 1.0  # 1 shows all of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,51 +38,40 @@ class Turntable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """One look.
+    """One look."""
 
-    Attributes:
-        name: What the user calls it.
-        width: Inches of a figure with one panel.
-        wide: Inches of a figure with several panels.
-        height: Inches of a curve's panel, legend included.
-        rc: matplotlib settings on top of `COMMON`.
-        colors: Of lines, in order.
-        colormap: Perceptually uniform and safe for colour-blind readers.
-        line_range: The part of the colour map that thin lines on this ground can use.
-        ink, ground, faint: Colours of text, background, and what should stand back.
-        bad: Fill of cells that failed or are not finite.
-        transparent: Whether nothing is drawn where the ground is.
-        dpi: Dots per inch of PNG pictures and of what is rasterised in PDF and SVG.
-        scale, levels, limits: What they are if the command does not say.
-        lit: Whether landscapes are lit scenes, drawn by VTK.
-        camera: Of landscapes.
-        relief: Height of a landscape, its base being 1 wide.
-        lines: Where a lit landscape has contour lines: ``surface``, ``floor``, ``both``, ``none``.
-        turntable: Of animations.
-    """
-
-    name: str
-    width: float
-    wide: float
-    height: float
-    rc: Mapping[str, Any]
-    colors: tuple[str, ...] = ORDER
-    colormap: str = "viridis"
+    name: str  # what the user calls it
+    width: float  # inches of a figure with one panel
+    wide: float  # inches of a figure with several panels
+    height: float  # inches of a curve's panel, legend included
+    rc: Mapping[str, Any]  # matplotlib settings on top of `COMMON`
+    colors: tuple[str, ...] = ORDER  # of lines, in order
+    colormap: str = "viridis"  # perceptually uniform and safe for colour-blind readers
+    # The part of the colour map that thin lines on this ground can use.
     line_range: tuple[float, float] = (0.0, 0.82)
-    ink: str = "#1a1a1a"
-    ground: str = "#ffffff"
-    faint: str = "#b8b8b8"
-    bad: str = "#8f8f8f"
-    transparent: bool = False
-    dpi: int = 300
-    scale: str = "auto"
+    ink: str = "#1a1a1a"  # of text
+    ground: str = "#ffffff"  # background
+    faint: str = "#b8b8b8"  # what should stand back
+    bad: str = "#8f8f8f"  # fill of cells that failed or are not finite
+    transparent: bool = False  # whether nothing is drawn where the ground is
+    dpi: int = 300  # dots per inch of PNG pictures and of what is rasterised in PDF and SVG
+    scale: str = "auto"  # with levels and limits: if the command does not say
     levels: int | None = None
     limits: tuple[float, float] | None = None
-    lit: bool = False
-    camera: Camera = Camera()
-    relief: float = 0.62
+    lit: bool = False  # whether landscapes are lit scenes, drawn by VTK
+    camera: Camera = Camera()  # of landscapes
+    relief: float = 0.62  # height of a landscape, its base being 1 wide
+    # Where a lit landscape has contour lines: `surface`, `floor`, `both`, `none`.
     lines: str = "surface"
-    turntable: Turntable = Turntable()
+    turntable: Turntable = Turntable()  # of animations
+
+
+def rgba(shares: NDArray[np.float64], style: str = "default") -> NDArray[np.uint8]:
+    """Return sRGB colours and opacity for numbers from 0 to 1 of any shape; (..., 4)."""
+    from matplotlib import colormaps
+
+    colors: NDArray[np.uint8] = colormaps[STYLES[style].colormap](shares, bytes=True)
+    return colors
 
 
 def fonts(size: float, family: str, mathtext: str) -> dict[str, Any]:
@@ -126,16 +113,17 @@ COMMON: Mapping[str, Any] = {
     "hatch.linewidth": 0.5,
     "path.simplify": True,
 }
+_DEFAULT = Style(
+    name="default",
+    width=5.2,
+    wide=9.6,
+    height=3.6,
+    rc=fonts(10.0, "DejaVu Sans", "dejavusans") | inks("#1a1a1a", "#ffffff", "#4d4d4d"),
+)
 STYLES: Mapping[str, Style] = {
     style.name: style
     for style in (
-        Style(
-            name="default",
-            width=5.2,
-            wide=9.6,
-            height=3.6,
-            rc=fonts(10.0, "DejaVu Sans", "dejavusans") | inks("#1a1a1a", "#ffffff", "#4d4d4d"),
-        ),
+        _DEFAULT,
         Style(
             name="paper",
             width=3.3,
@@ -159,15 +147,6 @@ STYLES: Mapping[str, Style] = {
             faint="#5a626e",
             bad="#7a7a7a",
         ),
-        Style(
-            name="lit",
-            width=5.2,
-            wide=9.6,
-            height=3.6,
-            rc=fonts(10.0, "DejaVu Sans", "dejavusans") | inks("#1a1a1a", "#ffffff", "#4d4d4d"),
-            colormap="coolwarm",
-            line_range=(0.0, 1.0),
-            lit=True,
-        ),
+        replace(_DEFAULT, name="lit", colormap="coolwarm", line_range=(0.0, 1.0), lit=True),
     )
 }

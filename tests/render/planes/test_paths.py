@@ -9,8 +9,8 @@ import pytest
 
 from lsengine import render
 from lsengine.errors import UsageError
+from lsengine.render.planes.paths import RED
 from lsengine.render.planes.planes import WIDEST
-from lsengine.render.planes.trajectory import RED
 from lsengine.surface import PlaneCurve
 from tests.support.pictures import walked
 

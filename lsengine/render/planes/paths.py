@@ -1,4 +1,4 @@
-"""Trajectories drawn over a plane: the path, its checkpoints, where the learning rate dropped.
+"""Ways drawn over a plane: trajectories, and trained curves between two minima.
 
 Shape suffix: T checkpoints.
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lsengine.render.page import page
 from lsengine.render.style.styles import Style
-from lsengine.surface import Surface, Trajectory
+from lsengine.surface import PlaneCurve, Surface, Trajectory
 
 RED = "#e3242b"
 Points = NDArray[np.float64]
@@ -28,23 +28,15 @@ _ARROW_LENGTH = 14.0  # points; shorter steps have no room for an arrow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnPath:
-    """The path of a trajectory on a page, which can be shown as far as some checkpoint.
-
-    Attributes:
-        axes: Where.
-        trajectory: What.
-        style: The look.
-        lines: The path, its ground first.
-        dots, head, reds: Checkpoints, the last one shown, and drops of the learning rate.
-    """
+    """The path of a trajectory on a page, which can be shown as far as some checkpoint."""
 
     axes: Axes
     trajectory: Trajectory
     style: Style
-    lines: tuple[Line2D, ...]
-    dots: Line2D
-    head: Line2D
-    reds: Line2D
+    lines: tuple[Line2D, ...]  # the path, its ground first
+    dots: Line2D  # checkpoints
+    head: Line2D  # the last one shown
+    reds: Line2D  # where the learning rate drops
 
     @property
     def points(self) -> Points:
@@ -73,16 +65,10 @@ class DrawnPath:
         inside_T2 = self.axes.transLimits.transform(self.points)
         corners = [(x, y) for y in (0.94, 0.06) for x in (0.97, 0.03)]
         x, y = max(corners, key=lambda c: float(np.hypot(*(inside_T2 - c).T).min()))
-        return self.axes.annotate(
-            "",
-            (x, y),
-            xycoords="axes fraction",
-            ha="right" if x > 0.5 else "left",
-            va="top" if y > 0.5 else "bottom",
-            color=self.style.ink,
-            zorder=8,
-            path_effects=page.halo(self.style.ground),
-        )
+        look: dict[str, Any] = {"color": self.style.ink, "zorder": 8}
+        look |= {"ha": "right" if x > 0.5 else "left", "va": "top" if y > 0.5 else "bottom"}
+        look["path_effects"] = page.halo(self.style.ground)
+        return self.axes.annotate("", (x, y), xycoords="axes fraction", **look)
 
 
 def add(axes: Axes, surface: Surface, style: Style) -> DrawnPath:
@@ -125,29 +111,12 @@ _ROUND: dict[str, Any] = {"solid_capstyle": "round", "solid_joinstyle": "round"}
 
 
 def label(axes: Axes, word: str, at: Points, lines_on_page: Sequence[Points], style: Style) -> None:
-    """Put a word beside a point, inside the axes and off lines; call when the page is settled.
-
-    Args:
-        axes: Where.
-        word: What.
-        at: Alpha and beta.
-        lines_on_page: What to keep off, by `in_points`.
-        style: The look.
-    """
+    """Put a word beside a point, inside the axes and off lines; call when the page is settled."""
     size = page.letter(axes) * 0.82
     middle = in_points(axes, at[None])[0]
-    axes.annotate(
-        word,
-        (float(at[0]), float(at[1])),
-        xytext=_clear_of(axes, lines_on_page, middle, (0.56 * size * len(word), size)),
-        textcoords="offset points",
-        ha="center",
-        va="center",
-        fontsize=size,
-        color=style.ink,
-        zorder=8,
-        path_effects=page.halo(style.ground),
-    )
+    beside = _clear_of(axes, lines_on_page, middle, (0.56 * size * len(word), size))
+    place = (float(at[0]), float(at[1]))
+    page.name_point(axes, word, place, beside, style, ha="center", va="center", zorder=8)
 
 
 def shrink(axes: Axes) -> None:
@@ -185,26 +154,14 @@ def _point_the_way(axes: Axes, path_T2: Points, on_page_T2: Points, style: Style
         start, stop = path_T2[step], path_T2[step + 1]
         at, before = start + 0.5 * (stop - start), start + 0.49 * (stop - start)
         look: dict[str, Any] = {"arrowstyle": "-|>", "color": style.ink, "linewidth": 0.6}
-        axes.annotate(
-            "",
-            (at[0], at[1]),
-            xytext=(before[0], before[1]),
-            arrowprops={**look, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8.0},
-            zorder=4.5,
-        )
+        look |= {"shrinkA": 0, "shrinkB": 0, "mutation_scale": 8.0}
+        axes.annotate("", (at[0], at[1]), (before[0], before[1]), arrowprops=look, zorder=4.5)
 
 
 def _clear_of(
     axes: Axes, lines_on_page: Sequence[Points], at: Points, size: tuple[float, float]
 ) -> tuple[float, float]:
-    """Return where to put words beside a point, all in points of the page.
-
-    Args:
-        axes: Where.
-        lines_on_page: What to keep off.
-        at: The point.
-        size: Width and height of the words.
-    """
+    """Return where to put words of some width and height beside a point, in points of the page."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     corners = in_points(axes, np.array([[left, bottom], [right, top]]))
     share = np.linspace(0, 1, 16)[:, None, None]  # fine enough to be hit
@@ -234,3 +191,40 @@ def _name_axes(axes: Axes, trajectory: Trajectory) -> None:
         if name == "beta":  # on a flat page one line would be longer than the axis
             label = label.replace(" component", "\ncomponent")
         axes.set(**{"xlabel" if name == "alpha" else "ylabel": label})
+
+
+def add_curve(axes: Axes, curve: PlaneCurve, style: Style) -> None:
+    """Draw curve and straight line, mark minima and bends, and name the axes."""
+    ends = curve.controls[[0, -1]]
+    ways: Any = ((ends, (0, (3.0, 2.0)), 1.2), (curve.points, "solid", 1.7))
+    for places, dashes, width in ways:
+        look: dict[str, Any] = {"solid_capstyle": "round", "dash_capstyle": "butt", "zorder": 4.0}
+        for color, more, line in ((style.ground, 1.7, "solid"), (style.ink, 0.0, dashes)):
+            axes.plot(*places.T, color=color, linewidth=width + more, linestyle=line, **look)
+    minima, bends = (ends, "D", 6.0), (curve.controls[1:-1], "o", 5.5)
+    inks = ((style.ink, style.ground), (style.ground, style.ink))
+    for (places, marker, size), (fill, edge) in zip((minima, bends), inks, strict=True):
+        look = {"color": fill, "markeredgecolor": edge, "markersize": size, "markeredgewidth": 1.0}
+        axes.plot(*places.T, marker, linestyle="none", zorder=5, clip_on=False, **look)
+    axes.set(xlabel="along the line between the minima", ylabel="away from it")
+
+
+def finish_curve(axes: Axes, curve: PlaneCurve, style: Style) -> None:
+    """Name the points; call when the page is settled."""
+    bends = len(curve.controls) - 2
+    words = ["bend"] if bends == 1 else [f"bend {number + 1}" for number in range(bends)]
+    lines = [in_points(axes, places) for places in (curve.points, curve.controls[[0, -1]])]
+    for word, at in zip(["minimum 1", *words, "minimum 2"], curve.controls, strict=True):
+        label(axes, word, at, lines, style)
+
+
+def curve_notes(curve: PlaneCurve) -> list[str]:
+    """Return what a reader must know beside the picture."""
+    lines = ["solid: the trained curve; dashed: the straight line"]
+    extent = float(np.hypot(*(curve.controls[-1] - curve.controls[0])))
+    share = float(curve.distance.max()) / extent if extent else 0.0
+    if share > 0.005:
+        lines.append(
+            f"bends lie off the plane by up to {100 * share:.0f} % of the way between the minima"
+        )
+    return lines
