@@ -28,6 +28,13 @@ def _join() -> Any:
     return join()
 
 
+def _options(parsed: argparse.Namespace, **more: Any) -> Any:
+    from lsengine.engine import Options
+
+    common = {"retry_failed": parsed.retry_failed, "progress": parsed.progress}
+    return Options(**common, end_if_hung=True, **more)
+
+
 def train(parsed: argparse.Namespace) -> int:
     """Train the jobs' networks."""
     world = _join()
@@ -39,18 +46,11 @@ def train(parsed: argparse.Namespace) -> int:
 def evaluate(parsed: argparse.Namespace) -> int:
     """Evaluate the jobs' surfaces."""
     world = _join()
-    from lsengine.engine import Options, evaluate
+    from lsengine.engine import evaluate
 
     if parsed.extend is not None and (len(parsed.jobs) > 1 or parsed.shard is not None):
         raise UsageError("--extend goes with one job, and not with --shard")
-    options = Options(
-        retry_failed=parsed.retry_failed,
-        chunk=parsed.chunk,
-        progress=parsed.progress,
-        shard=parsed.shard,
-        extend=parsed.extend,
-        end_if_hung=True,
-    )
+    options = _options(parsed, chunk=parsed.chunk, shard=parsed.shard, extend=parsed.extend)
     return evaluate(parsed.jobs, options, world=world, only=parsed.only)
 
 
@@ -106,10 +106,9 @@ def spectrum(parsed: argparse.Namespace) -> int:
 def connect(parsed: argparse.Namespace) -> int:
     """Train and evaluate a curve between two minima, and print the barriers."""
     world = _join()
-    from lsengine.engine import Options, connect
+    from lsengine.engine import connect
 
-    options = Options(retry_failed=parsed.retry_failed, progress=parsed.progress, end_if_hung=True)
-    code, text = connect.run(parsed.job, options, world=world)
+    code, text = connect.run(parsed.job, _options(parsed), world=world)
     tell(text)
     return code
 
@@ -117,15 +116,10 @@ def connect(parsed: argparse.Namespace) -> int:
 def trajectory(parsed: argparse.Namespace) -> int:
     """Evaluate the jobs' checkpoints and print their tables."""
     world = _join()
-    from lsengine.engine import Options, evaluate
+    from lsengine.engine import evaluate
     from lsengine.report import trajectory
 
-    options = Options(
-        retry_failed=parsed.retry_failed,
-        progress=parsed.progress,
-        trajectory_only=True,
-        end_if_hung=True,
-    )
+    options = _options(parsed, trajectory_only=True)
     code = evaluate(parsed.jobs, options, world=world, only=parsed.only)
     if world.rank == 0:
         tell(trajectory.text(parsed.jobs, parsed.only))

@@ -14,7 +14,11 @@ from lsengine.errors import LsengineError, Stopped
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an uncaught exception ends all ranks."""
     code = _run(arguments)
-    _flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()  # what nobody reads any more is dropped without a complaint
+        except BrokenPipeError:  # Python would flush again when it ends, and fail with code 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if ranks := sys.modules.get("lsengine.ranks"):
         ranks.exit_without_finalize(code)
     return code
@@ -41,12 +45,3 @@ def _run(arguments: Sequence[str] | None) -> int:
 
         abort_all(error)
         return 1
-
-
-def _flush() -> None:
-    """Write out what was printed; what nobody reads any more is dropped without a complaint."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:  # Python would flush again when it ends, and fail with code 120
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -168,8 +168,7 @@ class RankExamination:
         if bad := file_system.wrong(path, self._world.size):
             remedy = "set writing: gather in jobs, and report this"
             return [shared, problem(name, f"all ranks wrote, but {bad}", remedy)]
-        found = f"{self._world.size} ranks wrote a cell each, and all are there"
-        return [shared, ok(name, found)]
+        return [shared, ok(name, f"{self._world.size} ranks wrote a cell each, and all are there")]
 
 
 def serve(world: World) -> int:

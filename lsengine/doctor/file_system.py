@@ -139,13 +139,9 @@ def survives(folder: Path) -> list[Check]:
 
 def _killed(path: Path) -> Check:
     name = "killed writer"
-    child = subprocess.Popen(
-        [sys.executable, "-m", "lsengine.doctor.file_system", str(path)],
-        env=without_launcher(os.environ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    command = [sys.executable, "-m", "lsengine.doctor.file_system", str(path)]
+    plain, null, pipe = without_launcher(os.environ), subprocess.DEVNULL, subprocess.PIPE
+    child = subprocess.Popen(command, env=plain, stdin=null, stdout=pipe, stderr=pipe)
     assert child.stdout is not None
     os.set_blocking(child.stdout.fileno(), False)
     end, output = time.monotonic() + _LIMIT_S, b""

@@ -28,10 +28,9 @@ def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
 
 def is_first_rank() -> bool:
     """Whether this process is the launcher's first, as far as the launcher says."""
-    for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK"):
-        if name in os.environ:
-            return os.environ[name] == "0"
-    return os.environ.get("SLURM_PROCID", "0") == "0"
+    mpi = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK")
+    ranks = [os.environ[name] for name in (*mpi, "SLURM_PROCID") if name in os.environ]
+    return not ranks or ranks[0] == "0"
 
 
 def launcher(folder: Path) -> list[Check]:
@@ -73,16 +72,10 @@ def launcher(folder: Path) -> list[Check]:
 
 
 def _run(
-    command: Sequence[str], limit_s: float, environment: Mapping[str, str] | None = None
+    command: Sequence[str], limit_s: float, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command,
-        env=environment,
-        input="",
-        capture_output=True,
-        text=True,
-        timeout=limit_s,
-        check=False,
+        command, env=env, input="", capture_output=True, text=True, timeout=limit_s, check=False
     )
 
 

@@ -94,11 +94,7 @@ def _first_line(error: Exception) -> str:
 
 
 def try_device(index: int | None, threads: int) -> str:
-    """Multiply matrices on a card, of those that torch sees; on the CPU if ``index`` is None.
-
-    Returns:
-        What is wrong.
-    """
+    """Return what is wrong with products on a card that torch sees, on the CPU if it is None."""
 
     def multiply() -> str:
         try:

@@ -175,11 +175,9 @@ def memory(probes: Probes) -> list[Check]:
 
 
 def clocks(offsets: Mapping[int, float], monotonic: Sequence[float]) -> Check:
-    """Judge the clocks, of which a run trusts the monotonic one only.
+    """Judge the clocks, of which a run trusts the monotonic one only: its readings, in order.
 
-    Args:
-        offsets: By rank, how far its clock was outside of the time that the ring message took.
-        monotonic: Readings of this host's monotonic clock, in order.
+    ``offsets`` says by rank how far its clock was outside of the time that the ring message took.
     """
     if any(late < early for early, late in itertools.pairwise(monotonic)):
         remedy = "do not use this host: time limits and watchdogs cannot be relied upon"

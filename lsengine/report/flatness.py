@@ -134,7 +134,7 @@ class PiecewisePlane:
         """Return the area of the known plane in which the loss is at most ``level``."""
         points, values, triangles = self.mesh
         if not len(triangles):
-            return Measure(None, why="no four neighbouring cells are finite")
+            return Measure(None, why=_NO_QUAD)
         edges, is_end = self.edges
         area = float(_areas_below(points, values, triangles, level).sum())
         if self.has_gaps:
@@ -148,11 +148,8 @@ class PiecewisePlane:
         The basin is the connected part of the plane around the centre with a loss of at most
         ``level``.
         """
-        refusal = self._refusal(level)
         points, values, triangles = self.mesh
-        if not refusal and not len(triangles):
-            refusal = "no four neighbouring cells are finite"
-        if refusal:
+        if refusal := self._refusal(level) or ("" if len(triangles) else _NO_QUAD):
             return Measure(None, why=refusal), Measure(None, why=refusal)
         edges, is_end = self.edges
         inside = self._connected(level)
@@ -187,10 +184,8 @@ class PiecewisePlane:
 
     def radius(self, level: float) -> Measure:
         """Return the median distance from the centre at which the loss passes ``level``."""
-        refusal = self._refusal(level)
-        if not refusal and min(self.values.shape) < 2:
-            refusal = "the plane is one cell wide"
-        if refusal:
+        is_narrow = min(self.values.shape) < 2
+        if refusal := self._refusal(level) or ("the plane is one cell wide" if is_narrow else ""):
             return Measure(None, why=refusal)
         at_K, passed_K = self._along_rays(level)
         middle = float(np.median(at_K))
@@ -280,6 +275,7 @@ class PiecewisePlane:
         return end_K * reached, passed
 
 
+_NO_QUAD = "no four neighbouring cells are finite"
 _LEAVES = "reaches the end of the finite cells"
 _TOO_HIGH = "the centre's own loss, {:.4g}, is above the level"
 

@@ -55,12 +55,9 @@ def read(paths: Sequence[str], kind: str) -> list[Drawable]:
 def kind_of(path: str, style: str, *, growing: bool = False) -> str:
     """Return the kind of picture that a file asks for by itself, a key of `KINDS`.
 
-    Args:
-        path: A file; one that is not there, or cannot be read, counts as a plane: whoever reads
-            it says what is wrong.
-        style: As given to `lsengine.render.figure`; ``lit`` is of landscapes.
-        growing: Whether cells are still to come: a plane with nothing to join yet is a heat map
-            only if none do.
+    A file that is not there, or cannot be read, counts as a plane: whoever reads it says what is
+    wrong.  With style ``lit`` a plane is a landscape.  One with nothing to join is a heat map,
+    unless it is still ``growing``.
     """
     plane = "surface" if style == "lit" else "filled"
     if not Path(path).is_file():

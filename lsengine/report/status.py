@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,40 +24,25 @@ _OF_THE_FILE = ("fingerprint", "created", "writing", "device_kind", "precision",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """How far one surface is, in plain values.
+    """How far one surface is, in plain values; None is what is not known."""
 
-    Attributes:
-        surface: The file; ``name`` is that of its job.
-        state: ``not started``, ``running``, ``partial`` or ``finished``.
-        shape: Points of each axis.
-        cells: Their number, ``done`` (with a result), ``missing`` and ``failed`` together.
-        rate_per_s: Cells per second; this and ``remaining_s`` are None if unknown.
-        running_on: Host and process; None if no run has the lock.
-        quantities: Names of what each cell has.
-        failures: Cell index, coordinates and reason.
-        checkpoints: How many of a trajectory's are ``done``, ``missing`` and ``failed``; None
-            without one.
-        unconverged: Cells done whose eigenvalues did not converge; None without curvature.
-        fingerprint: This and what follows is said by the file itself; None before there is one.
-    """
-
-    surface: str
-    name: str
-    state: str
-    shape: list[int]
+    surface: str  # the file
+    name: str  # of the job
+    state: str  # not started, running, partial or finished
+    shape: list[int]  # points of each axis
     axes: list[str]
     cells: int
-    done: int
+    done: int = 0  # cells with a result
     missing: int
-    failed: int
-    rate_per_s: float | None = None
+    failed: int = 0
+    rate_per_s: float | None = None  # cells
     remaining_s: float | None = None
-    running_on: str | None = None
-    quantities: list[str]
-    failures: list[dict[str, Any]]
-    checkpoints: dict[str, int] | None = None
-    unconverged: int | None = None
-    fingerprint: Any = None
+    running_on: str | None = None  # host and process; None if no run has the lock
+    quantities: list[str]  # of each cell
+    failures: list[dict[str, Any]]  # cell index, coordinates and reason
+    checkpoints: dict[str, int] | None = None  # of a trajectory: done, missing and failed
+    unconverged: int | None = None  # cells done whose eigenvalues did not converge
+    fingerprint: Any = None  # said, as all that follows, by the file; None before there is one
     created: Any = None
     writing: Any = None
     device_kind: Any = None
@@ -68,12 +54,7 @@ class Summary:
         return asdict(self)
 
     def count(self, what: str) -> int:
-        """Return what ``status --count`` prints.
-
-        Args:
-            what: ``done``, ``missing`` or ``failed``: cells and a trajectory's checkpoints; with
-                ``-cells`` behind it, cells alone.
-        """
+        """Return what ``status --count`` prints: cells and checkpoints, or cells alone."""
         state = what.removesuffix("-cells")
         cells: int = getattr(self, state)
         return cells + (self.checkpoints[state] if self.checkpoints and state == what else 0)
@@ -86,12 +67,7 @@ def is_complete(surface: Surface) -> bool:
 
 
 def summaries(path: str | Path, only: str = "*") -> list[Summary]:
-    """Return how far the surfaces of a file are.
-
-    Args:
-        path: A surface file, or a job file, possibly of several jobs.
-        only: Pattern of the names of the wanted jobs.
-    """
+    """Return how far a surface file is, or those of a job file's jobs with a matching name."""
     if not is_job_file(path):
         return [summary(path)]
     return [
@@ -165,7 +141,7 @@ def _not_started(job: jobs.Job) -> Summary:
     points = {name: int(axis[-1]) for name, axis in specs.items() if axis is not None}
     if job.document.repeats > 1:
         points = {"repeat": job.document.repeats, **points}
-    cells = int(np.prod(list(points.values()))) if points else 0
+    cells = math.prod(points.values()) if points else 0
     return Summary(
         surface=str(job.output),
         name=job.document.name,
@@ -173,9 +149,7 @@ def _not_started(job: jobs.Job) -> Summary:
         shape=list(points.values()),
         axes=list(points),
         cells=cells,
-        done=0,
         missing=cells,
-        failed=0,
         quantities=[],
         failures=[],
     )

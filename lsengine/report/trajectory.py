@@ -16,11 +16,7 @@ _TITLES = {"plane_train_loss": "plane's", "train_loss": "train loss", "test_loss
 
 
 def text(paths: Sequence[str | Path], only: str = "*") -> str:
-    """Return a table for each job that has a trajectory, from its surface file.
-
-    Args:
-        paths: Job files.
-        only: Pattern of the names of the wanted jobs.
+    """Return a table for each job of job files with a matching name, from its surface file.
 
     Raises:
         UsageError: If a job has no surface file yet.

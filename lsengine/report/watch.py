@@ -32,12 +32,8 @@ def picture(paths: Sequence[str], kind: str, output: Path, *, every_s: float, **
     Cells that are not computed yet are drawn with their neighbours' values, and marked.  A page
     (kind ``html``) loads itself anew as long as it is watched.
 
-    Args:
-        paths: Files; those that do not exist yet are waited for.
-        kind: A key of `lsengine.render.KINDS`.
-        output: The picture, replaced as a whole each time.
-        every_s: Seconds between two looks at the files.
-        look: As for `lsengine.render.figure`.
+    Files that do not exist yet are waited for, ``every_s`` seconds between two looks.  ``output``
+    is replaced as a whole each time; ``look`` is as for `lsengine.render.figure`.
 
     Returns:
         The exit code: 0, or that of `Stopped` after Ctrl-C or a broken pipe.
@@ -91,12 +87,6 @@ def progress(path: str, only: str, *, every_s: float, as_json: bool) -> int:
     """Print how far surfaces are whenever that changes, until they are finished.
 
     On a terminal the lines are replaced, elsewhere printed anew.  JSON is one line each time.
-
-    Args:
-        path: Surface or job file.
-        only: Pattern of the names of the wanted jobs.
-        every_s: Seconds between two looks at the files.
-        as_json: Print JSON.
 
     Returns:
         The exit code: 0, or that of `Stopped` after Ctrl-C; 0 when nobody reads any more.

@@ -120,8 +120,7 @@ def _steps(
 def _estimate(job: Job, launch: LaunchSpec, options: SubmitOptions) -> int:
     """Log what the surface will cost, as far as that is known or asked for.
 
-    Returns:
-        How many cells a job has to probe, because it takes a GPU and none is here; as a rule 0.
+    Return how many cells a job has to probe, because it takes a GPU and none is here; mostly 0.
     """
     name, probe = job.document.name, options.probe
     if launch.time is None:

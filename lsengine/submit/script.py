@@ -206,13 +206,12 @@ def _inside(job: Job, launch: LaunchSpec, *, alone: bool, more: Sequence[str] = 
 
 def _folders(job: Job) -> list[str]:
     """Return the folders a job reads and writes, without those inside of others."""
-    model, data, train = job.document.model, job.document.data, job.document.train
-    paths = {job.source.parent, job.surface.parent}
-    paths |= {job.path(model.checkpoint).parent} if model.checkpoint else set()
-    paths |= {job.path(data.root)} if data.root else set()
-    paths |= {job.path(train.output).parent} if train else set()
-    paths |= {path.parent for path in job.direction_files().values()}
-    paths |= {Path(job.trajectory[1]).parent} if job.trajectory else set()
+    checkpoint, train = job.document.model.checkpoint, job.document.train
+    used = [job.source, job.surface, *job.direction_files().values()]
+    used += [job.path(name) for name in (checkpoint, train and train.output) if name]
+    used += [Path(job.trajectory[1])] if job.trajectory else []
+    root = job.document.data.root
+    paths = {file.parent for file in used} | ({job.path(root)} if root else set())
     return sorted(str(p) for p in paths if not any(q in p.parents for q in paths))
 
 
@@ -266,13 +265,8 @@ def _options(
         yield f"--array=1-{shards}"
     if launch.time:
         yield f"--time={launch.time}"
-    for option, value in (
-        ("partition", launch.partition),
-        ("account", launch.account),
-        ("qos", launch.qos),
-        ("constraint", launch.constraint),
-        ("mem", launch.memory),
-    ):
+    where = {"partition": launch.partition, "account": launch.account, "qos": launch.qos}
+    for option, value in {**where, "constraint": launch.constraint, "mem": launch.memory}.items():
         if value is not None:
             yield f'--{option}="{value}"' if re.search(r"[\s&|]", value) else f"--{option}={value}"
     yield f"--nodes={launch.nodes}"

@@ -70,7 +70,11 @@ def read(path: Path | None) -> LaunchSpec:
         site = _File.model_validate({"launch": raw}).launch
     except ValidationError as error:
         problems = [p.removeprefix("launch.") for p in explain(error, {"launch": raw})]
-        raise JobError(str(path), [_with_allowed(p) for p in problems]) from None
+        names = ", ".join(name for name in LaunchSpec.model_fields if name not in _OF_THE_JOB)
+        for i, problem in enumerate(problems):
+            if "unknown key" in problem and "allowed:" not in problem:
+                problems[i] = f"{problem} allowed: {names}"
+        raise JobError(str(path), problems) from None
     if wrong := [key for key in _OF_THE_JOB if key in site.model_fields_set]:
         raise JobError(
             str(path), [f"{key}: belongs into the job's launch section" for key in wrong]
@@ -124,23 +128,12 @@ def _problems(launch: LaunchSpec) -> Iterator[str]:
     for option in launch.sbatch:
         if (name := option.partition("=")[0].split()[0]) in _WRITTEN:
             yield f"sbatch: {name} is written by submit; give its own key"
-    for name in launch.environment:
-        if _SECRET.search(name):
-            yield _about_secrets(f"environment.{name}")
-    for line in launch.activate:
-        if any(_SECRET.search(name) for name in _ASSIGNMENT.findall(line)):
-            yield _about_secrets("activate")
-
-
-def _about_secrets(key: str) -> str:
-    return (
-        f"{key}: looks like a secret, and SLURM keeps scripts where others may read them; put it "
-        'into a file of yours with mode 600, and read it in activate: export NAME="$(cat FILE)"'
-    )
-
-
-def _with_allowed(problem: str) -> str:
-    if "unknown key" in problem and "allowed:" not in problem:
-        allowed = [name for name in LaunchSpec.model_fields if name not in _OF_THE_JOB]
-        return f"{problem} allowed: {', '.join(allowed)}"
-    return problem
+    secret = [f"environment.{name}" for name in launch.environment if _SECRET.search(name)]
+    assigned = [_ASSIGNMENT.findall(line) for line in launch.activate]
+    secret += ["activate" for names in assigned if any(map(_SECRET.search, names))]
+    for key in secret:
+        yield (
+            f"{key}: looks like a secret, and SLURM keeps scripts where others may read them; put "
+            "it into a file of yours with mode 600, and read it in activate: export "
+            'NAME="$(cat FILE)"'
+        )

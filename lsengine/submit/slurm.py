@@ -30,12 +30,9 @@ def seconds(limit: str) -> int:
 
 
 def submit(script: str, *, after: str | None = None, after_any: bool = False) -> str:
-    """Hand a script to sbatch and return the job's number.
+    """Hand the text of a script to sbatch and return the job's number.
 
-    Args:
-        script: Its text.
-        after: Number of a job that has to end with 0 before; if it does not, SLURM cancels this.
-        after_any: Let that job end as it likes.
+    It starts when job ``after`` has ended: with 0, or SLURM cancels it, unless ``after_any``.
 
     Raises:
         EnvironmentUnfit: If there is no sbatch, or it refuses; with its own words.
