@@ -59,16 +59,11 @@ def refuse_other_cells(old: Path, identity: dict[str, Any]) -> None:
     Raises:
         SurfaceError: Naming the first difference.
     """
-    attributes = store.read_attributes(old)
-    ours = cell_identity(identity)
+    attributes, ours = store.read_attributes(old), cell_identity(identity)
     if attributes.get("cell_fingerprint") == fingerprint(ours):
         return
-    stored_identity = read_identity(attributes)
-    difference = (
-        "it does not say which job it is of"
-        if stored_identity is None
-        else first_difference(ours, cell_identity(stored_identity))
-    )
+    stored, unknown = read_identity(attributes), "it does not say which job it is of"
+    difference = unknown if stored is None else first_difference(ours, cell_identity(stored))
     raise SurfaceError(
         f"--extend {old}: its cells are of another job: {difference}; only grid, repeats and "
         "quantities may differ"

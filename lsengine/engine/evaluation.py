@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from lsengine import files, store
@@ -57,7 +57,7 @@ def evaluate_found(find: Find, options: Options, *, world: World | None) -> int:
         find: Called on the coordinator while the workers wait; it may take its time, and should
             end with `Stopped` when its argument becomes true.
         options: See `Options`.
-        world: The ranks; None alone.
+        world: None alone.
     """
     world = world or World.alone()
     logs.configure(rank=world.rank)
@@ -71,6 +71,7 @@ def _lead(find: Find, options: Options, stop: StopRequest, world: World) -> int:
     """Lead all ranks through all jobs; whatever happens, they leave with the same code."""
     coordinator = Coordinator(world, stop, options)
     failures: list[CellsFailed] = []
+    lost = partial(stop.request, "the loss of the surface's lock")
 
     def end_all(code: int) -> None:
         coordinator.shut_down(CellsFailed.exit_code if failures else code)
@@ -82,7 +83,8 @@ def _lead(find: Find, options: Options, stop: StopRequest, world: World) -> int:
         jobs = find(stop)
         for jobs_left, job in zip(reversed(range(len(jobs))), jobs, strict=True):
             try:
-                with _locked(job, stop):
+                files.make_folder(job.output.parent, "output")
+                with held(job.output, lost=lost, tick=stop.raise_if_requested):
                     end = go_on if jobs_left else end_all
                     _evaluate_job(job, coordinator, options, stop, world, end)
             except CellsFailed as error:
@@ -151,12 +153,3 @@ def _has_work(job: Job, options: Options) -> bool:
         return bool(options.pending(store.read_status(job.output)).any())
     except LsengineError:
         return False  # `Run` raises it again
-
-
-def _locked(job: Job, stop: StopRequest) -> AbstractContextManager[None]:
-    files.make_folder(job.output.parent, "output")
-    return held(
-        job.output,
-        lost=lambda: stop.request("the loss of the surface's lock"),
-        tick=stop.raise_if_requested,
-    )

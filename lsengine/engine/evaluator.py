@@ -32,22 +32,17 @@ _REPORT_S = 0.25  # finished cells wait no longer than this, and the cell in han
 
 
 class Evaluator:
-    """Evaluates cells of one surface on one device; the same with and without other ranks.
+    """Evaluates cells of one surface on one device.
 
     Puts everything on the device, with the directions that the file holds, and checks the centre
     if the plan says so.
 
-    Args:
-        job: Whose cells they are.
-        loaded: Its model and data; the model is taken over.
-        plan: What is settled for all cells.
-        device: Where they are evaluated.
-        tick: Called before every mini-batch; raises `Stopped` to abandon the cell.
-        rank: Recorded with the cells.
+    The loaded model is taken over.  ``tick`` is called before every mini-batch; it raises `Stopped`
+    to abandon the cell.  The rank is recorded with the cells.
 
     Raises:
-        UsageError: If checkpoint or data are not those that the file was laid out for.
-        UsageError: If the network's output is a matter of chance.
+        UsageError: If checkpoint or data are not those that the file was laid out for, or the
+            network's output is a matter of chance.
         RuntimeError: If the centre cell is not the checkpoint's own loss: a bug.
     """
 
@@ -114,13 +109,9 @@ class Evaluator:
             self._precision_error = precision.compared(self._objective, self._grid)
 
     def run(self, cells: Sequence[int], limit_s: float = _REPORT_S) -> Report:
-        """Evaluate cells until the time is up, at least one.
+        """Evaluate cells, flat indices, until the time is up, at least one.
 
         An exception in a cell marks that cell failed; a stop ends the run.
-
-        Args:
-            cells: Flat indices.
-            limit_s: Seconds after which no further cell is begun.
         """
         results = CellResults(values={name: [] for name in self._quantities}, worker=self._rank)
         results.precision_error, self._precision_error = self._precision_error, ()  # told once
@@ -222,11 +213,6 @@ class Evaluator:
                 known |= values
         return known
 
-    def _where(self, index: int) -> Cell:
-        if index < self._grid.size:
-            return self._grid.cell(index)
-        return self._plane_cells[index - self._grid.size]
-
     def _check_centre(self, is_exact: bool, tolerance: float) -> None:
         """Compare the centre cell with the checkpoint evaluated on its own."""
         reference = self._objective.reference
@@ -247,7 +233,8 @@ class Evaluator:
                 )
         are_numbers = not any(math.isnan(value) for value in reference.values())
         word = "passed" if are_numbers else "undefined"
-        log.log(NOTICE, "centre check %s: %s", word, _shown(reference))
+        shown = " ".join(f"{n}={v:.6g}" for n, v in reference.items() if not n.endswith("_se"))
+        log.log(NOTICE, "centre check %s: %s", word, shown)
 
     def _refuse_stochastic(self) -> None:
         """Tell a network that draws numbers from a mistake of lsengine's."""
@@ -261,12 +248,12 @@ class Evaluator:
     def _warn_if_not_finite(self, index: int, metrics: objectives.Metrics) -> None:
         bad = {n: v for n, v in metrics.items() if n.endswith("_loss") and not math.isfinite(v)}
         if bad and not self._has_warned:
-            cell, (name, value) = self._where(index), next(iter(bad.items()))
+            grid, (name, value) = self._grid, next(iter(bad.items()))
+            is_in_grid = index < grid.size
+            cell = grid.cell(index) if is_in_grid else self._plane_cells[index - grid.size]
             log.warning(
-                "%s is %s at %s; stored as it is, not retried, later ones are not reported",
-                name,
-                value,
-                self._grid.describe(cell),
+                f"{name} is {value} at {grid.describe(cell)}; stored as it is, not retried, later "
+                "ones are not reported"
             )
             self._has_warned = True
 
@@ -279,7 +266,3 @@ def _refuse_other_files(loaded: prepare.Loaded, plan: Plan) -> None:
                 f"{name}: its content differs from what rank 0 has read (SHA-256 "
                 f"{digest[:12]}..., there {expected[:12]}...); all hosts need the same files"
             )
-
-
-def _shown(metrics: objectives.Metrics) -> str:
-    return " ".join(f"{n}={v:.6g}" for n, v in metrics.items() if not n.endswith("_se"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,11 @@ from lsengine.surface.grid import Grid
 
 
 class Inventory:
-    """The cells of a run: those it is concerned with, and what the file says of them.
+    """The cells of a run: those it is concerned with, and what a file that exists says of them.
 
     A cell is a flat index into the grid; the checkpoints of a trajectory follow.
 
-    Args:
-        job: Whose surface file is read, if it exists.
-        options: See `Options`.
-        grid: Of the surface.
-        checkpoints: Of the trajectory.
-        cells_per_pass: How many cells are evaluated at once.
-
     Attributes:
-        grid: Of the surface.
-        checkpoints: Of the trajectory.
         cells: Those to evaluate, in the order of visiting.
         blocks: The block of every cell, where it is better that one worker does a whole block.
         concerned: Those of the whole run, done or not, (C,) in the order of visiting.
@@ -41,7 +33,7 @@ class Inventory:
         job: Job,
         options: Options,
         grid: Grid,
-        checkpoints: tuple[Path, ...],
+        checkpoints: Sequence[Path],
         cells_per_pass: int,
     ) -> None:
         self.grid, self.checkpoints = grid, checkpoints
@@ -78,10 +70,8 @@ class Inventory:
         return None
 
     def _concerned(self, job: Job, options: Options, cells_per_pass: int) -> NDArray[np.int64]:
-        if "curvature" in job.document.quantities:
-            order = self.grid.visiting_order_by_blocks()
-        else:
-            order = self.grid.visiting_order()
+        grid, by_blocks = self.grid, "curvature" in job.document.quantities
+        order = grid.visiting_order_by_blocks() if by_blocks else grid.visiting_order()
         checkpoints = np.arange(self.grid.size, self.grid.size + len(self.checkpoints))
         concerned = checkpoints if options.trajectory_only else np.append(order, checkpoints)
         if job.shard is not None:

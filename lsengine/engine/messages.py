@@ -12,49 +12,30 @@ from lsengine.store import CellResults
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """Where a rank runs.
-
-    Attributes:
-        host: Name of its host.
-        pid: Its process number there.
-        cores: Processor cores it may use.
-        visible: ``CUDA_VISIBLE_DEVICES`` as given to it, or None.
-    """
+    """Where a rank runs."""
 
     host: str
     pid: int
-    cores: frozenset[int]
-    visible: str | None
+    cores: frozenset[int]  # it may use them
+    visible: str | None  # `CUDA_VISIBLE_DEVICES` as given to it
 
 
 @dataclass(frozen=True, slots=True)
 class VisibleDevices:
-    """The devices that a process sees.
+    """The devices that a process sees."""
 
-    Attributes:
-        kind: ``cpu``, ``cuda`` or ``mps``.
-        count: How many of them.
-        visible: ``CUDA_VISIBLE_DEVICES``, or None.
-    """
-
-    kind: str
+    kind: str  # `cpu`, `cuda` or `mps`
     count: int
-    visible: str | None
+    visible: str | None  # `CUDA_VISIBLE_DEVICES`
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a worker needs to start loading.
-
-    Attributes:
-        job: The validated job.
-        slot: Its number among the workers of its host that see the same devices.
-        threads: Its fair share of its host's cores, at least 1.
-    """
+    """What a worker needs to start loading."""
 
     job: Job
-    slot: int
-    threads: int
+    slot: int  # its number among the workers of its host that see the same devices
+    threads: int  # its fair share of its host's cores, at least 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +43,6 @@ class WorkerInfo:
     """Where a worker's values come from.
 
     Attributes:
-        host: Name of its host.
         device_kind: ``cpu`` and its instruction set, ``mps``, or ``cuda`` and the name of the card.
         device_id: Identity of the card, to find out two workers on one; empty without card.
         threads: CPU threads in use.
@@ -112,27 +92,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Farewell:
-    """The end of a job for a worker.
+    """The end of a job for a worker."""
 
-    Attributes:
-        code: The exit code all ranks agree on.
-        more: Whether another job follows.
-    """
-
-    code: int
-    more: bool
+    code: int  # the exit code all ranks agree on
+    more: bool  # whether another job follows
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A chunk's end, or that of a part of it; without cells no more than a sign of life.
+    """A chunk's end, or that of a part of it; without cells no more than a sign of life."""
 
-    Attributes:
-        results: Finished cells; values are left out when the worker has written them.
-        seconds: What they took.
-        interrupted: The signal that ended the chunk early, or None.
-    """
-
-    results: CellResults
+    results: CellResults  # without values when the worker has written them
     seconds: float
-    interrupted: str | None = None
+    interrupted: str | None = None  # the signal that ended the chunk early

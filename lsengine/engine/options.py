@@ -38,5 +38,4 @@ class Options:
 
     def pending(self, status: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return the mask of the cells that a run has to evaluate."""
-        wanted = (MISSING, FAILED) if self.retry_failed else (MISSING,)
-        return np.isin(status, wanted)
+        return np.isin(status, (MISSING, FAILED) if self.retry_failed else (MISSING,))

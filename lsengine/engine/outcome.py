@@ -22,12 +22,7 @@ _MOST_FAILURES = 10  # told one by one
 
 
 class Outcome:
-    """Counts finished cells, and says at the end how the surface stands.
-
-    Args:
-        job: Of the run.
-        inventory: Its cells.
-    """
+    """Counts finished cells of a run, and says at the end how the surface stands."""
 
     def __init__(self, job: Job, inventory: Inventory) -> None:
         self._job, self._inventory = job, inventory
@@ -36,11 +31,7 @@ class Outcome:
         self._progress: Progress | None = None
 
     def begin(self, progress: str) -> None:
-        """Remember which file has been laid out, and begin to report.
-
-        Args:
-            progress: ``auto``, ``bar``, ``lines`` or ``none``.
-        """
+        """Remember which file has been laid out, and begin to report as `Options` say."""
         self._laid_out = self._job.output.stat()
         self._progress = Progress(
             "cells", total=self._inventory.count, done=self._done, style=progress
@@ -101,11 +92,8 @@ class Outcome:
         has_curvature = "curvature" in self._job.document.quantities and output.exists()
         if has_curvature and (unsolved := store.read(output).unconverged):
             log.warning(
-                "%s: %d of %d cells did not converge; raise curvature.max_products or "
-                "curvature.basis for another surface",
-                output,
-                unsolved,
-                inventory.grid.size,
+                f"{output}: {unsolved} of {inventory.grid.size} cells did not converge; raise "
+                "curvature.max_products or curvature.basis for another surface"
             )
         if self._failed:
             raise CellsFailed(

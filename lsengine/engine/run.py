@@ -99,10 +99,8 @@ class Run:
     def settle(self, info: WorkerInfo, world: World, *, tick: Callable[[], None]) -> Plan:
         """Fix what all cells share, and lay the file out or complete it.
 
-        Args:
-            info: Of the worker that settles what the job leaves open.
-            world: The ranks.
-            tick: Called now and then while directions are computed; may raise to stop.
+        The worker of ``info`` settles what the job leaves open.  ``tick`` is called now and then
+        while directions are computed; it may raise to stop.
 
         Raises:
             EnvironmentUnfit: If the file cannot be made, or parallel writing is asked for and

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lsengine import __version__, devices, files, store, wording
 from lsengine import log as logs
-from lsengine.curvature import Eigenpairs, Hessian, spectral_density, trace
+from lsengine.curvature import Hessian, spectral_density, trace
 from lsengine.engine import prepare
 from lsengine.engine.prepare import hessian_directions
 from lsengine.engine.prepare.settings import batch_size, sample_shape
@@ -31,17 +30,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much to compute; 0 leaves a part out.
+    """How much to compute; 0 leaves a part out."""
 
-    Attributes:
-        vectors: Leading eigenvectors.
-        trace: Random probes of the trace, a product each.
-        density: Random probes of the density, ``curvature.basis`` products each.
-    """
-
-    vectors: int = 5
-    trace: int = 32
-    density: int = 8
+    vectors: int = 5  # leading eigenvectors
+    trace: int = 32  # random probes of the trace, a product each
+    density: int = 8  # random probes of the density, `curvature.basis` products each
 
 
 def run(
@@ -111,7 +104,9 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> 
             raise Stopped(f"stopped by {stop.signal}; nothing is kept of a spectrum half done")
 
     output = output or default_output(job)
-    _prepare_output(output)
+    if output.exists() and store.format_of(output) != store.SPECTRUM_FORMAT:
+        raise UsageError(f"{output}: exists and is no spectrum; give another --output")
+    files.make_folder(output.parent)
     document = job.document
     threads = len(available_cores()) if document.threads == "auto" else document.threads
     torch.set_num_threads(threads)
@@ -163,7 +158,11 @@ def _spectrum(
     if sizes.vectors:
         pairs = hessian_directions.leading_eigenpairs(job, hessian, sizes.vectors)
         parts |= {"eigenvalues": pairs.values, "residuals": pairs.residuals}
-        parts["vectors"] = _by_name(hessian, pairs)
+        rows = [hessian.unflatten(row) for row in pairs.vectors]
+        parts["vectors"] = {
+            name: np.stack([row[name].detach().float().cpu().numpy() for row in rows])
+            for name in hessian.names
+        }
         products, converged = products + pairs.products, pairs.converged
         log.info("eigenvectors=%d products=%d", len(pairs.values), pairs.products)
     attributes |= {
@@ -174,24 +173,3 @@ def _spectrum(
         "products": products,
     }
     return Spectrum(**parts, attributes=attributes)
-
-
-def _by_name(hessian: Hessian, pairs: Eigenpairs) -> dict[str, NDArray[np.float32]]:
-    """Return the vectors (K, P) as arrays (K, ...) by parameter name."""
-    rows = [hessian.unflatten(row) for row in pairs.vectors]
-    return {
-        name: np.stack([row[name].detach().float().cpu().numpy() for row in rows])
-        for name in hessian.names
-    }
-
-
-def _prepare_output(output: Path) -> None:
-    """Make the output's folder, and refuse a path that is another kind of file.
-
-    Raises:
-        EnvironmentUnfit: If the folder cannot be made.
-        UsageError: If the path is of a surface, a checkpoint or the like.
-    """
-    if output.exists() and store.format_of(output) != store.SPECTRUM_FORMAT:
-        raise UsageError(f"{output}: exists and is no spectrum; give another --output")
-    files.make_folder(output.parent)

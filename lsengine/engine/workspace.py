@@ -14,7 +14,6 @@ from lsengine.engine.evaluator import Evaluator
 from lsengine.engine.messages import Assignment, Plan, WorkerInfo
 from lsengine.engine.prepare import precision
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
-from lsengine.job import Job
 from lsengine.job.schema import HessianDirection
 from lsengine.objective.forward import Kind
 from lsengine.objective.fused import can_fuse
@@ -23,11 +22,8 @@ from lsengine.objective.fused import can_fuse
 class Workspace:
     """A rank's model, data and device for one job; chooses threads and kernels.
 
-    Args:
-        assignment: Job, slot on the host, threads.
-        tick: Called before every mini-batch, also of cells; may raise to stop.
-        rank: Recorded with the cells.
-        loaded: Model and data, if they have been loaded already; taken over.
+    ``tick`` is called before every mini-batch, also of cells; it may raise to stop.  Model and data
+    that have been ``loaded`` already are taken over.
 
     Raises:
         UsageError: If model or data cannot be loaded.
@@ -48,7 +44,9 @@ class Workspace:
         self._device = devices.device_of(document.device, assignment.slot)
         if self._device.type == "cpu":
             devices.tune_malloc()
-        devices.use_deterministic_kernels(_multiplies_hessians(self._job))
+        # Sums that differ in their last bits would be multiplied by Hessians again and again.
+        along = any(isinstance(spec, HessianDirection) for spec in self._job.directions.values())
+        devices.use_deterministic_kernels(along or "curvature" in document.quantities)
         self._loaded = loaded or prepare.load(self._job)
         # Of a surface that exists ``auto`` has been settled.
         self._precision: str = document.precision
@@ -77,14 +75,8 @@ class Workspace:
 
     def evaluator(self, plan: Plan) -> Evaluator:
         """Return what evaluates the cells of a surface that is laid out; see `Evaluator`."""
-        return Evaluator(
-            self._job,
-            self._loaded,
-            plan,
-            device=self._device,
-            tick=self._tick,
-            rank=self._rank,
-        )
+        device, tick, rank = self._device, self._tick, self._rank
+        return Evaluator(self._job, self._loaded, plan, device=device, tick=tick, rank=rank)
 
     def _forward_kind(self) -> Kind:
         """Return how losses will be computed, by a trial with a copy of the network."""
@@ -98,9 +90,3 @@ class Workspace:
         model = copy.deepcopy(self._loaded.model).to(self._device).eval()
         with torch.inference_mode():
             return "fused" if can_fuse(model, settings.compute_dtype, sample) else "eager"
-
-
-def _multiplies_hessians(job: Job) -> bool:
-    """Whether sums that differ in their last bits would be multiplied again and again."""
-    along = any(isinstance(spec, HessianDirection) for spec in job.directions.values())
-    return along or "curvature" in job.document.quantities

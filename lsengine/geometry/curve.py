@@ -158,8 +158,8 @@ def curve_in_plane(plane: CurvePlane, kind: str, ts: Floats) -> Floats:
 
     Projection is linear, so they are the curve of the control points' coordinates.
     """
-    bends = len(plane.coordinates) - 2
-    return np.stack([coefficients(kind, bends, float(t)) @ plane.coordinates for t in ts])
+    points = plane.coordinates
+    return np.stack([coefficients(kind, len(points) - 2, float(t)) @ points for t in ts])
 
 
 def _unit(vector: Parameters, rounding: float, otherwise: str) -> dict[str, Tensor]:

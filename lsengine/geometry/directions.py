@@ -37,20 +37,14 @@ def moving(names: Collection[str], ignore: Collection[str], norm: Collection[str
 
 
 def draw(weights: Parameters, *, seed: int, axis: int, repeat: int = 0) -> dict[str, Tensor]:
-    """Draw a standard Gaussian direction, the same one on any machine.
+    """Draw a standard Gaussian direction in float32, on the CPU, the same one on any machine.
 
     NumPy's generator is used because its normal deviates do not depend on the processor's
     vector instructions, as torch's do.  NumPy does not promise them across its own versions, so
     a surface file records the version, and a test holds the values.
 
-    Args:
-        weights: Only names and shapes matter.
-        seed: From the job.
-        axis: 0 for alpha, 1 for beta, so that equal seeds still span a plane.
-        repeat: Index of an independent repeat.
-
-    Returns:
-        float32 tensors on the CPU.
+    Of ``weights`` only names and shapes matter.  ``axis`` is 0 for alpha and 1 for beta, so that
+    equal seeds still span a plane; ``repeat`` is the index of an independent repeat.
     """
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, axis, repeat])))
     return {

@@ -56,7 +56,6 @@ def sign(vector_P: Tensor) -> float:
     its number of largest modulus is positive, as in scikit-learn's PCA since 1.5.
 
     Example:
-        >>> import torch
         >>> sign(torch.tensor([1.0, -3.0, 3.0]))
         -1.0
     """
@@ -69,7 +68,6 @@ def misfit(found: Parameters, expected: Parameters) -> str:
     """Return which names and shapes are not those of a model's parameters; empty if all are.
 
     Example:
-        >>> import torch
         >>> misfit({"a": torch.zeros(2, 3)}, {"a": torch.zeros(4), "b": torch.zeros(1)})
         'missing: b; of another shape: a (2x3, in the model 4)'
     """
@@ -151,8 +149,7 @@ class CheckpointVectors:
                 shapes = f"{[*parameters[name].shape]}, elsewhere {[*shape]}"
                 raise ValueError(f"{what}: {name} has shape {shapes}")
         flat_P = torch.cat([parameters[n].detach().cpu().reshape(-1) for n in self._names])
-        if not flat_P.is_floating_point():
-            flat_P = flat_P.double()
+        flat_P = flat_P if flat_P.is_floating_point() else flat_P.double()
         if not bool(flat_P.sum().isfinite()):  # quick to tell; may also be an overflow
             for name in self._names:
                 if not bool(parameters[name].isfinite().all()):

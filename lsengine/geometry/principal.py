@@ -48,15 +48,10 @@ class Gram:
 
 @dataclass(frozen=True, slots=True)
 class PrincipalComponents:
-    """Principal components of a run; figures of all T components, directions of the first.
+    """Principal components of a run; figures of all T components, directions of the first."""
 
-    Attributes:
-        directions: Unit vectors, orthogonal to each other, float32, by parameter name.
-        explained_variance_ratio: (T,), descending, as fractions of the total variance.
-    """
-
-    directions: tuple[dict[str, Tensor], ...]
-    explained_variance_ratio: Floats
+    directions: tuple[dict[str, Tensor], ...]  # unit vectors at right angles, float32, by name
+    explained_variance_ratio: Floats  # (T,), descending, as fractions of the total variance
 
 
 def gram(vectors: CheckpointVectors, *, block: int = BLOCK) -> Gram:
@@ -131,7 +126,12 @@ def principal_components(
     values_T = np.maximum(ascending.eigenvalues.numpy()[::-1], 0.0)
     _refuse_degenerate(products, values_T, components, vectors.label)
     rows_KP = _combined(vectors, eigenvectors_TT[:, ::-1][:, :components])
-    _orthonormalize(rows_KP)
+    # They are orthonormal already, but for what the rounding of the Gram matrix leaves when
+    # variances differ by many orders; twice is enough for the modified Gram-Schmidt process.
+    for k, row_P in enumerate(rows_KP):
+        for earlier_P in [*rows_KP[:k], *rows_KP[:k]]:
+            row_P.sub_(earlier_P, alpha=float(row_P @ earlier_P))
+        row_P.div_(row_P.norm())
     return PrincipalComponents(
         directions=tuple(vectors.named(sign(row_P) * row_P) for row_P in rows_KP),
         explained_variance_ratio=values_T / values_T.sum(),
@@ -192,15 +192,3 @@ def _combined(vectors: CheckpointVectors, weights_TK: Floats) -> Tensor:
         for chunk in chunks(len(theta_P)):
             rows_KP[:, chunk].addr_(weight_K, theta_P[chunk].double())
     return rows_KP
-
-
-def _orthonormalize(rows_KP: Tensor) -> None:
-    """Make rows orthonormal in place, earlier ones first.
-
-    They are already, but for what the rounding of the Gram matrix leaves when variances
-    differ by many orders; twice is enough for the modified Gram-Schmidt process.
-    """
-    for k, row_P in enumerate(rows_KP):
-        for earlier_P in [*rows_KP[:k], *rows_KP[:k]]:
-            row_P.sub_(earlier_P, alpha=float(row_P @ earlier_P))
-        row_P.div_(row_P.norm())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lsengine.devices import memory_format
+from lsengine.devices import row_major
 from lsengine.geometry.curve import coefficients, initial, point
 from lsengine.geometry.parameters import Parameters, require_same, selected
 from lsengine.job.schema import CurveSpec
@@ -159,6 +159,6 @@ def _fitted(model: nn.Module, end: Parameters, number: int) -> dict[str, Tensor]
     require_same(fitting, parameters, f"end {number} of the curve")
     # A checkpoint may bring channels-last strides, which the backward pass may not survive.
     return {
-        name: memory_format.contiguous(tensor).to(parameters[name].device, parameters[name].dtype)
+        name: row_major(tensor).to(parameters[name].device, parameters[name].dtype)
         for name, tensor in fitting.items()
     }

@@ -30,11 +30,8 @@ _IGNORED = ("to", "output", "points", "plane")  # do not change the training
 def curve_identity(job: Job, dataset: data.Dataset) -> dict[str, Any]:
     """Return what decides a curve, as plain JSON values."""
     assert job.document.curve is not None
-    digests = {
-        "checkpoint": files.sha256(job.checkpoint),
-        "to": files.sha256(job.path(job.document.curve.to)),
-        "data": dataset.sha256,
-    }
+    paths = {"checkpoint": job.checkpoint, "to": job.path(job.document.curve.to)}
+    digests = {key: files.sha256(path) for key, path in paths.items()} | {"data": dataset.sha256}
     return identity_of(job, "curve", ignored=_IGNORED) | {"digests": digests}
 
 

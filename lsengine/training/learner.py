@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lsengine import data, models
-from lsengine.devices import device_of, memory_format, tune_malloc
+from lsengine.devices import device_of, is_channels_last_safe, tune_malloc
 from lsengine.errors import UsageError
 from lsengine.job.schema import Document
 from lsengine.objective.losses import Loss, loss_function
@@ -74,7 +74,7 @@ class Learner:
         # Convolutions are faster with channels last, but a user's own network may depend on
         # the other order (``view`` does), and a narrow one may not survive it.
         last = dataset.size is not None and not document.model.is_own
-        last = last and memory_format.is_channels_last_safe(self.model, self.device)
+        last = last and is_channels_last_safe(self.model, self.device)
         self._format = torch.channels_last if last else torch.contiguous_format
         for parameter in self.model.parameters():
             if parameter.ndim == 4:

@@ -92,8 +92,7 @@ def augmented(x_NCHW: Tensor, *, crop: int, flip: bool, generator: torch.Generat
 
     Args:
         x_NCHW: Raw images on any device; not modified.
-        crop: Images get a frame of so many zeros, out of which a window of the old size is
-            cut at random.
+        crop: Width of a frame of zeros, out of which a window of the old size is cut at random.
         flip: Whether half of the images are mirrored left to right.
         generator: On the CPU.
     """

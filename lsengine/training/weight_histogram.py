@@ -14,7 +14,6 @@ from lsengine import store, wording
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import Floats
 from lsengine.models import checkpoint
-from lsengine.models.checkpoint import Checkpoint
 from lsengine.surface.records import Bins, WeightHistograms
 
 Arrays = dict[str, Floats]
@@ -25,16 +24,13 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 def histograms(
     paths: Sequence[Path], output: Path, *, names: Sequence[str] = (), bins: int = BINS
 ) -> WeightHistograms:
-    """Count the parameters of checkpoints on common bins and write the result.
+    """Count the parameters of checkpoints on common bins; write and return the result.
 
     Args:
         paths: Checkpoints of any networks.
         output: The HDF5 file; one that is there is replaced.
         names: What to call the checkpoints; default: what tells their paths apart.
         bins: How many.
-
-    Returns:
-        What was written.
 
     Raises:
         UsageError: If a checkpoint cannot be read, names do not fit, or nothing is finite.
@@ -62,7 +58,7 @@ def histograms(
     return counted
 
 
-def _parameters(content: Checkpoint) -> Arrays:
+def _parameters(content: checkpoint.Checkpoint) -> Arrays:
     """Return a checkpoint's parameters, without the buffers of normalisation layers."""
     return {
         name: tensor.detach().double().numpy()

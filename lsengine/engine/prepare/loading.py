@@ -28,17 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a job's files hold.
+    """What a job's files hold."""
 
-    Attributes:
-        model: The network at the centre, on the CPU in float32.
-        dataset: The data.
-        digests: SHA-256 of what the centre and the data come from: ``checkpoint``, ``data``.
-    """
-
-    model: nn.Module
+    model: nn.Module  # at the centre, on the CPU in float32
     dataset: data.Dataset
-    digests: Mapping[str, str]
+    digests: Mapping[str, str]  # SHA-256 of `checkpoint` and `data`
 
 
 def load(job: Job) -> Loaded:

@@ -37,11 +37,7 @@ def principal_directions(
 ) -> tuple[dict[str, dict[str, Tensor]], Floats | None]:
     """Compute the directions of kind principal of a job; none if it has none.
 
-    Args:
-        job: For ``eval``.
-        model: At the centre.
-        series: The job's checkpoints.
-        tick: Called before every checkpoint is read; may raise to stop.
+    ``tick`` is called before every checkpoint is read; it may raise to stop.
 
     Returns:
         By axis, unit vectors, float32; and the fraction of the run's variance that each
@@ -77,15 +73,8 @@ def project(
     """Return where a job's checkpoints lie, and what is to be evaluated of each.
 
     The distance from the plane is in all parameters that can move, of principal directions in
-    those that are not ignored.
-
-    Args:
-        job: For ``eval``.
-        loaded: Its model and data.
-        series: Its checkpoints.
-        directions: By axis.
-        ratio: From `principal_directions`.
-        tick: Called before every checkpoint is read; may raise to stop.
+    those that are not ignored, whose ``ratio`` comes from `principal_directions`.  ``tick`` is
+    called before every checkpoint is read; it may raise to stop.
 
     Raises:
         UsageError: If a checkpoint does not fit, or the directions span no plane.

@@ -37,10 +37,7 @@ _MOST_LISTED = 8
 class Coordinator:
     """Rank 0's side of the conversation about one job; alone, it evaluates by itself.
 
-    Args:
-        world: The ranks.
-        stop: Becomes true when the run shall end early.
-        options: See `Options`.
+    ``stop`` becomes true when the run shall end early.
     """
 
     def __init__(self, world: World, stop: StopRequest, options: Options | None = None) -> None:
@@ -85,11 +82,8 @@ class Coordinator:
     def join_in(self, make: Make, devices: VisibleDevices) -> bool:
         """Let rank 0 evaluate, too, if it is alone or would leave a device or a core idle.
 
-        Waits for the first worker, if there is any.
-
-        Args:
-            make: Makes rank 0's workspace.
-            devices: What rank 0 sees.
+        Waits for the first worker, if there is any.  ``make`` makes rank 0's workspace, which
+        sees ``devices``.
 
         Returns:
             Whether it takes part.
@@ -155,13 +149,12 @@ class Coordinator:
 
         What a worker had finished of its chunk still reaches the sink.
         """
-        if self._world.survives_rank_death:
-            # There, a worker does not wait for the others when it leaves, and one that left with
-            # another code would end them, rank 0 among them, which still has to close the file.
-            self._part(Farewell(0, more=False))
+        # Where ranks survive the death of others, a worker does not wait for them when it leaves,
+        # and one that left with another code would end rank 0, which has to close the file.
+        survives = self._world.survives_rank_death
+        self._part(Farewell(0 if survives else code, more=False))
+        if survives:
             self._world.skip_finalize()
-        else:
-            self._part(Farewell(code, more=False))
 
     def release(self) -> None:
         """Tell every worker that this job has ended and another one follows."""

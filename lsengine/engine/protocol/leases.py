@@ -27,12 +27,7 @@ _MULTIPLE = 20  # of its longest time per cell a worker may be silent, at least
 
 
 def report_interval(workers: int, *, gathers: bool) -> float:
-    """Return the seconds between a worker's reports, of which there are some in a chunk.
-
-    Args:
-        workers: How many report.
-        gathers: Whether rank 0 writes what they report.
-    """
+    """Return the seconds between a worker's reports; if it gathers, rank 0 writes them."""
     return max(_REPORT_S, workers * (_WRITTEN_S if gathers else _HEARD_S))
 
 
@@ -94,14 +89,8 @@ class Leases:
     ) -> list[int]:
         """Record finished cells; without more to come, return the others to the queue.
 
-        Args:
-            rank: The worker.
-            cells: Finished ones.
-            seconds: What they took.
-            goes_on: Whether it keeps the rest of its lease.
-
         Returns:
-            Those that had not been finished by another worker before.
+            The cells that had not been finished by another worker before.
         """
         new = [cell for cell in cells if not self._finished.get(cell)]
         for cell in new:
@@ -131,10 +120,8 @@ class Leases:
     def silent(self, patience_s: float) -> dict[int, float]:
         """Return the workers that have a lease and have been silent for too long, and for how long.
 
-        Rank 0, which asks, is none of them.
-
-        Args:
-            patience_s: How long every worker may be; longer where its cells take long.
+        Rank 0, which asks, is none of them.  Every worker may be silent for ``patience_s``, longer
+        where its cells take long.
         """
         now = self._clock()
         silence = {rank: now - self._heard[rank] for rank in self._leased if rank}
@@ -161,11 +148,7 @@ def chunk_size(remaining: int, workers: int, cell_s: float, target_s: float = 0.
     rare; and never more than half of a fair share of what remains, so that all workers end
     together.
 
-    Args:
-        remaining: Cells not yet handed out.
-        workers: Workers that share them.
-        cell_s: Measured seconds per cell of this worker; 0 if not known yet.
-        target_s: Seconds of work to aim for.
+    ``cell_s`` are measured seconds per cell of this worker, 0 if not known yet.
     """
     if cell_s <= 0:
         return min(1, remaining)

@@ -37,13 +37,7 @@ class Placement:
     def assign_coordinator(
         self, hello: Hello, devices: VisibleDevices, job: Job
     ) -> Assignment | None:
-        """Return rank 0's own assignment if it leaves a device or a core idle, else None.
-
-        Args:
-            hello: Rank 0's.
-            devices: What it sees.
-            job: It may fix the choice.
-        """
+        """Return rank 0's own assignment if it leaves a device or a core idle, else None."""
         wanted = job.document.launch.coordinator
         info = next(iter(self.infos.values()))
         peers = {r: h for r, h in self.hellos.items() if h.host == hello.host}
@@ -67,21 +61,14 @@ class Placement:
             if differences := disagreements(asdict(info), asdict(theirs)):
                 pairs = [f"{d.key} {d.ours!r} and {d.theirs!r}" for d in differences]
                 log.warning(
-                    "ranks %d and %d differ in %s; their cells agree to the precision's "
-                    "tolerance, not bit by bit",
-                    rank,
-                    other,
-                    ", ".join(pairs),
+                    f"ranks {rank} and {other} differ in {', '.join(pairs)}; their cells agree to "
+                    "the precision's tolerance, not bit by bit"
                 )
         for other, theirs in self.infos.items():
             if info.device_id and info.device_id == theirs.device_id:
                 log.warning(
-                    "ranks %d and %d share one card (%s on %s); start one worker per card, "
-                    "and one rank more for the coordinator",
-                    other,
-                    rank,
-                    info.device_kind,
-                    info.host,
+                    f"ranks {other} and {rank} share one card ({info.device_kind} on {info.host}); "
+                    "start one worker per card, and one rank more for the coordinator"
                 )
         self.infos[rank] = info
 
@@ -99,10 +86,7 @@ def assign(rank: int, hellos: Mapping[int, Hello], slots: Mapping[int, int]) -> 
     each its own device makes each number 0.  Every core of a host is shared among those that may
     use it, bound or not; a coordinator that does not compute is none of them.
 
-    Args:
-        rank: The worker.
-        hellos: Of all workers heard of so far, it among them.
-        slots: Numbers given to workers already; the smallest free one is given next.
+    Of the numbers ``slots`` given to workers already the smallest free one is given next.
     """
     mine = hellos[rank]
     peers = {r: h for r, h in hellos.items() if h.host == mine.host}

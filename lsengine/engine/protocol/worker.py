@@ -40,14 +40,11 @@ def work(
 ) -> int:
     """Serve the coordinator, job after job, until it says that there are no more.
 
-    Args:
-        world: The ranks.
-        stop: Becomes true when the run shall end early.
-        options: See `Options`.
-        make: Makes what evaluates cells; default `Workspace`.
+    Independent: talks to rank 0 only.  ``stop`` becomes true when the run shall end early, and
+    ``make`` makes what evaluates cells, by default a `Workspace`.
 
     Returns:
-        The exit code all ranks agree on.  Independent: talks to rank 0 only.
+        The exit code all ranks agree on.
     """
     farewell = Farewell(0, more=True)
     while farewell.more:
