@@ -148,6 +148,28 @@ def test_files_and_functions_are_small_and_named_for_what_they_are():
                 assert lines <= LONGEST_FUNCTION, f"{path}: {node.name} has {lines} lines"
 
 
+def test_long_dataclasses_are_made_by_keyword():
+    """At most three fields go by their place; more would be exchanged unseen."""
+    for name, tree in SOURCES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and "dataclass(" in str(_decorators(node)):
+                assert "kw_only=True" in str(_decorators(node)) or len(_by_place(node)) <= 3, (
+                    f"{name}: {node.name}"
+                )
+
+
+def _decorators(node):
+    return [ast.unparse(decorator) for decorator in node.decorator_list]
+
+
+def _by_place(node):
+    """Return the fields of a dataclass that may be given without their names."""
+    fields = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign)]
+    marks = [place for place, field in enumerate(fields) if field.endswith("KW_ONLY")]
+    before = fields[: marks[0]] if marks else fields
+    return [field for field in before if "kw_only=True" not in field]
+
+
 def test_tests_mirror_the_package():
     """The tests of `store/lock.py` are in `tests/store/test_lock.py`."""
     for path in TESTS.rglob("test_*.py"):

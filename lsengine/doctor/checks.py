@@ -17,7 +17,7 @@ class Verdict(StrEnum):
     PROBLEM = "problem"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One verdict on what is called ``name``."""
 
@@ -29,17 +29,17 @@ class Check:
 
 def ok(name: str, found: str) -> Check:
     """Return a check without objection."""
-    return Check(name, Verdict.OK, found)
+    return Check(name=name, verdict=Verdict.OK, found=found)
 
 
 def warning(name: str, found: str, remedy: str) -> Check:
     """Return a check that found something that works, but not as well as it could."""
-    return Check(name, Verdict.WARNING, found, remedy)
+    return Check(name=name, verdict=Verdict.WARNING, found=found, remedy=remedy)
 
 
 def problem(name: str, found: str, remedy: str) -> Check:
     """Return a check that found something that ends a run, or keeps it from starting."""
-    return Check(name, Verdict.PROBLEM, found, remedy)
+    return Check(name=name, verdict=Verdict.PROBLEM, found=found, remedy=remedy)
 
 
 def text(checks: Sequence[Check]) -> str:

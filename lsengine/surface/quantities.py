@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """How one dataset is drawn.
+    """How one dataset is drawn: label with unit, factor from the stored value to the drawn one.
 
-    Attributes:
-        label: For an axis or a colour bar, with the unit.
-        factor: From the stored value to the drawn one (100 for fractions shown in percent).
-        best: ``low``, ``high`` or empty: the end whose cell is marked.
+    The cell at the end ``best`` (``low``, ``high`` or empty) is marked.
     """
 
     name: str
     label: str
+    _: KW_ONLY
     factor: float = 1.0
     best: str = ""
 
