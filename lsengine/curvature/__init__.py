@@ -9,8 +9,8 @@ Example:
     >>> batches = [(inputs, torch.zeros(2, 1, dtype=torch.float64))]
     >>> hessian = Hessian(model, batches, lambda output, target: (output - target).square())
     >>> ends = extreme_eigenvalues(hessian, LanczosOptions())
-    >>> round(ends.eigenvalue_min, 9), round(ends.eigenvalue_max, 9), ends.products
-    (1.0, 4.0, 2)
+    >>> ends.values.round(9).tolist(), ends.products
+    ([1.0, 4.0], 2)
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Sequence
 from torch import Tensor, nn
 
 from lsengine import devices
-from lsengine.curvature.eigenvalues import Extremes, extreme_eigenvalues
+from lsengine.curvature.eigenvalues import Eigenpairs, extreme_eigenvalues
 from lsengine.curvature.hessian import Hessian
 from lsengine.curvature.lanczos import LanczosOptions, krylov_bytes
 from lsengine.errors import UsageError
@@ -39,7 +39,7 @@ class CellCurvature:
         self, hessian: Hessian, options: LanczosOptions, displace_to: Callable[[Cell], None]
     ) -> None:
         self._hessian, self._options, self._displace_to = hessian, options, displace_to
-        self._last_cold: tuple[Cell, tuple[Tensor, Tensor]] | None = None
+        self._last_cold: tuple[Cell, Sequence[Tensor]] | None = None
 
     @property
     def bytes(self) -> int:
@@ -58,22 +58,15 @@ class CellCurvature:
                 self._cold(coarse)
             assert self._last_cold is not None
             ends = self._extremes(cell, self._last_cold[1])
-        values = (
-            ends.eigenvalue_min,
-            ends.eigenvalue_max,
-            ends.residual_min,
-            ends.residual_max,
-            float(ends.products),
-            float(ends.converged),
-        )
-        return dict(zip(NAMES, values, strict=True))
+        values = (*ends.values, *ends.residuals, ends.products, ends.converged)
+        return dict(zip(NAMES, map(float, values), strict=True))
 
-    def _cold(self, cell: Cell) -> Extremes:
+    def _cold(self, cell: Cell) -> Eigenpairs:
         ends = self._extremes(cell)
-        self._last_cold = cell, (ends.vector_min, ends.vector_max)
+        self._last_cold = cell, list(ends.vectors)
         return ends
 
-    def _extremes(self, cell: Cell, start: Sequence[Tensor] = ()) -> Extremes:
+    def _extremes(self, cell: Cell, start: Sequence[Tensor] = ()) -> Eigenpairs:
         self._displace_to(cell)
         with devices.tf32(False):
             return extreme_eigenvalues(self._hessian, self._options, start)

@@ -29,36 +29,12 @@ _NOISE = 0.3  # weight of the random vector beside the given ones in a start
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Extremes:
-    """Both ends of a spectrum.
-
-    Attributes:
-        eigenvalue_min, eigenvalue_max: The smallest (most negative) Ritz value and the largest;
-            NaN if a product was not finite.
-        residual_min, residual_max: Norms of ``H v - eigenvalue v``: an eigenvalue lies at most
-            this far away.
-        products: Products with the operator spent.
-        converged: Whether both residuals are small enough.
-        vector_min, vector_max: Ritz vectors (P,) of unit norm; NaN like their values.
-    """
-
-    eigenvalue_min: float
-    eigenvalue_max: float
-    residual_min: float
-    residual_max: float
-    products: int
-    converged: bool
-    vector_min: Tensor
-    vector_max: Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Eigenpairs:
-    """Eigenvalues of largest modulus.
+    """Eigenvalues with their vectors.
 
     Attributes:
-        values: Ritz values (K,), by falling modulus; NaN if a product was not finite.
-        residuals: Norms of ``H v - value v``, (K,).
+        values: Ritz values (K,); NaN, as their vectors, if a product was not finite.
+        residuals: Norms of ``H v - value v``, (K,): an eigenvalue lies at most this far away.
         vectors: Orthonormal Ritz vectors (K, P), on the operator's device.
         products: Products with the operator spent.
         converged: Whether all pairs asked for are there with small enough residuals.
@@ -73,8 +49,8 @@ class Eigenpairs:
 
 def extreme_eigenvalues(
     operator: Operator, options: LanczosOptions, start: Sequence[Tensor] = ()
-) -> Extremes:
-    """Return both ends of the spectrum from one Krylov run.
+) -> Eigenpairs:
+    """Return both ends of the spectrum, the smallest first, from one Krylov run.
 
     The run starts from a random vector, or from the sum of given vectors and a weaker random
     one, so that an eigenvector they all miss still shows.  Residual norms are those of the
@@ -85,32 +61,19 @@ def extreme_eigenvalues(
     The result depends on the arguments alone.  With another ``start`` it differs within the
     residuals.
 
-    Args:
-        operator: The matrix, as a product.
-        options: Tolerance, budget of products and vectors, seed.
-        start: Vectors (P,) near the wanted ones, such as both of a neighbouring cell; those
-            that are zero or not finite are left out.
+    ``start`` has vectors (P,) near the wanted ones, such as both of a neighbouring cell; those
+    that are zero or not finite are left out.
 
     Raises:
         ValueError: If an option makes no sense, see `LanczosRun`.
     """
-    ends = _solve(operator, options, start, _both_ends, 2)
-    return Extremes(
-        eigenvalue_min=float(ends.values[0]),
-        eigenvalue_max=float(ends.values[1]),
-        residual_min=float(ends.residuals[0]),
-        residual_max=float(ends.residuals[1]),
-        products=ends.products,
-        converged=ends.converged,
-        vector_min=ends.vectors[0],
-        vector_max=ends.vectors[1],
-    )
+    return _solve(operator, options, start, _both_ends, 2)
 
 
 def leading_eigenvectors(
     operator: Operator, count: int, options: LanczosOptions, start: Sequence[Tensor] = ()
 ) -> Eigenpairs:
-    """Return the ``count`` eigenpairs of largest modulus, of either sign.
+    """Return the ``count`` eigenpairs of largest modulus, of either sign, by falling modulus.
 
     All else is as for `extreme_eigenvalues`.  A single Krylov run sees an eigenvalue once
     whatever its multiplicity, so fewer pairs may come back.  ``count`` is at most half of the

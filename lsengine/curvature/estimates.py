@@ -85,12 +85,8 @@ def spectral_density(
     (Golub and Meurant 2010; Ghorbani et al. 2019, arXiv:1901.10159).  Mean over probes, then
     smoothed with a Gaussian of 1 % of the spectrum's extent.
 
-    Args:
-        operator: The matrix, as a product.
-        probes: Independent runs; moments scatter with one over their square root.
-        steps: Products per probe, all of whose vectors are kept: see `krylov_bytes`.
-        points: Of the grid.
-        seed: Of the probes.
+    Probes are independent runs: moments scatter with one over their square root.  Each costs
+    ``steps`` products, all of whose vectors are kept, see `krylov_bytes`.
 
     Raises:
         ValueError: If there is no probe or no grid, or there are fewer than 4 steps.

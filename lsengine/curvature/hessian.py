@@ -14,7 +14,6 @@ from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lsengine import devices
-from lsengine.devices import memory_format
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -39,11 +38,11 @@ class Hessian:
     their tangents, a product holds two vectors, the result and one mini-batch's share of it.
 
     Args:
-        model: The network, in evaluation mode; ``requires_grad`` does not matter.
+        model: In evaluation mode; ``requires_grad`` does not matter.
         batches: Resident inputs (N, ...) and targets (N, ...), of any sizes; the mean is
             over samples, not over batches.
         loss: Takes float64 outputs and targets to losses of any shape, whose mean counts.
-        names: The parameters to differentiate by; default all of the model.
+        names: The parameters to differentiate by; default all.
         tick: Called before every mini-batch; may raise to abandon the product.
 
     Attributes:
@@ -84,7 +83,7 @@ class Hessian:
         self.dtype, self.device = kinds.pop()
         self.size = sum(parameters[n].numel() for n in self.names)
         self._model, self._batches, self._loss, self._tick = model, batches, loss, tick
-        self._as_it_is = memory_format.is_channels_last_safe(model, self.device)
+        self._as_it_is = devices.is_channels_last_safe(model, self.device)
         self.forward_mode = self._has_forward_mode()
 
     def __call__(self, vector_P: Tensor) -> Tensor:
@@ -128,7 +127,7 @@ class Hessian:
 
     def _laid_out(self, tensor: Tensor) -> Tensor:
         """Return a constant of a product in an order of memory that it survives."""
-        return tensor.detach() if self._as_it_is else memory_format.contiguous(tensor)
+        return tensor.detach() if self._as_it_is else devices.row_major(tensor)
 
     def _has_forward_mode(self) -> bool:
         """Try a product with two samples, so that what is used depends on the model alone."""

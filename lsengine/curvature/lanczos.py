@@ -34,17 +34,9 @@ _ROUNDING = 32  # units in the last place of a product in float32; 14 at most we
 class Operator(Protocol):
     """A symmetric linear map of vectors (P,), such as a `Hessian`."""
 
-    @property
-    def size(self) -> int:
-        """P, the length of a vector."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the vectors: float32 or float64."""
-
-    @property
-    def device(self) -> torch.device:
-        """Of the vectors."""
+    size: int  # P, the length of a vector
+    dtype: torch.dtype  # of vectors: float32 or float64
+    device: torch.device
 
     def __call__(self, vector_P: Tensor, /) -> Tensor:
         """Return the product, (P,); the argument is left alone."""

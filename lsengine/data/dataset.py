@@ -9,7 +9,7 @@ Shapes: N samples, C channels, H rows, W columns, F features, K values to predic
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lsengine.errors import UsageError
+
 SPLITS = ("train", "test")
+_LARGEST_LABEL = 1_000_000  # beyond this a label is surely something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,3 +152,96 @@ def stratified(y: Tensor, samples: int, generator: torch.Generator) -> Tensor:
         order = torch.randperm(len(members), generator=generator)
         chosen.append(members[order[:share]])
     return torch.cat(chosen).sort().values
+
+
+def validated(where: str, x_raw: Any, y_raw: Any) -> Split:
+    """Return inputs and labels as tensors of the right type, or refuse them."""
+    x, y = _tensor(f"{where} inputs", x_raw), _tensor(f"{where} labels", y_raw)
+    if x.ndim < 2 or y.ndim < 1:
+        raise UsageError(
+            f"{where}: inputs have shape {[*x.shape]}, labels {[*y.shape]}; expected "
+            "(samples, ...) with at least two axes, and one label each"
+        )
+    if len(x) != len(y):
+        raise UsageError(f"{where}: {len(x)} inputs, but {len(y)} labels")
+    if x.numel() == 0:
+        raise UsageError(f"{where}: is empty: inputs have shape {[*x.shape]}")
+    return Split(_inputs(where, x), _labels(where, y))
+
+
+def _tensor(where: str, raw: Any) -> Tensor:
+    try:
+        if isinstance(raw, Tensor):
+            return raw.detach().cpu()
+        array = np.asarray(raw)
+        return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{where}: not an array of numbers: {error}") from None
+
+
+def _inputs(where: str, x: Tensor) -> Tensor:
+    if x.dtype == torch.uint8:
+        if x.ndim != 4:
+            raise UsageError(
+                f"{where}: bytes are images (N, C, H, W), but the inputs have shape "
+                f"{[*x.shape]}; reshape them, or store floats"
+            )
+        if x.shape[3] in (1, 3, 4) and x.shape[1] >= 8:  # more likely rows than channels
+            raise UsageError(
+                f"{where}: the inputs have shape {[*x.shape]}, channels last; expected "
+                "(N, C, H, W): transpose them"
+            )
+        return x.contiguous()
+    if not x.is_floating_point():
+        raise UsageError(
+            f"{where}: inputs are {_type(x)}; expected floats, or uint8 images (N, C, H, W)"
+        )
+    x = x.to(torch.float32).contiguous()
+    if not bool(torch.isfinite(x).all()):
+        bad = (~torch.isfinite(x.flatten(1)).all(1)).nonzero().flatten()
+        found = f"{len(bad)} of {len(x)} inputs have NaN or infinite values"
+        raise UsageError(f"{where}: {found}, the first at index {bad[0]}; clean them first")
+    return x
+
+
+def _labels(where: str, y: Tensor) -> Tensor:
+    if y.is_floating_point():
+        if not bool(torch.isfinite(y).all()):
+            raise UsageError(f"{where}: labels have NaN or infinite values")
+        return y.to(torch.float32).reshape(len(y), -1).contiguous()
+    if y.is_complex() or y.ndim != 1:
+        raise UsageError(
+            f"{where}: labels are {_type(y)} of shape {[*y.shape]}; expected integers "
+            "(N,), or floats (N, K) to predict"
+        )
+    return y.to(torch.int64).contiguous()
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def check_alike(splits: Mapping[str, Split], where: str) -> None:
+    """Refuse splits whose samples or labels differ in shape or type."""
+    if len(splits) < 2:
+        return
+    train, test = (splits[name] for name in SPLITS)
+    for what, a, b in (("inputs", train.x, test.x), ("labels", train.y, test.y)):
+        if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
+            raise UsageError(
+                f"{where}: the splits differ: train {what} are {_type(a)} {[*a.shape[1:]]} per "
+                f"sample, test {what} {_type(b)} {[*b.shape[1:]]}"
+            )
+
+
+def count_classes(splits: Mapping[str, Split], declared: int | None, where: str) -> int | None:
+    """Return the number of classes, from all splits of the source, asked for or not."""
+    if next(iter(splits.values())).y.is_floating_point():
+        return None
+    allowed = declared if declared is not None else _LARGEST_LABEL
+    for name, split in splits.items():
+        smallest, largest = int(split.y.min()), int(split.y.max())
+        if smallest < 0 or largest >= allowed:
+            odd = smallest if smallest < 0 else largest
+            raise UsageError(f"{where}: {name} has the label {odd}; expected 0 to {allowed - 1}")
+    return declared or 1 + max(int(split.y.max()) for split in splits.values())

@@ -54,10 +54,8 @@ def folder(root: Path) -> RawData:
     }
     if not classes or not all(files.values()):
         empty = next((roots[s] for s in files if not files[s]), root)
-        raise UsageError(
-            f"data.root: no images in {empty}; expected <class>/*.png or another of "
-            f"{', '.join(_ENDINGS)}"
-        )
+        allowed = f"<class>/*.png or another of {', '.join(_ENDINGS)}"
+        raise UsageError(f"data.root: no images in {empty}; expected {allowed}")
     paths = {split: [file for file, _ in rows] for split, rows in files.items()}
     images = pixel_cache.pixels(root, paths, lambda: _decoded(paths))
     splits = {
@@ -81,11 +79,9 @@ def _decoded(paths: Mapping[str, Sequence[Path]]) -> pixel_cache.Pixels:
     first, shape = pairs[0][0], pairs[0][1].shape[:2]
     for file, pixels in pairs:
         if pixels.shape[:2] != shape:
-            height, width = pixels.shape[:2]
-            raise UsageError(
-                f"data.root: {file} is {height}x{width}, but {first} is {shape[0]}x{shape[1]}; "
-                "all images must have one size"
-            )
+            size, other = (f"{height}x{width}" for height, width in (pixels.shape[:2], shape))
+            found = f"{file} is {size}, but {first} is {other}"
+            raise UsageError(f"data.root: {found}; all images must have one size")
     full = (*shape, 3 if any(pixels.ndim == 3 for _, pixels in pairs) else 1)
     return {
         split: np.stack([np.broadcast_to(p.reshape(*shape, -1), full) for p in images])

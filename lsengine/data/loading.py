@@ -12,8 +12,16 @@ import torch
 from torch import Tensor
 
 from lsengine.data import image_folder, torchvision
-from lsengine.data.checks import check_alike, count_classes, validated
-from lsengine.data.dataset import SPLITS, Dataset, RawData, Split, draw_subset
+from lsengine.data.dataset import (
+    SPLITS,
+    Dataset,
+    RawData,
+    Split,
+    check_alike,
+    count_classes,
+    draw_subset,
+    validated,
+)
 from lsengine.data.digits import load_digits
 from lsengine.errors import UsageError
 from lsengine.external import user_code
@@ -23,12 +31,9 @@ from lsengine.job import schema
 def load(spec: schema.DataSpec, *, root: Path | None, job_folder: Path, seed: int) -> Dataset:
     """Load the splits that a job asks for.
 
-    Args:
-        spec: The job's section.
-        root: Its ``root``, made absolute: the folder, or the .npz file of ``arrays``.
-        job_folder: The job file's folder, where a module of the user's is looked for.
-        seed: Of the draw of a subset: at most ``spec.subset`` samples of each split, the
-            classes in the proportions of the whole up to rounding, in the file's order.
+    The root is absolute: the folder, or the .npz file of ``arrays``.  A subset has at most
+    ``spec.subset`` samples of each split, drawn by the seed, the classes in the proportions of the
+    whole up to rounding, in the file's order.
 
     Raises:
         UsageError: If data are missing, damaged, empty, not finite or shaped wrongly.
@@ -39,15 +44,10 @@ def load(spec: schema.DataSpec, *, root: Path | None, job_folder: Path, seed: in
     where = f"data.root: {root}" if in_root else f"data.dataset: {spec.dataset}"
     for name in spec.splits:
         if name not in raw.splits:
-            have = ", ".join(raw.splits) or "none"
-            raise UsageError(
-                f"data.splits: {name} is asked for, but {where} has: {have}; ask for those only"
-            )
-    checked = {
-        name: validated(f"{where}: {name}", *raw.splits[name])
-        for name in SPLITS
-        if name in raw.splits
-    }
+            found = f"{where} has: {', '.join(raw.splits) or 'none'}"
+            raise UsageError(f"data.splits: {name} is asked for, but {found}; ask for those only")
+    present = [name for name in SPLITS if name in raw.splits]
+    checked = {name: validated(f"{where}: {name}", *raw.splits[name]) for name in present}
     check_alike(checked, where)
     classes = count_classes(checked, raw.classes, where)
     splits: dict[str, Split] = {name: checked[name] for name in SPLITS if name in spec.splits}
@@ -110,9 +110,8 @@ def _arrays(file: Path, classes: Any) -> RawData:
 
 def _pairs(arrays: Mapping[str, Any], where: str, classes: Any) -> RawData:
     """Pick x_<split> and y_<split>."""
-    if classes is not None and (
-        isinstance(classes, bool) or not isinstance(classes, int) or classes < 1
-    ):
+    is_count = isinstance(classes, int) and not isinstance(classes, bool) and classes >= 1
+    if classes is not None and not is_count:
         raise UsageError(f"{where}: classes: expected an integer of at least 1, got {classes!r}")
     splits = {}
     for name in SPLITS:

@@ -25,14 +25,7 @@ _NETWORK_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """One of torchvision's data sets.
-
-    Attributes:
-        name: Torchvision's class.
-        mean, std: Of each channel on the scale of [0, 1].
-        classes: Number of classes.
-        files: What a user without a network puts into the root.
-    """
+    """One of torchvision's data sets; `files` is what a user without a network puts into root."""
 
     name: str
     mean: tuple[float, ...]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from lsengine.devices.device import automatic_batch_size as automatic_batch_size
 from lsengine.devices.device import device_of as device_of
 from lsengine.devices.device import fast_precisions as fast_precisions
+from lsengine.devices.device import is_channels_last_safe as is_channels_last_safe
 from lsengine.devices.device import is_out_of_memory as is_out_of_memory
+from lsengine.devices.device import row_major as row_major
 from lsengine.devices.device import tf32 as tf32
 from lsengine.devices.device import tune_malloc as tune_malloc
 from lsengine.devices.device import use_deterministic_kernels as use_deterministic_kernels

@@ -43,10 +43,9 @@ class Checkpoint:
     """What a checkpoint file holds.
 
     Attributes:
-        path: The file.
         state: Parameters and buffers by name, on the CPU, without prefixes of wrappers.
-        epoch: The epoch, if the file says it.
-        numbers: The file's other numbers by name, such as ``test_error``.
+        epoch: If the file says it.
+        numbers: Other numbers by name, such as ``test_error``.
     """
 
     path: Path

@@ -18,10 +18,8 @@ _NAMED_NORM = re.compile(r"norm(\dd)?$", re.IGNORECASE)
 def check_model_accepts(model: nn.Module, x: Tensor, outputs: int | None) -> None:
     """Run two samples through the network, to find a misfit before the work starts.
 
-    Args:
-        model: Its mode and its running statistics are left as they are.
-        x: A batch of inputs on the network's device.
-        outputs: How many the labels need at least; None to skip that check.
+    Its mode and its running statistics are left as they are.  ``outputs`` is how many the labels
+    need at least; None skips that check.
 
     Raises:
         UsageError: If the network refuses the data's shape, or has too few outputs.

@@ -68,13 +68,7 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """A 3x3 stem, stages that halve the image and double the width, a linear layer.
 
-    Args:
-        block: The kind of block.
-        blocks: Number of blocks of each stage.
-        channels: Of the input.
-        classes: Number of outputs.
-        width: Channels of the stem and of the first stage.
-        shortcut: Whether blocks add their input.
+    ``blocks`` has the number of blocks of each stage; stem and first stage have ``width`` channels.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from lsengine.errors import UsageError
 from lsengine.external import torchvision, user_code
 from lsengine.job import schema
 from lsengine.job.networks import NETWORKS, Network
-from lsengine.models import densenet, mlp, resnet, vgg
+from lsengine.models import densenet, plain, resnet
 from lsengine.wording import did_you_mean
 
 Size = tuple[int, int]
@@ -33,12 +33,8 @@ def build(
 ) -> nn.Module:
     """Build the network that a job names, with fresh parameters from torch's generator.
 
-    Args:
-        model: The job's section; its ``args`` win over what follows.
-        channels: Channels of the data, or features per sample if the data are not images.
-        classes: Number of outputs.
-        size: Height and width of the data's images; None if they are not images.
-        job_folder: The job file's folder, where the user's modules are looked for.
+    The section's ``args`` win over what is known of the data: channels (or features per sample
+    if they are not images), classes, and height and width of images.
 
     Raises:
         UsageError: If the name or its arguments are wrong, or the user's factory fails.
@@ -66,16 +62,13 @@ def build(
     args = defaults | model.args
     _check_args(model.arch, args, defaults)
     if model.arch != "mlp":
+        problem = ""
         if size is None:
-            raise UsageError(
-                f"model.arch: {model.arch} needs images, but the data have {channels} "
-                "features per sample; use mlp or module:factory"
-            )
-        if min(size) < _SMALLEST:
-            raise UsageError(
-                f"model.arch: {model.arch} needs at least {_SMALLEST}x{_SMALLEST} pixels, "
-                f"got {size[0]}x{size[1]}; use mlp or module:factory"
-            )
+            problem = f"images, but the data have {channels} features per sample"
+        elif min(size) < _SMALLEST:
+            problem = f"at least {_SMALLEST}x{_SMALLEST} pixels, got {size[0]}x{size[1]}"
+        if problem:
+            raise UsageError(f"model.arch: {model.arch} needs {problem}; use mlp or module:factory")
     return _from_zoo(entry, size or (1, 1), args)
 
 
@@ -93,9 +86,9 @@ def zoo() -> list[tuple[str, int]]:
 def _from_zoo(entry: Network, size: Size, args: Mapping[str, Any]) -> nn.Module:
     if entry.family == "mlp":
         features = args["channels"] * size[0] * size[1]
-        return mlp.MLP(features=features, classes=args["classes"], hidden=args["hidden"])
+        return plain.MLP(features=features, classes=args["classes"], hidden=args["hidden"])
     if entry.family == "vgg":
-        return vgg.VGG(entry.depth, size=size, **args)
+        return plain.VGG(entry.depth, size=size, **args)
     if entry.family == "densenet":
         return densenet.DenseNet(**args)
     family = {"cifar_resnet": resnet.cifar, "four_stages": resnet.four_stages}[entry.family]
@@ -119,13 +112,11 @@ def _check_args(arch: str, args: Mapping[str, Any], defaults: Mapping[str, Any])
 
 def _from_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
     library = torchvision.torchvision().models
-    known = library.list_models()
-    if name not in known:
+    if name not in (known := library.list_models()):
         near = did_you_mean(name, known) or f"; allowed: {', '.join(known[:6])}, ..."
         raise UsageError(f'model.arch: torchvision has no network "{name}"{near}')
-    builder = library.get_model_builder(name)
     try:
-        network = builder(**{"weights": None, **args})
+        network = library.get_model_builder(name)(**{"weights": None, **args})
     except Exception as error:
         raise UsageError(
             f"model.args: torchvision:{name} refuses {args}: {type(error).__name__}: {error}"

@@ -73,12 +73,9 @@ def _layers(model: nn.Module) -> list[nn.Module]:
 
 
 class StackedMLP:
-    """A perceptron at G weights at once.
+    """A perceptron, for which `cells_per_pass` is more than 1, at G weights at once.
 
-    Args:
-        model: For which `cells_per_pass` is more than 1.
-        slices: Where the numbers of each parameter or statistic that moves are among the M.
-        weights_GM: What moves, for every cell.
+    The slices say where the numbers of each parameter or statistic that moves are among the M.
     """
 
     def __init__(self, model: nn.Module, slices: Mapping[str, slice], weights_GM: Tensor) -> None:

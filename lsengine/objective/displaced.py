@@ -15,10 +15,9 @@ from lsengine import data as datasets
 from lsengine import devices
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.models.layers import BatchNorm
-from lsengine.objective.device_state import FlatParameters
+from lsengine.objective.device_state import EvaluationSettings, FlatParameters
 from lsengine.objective.forward import ForwardPass, in_dtype
 from lsengine.objective.fused import fused
-from lsengine.objective.settings import EvaluationSettings
 from lsengine.surface.grid import Cell
 
 
@@ -65,7 +64,12 @@ class DisplacedNetwork:
                 f"{settings.device} has no room for the network's folded weights beside the data "
                 f"({str(error).splitlines()[0]}); use a device with more memory, or data.subset"
             ) from error
-        only_weights = not calibration and all(_is_weight(model, name) for name in flat.slices)
+        owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in flat.slices}
+        # of convolutions and linear layers
+        only_weights = not calibration and all(
+            name.rpartition(".")[2] == "weight" and isinstance(owner, nn.Conv2d | nn.Linear)
+            for name, owner in owners.items()
+        )
         self._sync = self.forward.sync_weights if only_weights else self.forward.sync
         self._displace_folded = self._fold() if only_weights else None
 
@@ -84,11 +88,7 @@ class DisplacedNetwork:
 
     @contextlib.contextmanager
     def filled_by(self, fill: Callable[[nn.Module], None]) -> Iterator[None]:
-        """Give both the numbers of another network, and take them back afterwards.
-
-        Args:
-            fill: Puts parameters and running statistics into the model, in place.
-        """
+        """Give both the numbers that ``fill`` puts into the model, and take them back."""
         before = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         try:
             fill(self.model)
@@ -128,12 +128,6 @@ class DisplacedNetwork:
             rounded_M.copy_(moved_M)
 
         return displace
-
-
-def _is_weight(model: nn.Module, name: str) -> bool:
-    """Whether a parameter is the weight of a convolution or a linear layer."""
-    module_name, _, last = name.rpartition(".")
-    return last == "weight" and isinstance(model.get_submodule(module_name), nn.Conv2d | nn.Linear)
 
 
 def calibration_batches(dataset: datasets.Dataset, settings: EvaluationSettings) -> list[Tensor]:

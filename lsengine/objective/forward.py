@@ -35,10 +35,7 @@ class ForwardPass:
         """Copy all numbers from the network, where there are copies."""
 
     def sync_weights(self) -> None:
-        """Copy the weights of convolutions and linear layers alone.
-
-        It is enough where nothing else in the network has changed since the last `sync`.
-        """
+        """Copy the weights of convolutions and linear layers; the rest is as at the last `sync`."""
         self.sync()
 
     def fold_scales(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

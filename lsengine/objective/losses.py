@@ -16,11 +16,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def loss_function(name: str, *, job_folder: Path) -> Loss:
     """Return the loss of a job: (N, ...) float64 outputs and targets to (N,) losses.
 
-    Args:
-        name: ``cross_entropy``; ``mse`` (mean over outputs; integer targets are taken as
-            one-hot vectors); or ``module:function``, called as ``function(output, target)``,
-            which returns one loss per sample or their mean (then without an error bar).
-        job_folder: Folder of the job file, searched after PYTHONPATH.
+    It is ``cross_entropy``; ``mse`` (mean over outputs; integer targets are taken as one-hot
+    vectors); or ``module:function``, called as ``function(output, target)``, which returns one
+    loss per sample or their mean (then without an error bar).
 
     Raises:
         UsageError: If a ``module:function`` cannot be imported.

@@ -23,11 +23,16 @@ from lsengine.curvature import Hessian
 from lsengine.curvature.cells import NAMES, CellCurvature, hessian_parameters, trainable_names
 from lsengine.errors import EnvironmentUnfit
 from lsengine.objective import batched
-from lsengine.objective.device_state import Directions, FlatParameters, ResidentSplit, Steps
+from lsengine.objective.device_state import (
+    Directions,
+    EvaluationSettings,
+    FlatParameters,
+    ResidentSplit,
+    Steps,
+)
 from lsengine.objective.displaced import DisplacedNetwork, calibration_batches
 from lsengine.objective.forward import ForwardPass, Kind
 from lsengine.objective.losses import Loss, per_sample
-from lsengine.objective.settings import EvaluationSettings
 from lsengine.surface.grid import Cell
 
 log = logging.getLogger(__name__)
@@ -110,11 +115,8 @@ class Objective:
         accumulated in float64.  With curvature, also `lsengine.curvature.cells.NAMES`.  The result
         depends on the arguments alone.
 
-        Args:
-            cell: Where.
-            coarse: Its coarse cell; without it curvature starts cold.
-            known: Of the cell, not to be evaluated again: all losses and accuracies, or all of
-                curvature.
+        Without a coarse cell curvature starts cold.  What is known of the cell is not evaluated
+        again: all losses and accuracies, or all of curvature.
         """
         metrics = dict(known or {})
         if not any(name.endswith("_loss") for name in metrics):
@@ -151,11 +153,8 @@ class Objective:
     def losses_of_group(self, cells: Sequence[Cell]) -> list[Metrics]:
         """Return the metrics of several cells, without curvature, evaluated in one pass.
 
-        They agree with `losses` to rounding.
-
-        Args:
-            cells: For a network, and as many of them, as `batched.cells_per_pass` says; the loss
-                a built-in one, and statistics not recalibrated.
+        They agree with `losses` to rounding.  Network and number of cells are those of
+        `batched.cells_per_pass`, the loss is a built-in one, statistics are not recalibrated.
         """
         with self._evaluating():
             vectors = self._flat.vectors
@@ -192,9 +191,8 @@ class Objective:
     def losses_of(self, fill: Callable[[nn.Module], None]) -> Metrics:
         """Return the metrics of other weights, without curvature; the model is left as it was.
 
-        Args:
-            fill: Puts all parameters and running statistics into the model, in place.  With
-                recalibration the statistics are then computed anew.
+        ``fill`` puts all parameters and running statistics into the model, in place.  With
+        recalibration the statistics are then computed anew.
         """
         with self._evaluating(), self._network.filled_by(fill):
             return self._fitting(self._forward_metrics)

@@ -201,12 +201,12 @@ def test_fine_cells_of_a_map_start_from_the_vectors_of_their_coarse_cell(tmp_pat
         cell = grid.cell(index)
         cold[index] = objective.evaluate(cell, known={"train_loss": 0.0})
         if index % 5 == 1:
-            near = [coarse.vector_min, coarse.vector_max]
+            near = [coarse.vectors[0], coarse.vectors[1]]
             warm = extreme_eigenvalues(objective.hessian(cell), LanczosOptions(), near)
-            assert found["eigenvalue_min"].flat[index] == warm.eigenvalue_min
-            assert found["eigenvalue_max_residual"].flat[index] == warm.residual_max
+            assert found["eigenvalue_min"].flat[index] == warm.values[0]
+            assert found["eigenvalue_max_residual"].flat[index] == warm.residuals[1]
             assert found["products"].flat[index] == warm.products
-            assert warm.eigenvalue_min != cold[index]["eigenvalue_min"]
+            assert warm.values[0] != cold[index]["eigenvalue_min"]
     assert all(found[name].flat[12] == cold[12][name] for name in NAMES)
     assert found["products"].sum() < sum(c["products"] for c in cold.values())
 

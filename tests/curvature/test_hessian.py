@@ -242,8 +242,8 @@ def test_products_are_those_of_curvlinops(kind):
         torch.testing.assert_close(hessian(v), theirs @ v, rtol=1e-9, atol=1e-11)
         ends = extreme_eigenvalues(Matrix(solved(kind, 2)[1]), LanczosOptions())
         for value, residual, v in (
-            (ends.eigenvalue_min, ends.residual_min, ends.vector_min),
-            (ends.eigenvalue_max, ends.residual_max, ends.vector_max),
+            (ends.values[0], ends.residuals[0], ends.vectors[0]),
+            (ends.values[1], ends.residuals[1], ends.vectors[1]),
         ):
             error = float((theirs @ v - value * v).norm())
             assert error == pytest.approx(residual, rel=1e-4, abs=1e-9)

@@ -5,12 +5,25 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from torch import nn
 
-from lsengine.devices import automatic_batch_size, device_of, visible_count
+from lsengine import data, job, models, store
+from lsengine.devices import (
+    automatic_batch_size,
+    device_of,
+    is_channels_last_safe,
+    row_major,
+    visible_count,
+)
 from lsengine.errors import EnvironmentUnfit
+from lsengine.job import schema
+from lsengine.models import checkpoint
+from lsengine.training import curve_learner, learner
 
 
 @pytest.fixture
@@ -103,3 +116,129 @@ def test_keeping_freed_memory_changes_no_value_and_spares_page_faults():
     assert results["keep"][0] == results["default"][0]
     if platform.libc_ver()[0] == "glibc":
         assert results["keep"][1] < 0.5 * results["default"][1] + 50
+
+
+CPU = torch.device("cpu")
+LASTS = (torch.channels_last, torch.contiguous_format)
+
+
+def _resnet(width):
+    spec = schema.ModelSpec(arch="resnet20", args={"width": width})
+    return models.build(spec, channels=1, classes=10, size=(8, 8), job_folder=Path())
+
+
+def _write(folder, width, **changes):
+    """Write a job of a narrow residual network on 200 digits."""
+    content = {
+        "model": {"arch": "resnet20", "args": {"width": width}, "checkpoint": "ck/epoch_001.pt"},
+        "data": {"dataset": "digits", "subset": 200, "splits": ["train"]},
+        "device": "cpu",
+        "threads": 1,
+        **changes,
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(content))
+    return folder / "job.yaml"
+
+
+def _lsengine(command, path):
+    """Run a command in an interpreter of its own, which may die."""
+    argv = [sys.executable, "-m", "lsengine", command, path.name]
+    return subprocess.run(argv, cwd=path.parent, capture_output=True, text=True, timeout=400)
+
+
+@pytest.mark.parametrize("width", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_narrow_network_is_trained_to_the_end(tmp_path, width):
+    """An epoch at any width ends with exit code 0, and with the checkpoint of the epoch."""
+    path = _write(tmp_path, width, train={"output": "ck", "epochs": 1, "batch_size": 32, "lr": 0.1})
+    ended = _lsengine("train", path)
+    assert ended.returncode == 0, ended.stderr
+    assert checkpoint.load(tmp_path / "ck/epoch_001.pt").epoch == 1
+
+
+def test_curvature_of_a_narrow_network_is_that_of_the_other_order(tmp_path):
+    """A cell ends with exit code 0, and its eigenvalue is that of a product in float64."""
+    torch.manual_seed(0)
+    (tmp_path / "ck").mkdir()
+    checkpoint.save(tmp_path / "ck/epoch_001.pt", _resnet(4))
+    job_of = {
+        "quantities": ["loss", "curvature"],
+        "curvature": {"tolerance": 1e-2},
+        "data": {"dataset": "digits", "subset": 100, "splits": ["train"]},
+        "directions": {"alpha": {"kind": "random"}},
+        "grid": {"alpha": [0, 0, 1]},
+        "batch_size": 50,
+    }
+    found = {}
+    for precision in ("float32", "float64"):  # oneDNN knows no float64
+        path = _write(tmp_path, 4, **job_of, precision=precision, output=f"{precision}.h5")
+        ended = _lsengine("eval", path)
+        assert ended.returncode == 0, ended.stderr
+        surface = store.read(tmp_path / f"{precision}.h5")
+        found[precision] = surface.quantities["eigenvalue_max"][0]
+    assert found["float32"] == pytest.approx(found["float64"], rel=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("arch", "args", "avx512", "safe"),
+    [
+        ("resnet20", {"width": 7}, False, False),
+        ("resnet20", {"width": 8}, False, True),
+        ("resnet20", {"width": 15}, True, False),
+        ("resnet20", {}, True, True),
+        ("resnet18", {}, True, True),
+        ("densenet121", {}, True, True),  # 1x1 filters, none of them with a stride
+        ("vgg9", {}, True, True),
+    ],
+)
+def test_only_narrow_strided_shortcuts_need_the_other_order(monkeypatch, arch, args, avx512, safe):
+    """The networks of the paper keep the faster order; a GPU keeps it always."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": avx512})
+    with torch.device("meta"):
+        spec = schema.ModelSpec(arch=arch, args=args)
+        model = models.build(spec, channels=3, classes=10, size=(32, 32), job_folder=Path())
+    assert is_channels_last_safe(model, CPU) is safe
+    assert is_channels_last_safe(model, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 1, 1), (4, 1, 3, 3), (4, 3, 3, 3), (4,)])
+@pytest.mark.parametrize("before", LASTS)
+def test_a_contiguous_copy_has_the_strides_of_a_fresh_tensor(shape, before):
+    """Also a 1x1 filter, which torch calls contiguous whatever its strides."""
+    tensor = torch.arange(float(torch.Size(shape).numel())).view(shape)
+    given = tensor.contiguous(memory_format=before) if len(shape) == 4 else tensor
+    if shape[2:] == (1, 1):  # so laid out where a whole network was
+        given = given.as_strided(shape, (3, 1, 3, 3) if before is LASTS[0] else (3, 1, 1, 1))
+    copy = row_major(given)
+    assert copy.stride() == torch.empty(shape).stride()
+    assert torch.equal(copy, tensor)
+
+
+def test_the_ends_of_a_curve_do_not_bring_their_order(tmp_path):
+    """Checkpoints of a network in channels-last give control points in the other order."""
+    ends = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        last = _resnet(4).to(memory_format=torch.channels_last)
+        ends.append({name: p.detach() for name, p in last.named_parameters()})
+    trainer = curve_learner.CurveTrainer(
+        _resnet(4), tuple(ends), nn.CrossEntropyLoss(), schema.CurveSpec(to="", output="")
+    )
+    fresh = dict(_resnet(4).named_parameters())
+    for control in trainer.controls:
+        assert {n: t.stride() for n, t in control.items()} == {
+            n: p.stride() for n, p in fresh.items()
+        }
+
+
+def test_a_wide_network_is_trained_in_channels_last(tmp_path, monkeypatch):
+    """Where it is safe, filters keep the order in which convolutions are faster."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    settings = {"output": "ck", "epochs": 1, "lr": 0.1}
+    seen = {}
+    for width in (4, 8):
+        loaded = job.load(_write(tmp_path, width, train=settings), command="train")
+        dataset = data.load(loaded.document.data, root=None, job_folder=tmp_path, seed=0)
+        model = learner.Learner(loaded.document, dataset, job_folder=tmp_path).model
+        filters = model.layer1[0].conv1.weight
+        seen[width] = filters.is_contiguous(memory_format=torch.channels_last)
+    assert seen == {4: False, 8: True}

@@ -9,7 +9,7 @@ import torch
 
 from lsengine import store
 from lsengine.engine import Options, evaluate
-from lsengine.models.mlp import MLP
+from lsengine.models.plain import MLP
 from lsengine.objective import fused
 from tests.support.jobs import write_job
 

@@ -1,10 +1,14 @@
-"""VGG networks for small images (Simonyan and Zisserman 2015), with batch normalisation.
+"""Networks without shortcuts: multilayer perceptrons, and VGG for small images.
 
 Shapes: N samples, C channels, H rows, W columns, K classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
 from torch import Tensor, nn
 
 _POOL = 0
@@ -19,6 +23,7 @@ _STAGES = {
 class VGG(nn.Module):
     """Biased 3x3 convolutions with batch norm, a hidden linear layer, a classifier.
 
+    After Simonyan and Zisserman (2015), who had no batch norm.
     A pooling layer whose input is a single row or column is left out (its place in
     ``features`` is kept, so the names of parameters do not depend on the input's size).
     ``depth`` is 9, 16 or 19, ``size`` the height and width of the input.
@@ -49,4 +54,26 @@ class VGG(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return the logits, (N, K)."""
         logits_NK: Tensor = self.classifier(self.fc(self.features(x_NCHW).flatten(1)))
+        return logits_NK
+
+
+class MLP(nn.Module):
+    """Hidden layers with ReLU, then a linear layer; neither normalisation nor dropout.
+
+    A sample of so many ``features`` is flattened.  ``hidden`` has the width of each hidden layer;
+    without any the network is linear.
+    """
+
+    def __init__(self, *, features: int, classes: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        widths = [features, *hidden]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.linear = nn.Linear(widths[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, (N, K)."""
+        out = x.flatten(1)
+        for layer in self.layers:
+            out = torch.relu(layer(out))
+        logits_NK: Tensor = self.linear(out)
         return logits_NK
