@@ -85,7 +85,7 @@ def test_the_plane_has_room_around_the_curve(planar):
     ("beta", "grid", "problem"),
     [
         ({"kind": "random"}, [0, 1, 2], "a curve is alpha alone, along it, or both axes"),
-        ({"kind": "curve", "path": "c.pt", "bend": 2}, [0, 1, 2], "must be the same as directions.alpha"),
+        ({"kind": "curve", "path": "c.pt", "bend": 2}, [0, 1, 2], "the same as directions.alpha"),
         (None, ["auto", 3], "a curve goes from 0 to 1"),
     ],
 )
