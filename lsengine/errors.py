@@ -25,12 +25,7 @@ class NothingToDraw(UsageError):
 
 
 class JobError(UsageError):
-    """A job file is wrong.  Carries every problem found, not only the first.
-
-    Args:
-        source: The job file as the user named it.
-        problems: One line each, starting with the key path.
-    """
+    """A job file is wrong, by every problem found: a line each, starting with the key path."""
 
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         self.source, self.problems = source, tuple(problems)

@@ -35,10 +35,8 @@ def whole(
     The file reaches the disk before it gets its name, and the name before the context ends.
     So a reader, a crash or a full disk sees the old file or the whole new one.
 
-    Args:
-        path: What is to be made or replaced.
-        advice: What to do if it cannot be written; ends the message.
-        failures: What the writing library raises when a disk refuses.
+    ``advice`` says what to do if it cannot be written; ``failures`` are what the writing library
+    raises when a disk refuses.
 
     Raises:
         EnvironmentUnfit: If it cannot be written; nothing is left behind.

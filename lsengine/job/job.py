@@ -18,12 +18,9 @@ from lsengine.wording import short
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A valid job and where it came from.
+    """A valid job and the file it came from, to whose folder its paths are relative.
 
-    Attributes:
-        source: The job file; relative paths in the document are relative to its folder.
-        document: The validated content with all defaults filled in.
-        shard: k and n of a run that evaluates the k-th of n parts into a file of its own.
+    With a shard, k and n, a run evaluates the k-th of n parts into a file of its own.
     """
 
     source: Path
@@ -160,10 +157,10 @@ def file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
             yield from _missing(source, key, written, "")
         if (found := rules.trajectory_glob(job)) is not None:
             yield from _no_match(source, *found)
-        yield from _unwritable(absolute(source, job.output or "surfaces/x.h5"), "output")
     if command == "connect" and job.curve:
         yield from _missing(source, "curve.to", job.curve.to, "")
         yield from _unwritable(absolute(source, job.curve.output) / "curve.pt", "curve.output")
+    if surface or (command == "connect" and job.curve):
         yield from _unwritable(absolute(source, job.output or "surfaces/x.h5"), "output")
     if command == "train" and job.train:
         yield from _unwritable(absolute(source, job.train.output) / "history.h5", "train.output")
@@ -190,16 +187,14 @@ def _no_match(source: Path, key: str, written: str) -> Iterator[str]:
 
 
 def _unwritable(path: Path, key: str) -> Iterator[str]:
-    if "\0" in str(path):
-        yield f"{key}: no file can have the name {short(path.name)}"
-        return
-    if path.is_dir():
-        yield f"{key}: {path} is a directory; expected the name of a file"
-        return
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
+    is_name, folder = "\0" not in str(path), path.parent
+    while is_name and not folder.exists() and folder != folder.parent:
         folder = folder.parent  # the rest is made when it is needed
-    if not folder.is_dir():
+    if not is_name:
+        yield f"{key}: no file can have the name {short(path.name)}"
+    elif path.is_dir():
+        yield f"{key}: {path} is a directory; expected the name of a file"
+    elif not folder.is_dir():
         yield f"{key}: {folder} is not a directory"
     elif not os.access(folder, os.W_OK | os.X_OK):
         yield f"{key}: cannot write in {folder}; check its permissions"

@@ -24,11 +24,9 @@ from lsengine.job.messages import drop, explain
 from lsengine.job.schema import Document
 from lsengine.wording import short
 
-_SURFACE = ("model.checkpoint", "directions", "grid")
 _MOST_VALUES = 100_000  # that aliases may stand for
 _NEEDS = {
-    "eval": _SURFACE,
-    "trajectory": _SURFACE,
+    **dict.fromkeys(("eval", "trajectory"), ("model.checkpoint", "directions", "grid")),
     "spectrum": ("model.checkpoint",),
     "train": ("train",),
     "connect": ("model.checkpoint", "curve"),
@@ -211,10 +209,8 @@ def _validate(raw: dict[str, Any]) -> tuple[Document, list[str]]:
 def _needs(job: Document, raw: Mapping[str, Any], command: str) -> Iterator[str]:
     for key in _NEEDS[command]:
         section, _, inner = key.partition(".")
-        is_there = raw.get(section) is not None
-        if is_there and inner and job.model is not None:
-            is_there = getattr(job.model, inner) is not None
-        if not is_there:
+        lacks_inner = bool(inner) and job.model is not None and getattr(job.model, inner) is None
+        if raw.get(section) is None or lacks_inner:
             yield f'{key}: required by "lsengine {command}", but missing'
     if command == "trajectory" and job.directions and rules.trajectory_glob(job) is None:
         why = 'required by "lsengine trajectory", because no direction is principal'

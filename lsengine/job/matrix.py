@@ -93,7 +93,6 @@ def _filled(value: Any, labels: Mapping[str, str]) -> Any:
     if isinstance(value, str):
         for token, label in labels.items():
             value = value.replace(token, label)
-        return value
     if isinstance(value, dict):
         return {k: _filled(v, labels) for k, v in value.items()}
     return [_filled(v, labels) for v in value] if isinstance(value, list) else value

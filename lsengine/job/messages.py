@@ -41,14 +41,12 @@ def _key_path(loc: tuple[int | str, ...], raw: Any, kind: str) -> tuple[str, str
     except for the last element of a missing key.
     """
     keys: list[str] = []
-    for depth, element in enumerate(loc):
-        last = depth == len(loc) - 1
+    for depth, element in enumerate(loc, start=1):
         try:
             raw = raw[element]
         except (KeyError, IndexError, TypeError):
-            if not (last and kind == "missing"):
+            if depth < len(loc) or kind != "missing":
                 continue
-            raw = None
         keys.append(f"[{element}]" if isinstance(element, int) else f".{element}")
     if kind.startswith("union_tag"):
         keys.append(".kind")
@@ -76,8 +74,7 @@ def _message(item: Mapping[str, Any], owner: str) -> str:
 
 def _fields_at(owner: str) -> list[str]:
     """Return the keys allowed at a model path, found in the JSON schema."""
-    schema = Document.model_json_schema()
-    node: dict[str, Any] = schema
+    node = schema = Document.model_json_schema()
     for part in filter(None, owner.split(".")):
         options = [node, *node.get("anyOf", []), *node.get("oneOf", [])]
         options = [_dereference(o, schema) for o in options]

@@ -8,13 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """One of the built-in networks.
+    """One of the built-in networks, built by a family of `lsengine.models.zoo`.
 
-    Attributes:
-        family: What builds it, see `lsengine.models.zoo`.
-        args: Arguments beside ``channels`` and ``classes``, with their defaults.
-        depth: Layers, where the family has several depths.
-        shortcut: Whether residual blocks add their input.
+    ``args`` are beside ``channels`` and ``classes``; with ``shortcut`` residual blocks add their
+    input.
     """
 
     family: str

@@ -1,7 +1,6 @@
 """What a job file may say: one model per section, with types, ranges and defaults.
 
-Only shapes of values are judged here.  Reading YAML, collecting every problem and looking at
-the file system is `lsengine.job`'s duty.
+Only shapes of values are judged here; `lsengine.job.loading` does the rest.
 """
 
 from __future__ import annotations

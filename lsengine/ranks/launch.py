@@ -81,10 +81,9 @@ def _meet() -> Any:
     """Initialise MPI, which waits for every rank; end this process if one does not come.
 
     A rank that is killed before it has joined leaves the others inside ``MPI_Init`` for good
-    where the launcher outlives it; elsewhere its death is the end of all, and who is late is
-    waited for as long as it takes.  Nothing of Python runs there, so it is a thread of C that
-    writes where the process stands and ends it.  With exit code 1: if all ranks end by a signal,
-    a launcher that outlives them calls that a success.
+    where the launcher outlives it; elsewhere its death is the end of all.  Nothing of Python runs
+    there: a thread of C writes where the process stands and ends it, with exit code 1.  If all
+    ranks end by a signal, a launcher that outlives them calls that a success.
     """
     errors = sys.__stderr__ if survives_rank_death() else None
     if errors is not None:

@@ -55,8 +55,7 @@ class Message:
 class World:
     """The ranks of this launch, with messages that never block.
 
-    Args:
-        comm: MPI's communicator of all ranks, or None for a process alone.
+    ``comm`` is MPI's communicator of all ranks, or None for a process alone.
 
     Attributes:
         rank: This process; 0 is the coordinator.

@@ -37,9 +37,7 @@ _OVERHEAD_BYTES = 2**17  # attributes, scales and object headers
 class TrajectoryLayout:
     """The group of a run's checkpoints, each of which is a cell after those of the grid.
 
-    Attributes:
-        columns: What is known beforehand, (T,) each; ``epoch`` is the scale.
-        quantities: Names of the float64 datasets that cells fill.
+    Columns (T,) are known beforehand, ``epoch`` is their scale; cells fill the quantities, float64.
     """
 
     columns: Mapping[str, NDArray[Any]]

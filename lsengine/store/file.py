@@ -221,10 +221,9 @@ def length_scales(
     scales = []
     for axis, length in enumerate(shape):
         name = f"n{length}_{list(shape[:axis]).count(length)}"
-        exists = name in group
-        scales.append(
-            group[name] if exists else add_scale(group, name, np.arange(length, dtype=dtype))
-        )
+        if name not in group:
+            add_scale(group, name, np.arange(length, dtype=dtype))
+        scales.append(group[name])
     return scales
 
 

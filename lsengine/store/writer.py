@@ -87,10 +87,8 @@ def contiguous_runs(cells: Sequence[int], row: int) -> list[tuple[int, int]]:
 class Writer:
     """Writes results into a file that `create` has laid out.  Independent, never collective.
 
-    Args:
-        path: The surface file.
-        comm: A communicator of this process alone for the mpio driver, or None for the
-            serial driver (then this must be the file's only writer).
+    The mpio driver takes ``comm``, a communicator of this process alone; without one it is the
+    serial driver, and this must be the file's only writer.
 
     Raises:
         EnvironmentUnfit: If the file has gone.

@@ -136,8 +136,7 @@ def plane(surface: Surface, quantity: Quantity) -> Plane:
             )
     cut = np.ix_(np.argsort(surface.axes["beta"]), np.argsort(surface.axes["alpha"]))
     values_BA = np.asarray(surface.quantities[quantity.name], dtype=np.float64)[cut]
-    status_BA = surface.status[cut]
-    missing_BA = status_BA == MISSING
+    status_BA, missing_BA = surface.status[cut], surface.status[cut] == MISSING
     good_BA = (status_BA == DONE) & np.isfinite(values_BA)
     alpha, beta = (np.sort(np.asarray(surface.axes[n], np.float64)) for n in ("alpha", "beta"))
     return Plane(
@@ -155,10 +154,7 @@ def plane(surface: Surface, quantity: Quantity) -> Plane:
 class Line:
     """One quantity of one surface along alpha, in the unit drawn; of repeats one row each.
 
-    Attributes:
-        alpha: Increasing; (A,).
-        values: NaN wherever there is no finite result; (R, A).
-        status: Of the cells; (R, A).
+    Alpha (A,) increases; values (R, A) are NaN wherever there is no finite result.
     """
 
     alpha: Floats
@@ -226,9 +222,7 @@ def nearest(x: Floats, y: Floats, z_BA: Floats) -> Floats:
     from scipy.ndimage import distance_transform_edt  # takes as long as drawing a whole surface
 
     steps = [float(np.diff(a).mean()) if a.size > 1 else 1.0 for a in (y, x)]
-    rows, columns = distance_transform_edt(
-        ~known, sampling=steps, return_distances=False, return_indices=True
-    )
+    _, (rows, columns) = distance_transform_edt(~known, sampling=steps, return_indices=True)
     return np.asarray(z_BA[rows, columns])
 
 
@@ -263,11 +257,7 @@ def edges(coordinates: Floats, other: Floats) -> Floats:
 def at_place(plane_: Plane, values_BA: Floats, alpha: Floats, beta: Floats) -> Floats:
     """Return values at places (T,) between the cells, bilinearly; beyond the grid its border's.
 
-    Args:
-        plane_: Its grid has two rows and columns or more.
-        values_BA: Of its cells.
-        alpha: Of the places; (T,).
-        beta: Of the places; (T,).
+    The grid has two rows and columns or more.
     """
     (a, u), (b, v) = (_between(*pair) for pair in ((plane_.alpha, alpha), (plane_.beta, beta)))
     low = (1 - u) * values_BA[b, a] + u * values_BA[b, a + 1]

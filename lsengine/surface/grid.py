@@ -90,8 +90,7 @@ class Grid:
     def visiting_order_by_blocks(self) -> Cells:
         """Return all cells (C,): the coarse sub-grid first, then block by block around it.
 
-        For quantities whose evaluation starts from the coarse cell's: whoever works on a
-        block needs that cell's vectors once.
+        Who works on a block needs the vectors of its coarse cell once.
         """
         order, coarse_C = self.visiting_order(), self.warm_start_cells()
         is_fine = coarse_C[order] != order

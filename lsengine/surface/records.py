@@ -84,8 +84,7 @@ class WeightHistograms:
 
     Attributes:
         checkpoints: Names, all different; (K,).
-        groups: ``weights`` (parameters of two or more dimensions) and ``others`` (biases,
-            normalisation), as far as the checkpoints have them.
+        groups: ``weights`` (two or more dimensions) and ``others``, as far as there are any.
         epochs: Of the checkpoints; -1 where the file does not say; (K,).
         sha256: Of the checkpoints' files (hex); (K,).
     """

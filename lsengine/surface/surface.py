@@ -71,10 +71,8 @@ class Trajectory:
 class PlaneCurve:
     """A trained curve between two minima, in the plane of its ends and a bend.
 
-    Attributes:
-        points: Alpha and beta along the curve, (S, 2).
-        controls: Those of its control points: both minima first and last, (C, 2).
-        distance: Of the control points from the plane, (C,).
+    Points (S, 2) and control points (C, 2), both minima first and last, are alpha and beta;
+    ``distance`` is that of the control points from the plane, (C,).
     """
 
     points: NDArray[np.float64]
