@@ -128,9 +128,7 @@ def _mark(axes: Axes3D, terrain: Terrain) -> bool:
     markers, style, (low, high) = terrain.markers(), terrain.request.style, terrain.scale.span
     if not markers:
         return False
-    # The camera stands at the one point that the projection sends nowhere.
-    *_, still = np.linalg.svd(axes.get_proj()[[0, 1, 3]])[2]
-    ground, eye = terrain.ground, terrain.to_base(still[:3] / still[3])
+    ground, eye = terrain.ground, terrain.to_base(_eye(axes))
     points = terrain.to_base(np.array([marker.place for marker in markers]))
     behind = ground.hides(points, eye)
     for marker, point, is_behind in zip(markers, points, behind, strict=True):
@@ -145,3 +143,9 @@ def _mark(axes: Axes3D, terrain: Terrain) -> bool:
             text = axes.text(*marker.place, f" {marker.name}", va="bottom", alpha=opacity, zorder=6)
             text.set(fontsize=page.letter(axes) * 0.82, path_effects=page.halo(style.ground))
     return bool(behind.any())
+
+
+def _eye(axes: Axes3D) -> Floats:
+    """Return where the camera stands: the one point that the projection sends nowhere; (3,)."""
+    *_, still = np.linalg.svd(axes.get_proj()[[0, 1, 3]])[2]
+    return np.asarray(still[:3] / still[3])
