@@ -103,7 +103,7 @@ class TowardDirection(Section):
 
 
 class FileDirection(Section):
-    """A direction stored in a surface file or in one of the ancestor's direction files."""
+    """A direction stored in a surface file or in a direction file of loss-landscape."""
 
     kind: Literal["file"]
     path: str

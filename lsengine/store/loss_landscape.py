@@ -1,4 +1,4 @@
-"""Files of github.com/tomgoldstein/loss-landscape, the ancestor, read and written.
+"""Files of github.com/tomgoldstein/loss-landscape, read and written.
 
 Its surface files have ``xcoordinates`` and, of a plane, ``ycoordinates``, and float64 datasets
 that are -1 where nothing was computed (``min_eig`` +1), with accuracies in percent.  Of a plane
@@ -42,7 +42,7 @@ _MISSING = {"eigenvalue_min": 1.0}  # every other one is -1
 
 
 def is_one(file: h5py.File) -> bool:
-    """Whether an open file is of the ancestor's: a surface, directions or a projection."""
+    """Whether an open file is of loss-landscape: a surface, directions or a projection."""
     theirs = {*_AXES.values(), *_DIRECTIONS.values(), "proj_xcoord"}
     return "format" not in file.attrs and not theirs.isdisjoint(file)
 
@@ -112,10 +112,10 @@ def read_directions(file: h5py.File) -> dict[str, dict[str, NDArray[np.float32]]
 
 
 def write(path: Path, surface: Surface, dir_file: str) -> list[str]:
-    """Write a plane or a curve without repeats as the ancestor does, in its wrong shape, too.
+    """Write a plane or a curve without repeats as loss-landscape does, in its wrong shape, too.
 
     The file says that its directions are in ``dir_file``.  Return the names of the quantities
-    written; the ancestor's files know no others.
+    written; its files know no others.
     """
     names = {ours: theirs for theirs, ours in _NAMES.items() if ours in surface.quantities}
     with h5py.File(path, "w", locking=False) as file:
@@ -137,7 +137,9 @@ def write_directions(
     shapes: Mapping[str, tuple[int, ...]],
     variance_ratio: NDArray[np.float64] | None = None,
 ) -> None:
-    """Write directions, by axis and name, as the ancestor does: numbered, what does not move zero.
+    """Write directions, by axis and name, as loss-landscape does.
+
+    Parameters are numbered; those that do not move are zero.
 
     ``shapes`` are of all parameters, or of the whole state dict, in its order; ``variance_ratio``
     is what each of principal directions explains.

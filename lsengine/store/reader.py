@@ -25,7 +25,7 @@ from lsengine.surface.grid import Grid
 
 
 def read(path: str | Path) -> Surface:
-    """Read a surface, also one that is being written, or one of the ancestor's.
+    """Read a surface, also one that is being written, or one of loss-landscape.
 
     ``status`` is read before the values, so that every cell it calls done has its values.
 

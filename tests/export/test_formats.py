@@ -91,9 +91,9 @@ def test_a_killed_export_leaves_the_old_file(plane, monkeypatch):
 @pytest.mark.parametrize("form", FORMATS)
 def test_files_of_the_ancestor_are_exported_like_any_other(tmp_path, form):
     """A partial plane that is not square."""
-    from tests.support import ancestor_files
+    from tests.support import loss_landscape_files
 
-    path = ancestor_files.write_surface(
+    path = loss_landscape_files.write_surface(
         tmp_path / "old.h5", ALPHA, BETA, done=range(12), train_loss=lambda x, y: 1 + x**2 + y
     )
     (written,) = export(path, form)

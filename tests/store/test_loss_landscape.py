@@ -11,7 +11,7 @@ import pytest
 from lsengine import store
 from lsengine.cli import main
 from lsengine.errors import SurfaceError
-from tests.support import ancestor_files
+from tests.support import loss_landscape_files
 
 X, Y = np.linspace(-1, 1, 7), np.linspace(-0.5, 0.75, 4)
 
@@ -31,7 +31,9 @@ def percent(x, y):
 )
 def test_values_lie_where_the_ancestor_computed_them(tmp_path, y):
     """Row = y and column = x whatever the shape in the file says; percent become fractions."""
-    path = ancestor_files.write_surface(tmp_path / "s.h5", X, y, train_loss=loss, train_acc=percent)
+    path = loss_landscape_files.write_surface(
+        tmp_path / "s.h5", X, y, train_loss=loss, train_acc=percent
+    )
     surface = store.read(path)
     b, a = np.meshgrid([0.0] if y is None else y, X, indexing="ij")
     shape = (7,) if y is None else (len(y), 7)
@@ -46,7 +48,7 @@ def test_values_lie_where_the_ancestor_computed_them(tmp_path, y):
 
 def test_a_right_shape_is_read_like_a_wrong_one(tmp_path):
     """Descendants that repaired the shape have the same buffer."""
-    path = ancestor_files.write_surface(tmp_path / "s.h5", X, Y, train_loss=loss)
+    path = loss_landscape_files.write_surface(tmp_path / "s.h5", X, Y, train_loss=loss)
     wrong = store.read(path).quantities["train_loss"]
     with h5py.File(path, "r+") as file:
         values = file["train_loss"][...]
@@ -58,7 +60,7 @@ def test_a_right_shape_is_read_like_a_wrong_one(tmp_path):
 
 def test_accuracies_up_to_one_are_fractions(tmp_path):
     """Descendants store fractions; nothing is divided twice."""
-    path = ancestor_files.write_surface(
+    path = loss_landscape_files.write_surface(
         tmp_path / "s.h5", X, Y, done=range(5), train_loss=loss, test_acc=lambda x, y: 0.0 * x + 1.0
     )
     assert store.read(path).quantities["test_accuracy"][0, :5].tolist() == [1.0] * 5
@@ -66,7 +68,7 @@ def test_accuracies_up_to_one_are_fractions(tmp_path):
 
 def test_unfilled_cells_are_missing(tmp_path):
     """-1 in all datasets of a cell, in the order of the ancestor's cells."""
-    path = ancestor_files.write_surface(
+    path = loss_landscape_files.write_surface(
         tmp_path / "s.h5", X, Y, done=range(10), train_loss=loss, train_acc=percent
     )
     surface = store.read(path)
@@ -78,7 +80,7 @@ def test_unfilled_cells_are_missing(tmp_path):
 def test_a_loss_without_logarithm_is_a_result(tmp_path):
     """Zero, negative, NaN, infinite, and even -1 where an accuracy stands beside it."""
     losses = np.array([0.0, -0.5, np.nan, np.inf, -1.0, 2.0, -1.0])
-    path = ancestor_files.write_surface(
+    path = loss_landscape_files.write_surface(
         tmp_path / "s.h5",
         X,
         done=range(6),
@@ -93,12 +95,14 @@ def test_a_loss_without_logarithm_is_a_result(tmp_path):
 def test_eigenvalues_have_absences_of_their_own(tmp_path):
     """-1 for the largest and +1 for the smallest; beside losses, either makes a cell done."""
     values = {"max_eig": lambda x, y: 5 + x, "min_eig": lambda x, y: -1 + y}
-    only = ancestor_files.write_surface(tmp_path / "e.h5", X, Y, done=[0, 1, 9], **values)
+    only = loss_landscape_files.write_surface(tmp_path / "e.h5", X, Y, done=[0, 1, 9], **values)
     surface = store.read(only)
     assert np.flatnonzero(surface.done).tolist() == [0, 1, 9]
     assert surface.quantities["eigenvalue_min"][1, 2] == -1 + Y[1]
     assert np.isnan(surface.quantities["eigenvalue_min"][3, 3])
-    both = ancestor_files.write_surface(tmp_path / "b.h5", X, Y, done=range(6), train_loss=loss)
+    both = loss_landscape_files.write_surface(
+        tmp_path / "b.h5", X, Y, done=range(6), train_loss=loss
+    )
     with h5py.File(only) as source, h5py.File(both, "r+") as file:
         for name in values:
             source.copy(name, file)
@@ -113,9 +117,9 @@ def test_what_is_no_surface_is_named(tmp_path, what):
     """A direction file, coordinates alone, and too few values."""
     path = tmp_path / "s.h5"
     if what == "directions":
-        ancestor_files.write_directions(path, [np.ones(3)])
+        loss_landscape_files.write_directions(path, [np.ones(3)])
     else:
-        ancestor_files.write_surface(path, X, Y)
+        loss_landscape_files.write_surface(path, X, Y)
     if what == "wrong size":
         with h5py.File(path, "r+") as file:
             file["train_loss"] = np.zeros((7, 3))
@@ -129,7 +133,7 @@ def test_status_render_and_compare_take_them(tmp_path, capsys, y):
     """The same commands, the same exit codes; a partial surface, too."""
     done = 7 if y is None else 14
     path = str(
-        ancestor_files.write_surface(
+        loss_landscape_files.write_surface(
             tmp_path / "old.h5", X, y, done=range(done), train_loss=loss, train_acc=percent
         )
     )

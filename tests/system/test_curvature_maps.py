@@ -22,12 +22,13 @@ MAP = {
     "curvature": {"tolerance": 1e-3, "max_products": 100},
     "precision": "float64",
     "model": {"arch": "testnets:mlp", "args": {"width": 6}, "checkpoint": "centre.pt"},
-    "grid": {"alpha": [-1, 1, 9], "beta": [-1, 1, 5]},
+    "grid": {"alpha": [-1, 1, 9], "beta": [-1, 1, 3]},  # three coarse cells
+    "batch_size": 40,  # of 60 samples: two batches of unequal weight
 }
 SLOW = {
     **MAP,
     "model": {"arch": "testnets:Slow", "args": {"seconds": 0.001}, "checkpoint": "centre.pt"},
-    "curvature": {"tolerance": 1e-2, "max_products": 100},
+    "curvature": {"tolerance": 5e-2, "max_products": 60},
     "grid": {"alpha": [-1, 1, 5], "beta": [0, 1, 3]},
 }
 
@@ -56,7 +57,7 @@ def _dense_spectra(job, names=None, every=1):
     centre = {n: p.detach().clone() for n, p in model.named_parameters()}
     names = names or list(centre)
     spectra = []
-    grid = make_grid([-1, 1, 9], [-1, 1, 5])
+    grid = make_grid([-1, 1, 9], [-1, 1, 3])
     for index in range(0, grid.size, every):
         cell = grid.cell(index)
         at = {n: t.clone() for n, t in centre.items()}

@@ -10,7 +10,7 @@ from lsengine.doctor.probe import look
 
 
 def test_a_surface_is_evaluated_where_linux_calls_are_missing(make_job, monkeypatch):
-    """macOS reserves no room with `posix_fallocate`, and has no affinities of processes."""
+    """MacOS reserves no room with `posix_fallocate`, and has no affinities of processes."""
     monkeypatch.delattr(os, "posix_fallocate")
     monkeypatch.delattr(os, "sched_getaffinity")
     job = make_job(threads="auto", grid={"alpha": [-1, 1, 2], "beta": [0, 1, 2]})
