@@ -39,7 +39,8 @@ class CellCurvature:
         self, hessian: Hessian, options: LanczosOptions, displace_to: Callable[[Cell], None]
     ) -> None:
         self._hessian, self._options, self._displace_to = hessian, options, displace_to
-        self._last_cold: tuple[Cell, Sequence[Tensor]] | None = None
+        self._coarse: Cell | None = None  # the last one, with its eigenvectors
+        self._start: Sequence[Tensor] = ()
 
     @property
     def bytes(self) -> int:
@@ -51,20 +52,13 @@ class CellCurvature:
 
         It starts from the eigenvectors of its coarse cell; cold, if it is that cell itself.
         """
-        if coarse == cell:
-            ends = self._cold(cell)
-        else:
-            if self._last_cold is None or self._last_cold[0] != coarse:
-                self._cold(coarse)
-            assert self._last_cold is not None
-            ends = self._extremes(cell, self._last_cold[1])
+        if coarse == cell or coarse != self._coarse:
+            ends = self._extremes(coarse)
+            self._coarse, self._start = coarse, list(ends.vectors)
+        if coarse != cell:
+            ends = self._extremes(cell, self._start)
         values = (*ends.values, *ends.residuals, ends.products, ends.converged)
         return dict(zip(NAMES, map(float, values), strict=True))
-
-    def _cold(self, cell: Cell) -> Eigenpairs:
-        ends = self._extremes(cell)
-        self._last_cold = cell, list(ends.vectors)
-        return ends
 
     def _extremes(self, cell: Cell, start: Sequence[Tensor] = ()) -> Eigenpairs:
         self._displace_to(cell)

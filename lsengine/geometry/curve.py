@@ -4,7 +4,7 @@ After Garipov et al. (2018), arXiv:1802.10026.  A curve is a list of control poi
 from parameter names to tensors: the two ends, which stay, and between them the bends, which
 are trained so that the loss is low on average over the curve.  Running statistics of batch
 norm are no part of a curve: they mean something for one point only and are computed anew
-wherever the curve is evaluated.  Nothing here knows a file or a rank.
+wherever the curve is evaluated.
 
 Shape suffixes: C control points, S samples of the curve.
 """

@@ -1,7 +1,7 @@
 """Directions: drawn, normalised to the weights, made orthogonal, or led to a checkpoint.
 
 A direction is a mapping from parameter names to tensors shaped like the parameters.  It holds
-only the parameters that it moves.  Everything here runs on the CPU and knows no file and no rank.
+only the parameters that it moves.
 
 Shape suffixes: F filters, K weights of a filter.
 """
@@ -49,8 +49,6 @@ def draw(weights: Parameters, *, seed: int, axis: int, repeat: int = 0) -> dict[
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, axis, repeat])))
     return {
         name: torch.from_numpy(generator.standard_normal(tuple(w.shape), dtype=np.float32))
-        if w.ndim
-        else torch.tensor(generator.standard_normal(dtype=np.float32))
         for name, w in weights.items()
     }
 

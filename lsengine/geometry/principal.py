@@ -2,8 +2,7 @@
 
 A run of T checkpoints with P numbers each is a (T, P) matrix that rarely fits in memory.  Its
 principal components follow from the T x T matrix of inner products, which is gathered from a
-few checkpoints at a time.  Checkpoints are read again rather than kept.  Everything here runs on
-the CPU and knows no file and no rank.
+few checkpoints at a time.  Checkpoints are read again rather than kept.
 
 Arithmetic is in float64 whatever the checkpoints' dtype.  The last bits depend on ``block``
 and on the number of threads, so both must be fixed where bytes are to be the same.

@@ -1,6 +1,6 @@
 """Projections of checkpoints onto a plane, and the axes that cover them.
 
-Each checkpoint is read once.  Everything here runs on the CPU and knows no file and no rank.
+Each checkpoint is read once.
 
 Shape suffixes: T checkpoints, P numbers of a checkpoint, K directions.
 """

@@ -111,9 +111,11 @@ def read(path: Path, *, key: str, mapped: bool = False) -> Any:
         raise UsageError(f"{key}: {path} cannot be read; check its permissions") from None
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error) or "global" in str(error):
+            pairs = pairwise(str(error).replace("`", " ").split())
+            blamed = next((w for before, w in pairs if before == "GLOBAL"), "an unsupported type")
             raise UsageError(
                 f"{key}: {path} holds Python objects, and reading those may run code "
-                f"({_blamed(error)}); load it once where you trust it and {_RESAVE}"
+                f"({blamed}); load it once where you trust it and {_RESAVE}"
             ) from None
         raise UsageError(f"{key}: {path} is not a checkpoint of torch, or damaged") from None
     except Exception as error:  # torch raises whatever a damaged file provokes
@@ -122,12 +124,6 @@ def read(path: Path, *, key: str, mapped: bool = False) -> Any:
             f"{key}: {path} is not a checkpoint of torch, or damaged: "
             f"{type(error).__name__}: {reason}"
         ) from error
-
-
-def _blamed(error: Exception) -> str:
-    """Return the class or function that torch refuses to unpickle."""
-    pairs = pairwise(str(error).replace("`", " ").split())
-    return next((word for before, word in pairs if before == "GLOBAL"), "an unsupported type")
 
 
 def _nested(content: Any) -> Mapping[str, Any]:

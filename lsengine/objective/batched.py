@@ -101,8 +101,7 @@ class StackedMLP:
     def _folded(self, layer: nn.Linear, norm: BatchNorm | None) -> tuple[Tensor, Tensor | None]:
         """Return weight (G, F, C) and bias (G, F, 1) of a layer, its normalisation folded in."""
         weight = self._numbers(layer, "weight")
-        has_bias = "bias" in dict(layer.named_parameters(recurse=False))
-        bias = self._numbers(layer, "bias") if has_bias else None
+        bias = None if layer.bias is None else self._numbers(layer, "bias")
         if norm is not None:
             mean, var = (self._numbers(norm, f"running_{n}") for n in ("mean", "var"))
             scale = torch.rsqrt(var + norm.eps)

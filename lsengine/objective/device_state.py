@@ -63,11 +63,6 @@ class EvaluationSettings:
         fast = {"bfloat16": torch.bfloat16, "float16": torch.float16}
         return fast.get(self.precision, self.dtype)
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether cells are evaluated in the precision of the weights."""
-        return self.precision in ("float32", "float64")
-
 
 class Vectors:
     """Centre (M,) and directions (M,), by repeat and axis, and a cell's steps along each."""
@@ -95,10 +90,7 @@ class Vectors:
 class FlatParameters:
     """All numbers that move, as one vector the model's parameters are views of.
 
-    Args:
-        model: On the device; its parameters and statistics that move become views.
-        directions: By axis and name; with ``repeats`` each tensor has a leading axis of them.
-        steps: How far a cell lies along each direction; alpha and beta by default.
+    The arguments are those of `Objective`.  What moves includes running statistics.
 
     Attributes:
         slices: Where the numbers of what moves are in the vector, by name in its order.
@@ -136,12 +128,11 @@ class FlatParameters:
 
     def _flat(self, direction: Mapping[str, Tensor], repeat: int | None) -> Tensor:
         """Return a direction as a vector; what it does not name stays where it is."""
-        components = []
-        for name, like in self._tensors.items():
-            if name not in direction:
-                components.append(torch.zeros_like(like, device="cpu", dtype=torch.float32))
-            else:
-                components.append(direction[name][... if repeat is None else repeat])
+        at = ... if repeat is None else repeat
+        components = [
+            direction[name][at] if name in direction else torch.zeros(like.shape)
+            for name, like in self._tensors.items()
+        ]
         return self._flatten(components)
 
     def displace(self, cell: Cell) -> None:
@@ -155,10 +146,10 @@ class FlatParameters:
             shape = self._tensors[name].shape
             if len(shape) == 4 and self._settings.channels_last:
                 filters, channels, height, width = shape
-                view = vector_M[at].view(filters, height, width, channels).permute(0, 3, 1, 2)
+                rows = vector_M[at].view(filters, height, width, channels)
+                views[name] = rows.permute(0, 3, 1, 2)
             else:
-                view = vector_M[at].view(shape)
-            views[name] = view
+                views[name] = vector_M[at].view(shape)
         return views
 
     def factors(self, scales: Mapping[str, Tensor]) -> Tensor:

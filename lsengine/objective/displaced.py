@@ -70,7 +70,6 @@ class DisplacedNetwork:
             name.rpartition(".")[2] == "weight" and isinstance(owner, nn.Conv2d | nn.Linear)
             for name, owner in owners.items()
         )
-        self._sync = self.forward.sync_weights if only_weights else self.forward.sync
         self._displace_folded = self._fold() if only_weights else None
 
     def displace_model_to(self, cell: Cell) -> None:
@@ -84,7 +83,7 @@ class DisplacedNetwork:
             self._displace_folded(cell)
         else:
             self.displace_model_to(cell)
-            self._sync()
+            self.forward.sync()
 
     @contextlib.contextmanager
     def filled_by(self, fill: Callable[[nn.Module], None]) -> Iterator[None]:

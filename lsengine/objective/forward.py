@@ -34,10 +34,6 @@ class ForwardPass:
     def sync(self) -> None:
         """Copy all numbers from the network, where there are copies."""
 
-    def sync_weights(self) -> None:
-        """Copy the weights of convolutions and linear layers; the rest is as at the last `sync`."""
-        self.sync()
-
     def fold_scales(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Return what folding multiplies each filter of some weights by, (F,) each, by name.
 

@@ -147,13 +147,7 @@ class FusedForward(ForwardPass):
         """Fold all numbers of the network anew."""
         self._norms.sync()
         for layer in self._layers:
-            layer.sync_weight()
-            layer.sync_bias()
-
-    def sync_weights(self) -> None:
-        """Fold the weights anew, with the scales of the last `sync`."""
-        for layer in self._layers:
-            layer.sync_weight()
+            layer.sync()
 
     def fold_scales(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Return the scales of the normalisations that follow the weights' layers."""
@@ -172,7 +166,7 @@ class FusedForward(ForwardPass):
             self._users(weight)[0].weight = views[name]
 
     def _users(self, weight: Tensor) -> list[FusedLayer]:
-        return [layer for layer in self._layers if layer.takes(weight)]
+        return [layer for layer in self._layers if layer.source.weight is weight]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,8 +248,7 @@ def _reuse_summands(traced: fx.GraphModule) -> None:
     is convolved.
     """
     position = {node: number for number, node in enumerate(traced.graph.nodes)}
-    modules = {node: _module(traced, node) for node in position}
-    layers = {node: layer for node, layer in modules.items() if isinstance(layer, FusedLayer)}
+    layers = {n: layer for n in position if isinstance(layer := _module(traced, n), FusedLayer)}
     for node, layer in layers.items():
         if not isinstance(layer, FusedConvolution) or len(node.args) != 2:
             continue

@@ -32,6 +32,7 @@ class FusedLayer(nn.Module):
     """A layer with its batch normalisation, if there is one, folded in, in its own precision.
 
     Attributes:
+        source: The layer itself, whose numbers are folded in.
         affine: Scale and shift of the normalisation, (F,) each; None without one.
 
     Raises:
@@ -47,7 +48,7 @@ class FusedLayer(nn.Module):
         super().__init__()
         if norm is not None and (norm.running_mean is None or norm.running_var is None):
             raise CannotFuse("a normalisation without running statistics")
-        self._source, self.norm, self._relu = layer, norm, relu
+        self.source, self.norm, self._relu = layer, norm, relu
         self.affine: tuple[Tensor, Tensor] | None = None
         weight, bias = self._own("weight"), self._own("bias")
         if norm is not None and bias is None:
@@ -58,26 +59,18 @@ class FusedLayer(nn.Module):
 
     def _own(self, name: str) -> Tensor | None:
         """Return the layer's own weight or bias."""
-        tensor = cast("Tensor | None", getattr(self._source, name))
+        tensor = cast("Tensor | None", getattr(self.source, name))
         return None if tensor is None else tensor.detach()
 
-    def takes(self, weight: Tensor) -> bool:
-        """Whether this is the weight that is folded in here."""
-        return self._source.weight is weight
-
-    def sync_weight(self) -> None:
-        """Take up the layer's weight, times the scale of the normalisation."""
-        weight = cast(Tensor, self._own("weight"))
-        if self.affine is not None:
-            weight = weight * self.affine[0].view(-1, *[1] * (weight.ndim - 1))
-        self.weight.copy_(weight)
-
-    def sync_bias(self) -> None:
-        """Take up the layer's bias, scaled and shifted by the normalisation."""
-        bias = self._own("bias")
+    def sync(self) -> None:
+        """Take up the layer's weight and bias, scaled and shifted by the normalisation."""
+        weight, bias = self._own("weight"), self._own("bias")
         if self.affine is not None:
             scale_F, shift_F = self.affine
+            shape = (-1, *[1] * (self.weight.ndim - 1))
+            weight = scale_F if weight is None else weight * scale_F.view(shape)
             bias = shift_F if bias is None else torch.addcmul(shift_F, bias, scale_F)
+        self.weight.copy_(cast(Tensor, weight))
         if self.bias is not None:
             self.bias.copy_(cast(Tensor, bias))
 
@@ -117,13 +110,6 @@ class _Norm(FusedLayer):
 
     def _own(self, name: str) -> Tensor | None:
         return None  # scale and shift have the normalisation's own numbers in them
-
-    def takes(self, weight: Tensor) -> bool:
-        return False
-
-    def sync_weight(self) -> None:
-        assert self.affine is not None
-        self.weight.copy_(self.affine[0])
 
     def forward(self, x_NC: Tensor) -> Tensor:
         assert self.bias is not None

@@ -112,8 +112,7 @@ class Objective:
         """Return the metrics of a cell: ``<split>_loss``, ``_accuracy`` and ``_loss_se``.
 
         Means over all samples of each split; losses are computed from float64 logits and
-        accumulated in float64.  With curvature, also `lsengine.curvature.cells.NAMES`.  The result
-        depends on the arguments alone.
+        accumulated in float64.  With curvature, also `lsengine.curvature.cells.NAMES`.
 
         Without a coarse cell curvature starts cold.  What is known of the cell is not evaluated
         again: all losses and accuracies, or all of curvature.
