@@ -1,4 +1,4 @@
-"""Joining the other ranks of a launch, ending them all at once, and signals that ask for a stop."""
+"""The beginning and the end of a launch: joining the other ranks, and leaving them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
-from types import FrameType
 from typing import Any
 
-from lsengine.errors import EnvironmentUnfit, Stopped
+from lsengine.errors import EnvironmentUnfit
+from lsengine.ranks.signals import EarlySignal
 from lsengine.ranks.world import BEFORE_ABORT_S, World, survives_rank_death
 
 _MEETING_S = 600.0  # for all ranks to reach MPI_Init
@@ -42,7 +41,7 @@ def join() -> World:
     Raises:
         EnvironmentUnfit: If the launcher started several ranks that do not find each other.
     """
-    signal.signal(signal.SIGUSR1, _EarlySignal())  # it would end a process that is starting
+    signal.signal(signal.SIGUSR1, EarlySignal())  # it would end a process that is starting
     # And one that is ending: Python gives up its handlers before MPI is finalized.
     atexit.register(signal.signal, signal.SIGUSR1, signal.SIG_IGN)
     expected = launched_size()
@@ -126,58 +125,3 @@ def available_cores() -> frozenset[int]:
         return frozenset(os.sched_getaffinity(0))
     except AttributeError:  # not every system has affinities
         return frozenset(range(os.cpu_count() or 1))
-
-
-class _EarlySignal:
-    """A signal handler for the time before a run listens: it remembers what has come."""
-
-    def __init__(self) -> None:
-        self.received: str | None = None
-
-    def __call__(self, number: int, _: FrameType | None) -> None:
-        """Remember the signal, for the `StopRequest` that takes this handler's place."""
-        self.received = signal.Signals(number).name
-
-
-class StopRequest:
-    """Remembers a signal that asks for a clean stop.
-
-    SIGUSR1 (a time limit near), SIGTERM and SIGINT set it; a second SIGINT interrupts at once.
-    """
-
-    def __init__(self) -> None:
-        self.signal: str | None = None
-        self._handlers_before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        """Listen within a context; only the main thread may, in others no signal is heard."""
-        if threading.current_thread() is not threading.main_thread():
-            return self
-        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-            before = signal.signal(number, self._remember)
-            self._handlers_before[number] = before
-            if isinstance(before, _EarlySignal) and before.received:
-                self.request(before.received)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Give the signals back to whoever had them before."""
-        for number, handler in self._handlers_before.items():
-            signal.signal(number, handler)
-
-    def request(self, why: str) -> None:
-        """Ask for a stop without a signal."""
-        self.signal = self.signal or why
-
-    def raise_if_requested(self) -> None:
-        """Raise `Stopped` once a stop has been asked for."""
-        if self.signal is not None:
-            raise Stopped(f"stopped by {self.signal}")
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
-    def _remember(self, number: int, _: FrameType | None) -> None:
-        if self.signal == "SIGINT" and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = signal.Signals(number).name
