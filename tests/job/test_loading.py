@@ -12,7 +12,6 @@ import yaml
 from lsengine import job as jobs
 from lsengine.errors import JobError
 from lsengine.job import loading
-from lsengine.job.schema import ARCHITECTURES, Document
 from tests.job.conftest import MINIMAL
 
 
@@ -20,27 +19,6 @@ def _problems(load, **changes):
     with pytest.raises(JobError) as caught:
         load(**changes)
     return list(caught.value.problems)
-
-
-def test_defaults_are_those_of_the_paper(load):
-    """Random directions are normalised by filter and leave biases and normalisation alone."""
-    document = load().document
-    assert document.directions.alpha.normalize == "filter"
-    assert document.directions.alpha.ignore == ["bias", "norm"]
-    assert (document.name, document.loss, document.precision) == (
-        "some",
-        "cross_entropy",
-        "float32",
-    )
-    assert load().output == load().source.parent / "surfaces" / "some.h5"
-
-
-def test_directions_toward_a_checkpoint_are_taken_as_they_are(load, tmp_path):
-    """Only random directions are normalised by default."""
-    (tmp_path / "other.pt").touch()
-    directions = {"alpha": {"kind": "toward", "checkpoint": "other.pt"}}
-    alpha = load(directions=directions, grid={"alpha": [0, 1, 3]}).document.directions.alpha
-    assert (alpha.normalize, alpha.ignore) == ("none", [])
 
 
 def test_all_problems_come_at_once(load):
@@ -150,12 +128,6 @@ def test_training_needs_no_checkpoint(load):
     assert load(command="train", text=text).document.model.checkpoint is None
 
 
-def test_the_schema_covers_every_key_of_the_document():
-    """Editors complete what the loader accepts."""
-    schema = Document.model_json_schema()
-    assert set(schema["properties"]) == set(Document.model_fields)
-
-
 def test_checking_a_job_imports_nothing_heavy(tmp_path):
     """A bad job is refused before torch, MPI or HDF5 are touched."""
     script = (
@@ -167,13 +139,6 @@ def test_checking_a_job_imports_nothing_heavy(tmp_path):
     command = [sys.executable, "-c", script]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.strip() == "[]"
-
-
-def test_the_zoo_of_the_schema_is_the_zoo_of_the_models():
-    """Names known without torch are the names that can be built."""
-    from lsengine import models
-
-    assert {name for name, _ in models.zoo()} == set(ARCHITECTURES)
 
 
 def test_example_jobs_are_valid():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,34 +11,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lsengine import data, models
-from lsengine.curvature import LanczosOptions
+from lsengine import data
 from lsengine.geometry.directions import draw, normalized
-from lsengine.job.schema import DataSpec, ModelSpec
 from lsengine.objective import EvaluationSettings, Objective
-from lsengine.objective.losses import loss_function
 from lsengine.surface.grid import Cell
-
-CELLS = [Cell(0.0, 0.0), Cell(0.7, -0.4), Cell(-1.0, 1.0)]
-
-
-@pytest.fixture(scope="module")
-def digits():
-    """The bundled digits, 200 of each split."""
-    spec = DataSpec(dataset="digits", subset=200)
-    return data.load(spec, root=None, job_folder=Path(), seed=0)
-
-
-def _resnet():
-    torch.manual_seed(1)
-    network = models.build(
-        ModelSpec(arch="resnet20"), channels=1, classes=10, size=(8, 8), job_folder=Path()
-    )
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.5, 0.5)
-            module.running_var.uniform_(0.5, 2)
-    return network.eval()
+from tests.objective.conftest import (
+    CELLS,
+    _directions,
+    _naive,
+    _objective,
+    _resnet,
+    _small_objective,
+    _visitor,
+)
 
 
 def _overfitted(dataset):
@@ -54,40 +37,6 @@ def _overfitted(dataset):
         F.cross_entropy(network(x), y).backward()
         optimizer.step()
     return network.eval()
-
-
-def _directions(network):
-    weights = {n: p.detach() for n, p in network.named_parameters() if p.ndim > 1}
-    return {
-        axis: normalized(draw(weights, seed=1, axis=i), weights, "filter")
-        for i, axis in enumerate(("alpha", "beta"))
-    }
-
-
-def _naive(network, dataset, directions, cell):
-    """Copy the model, add the directions, run everything at once in float64."""
-    moved = copy.deepcopy(network).double()
-    with torch.no_grad():
-        for name, parameter in moved.named_parameters():
-            for step, axis in ((cell.alpha, "alpha"), (cell.beta, "beta")):
-                if name in directions[axis]:
-                    parameter += step * directions[axis][name].double()
-        metrics = {}
-        for split, content in dataset.splits.items():
-            output = moved(data.normalized(dataset, split, torch.float64))
-            losses = F.cross_entropy(output, content.y, reduction="none")
-            metrics[f"{split}_loss"] = float(losses.mean())
-            metrics[f"{split}_loss_se"] = float(losses.std() / math.sqrt(len(losses)))
-            metrics[f"{split}_accuracy"] = float((output.argmax(1) == content.y).double().mean())
-    return metrics
-
-
-def _objective(network, dataset, directions, precision="float32", batch_size=64, **more):
-    settings = EvaluationSettings(
-        device=torch.device("cpu"), precision=precision, batch_size=batch_size, **more
-    )
-    loss = loss_function("cross_entropy", job_folder=Path())
-    return Objective(copy.deepcopy(network), dataset, loss, directions, settings)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
@@ -158,72 +107,6 @@ def test_rescaled_twins_share_their_filter_normalised_surface(digits):
     assert max(abs(math.log(r)) for r in ratios) > 0.5
 
 
-def test_interpolated_statistics_end_at_the_other_network(digits):
-    """With running statistics in the direction, coordinate 1 is the other checkpoint."""
-    one, other = _resnet(), _resnet()
-    with torch.no_grad():
-        for tensor in [*other.parameters(), *other.buffers()]:
-            if tensor.is_floating_point():
-                tensor *= 1.1
-    ends = {**dict(one.named_parameters()), **dict(one.named_buffers())}
-    far = {**dict(other.named_parameters()), **dict(other.named_buffers())}
-    direction = {n: (far[n] - t).detach() for n, t in ends.items() if t.is_floating_point()}
-    objective = _objective(one, digits, {"alpha": direction}, "float64")
-    expected = _naive(other, digits, {"alpha": {}, "beta": {}}, CELLS[0])
-    assert objective.evaluate(Cell(1.0))["train_loss"] == pytest.approx(
-        expected["train_loss"], rel=1e-6
-    )
-
-
-def test_recalibrated_statistics_are_those_of_the_training_data(digits):
-    """One batch of the whole split: running mean and variance equal the batch's own."""
-    network = _resnet()
-    directions = _directions(network)
-    objective = _objective(
-        network, digits, directions, "float64", batch_norm="recalibrated", recalibration=(200, 200)
-    )
-    found = objective.evaluate(CELLS[1])["train_loss"]
-    moved = copy.deepcopy(network).double()
-    with torch.no_grad():
-        for name, parameter in moved.named_parameters():
-            for step, axis in ((CELLS[1].alpha, "alpha"), (CELLS[1].beta, "beta")):
-                if name in directions[axis]:
-                    parameter += step * directions[axis][name].double()
-        for module in moved.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 1.0
-        inputs = data.normalized(digits, "train", torch.float64)
-        moved.train()(inputs)
-        expected = float(F.cross_entropy(moved.eval()(inputs), digits.splits["train"].y))
-    assert found == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_centre_and_directions_are_folded_once(digits, precision):
-    """Where only weights move, a cell is one update of a vector that the fused layers look at."""
-    model = _resnet()
-    direction = {n: 0.1 * torch.randn_like(p) for n, p in model.named_parameters() if p.ndim > 1}
-    settings = EvaluationSettings(device=torch.device("cpu"), precision=precision, batch_size=64)
-    loss = loss_function("cross_entropy", job_folder=Path())
-    objective = Objective(model, digits, loss, {"alpha": direction}, settings)
-    found = [objective.losses(Cell(step))["train_loss"] for step in (0.0, 1.0, 0.0)]
-    exact = [objective.exact_losses(Cell(step))["train_loss"] for step in (0.0, 1.0)]
-    assert found[:2] == pytest.approx(exact, rel=1e-5 if precision == "float32" else 0.05)
-    assert found[2] == found[0] != found[1]
-    addresses = {
-        layer.weight.untyped_storage().data_ptr() for layer in objective._network.forward._layers
-    }
-    assert len(addresses) == 1
-
-
-def _visitor(model):
-    """Put the numbers of another network into a model: weights, biases and statistics."""
-    generator = torch.Generator().manual_seed(7)
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            tensor.copy_(0.1 + 0.2 * torch.rand(tensor.shape, generator=generator))
-
-
 def _product(hessian):
     ones_P = torch.ones(hessian.size, dtype=hessian.dtype)
     return hessian(ones_P).tolist()
@@ -238,40 +121,10 @@ CALLS = {
     "hessian": lambda o: _product(o.hessian(CELLS[1])),
     "reference": lambda o: o.reference,
 }
+
 KINDS = ("weights", "bfloat16", "float64", "own network", "everything", "recalibrated")
+
 NO_GROUPS = ("bfloat16", "recalibrated")
-
-
-def _small_objective(kind, **more):
-    """Return an objective of a small network with normalisations, never evaluated so far."""
-    torch.manual_seed(5)
-    hidden = [nn.Linear(12, 6), nn.BatchNorm1d(6), nn.ReLU()]
-    network = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(6, 3))
-    network[2].running_mean.uniform_(-0.5, 0.5)
-    network[2].running_var.uniform_(0.5, 2)
-    x, y = torch.randn(40, 1, 3, 4), torch.arange(40) % 3
-    dataset = data.Dataset(splits={"train": data.Split(x, y)}, mean=None, std=None, classes=3)
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    moving = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and (kind == "everything" or tensor.ndim > 1)
-    }
-    directions = {
-        axis: {name: 0.1 * torch.rand(tensor.shape) for name, tensor in moving.items()}
-        for axis in ("alpha", "beta")
-    }
-    settings = EvaluationSettings(
-        device=torch.device("cpu"),
-        precision=kind if kind in ("bfloat16", "float64") else "float32",
-        batch_size=16,
-        batch_norm="recalibrated" if kind == "recalibrated" else "frozen",
-        recalibration=(32, 16),
-        channels_last=kind != "own network",
-        **{"curvature": LanczosOptions(max_products=4, basis=4), **more},
-    )
-    loss = loss_function("cross_entropy", job_folder=Path())
-    return Objective(network, dataset, loss, directions, settings, with_reference=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -288,36 +141,6 @@ def test_no_call_depends_on_those_before_it(kind):
         for objective in (_small_objective(kind), used):
             assert calls[first](objective) == alone[first]
             assert calls[second](objective) == alone[second], f"{second} after {first}"
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_cells_after_other_weights_are_what_they_were(digits, precision):
-    """Of a fused residual network, too, where another checkpoint comes before the first cell."""
-    network = _resnet()
-    directions = _directions(network)
-    objective = _objective(network, digits, directions, precision)
-    assert objective.forward == "fused"
-    before = [objective.losses(cell) for cell in CELLS]
-    assert objective.losses_of(_visitor) != before[0]
-    assert [objective.losses(cell) for cell in CELLS] == before
-    visited_first = _objective(network, digits, directions, precision)
-    visited_first.losses_of(_visitor)
-    assert [visited_first.losses(cell) for cell in CELLS] == before
-
-
-def test_a_recalibration_that_is_broken_off_leaves_evaluation_mode():
-    """Who stops in the middle of a cell finds the same values in the next one."""
-    objective = _small_objective("recalibrated", curvature=None)
-    expected = _small_objective("recalibrated", curvature=None).losses(CELLS[1])
-
-    def stop():
-        raise KeyboardInterrupt
-
-    objective._network._tick = stop
-    with pytest.raises(KeyboardInterrupt):
-        objective.losses(CELLS[0])
-    objective._network._tick = lambda: None
-    assert objective.losses(CELLS[1]) == expected
 
 
 @pytest.mark.parametrize("order", [("float32", "tf32"), ("tf32", "float32")])
@@ -370,24 +193,6 @@ def test_an_objective_says_how_it_computes(digits):
     assert _objective(network, digits, {}, "float64").forward == "eager"
     assert _objective(network, digits, {}, channels_last=False).forward == "eager"
     assert _objective(Branching(), digits, {}).forward == "eager"
-
-
-@pytest.mark.parametrize("moved", ["bn1.bias", "bn1.running_mean", "linear.bias"])
-def test_whatever_moves_is_taken_up(digits, moved):
-    """A bias or a statistic that alone moves changes the loss as it does naively."""
-    network = _resnet()
-    state = network.state_dict()
-    directions = {"alpha": {moved: torch.ones_like(state[moved])}}
-    objective = _objective(network, digits, directions)
-    values = []
-    for step in (0.0, 0.5, -0.5):
-        shifted = copy.deepcopy(network).double()
-        shifted.state_dict()[moved].add_(step)
-        expected = _naive(shifted, digits, {"alpha": {}, "beta": {}}, Cell(0.0))
-        found = objective.losses(Cell(step))
-        assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
-        values.append(found["train_loss"])
-    assert len(set(values)) == 3
 
 
 def test_a_users_network_that_reshapes_after_a_convolution_works(digits):

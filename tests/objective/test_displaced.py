@@ -1,0 +1,131 @@
+"""Networks moved from cell to cell, and their statistics."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lsengine import data
+from lsengine.objective import EvaluationSettings, Objective
+from lsengine.objective.losses import loss_function
+from lsengine.surface.grid import Cell
+from tests.objective.conftest import (
+    CELLS,
+    _directions,
+    _naive,
+    _objective,
+    _resnet,
+    _small_objective,
+    _visitor,
+)
+
+
+def test_interpolated_statistics_end_at_the_other_network(digits):
+    """With running statistics in the direction, coordinate 1 is the other checkpoint."""
+    one, other = _resnet(), _resnet()
+    with torch.no_grad():
+        for tensor in [*other.parameters(), *other.buffers()]:
+            if tensor.is_floating_point():
+                tensor *= 1.1
+    ends = {**dict(one.named_parameters()), **dict(one.named_buffers())}
+    far = {**dict(other.named_parameters()), **dict(other.named_buffers())}
+    direction = {n: (far[n] - t).detach() for n, t in ends.items() if t.is_floating_point()}
+    objective = _objective(one, digits, {"alpha": direction}, "float64")
+    expected = _naive(other, digits, {"alpha": {}, "beta": {}}, CELLS[0])
+    assert objective.evaluate(Cell(1.0))["train_loss"] == pytest.approx(
+        expected["train_loss"], rel=1e-6
+    )
+
+
+def test_recalibrated_statistics_are_those_of_the_training_data(digits):
+    """One batch of the whole split: running mean and variance equal the batch's own."""
+    network = _resnet()
+    directions = _directions(network)
+    objective = _objective(
+        network, digits, directions, "float64", batch_norm="recalibrated", recalibration=(200, 200)
+    )
+    found = objective.evaluate(CELLS[1])["train_loss"]
+    moved = copy.deepcopy(network).double()
+    with torch.no_grad():
+        for name, parameter in moved.named_parameters():
+            for step, axis in ((CELLS[1].alpha, "alpha"), (CELLS[1].beta, "beta")):
+                if name in directions[axis]:
+                    parameter += step * directions[axis][name].double()
+        for module in moved.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0
+        inputs = data.normalized(digits, "train", torch.float64)
+        moved.train()(inputs)
+        expected = float(F.cross_entropy(moved.eval()(inputs), digits.splits["train"].y))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_centre_and_directions_are_folded_once(digits, precision):
+    """Where only weights move, a cell is one update of a vector that the fused layers look at."""
+    model = _resnet()
+    direction = {n: 0.1 * torch.randn_like(p) for n, p in model.named_parameters() if p.ndim > 1}
+    settings = EvaluationSettings(device=torch.device("cpu"), precision=precision, batch_size=64)
+    loss = loss_function("cross_entropy", job_folder=Path())
+    objective = Objective(model, digits, loss, {"alpha": direction}, settings)
+    found = [objective.losses(Cell(step))["train_loss"] for step in (0.0, 1.0, 0.0)]
+    exact = [objective.exact_losses(Cell(step))["train_loss"] for step in (0.0, 1.0)]
+    assert found[:2] == pytest.approx(exact, rel=1e-5 if precision == "float32" else 0.05)
+    assert found[2] == found[0] != found[1]
+    addresses = {
+        layer.weight.untyped_storage().data_ptr() for layer in objective._network.forward._layers
+    }
+    assert len(addresses) == 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_cells_after_other_weights_are_what_they_were(digits, precision):
+    """Of a fused residual network, too, where another checkpoint comes before the first cell."""
+    network = _resnet()
+    directions = _directions(network)
+    objective = _objective(network, digits, directions, precision)
+    assert objective.forward == "fused"
+    before = [objective.losses(cell) for cell in CELLS]
+    assert objective.losses_of(_visitor) != before[0]
+    assert [objective.losses(cell) for cell in CELLS] == before
+    visited_first = _objective(network, digits, directions, precision)
+    visited_first.losses_of(_visitor)
+    assert [visited_first.losses(cell) for cell in CELLS] == before
+
+
+def test_a_recalibration_that_is_broken_off_leaves_evaluation_mode():
+    """Who stops in the middle of a cell finds the same values in the next one."""
+    objective = _small_objective("recalibrated", curvature=None)
+    expected = _small_objective("recalibrated", curvature=None).losses(CELLS[1])
+
+    def stop():
+        raise KeyboardInterrupt
+
+    objective._network._tick = stop
+    with pytest.raises(KeyboardInterrupt):
+        objective.losses(CELLS[0])
+    objective._network._tick = lambda: None
+    assert objective.losses(CELLS[1]) == expected
+
+
+@pytest.mark.parametrize("moved", ["bn1.bias", "bn1.running_mean", "linear.bias"])
+def test_whatever_moves_is_taken_up(digits, moved):
+    """A bias or a statistic that alone moves changes the loss as it does naively."""
+    network = _resnet()
+    state = network.state_dict()
+    directions = {"alpha": {moved: torch.ones_like(state[moved])}}
+    objective = _objective(network, digits, directions)
+    values = []
+    for step in (0.0, 0.5, -0.5):
+        shifted = copy.deepcopy(network).double()
+        shifted.state_dict()[moved].add_(step)
+        expected = _naive(shifted, digits, {"alpha": {}, "beta": {}}, Cell(0.0))
+        found = objective.losses(Cell(step))
+        assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
+        values.append(found["train_loss"])
+    assert len(set(values)) == 3

@@ -1,0 +1,139 @@
+"""Style files: what they change, and how mistakes in them are told."""
+
+from __future__ import annotations
+
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from lsengine import render
+from lsengine.errors import UsageError
+from lsengine.render.style.files import find
+from lsengine.render.style.styles import STYLES
+from tests.support.landscapes import cliffs, make_curve, make_plane
+from tests.support.pictures import contours
+
+
+def written(tmp_path, text: str):
+    """Return a style file."""
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+def test_an_empty_file_is_the_default_style(tmp_path):
+    """What is not said is as in the base."""
+    style, default = find(written(tmp_path, "")), STYLES["default"]
+    assert style.name == "mine"
+    for field in ("width", "wide", "rc", "colormap", "ink", "ground", "camera", "scale"):
+        assert getattr(style, field) == getattr(default, field)
+
+
+def test_every_key_is_heard(tmp_path):
+    """Page, letters, colours, scale and camera are as the file says."""
+    text = """
+        base = "dark"
+        colormap = "magma"
+        scale = "linear"
+        levels = 5
+        limits = [0, 40]
+        width = 4
+        dpi = 77
+        font = "DejaVu Serif"
+        font_size = 7
+        ink = "#00ff00"
+        background = "#000080"
+        relief = 0.4
+        [camera]
+        azimuth = 10
+        elevation = 50
+        zoom = 0.8
+    """
+    path = written(tmp_path, text)
+    figure = render.figure([make_plane(cliffs)], kind="filled", style=path)
+    assert figure.get_figwidth() == 4
+    assert figure.get_facecolor()[:3] == to_rgb("#000080")
+    axes = figure.axes[0]
+    assert axes.xaxis.label.get_fontsize() == 7
+    assert axes.xaxis.label.get_fontname() == "DejaVu Serif"
+    assert axes.xaxis.label.get_color() == "#00ff00"
+    drawn = contours(figure, filled=True)
+    assert drawn.cmap.name == "magma"
+    assert (drawn.levels[0], drawn.levels[-1]) == (0, 40)
+    assert len(drawn.levels) <= 7
+    landscape = render.figure([make_plane(cliffs)], kind="surface", style=path).axes[0]
+    assert (landscape.azim, landscape.elev) == (10, 50)
+    output = render.write([make_plane(cliffs)], tmp_path / "a.png", kind="heatmap", style=path)
+    assert Image.open(output).width == 4 * 77
+
+
+def test_the_command_is_stronger_than_the_file(tmp_path):
+    """Scale, levels and limits given with the command are taken."""
+    path = written(tmp_path, 'scale = "log"\nlimits = [1, 2]')
+    figure = render.figure(
+        [make_plane(cliffs)], kind="filled", style=path, scale="linear", limits=(0.0, 9.0)
+    )
+    drawn = contours(figure, filled=True)
+    assert (drawn.levels[0], drawn.levels[-1]) == (0, 9)
+
+
+def test_a_style_file_serves_every_kind(tmp_path):
+    """One file for all figures of a paper, lit landscapes among them."""
+    path = written(tmp_path, 'base = "paper"\nlit = true\ndpi = 60')
+    for kind in ("contour", "filled", "heatmap", "surface"):
+        figure = render.figure([make_plane()], kind=kind, style=path)
+        assert figure.get_figwidth() == STYLES["paper"].width
+    assert render.figure([make_curve()], kind="curve", style=path).axes
+
+
+def test_all_mistakes_are_told_at_once(tmp_path):
+    """Each with its key, what was found, what is allowed, and a guess at what was meant."""
+    text = """
+        base = "papper"
+        colormap = "virdis"
+        colour = "red"
+        levels = 1.5
+        limits = [3, 2]
+        lit = "yes"
+        lines = "flor"
+        ink = "blackish"
+        font = "DejaVu San"
+        camera = 3
+        [turntable]
+        frame = 3
+    """
+    with pytest.raises(UsageError) as caught:
+        find(written(tmp_path, text))
+    message = str(caught.value)
+    assert "mine.toml: 11 problem(s)" in message
+    for line in (
+        "base: got 'papper'; expected default, paper, dark, lit; did you mean \"paper\"?",
+        "colormap: got 'virdis'; expected the name of a colour map of matplotlib's; did you mean",
+        "colour: unknown key",
+        "levels: got 1.5; expected an integer from 2 to 100",
+        "limits: got [3, 2]; expected two numbers, the lower first",
+        "lit: got 'yes'; expected true or false",
+        'did you mean "floor"?',
+        "ink: got 'blackish'; expected a colour",
+        'did you mean "DejaVu Sans"?',
+        "camera: got 3; expected a table with azimuth, elevation, zoom",
+        'turntable.frame: unknown key; did you mean "frames"?',
+    ):
+        assert line in message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"base = ", "is no TOML"),
+        (b"\xff\xfe", "is no TOML"),
+    ],
+)
+def test_unreadable_files_are_refused(tmp_path, content, message):
+    """Missing, not TOML, not text: one line each."""
+    path = tmp_path / "a.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        find(path)

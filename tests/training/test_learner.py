@@ -1,0 +1,136 @@
+"""What a learner computes, and the jobs that it cannot learn from."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lsengine import data, job, models, store
+from lsengine.errors import UsageError
+from lsengine.models import checkpoint
+from tests.training.conftest import (
+    MODULE,
+    RESNET,
+    assert_same_training,
+    folder,
+    run,
+)
+
+
+def test_history_agrees_with_the_checkpoints(make_job):
+    """Losses, errors and norms are those of the checkpoint's network, computed naively."""
+    loaded = make_job(model=RESNET)
+    run(loaded)
+    found = store.read_history(folder(loaded) / "history.h5")
+    digits = data.load(loaded.document.data, root=None, job_folder=Path(), seed=0)
+    for epoch in (0, 2, 4):
+        saved = checkpoint.load(folder(loaded) / f"epoch_00{epoch}.pt")
+        network = models.build(
+            loaded.document.model, channels=1, classes=10, size=(8, 8), job_folder=Path()
+        )
+        checkpoint.fit(network, saved, key="x")
+        network.double().eval().requires_grad_(False)
+        for split in ("train", "test"):
+            x, y = data.normalized(digits, split, torch.float64), digits.splits[split].y
+            with torch.no_grad():
+                logits = network(x)
+            loss = float(torch.nn.functional.cross_entropy(logits, y))
+            error = float((logits.argmax(1) != y).double().mean())
+            assert found.columns[f"{split}_loss"][epoch] == pytest.approx(loss, rel=1e-5)
+            assert found.columns[f"{split}_error"][epoch] == pytest.approx(error)
+            assert saved.numbers[f"{split}_loss"] == found.columns[f"{split}_loss"][epoch]
+        assert saved.epoch == epoch
+        parameters = dict(network.named_parameters())
+        assert list(found.parameters) == list(parameters)
+        norms = [float(p.norm()) for p in parameters.values()]
+        np.testing.assert_allclose(found.layer_norms[epoch], norms, rtol=1e-12)
+        assert found.columns["weight_norm"][epoch] == pytest.approx(math.hypot(*norms))
+    rates = found.columns["learning_rate"]
+    assert math.isnan(rates[0])
+    np.testing.assert_allclose(rates[1:], [0.05, 0.05, 0.005, 0.0005])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adam", "lr": 0.01},
+        {"batch_size": 5000, "lr": 0.5, "epochs": 12},
+        {"crop": 1, "flip": True, "model": RESNET},
+        {"weight_decay": 0.0, "momentum": 0.0},
+        {"label_noise": 0.1, "batch_size": 199},
+    ],
+    ids=str,
+)
+def test_every_recipe_learns_and_repeats_itself(make_job, settings):
+    """Two trainings of one seed are equal bit for bit; the loss falls."""
+    one, other = make_job(name="a", **settings), make_job(name="b", **settings)
+    run(one), run(other)
+    assert_same_training(one, other)
+    losses = store.read_history(folder(one) / "history.h5").columns["train_loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_another_seed_is_another_training(make_job):
+    """Already the initial parameters differ."""
+    one, other = make_job(name="a"), make_job(name="b", seed=1)
+    run(one), run(other)
+    a, b = (checkpoint.load(folder(j) / "epoch_000.pt") for j in (one, other))
+    assert not torch.equal(a.state["linear.weight"], b.state["linear.weight"])
+
+
+def test_sgd_takes_the_steps_of_the_formula(tmp_path, make_job):
+    """One full batch a step, against Nesterov momentum with weight decay written out."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, 3)), rng.normal(size=(6, 1))
+    np.savez(tmp_path / "a.npz", x_train=x.astype("f4"), y_train=y.astype("f4"))
+    dataset = {"dataset": "arrays", "root": "a.npz", "splits": ["train"]}
+    content = {
+        "model": {"arch": "mlp", "args": {"hidden": []}},
+        "data": dataset,
+        "loss": "mse",
+        "train": {"output": "o", "epochs": 3, "save_every": 1, "batch_size": 9, "lr": 0.1}
+        | {"weight_decay": 0.01, "milestones": [2]},
+    }
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(content))
+    loaded = job.load(tmp_path / "m.yaml", command="train")
+    run(loaded)
+    states = [checkpoint.load(tmp_path / f"o/epoch_00{e}.pt").state for e in range(4)]
+    w = states[0]["linear.weight"].numpy().astype(float)
+    b = states[0]["linear.bias"].numpy().astype(float)
+    momenta = [np.zeros_like(w), np.zeros_like(b)]
+    x, y = x.astype("f4").astype(float), y.astype("f4").astype(float)
+    for epoch, rate in ((1, 0.1), (2, 0.1), (3, 0.01)):
+        residual = 2 * (x @ w.T + b - y) / len(x)
+        gradients = [residual.T @ x + 0.01 * w, residual.sum(0) + 0.01 * b]
+        momenta = [0.9 * m + g for m, g in zip(momenta, gradients, strict=True)]
+        steps = [g + 0.9 * m for m, g in zip(momenta, gradients, strict=True)]
+        w, b = w - rate * steps[0], b - rate * steps[1]
+        np.testing.assert_allclose(states[epoch]["linear.weight"], w, rtol=1e-5)
+        np.testing.assert_allclose(states[epoch]["linear.bias"], b, rtol=1e-5)
+    assert "train_error" not in store.read_history(tmp_path / "o/history.h5").columns
+
+
+def test_a_users_network_may_depend_on_the_memorys_order(tmp_path, make_job):
+    """Networks that call `view` after a convolution are trained too."""
+    (tmp_path / "trainee.py").write_text(MODULE)
+    run(make_job(model={"arch": "trainee:Viewing"}, epochs=1))
+
+
+def test_augmentation_and_label_noise_need_fitting_data(tmp_path, make_job):
+    """Crop and flip need images, wrong labels need classes."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 3)).astype("f4"), rng.normal(size=(8, 1)).astype("f4")
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y)
+    dataset = {"dataset": "arrays", "root": "a.npz", "splits": ["train"]}
+    for settings, key in (({"crop": 1}, "crop"), ({"flip": True}, "flip")):
+        with pytest.raises(UsageError, match=f"train.{key}: needs images"):
+            run(make_job(dataset=dataset, **settings))
+    with pytest.raises(UsageError, match=r"train.label_noise: needs labels"):
+        run(make_job(dataset=dataset, label_noise=0.5))
+    with pytest.raises(UsageError, match="loss: cross_entropy refuses"):
+        run(make_job(dataset=dataset, model={"arch": "mlp", "args": {"classes": 2}}))
