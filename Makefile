@@ -4,7 +4,7 @@ SERIAL := .venv-serial
 BIN := $(VENV)/bin
 # Test files at a time, for two cores: many tests only wait for their own ranks.  The order of the
 # files is kept, because it starts long ones early.  Sorted by number of tests they would be last.
-TESTERS ?= 4
+TESTERS ?= 3
 # Failed tests are tried again, and listed: hundreds of processes start and end on a busy machine.
 RERUNS := --reruns 2 --max-suite-reruns 8 --rerun-show-tracebacks
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
