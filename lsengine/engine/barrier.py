@@ -28,8 +28,7 @@ from lsengine.training.determinism import deterministic_torch
 def measure_barriers(jobs: Sequence[Job]) -> str:
     """Measure curve and line on their finished surfaces, and note in them what is found.
 
-    Args:
-        jobs: Those of `lsengine.engine.connect.segments`.
+    The jobs are those of `lsengine.engine.connect.segments`.
 
     Returns:
         A table for a person: by loss a row for curve, line, and the ends alone.

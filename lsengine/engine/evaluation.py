@@ -30,7 +30,7 @@ def evaluate(
 
     Args:
         paths: Job files; only the coordinator reads them, all before any work.
-        options: See `Options`.
+        options: What may differ between runs.
         world: The ranks, from `lsengine.ranks.join`; None alone.
         only: Pattern of the names of the wanted jobs, where a file makes several.
 
@@ -53,11 +53,8 @@ def evaluate(
 def evaluate_found(find: Find, options: Options, *, world: World | None) -> int:
     """Evaluate the surfaces of jobs that the coordinator finds first; else as `evaluate`.
 
-    Args:
-        find: Called on the coordinator while the workers wait; it may take its time, and should
-            end with `Stopped` when its argument becomes true.
-        options: See `Options`.
-        world: None alone.
+    ``find`` is called on the coordinator while the workers wait; it may take its time, and should
+    end with `Stopped` when its argument becomes true.
     """
     world = world or World.alone()
     logs.configure(rank=world.rank)

@@ -40,54 +40,31 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerInfo:
-    """Where a worker's values come from.
-
-    Attributes:
-        device_kind: ``cpu`` and its instruction set, ``mps``, or ``cuda`` and the name of the card.
-        device_id: Identity of the card, to find out two workers on one; empty without card.
-        threads: CPU threads in use.
-        torch_version: With the build's suffix.
-        sample_shape: Shape of one input sample.
-        precision: The job's, or what ``auto`` comes to here.
-        forward: ``fused`` if layers are fused in the forward pass, ``eager`` if the network's own
-            code runs.
-    """
+    """Where a worker's values come from."""
 
     host: str
-    device_kind: str
-    device_id: str = ""
-    threads: int
-    torch_version: str
-    sample_shape: tuple[int, ...]
-    precision: str
-    forward: str
+    device_kind: str  # `cpu` and its instruction set, `mps`, or `cuda` and the name of the card
+    device_id: str = ""  # of the card, to find out two workers on one; empty without card
+    threads: int  # CPU threads in use
+    torch_version: str  # with the build's suffix
+    sample_shape: tuple[int, ...]  # of one input sample
+    precision: str  # the job's, or what `auto` comes to here
+    forward: str  # `fused` if layers are fused, `eager` if the network's own code runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is settled before the first cell, the same for all workers but for ``check``.
+    """What is settled before the first cell, the same for all workers but for ``check``."""
 
-    Attributes:
-        path: The surface file, laid out.
-        parallel: Whether workers write their own cells.
-        precision: The settled one.
-        batch_size: The settled one.
-        digests: SHA-256 of checkpoint and data as the coordinator has read them.
-        cells_per_pass: How many cells are evaluated at once; the settled number.
-        checkpoints: The trajectory's, in order: the cells after those of the grid.
-        check: Whether this worker checks the centre first, and the precision.
-        report_s: Seconds between its reports.
-    """
-
-    path: Path
-    parallel: bool
+    path: Path  # the surface file, laid out
+    parallel: bool  # whether workers write their own cells
     precision: str
     batch_size: int
-    digests: Mapping[str, str]
-    cells_per_pass: int = 1
-    checkpoints: tuple[Path, ...] = ()
-    check: bool = False
-    report_s: float = 0.25
+    digests: Mapping[str, str]  # SHA-256 of checkpoint and data as the coordinator has read them
+    cells_per_pass: int = 1  # how many cells are evaluated at once
+    checkpoints: tuple[Path, ...] = ()  # the trajectory's: the cells after those of the grid
+    check: bool = False  # whether this worker checks the centre first, and the precision
+    report_s: float = 0.25  # seconds between its reports
 
 
 @dataclass(frozen=True, slots=True)

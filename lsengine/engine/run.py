@@ -15,10 +15,9 @@ import numpy as np
 
 from lsengine import __version__, devices, store
 from lsengine.engine import compatibility, prepare
-from lsengine.engine.inventory import Inventory
 from lsengine.engine.messages import Assignment, Plan, VisibleDevices, WorkerInfo
 from lsengine.engine.options import Options
-from lsengine.engine.outcome import Outcome
+from lsengine.engine.outcome import Inventory, Outcome
 from lsengine.engine.prepare import (
     checkpoint_series,
     curve_directions,
@@ -47,10 +46,8 @@ class Run:
     It settles what the job leaves open, and lays the file out if there is none.  What an existing
     file, or one that is extended, has settled for its cells stays settled.
 
-    Args:
-        job: Valid for ``eval``; its output's lock is held.
-        options: See `Options`.
-        tick: Called now and then while checkpoints are read; may raise to stop.
+    The lock of the job's output is held.  ``tick`` is called now and then while checkpoints are
+    read; it may raise to stop.
 
     Attributes:
         loaded: Model and data.

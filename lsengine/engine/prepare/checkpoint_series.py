@@ -34,21 +34,13 @@ Tick = Callable[[], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSeries:
-    """Checkpoints of one run, by ascending epoch.
+    """Checkpoints of one run, by ascending epoch."""
 
-    Attributes:
-        key: Key path of their glob in the job, for messages.
-        paths: The files.
-        epochs: Of each; all different.
-        digests: SHA-256 of each file (hex).
-        learning_rates: Of the epoch that each ended, NaN where nothing says it.
-    """
-
-    key: str
+    key: str  # of their glob in the job, for messages
     paths: tuple[Path, ...]
-    epochs: tuple[int, ...]
-    digests: tuple[str, ...]
-    learning_rates: tuple[float, ...]
+    epochs: tuple[int, ...]  # all different
+    digests: tuple[str, ...]  # SHA-256 of each file (hex)
+    learning_rates: tuple[float, ...]  # of the epoch that each ended, NaN where nothing says it
 
     @property
     def digest(self) -> str:
@@ -103,11 +95,8 @@ def find(job: Job, tick: Tick = lambda: None) -> CheckpointSeries | None:
 
     The epoch is what the file says, else the last integer of its name.  The learning rate is
     what the file says, else the history beside it.  A gap is warned of where nothing says
-    which checkpoints the training saves.
-
-    Args:
-        job: For ``eval``.
-        tick: Called before every file is read; may raise to stop.
+    which checkpoints the training saves.  ``tick`` is called before every file is read; it may
+    raise to stop.
 
     Raises:
         UsageError: If none matches, one has no epoch, two have the same, the order of

@@ -34,10 +34,8 @@ Arrays = dict[str, dict[str, NDArray[np.float32]]]
 def make_directions(job: Job, model: nn.Module, computed: Directions | None = None) -> Arrays:
     """Draw, difference or read the directions of a job; normalise them to the weights.
 
-    Args:
-        job: Valid for ``eval``.
-        model: At the centre, on the CPU.
-        computed: Directions of kind hessian and principal, and of a curve's plane, by axis.
+    The model is at the centre, on the CPU.  ``computed`` are by axis the directions of kind hessian
+    and principal, and of a curve's plane.
 
     Returns:
         By axis and parameter name; with repeats each array has a leading axis, along a curve

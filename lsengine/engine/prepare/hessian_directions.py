@@ -31,13 +31,8 @@ def hessian_directions(
     """Compute the directions of kind hessian of a job; none if it has none.
 
     Axes that ignore the same parameters share one Krylov run, so their vectors are orthogonal.
-
-    Args:
-        job: Valid for ``eval``.
-        loaded: Left alone.
-        facts: Of the worker that settles what is open; its threads are taken over.
-        batch_size: The settled one.
-        tick: Called before every mini-batch; may raise to stop.
+    The threads of the worker of ``facts`` are taken over.  ``tick`` is called before every
+    mini-batch; it may raise to stop.
 
     Returns:
         By axis, unit eigenvectors, float32, on the CPU; and for the surface the attributes
@@ -87,13 +82,8 @@ def hessian_at_centre(
 ) -> Hessian:
     """Return the Hessian of the mean training loss at the centre, of a copy of the model.
 
-    Args:
-        job: With a checkpoint.
-        loaded: Left alone.
-        device: Where products are computed.
-        batch_size: Samples per mini-batch.
-        names: The trainable parameters to differentiate by; default all.
-        tick: Called before every mini-batch; may raise to abandon a product.
+    ``names`` are the trainable parameters to differentiate by, by default all.  ``tick`` is called
+    before every mini-batch; it may raise to abandon a product.
 
     Raises:
         UsageError: If the job has no training split, or no parameter is left.

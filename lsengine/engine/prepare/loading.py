@@ -82,13 +82,9 @@ def check(job: Job, loaded: Loaded) -> None:
 
 
 def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, name: str) -> None:
-    """Run two samples through model and loss, so that misfits show before any work.
+    """Run two samples through model and loss, on the CPU, so that misfits show before any work.
 
-    Args:
-        model: On the CPU.
-        dataset: What it is evaluated on.
-        loss: From `loss_function`.
-        name: What the job calls the loss, for messages.
+    ``name`` is what the job calls the loss.
 
     Raises:
         UsageError: If the network does not take the data, or the loss its output.

@@ -26,16 +26,11 @@ def evaluation_settings(
     batch_size: int,
     without: Collection[str] = (),
 ) -> EvaluationSettings:
-    """Return how a job wants its network evaluated.
+    """Return how a job, which may leave precision and batch size open, wants a network evaluated.
 
-    Args:
-        job: May leave precision and batch size open.
-        device: Where everything is resident.
-        precision: The settled one.
-        batch_size: The settled one.
-        without: Fields in which the job is not followed, such as `BATCH_NORM`.  They keep the
-            defaults of `EvaluationSettings`: running statistics stay as they are in the network,
-            and no eigenvalues are looked for.
+    In the fields ``without``, such as `BATCH_NORM`, the job is not followed.  They keep the
+    defaults of `EvaluationSettings`: running statistics stay as they are in the network, and no
+    eigenvalues are looked for.
     """
     document = job.document
     fields: dict[str, Any] = {

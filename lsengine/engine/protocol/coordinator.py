@@ -83,10 +83,7 @@ class Coordinator:
         """Let rank 0 evaluate, too, if it is alone or would leave a device or a core idle.
 
         Waits for the first worker, if there is any.  ``make`` makes rank 0's workspace, which
-        sees ``devices``.
-
-        Returns:
-            Whether it takes part.
+        sees ``devices``.  Returns whether it takes part.
         """
         assert self._job is not None
         host, cores = self._world.host, available_cores()
@@ -167,9 +164,9 @@ class Coordinator:
 
     def _part(self, farewell: Farewell) -> None:
         Shutdown(
-            self._world,
-            self._roster,
-            self._placement,
+            world=self._world,
+            roster=self._roster,
+            placement=self._placement,
             reap_dead=self._reap_dead,
             absorb=self._absorb_last,
             patience_s=self._patience_s,

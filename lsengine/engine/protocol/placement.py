@@ -41,8 +41,7 @@ class Placement:
         wanted = job.document.launch.coordinator
         info = next(iter(self.infos.values()))
         peers = {r: h for r, h in self.hellos.items() if h.host == hello.host}
-        taken = {self._slots[r] for r, h in peers.items() if h.visible == devices.visible}
-        slot = next(number for number in itertools.count() if number not in taken)
+        slot, _ = assign(0, self.hellos | {0: hello}, self._slots)
         if devices.kind == "cpu":
             cores = hello.cores.union(*(h.cores for h in peers.values()))
             is_idle = len(cores) >= info.threads * (len(peers) + 1)

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from lsengine.engine.messages import Farewell, Hello, Report
@@ -66,6 +67,7 @@ class Roster:
         return True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shutdown:
     """Tells the workers that a job has ended, and waits for their goodbyes.
 
@@ -75,28 +77,14 @@ class Shutdown:
     may not even have said hello (its STOP is the answer to its hello), it may be in a cell (it
     ends within a mini-batch and sends what it has), or it may have died or hang.  For those who
     hang the time is limited, and starts anew whenever anybody is heard.
-
-    Args:
-        world: The ranks.
-        roster: Its workers; those who leave are no longer present.
-        placement: Who has said hello, and who has loaded.
-        reap_dead: Takes note of workers that have died.
-        absorb: Takes the last reports.
-        patience_s: How long a worker may be silent that has not begun.
     """
 
-    def __init__(
-        self,
-        world: World,
-        roster: Roster,
-        placement: Placement,
-        *,
-        reap_dead: Callable[[], None],
-        absorb: Callable[[int, Report], None],
-        patience_s: float,
-    ) -> None:
-        self._world, self._roster, self._placement = world, roster, placement
-        self._reap_dead, self._absorb, self._patience_s = reap_dead, absorb, patience_s
+    world: World
+    roster: Roster  # who leaves is no longer present
+    placement: Placement  # who has said hello, and who has loaded
+    reap_dead: Callable[[], None]  # takes note of workers that have died
+    absorb: Callable[[int, Report], None]  # takes the last reports
+    patience_s: float  # how long a worker may be silent that has not begun
 
     def run(self, farewell: Farewell) -> None:
         """Say farewell to all, and wait until they are away.
@@ -106,46 +94,46 @@ class Shutdown:
         next_job: list[Message] = []
         heard = time.monotonic()
         while awaited := self._awaited(farewell):
-            for rank in (awaited & self._placement.hellos.keys()) - self._roster.dismissed:
-                self._world.send(farewell, to=rank, tag=Tag.STOP)
-                self._roster.dismissed.add(rank)
-            self._reap_dead()
-            message = self._world.receive(limit_s=_LOOK_EVERY_S)
+            for rank in (awaited & self.placement.hellos.keys()) - self.roster.dismissed:
+                self.world.send(farewell, to=rank, tag=Tag.STOP)
+                self.roster.dismissed.add(rank)
+            self.reap_dead()
+            message = self.world.receive(limit_s=_LOOK_EVERY_S)
             if message is None:
                 if time.monotonic() > heard + self._shutdown_timeout_s(awaited):
-                    self._roster.give_up(awaited)
+                    self.roster.give_up(awaited)
                 continue
             heard = time.monotonic()
-            is_early = farewell.more or message.source not in self._roster.present
+            is_early = farewell.more or message.source not in self.roster.present
             if message.tag == Tag.HELLO and is_early:
                 next_job.append(message)
             else:
                 self._handle(message)
-        self._world.put_back(next_job)
-        self._world.flush()
+        self.world.put_back(next_job)
+        self.world.flush()
 
     def _awaited(self, farewell: Farewell) -> set[int]:
-        present = self._roster.present
-        return present & self._placement.hellos.keys() if farewell.more else set(present)
+        present = self.roster.present
+        return present & self.placement.hellos.keys() if farewell.more else set(present)
 
     def _handle(self, message: Message) -> None:
         rank, payload = message.source, message.payload
         if message.tag == Tag.HELLO:
-            self._placement.hellos[rank] = payload
+            self.placement.hellos[rank] = payload
         elif message.tag in (Tag.READY, Tag.PART, Tag.BYE):
             if message.tag == Tag.BYE:
-                self._roster.present.discard(rank)
+                self.roster.present.discard(rank)
             if payload is not None:
-                self._absorb(rank, payload)
+                self.absorb(rank, payload)
 
     def _shutdown_timeout_s(self, awaited: set[int]) -> float:
         """Return how long nobody may be heard of while goodbyes are awaited."""
-        responsive = awaited - self._roster.silent
+        responsive = awaited - self.roster.silent
         if not responsive:
             return _SILENT_S
-        if responsive & self._placement.infos.keys():
+        if responsive & self.placement.infos.keys():
             return _LONGEST_S
-        return min(_LONGEST_S, self._patience_s)  # they have not begun, and hold nothing
+        return min(_LONGEST_S, self.patience_s)  # they have not begun, and hold nothing
 
 
 def _is_rank(process: int, rank: int) -> bool:

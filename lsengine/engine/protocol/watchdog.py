@@ -22,9 +22,8 @@ _MULTIPLE = 20  # of the longest pause seen is no hang yet
 class Watchdog:
     """Ends this process after a silence; never one that uses SIGALRM for something else.
 
-    Args:
-        patience_s: The shortest silence that counts; longer where pauses are long anyway.
-            Infinite, the process is never ended.
+    ``patience_s`` is the shortest silence that counts; longer where pauses are long anyway.
+    Infinite, the process is never ended.
     """
 
     def __init__(self, patience_s: float) -> None:

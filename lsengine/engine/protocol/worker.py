@@ -168,11 +168,7 @@ class _Worker:
 class LocalWorker:
     """Evaluates cells on rank 0, and serves the other ranks before every mini-batch.
 
-    Args:
-        assignment: Of rank 0.
-        make: Makes its workspace.
-        serve: Serves the others.  What it raises ends the evaluation.
-        patience_s: See `Watchdog`.
+    What ``serve`` raises ends the evaluation.
     """
 
     def __init__(
