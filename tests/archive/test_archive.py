@@ -1,4 +1,4 @@
-"""Files of every format version, and of the ancestor's, kept as they were written."""
+"""Files of every format version, and of loss-landscape, kept as they were written."""
 
 from __future__ import annotations
 

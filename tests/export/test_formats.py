@@ -89,7 +89,7 @@ def test_a_killed_export_leaves_the_old_file(plane, monkeypatch):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_files_of_the_ancestor_are_exported_like_any_other(tmp_path, form):
+def test_files_of_loss_landscape_are_exported_like_any_other(tmp_path, form):
     """A partial plane that is not square."""
     from tests.support import loss_landscape_files
 

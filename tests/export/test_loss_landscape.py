@@ -1,4 +1,4 @@
-"""The ancestor's files, read back as it would and as we do."""
+"""Files of loss-landscape, read back as its scripts would and as we do."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_loss_landscape_files_come_back(tmp_path, shape):
 
 
 @pytest.mark.parametrize("policy", ["frozen", "interpolated"])
-def test_directions_go_to_the_ancestor_and_back(make_job, tmp_path, policy):
+def test_directions_go_to_loss_landscape_and_back(make_job, tmp_path, policy):
     """Numbered in the network's order with zeros for what stays; a job that reads them agrees."""
     from lsengine.engine import Options, evaluate
 
@@ -93,7 +93,7 @@ def test_directions_go_to_the_ancestor_and_back(make_job, tmp_path, policy):
         np.testing.assert_array_equal(second.quantities[name], array, err_msg=name)
 
 
-def test_repeats_have_no_place_in_the_ancestors_files(tmp_path):
+def test_repeats_have_no_place_in_files_of_loss_landscape(tmp_path):
     """It has no axis for them."""
     grid = make_grid((-1.0, 1.0, 3), repeats=2)
     path = write_surface(tmp_path / "s.h5", grid, range(6), train_loss=value)

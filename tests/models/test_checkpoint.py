@@ -72,7 +72,7 @@ def _linear(name, inputs, outputs):
 
 
 def _residual(depth, width=16, shortcut=True):
-    """Names and shapes that the ancestor's residual networks have, by its layout."""
+    """Names and shapes of the residual networks of loss-landscape, by its layout."""
     small = depth in (18, 34, 50)
     counts = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}.get(
         depth, ((depth - 2) // 6,) * 3
@@ -98,7 +98,7 @@ def _residual(depth, width=16, shortcut=True):
 
 
 def _vgg(depth):
-    """The same of its VGG: positions count pooling and ReLU, too."""
+    """The same of VGG: positions count pooling and ReLU, too."""
     stages = {9: (2, 2, 3), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}[depth]
     shapes, position, inputs = {}, 0, 3
     for planes, count in zip((64, 128, 256, 512, 512), stages, strict=False):
@@ -114,7 +114,7 @@ def _vgg(depth):
 
 
 def _densenet():
-    """The same of its DenseNet-121."""
+    """The same of DenseNet-121."""
     shapes, planes = {"conv1.weight": (64, 3, 3, 3)}, 64
     for stage, count in enumerate((6, 12, 24, 16), start=1):
         for layer in range(count):
@@ -131,7 +131,7 @@ def _densenet():
     return shapes | _batch_norm("bn", planes) | _linear("linear", planes, 10)
 
 
-ANCESTORS = {
+LOSS_LANDSCAPE = {
     **{f"vgg{depth}": _vgg(depth) for depth in (9, 16, 19)},
     **{f"resnet{depth}": _residual(depth) for depth in (18, 34, 50, 20, 32, 44, 56, 110)},
     **{
@@ -147,23 +147,24 @@ ANCESTORS = {
 }
 
 
-@pytest.mark.parametrize("arch", ANCESTORS)
-def test_names_and_shapes_of_the_whole_zoo_are_the_ancestors(arch):
-    """Of every family; also the order, on which its direction files rely."""
+@pytest.mark.parametrize("arch", LOSS_LANDSCAPE)
+def test_names_and_shapes_of_the_whole_zoo_are_those_of_loss_landscape(arch):
+    """Of every family; also the order, on which direction files rely."""
     with torch.device("meta"):
         model = models.build(
             schema.ModelSpec(arch=arch), channels=3, classes=10, size=(32, 32), job_folder=Path()
         )
-    assert [(n, (*t.shape,)) for n, t in model.state_dict().items()] == [*ANCESTORS[arch].items()]
+    found = [(n, (*t.shape,)) for n, t in model.state_dict().items()]
+    assert found == [*LOSS_LANDSCAPE[arch].items()]
 
 
 @pytest.mark.parametrize("arch", ["vgg9", "resnet18", "resnet20_noshort", "wrn56_1", "densenet121"])
-def test_a_file_of_the_ancestors_loads_as_it_is(tmp_path, arch):
+def test_a_checkpoint_of_loss_landscape_loads_as_it_is(tmp_path, arch):
     """A .t7 of a data-parallel model, nested, in torch's format before 1.6, fits by name."""
     counters = {"num_batches_tracked": torch.int64}
     state = {
         f"module.{name}": torch.randn(shape).to(counters.get(name.rpartition(".")[2]))
-        for name, shape in ANCESTORS[arch].items()
+        for name, shape in LOSS_LANDSCAPE[arch].items()
     }
     path = tmp_path / "model_300.t7"
     content = {"acc": 93.1, "epoch": 300, "state_dict": state}

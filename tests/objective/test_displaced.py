@@ -14,20 +14,21 @@ from lsengine import data
 from lsengine.objective import EvaluationSettings, Objective
 from lsengine.objective.losses import loss_function
 from lsengine.surface.grid import Cell
-from tests.objective.conftest import (
+from tests.support.objectives import (
     CELLS,
-    _directions,
-    _naive,
-    _objective,
-    _resnet,
-    _small_objective,
-    _visitor,
+    filter_normalized,
+    moved,
+    naive,
+    objective_of,
+    resnet,
+    small_objective,
+    visit,
 )
 
 
 def test_interpolated_statistics_end_at_the_other_network(digits):
     """With running statistics in the direction, coordinate 1 is the other checkpoint."""
-    one, other = _resnet(), _resnet()
+    one, other = resnet(), resnet()
     with torch.no_grad():
         for tensor in [*other.parameters(), *other.buffers()]:
             if tensor.is_floating_point():
@@ -35,8 +36,8 @@ def test_interpolated_statistics_end_at_the_other_network(digits):
     ends = {**dict(one.named_parameters()), **dict(one.named_buffers())}
     far = {**dict(other.named_parameters()), **dict(other.named_buffers())}
     direction = {n: (far[n] - t).detach() for n, t in ends.items() if t.is_floating_point()}
-    objective = _objective(one, digits, {"alpha": direction}, "float64")
-    expected = _naive(other, digits, {"alpha": {}, "beta": {}}, CELLS[0])
+    objective = objective_of(one, digits, {"alpha": direction}, "float64")
+    expected = naive(other, digits, {"alpha": {}, "beta": {}}, CELLS[0])
     assert objective.evaluate(Cell(1.0))["train_loss"] == pytest.approx(
         expected["train_loss"], rel=1e-6
     )
@@ -44,31 +45,27 @@ def test_interpolated_statistics_end_at_the_other_network(digits):
 
 def test_recalibrated_statistics_are_those_of_the_training_data(digits):
     """One batch of the whole split: running mean and variance equal the batch's own."""
-    network = _resnet()
-    directions = _directions(network)
-    objective = _objective(
+    network = resnet()
+    directions = filter_normalized(network)
+    objective = objective_of(
         network, digits, directions, "float64", batch_norm="recalibrated", recalibration=(200, 200)
     )
     found = objective.evaluate(CELLS[1])["train_loss"]
-    moved = copy.deepcopy(network).double()
+    copied = moved(network, directions, CELLS[1])
     with torch.no_grad():
-        for name, parameter in moved.named_parameters():
-            for step, axis in ((CELLS[1].alpha, "alpha"), (CELLS[1].beta, "beta")):
-                if name in directions[axis]:
-                    parameter += step * directions[axis][name].double()
-        for module in moved.modules():
+        for module in copied.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 1.0
         inputs = data.normalized(digits, "train", torch.float64)
-        moved.train()(inputs)
-        expected = float(F.cross_entropy(moved.eval()(inputs), digits.splits["train"].y))
+        copied.train()(inputs)
+        expected = float(F.cross_entropy(copied.eval()(inputs), digits.splits["train"].y))
     assert found == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_centre_and_directions_are_folded_once(digits, precision):
     """Where only weights move, a cell is one update of a vector that the fused layers look at."""
-    model = _resnet()
+    model = resnet()
     direction = {n: 0.1 * torch.randn_like(p) for n, p in model.named_parameters() if p.ndim > 1}
     settings = EvaluationSettings(device=torch.device("cpu"), precision=precision, batch_size=64)
     loss = loss_function("cross_entropy", job_folder=Path())
@@ -86,22 +83,22 @@ def test_centre_and_directions_are_folded_once(digits, precision):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_cells_after_other_weights_are_what_they_were(digits, precision):
     """Of a fused residual network, too, where another checkpoint comes before the first cell."""
-    network = _resnet()
-    directions = _directions(network)
-    objective = _objective(network, digits, directions, precision)
+    network = resnet()
+    directions = filter_normalized(network)
+    objective = objective_of(network, digits, directions, precision)
     assert objective.forward == "fused"
     before = [objective.losses(cell) for cell in CELLS]
-    assert objective.losses_of(_visitor) != before[0]
+    assert objective.losses_of(visit) != before[0]
     assert [objective.losses(cell) for cell in CELLS] == before
-    visited_first = _objective(network, digits, directions, precision)
-    visited_first.losses_of(_visitor)
+    visited_first = objective_of(network, digits, directions, precision)
+    visited_first.losses_of(visit)
     assert [visited_first.losses(cell) for cell in CELLS] == before
 
 
 def test_a_recalibration_that_is_broken_off_leaves_evaluation_mode():
     """Who stops in the middle of a cell finds the same values in the next one."""
-    objective = _small_objective("recalibrated", curvature=None)
-    expected = _small_objective("recalibrated", curvature=None).losses(CELLS[1])
+    objective = small_objective("recalibrated", curvature=None)
+    expected = small_objective("recalibrated", curvature=None).losses(CELLS[1])
 
     def stop():
         raise KeyboardInterrupt
@@ -113,18 +110,18 @@ def test_a_recalibration_that_is_broken_off_leaves_evaluation_mode():
     assert objective.losses(CELLS[1]) == expected
 
 
-@pytest.mark.parametrize("moved", ["bn1.bias", "bn1.running_mean", "linear.bias"])
-def test_whatever_moves_is_taken_up(digits, moved):
+@pytest.mark.parametrize("name", ["bn1.bias", "bn1.running_mean", "linear.bias"])
+def test_whatever_moves_is_taken_up(digits, name):
     """A bias or a statistic that alone moves changes the loss as it does naively."""
-    network = _resnet()
+    network = resnet()
     state = network.state_dict()
-    directions = {"alpha": {moved: torch.ones_like(state[moved])}}
-    objective = _objective(network, digits, directions)
+    directions = {"alpha": {name: torch.ones_like(state[name])}}
+    objective = objective_of(network, digits, directions)
     values = []
     for step in (0.0, 0.5, -0.5):
         shifted = copy.deepcopy(network).double()
-        shifted.state_dict()[moved].add_(step)
-        expected = _naive(shifted, digits, {"alpha": {}, "beta": {}}, Cell(0.0))
+        shifted.state_dict()[name].add_(step)
+        expected = naive(shifted, digits, {"alpha": {}, "beta": {}}, Cell(0.0))
         found = objective.losses(Cell(step))
         assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
         values.append(found["train_loss"])

@@ -15,14 +15,14 @@ from lsengine import data
 from lsengine.geometry.directions import draw, normalized
 from lsengine.objective import EvaluationSettings, Objective
 from lsengine.surface.grid import Cell
-from tests.objective.conftest import (
+from tests.support.objectives import (
     CELLS,
-    _directions,
-    _naive,
-    _objective,
-    _resnet,
-    _small_objective,
-    _visitor,
+    filter_normalized,
+    naive,
+    objective_of,
+    resnet,
+    small_objective,
+    visit,
 )
 
 
@@ -43,29 +43,29 @@ def _overfitted(dataset):
 @pytest.mark.parametrize("kind", ["untrained", "minimum"])
 def test_cells_agree_with_a_naive_evaluation_in_float64(digits, precision, tolerance, kind):
     """Deepcopy, add, run: the same loss to 1e-5 in float32 and 1e-12 in float64."""
-    network = _resnet() if kind == "untrained" else _overfitted(digits)
-    directions = _directions(network)
-    objective = _objective(network, digits, directions, precision)
+    network = resnet() if kind == "untrained" else _overfitted(digits)
+    directions = filter_normalized(network)
+    objective = objective_of(network, digits, directions, precision)
     for cell in CELLS:
-        found, expected = objective.evaluate(cell), _naive(network, digits, directions, cell)
+        found, expected = objective.evaluate(cell), naive(network, digits, directions, cell)
         for name in ("train_loss", "test_loss"):
             assert found[name] == pytest.approx(expected[name], rel=tolerance), (cell, name)
     if kind == "minimum":
-        assert _naive(network, digits, directions, CELLS[0])["train_loss"] < 1e-3
+        assert naive(network, digits, directions, CELLS[0])["train_loss"] < 1e-3
 
 
 def test_accuracy_and_standard_error_are_those_of_the_samples(digits):
     """Accuracy is the share of hits; the error bar is the standard deviation over root N."""
-    network = _resnet()
-    directions = _directions(network)
-    found = _objective(network, digits, directions, "float64").evaluate(CELLS[1])
-    expected = _naive(network, digits, directions, CELLS[1])
+    network = resnet()
+    directions = filter_normalized(network)
+    found = objective_of(network, digits, directions, "float64").evaluate(CELLS[1])
+    expected = naive(network, digits, directions, CELLS[1])
     assert found == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_cell_does_not_depend_on_the_cells_before_it(digits):
     """The same cell, first, last or after an infinite one: the same bits."""
-    objective = _objective(_resnet(), digits, _directions(_resnet()))
+    objective = objective_of(resnet(), digits, filter_normalized(resnet()))
     first = objective.evaluate(CELLS[1])
     objective.evaluate(Cell(1e30, 1e30))
     assert objective.evaluate(CELLS[1]) == first
@@ -73,10 +73,10 @@ def test_a_cell_does_not_depend_on_the_cells_before_it(digits):
 
 def test_batches_change_nothing_beyond_rounding(digits):
     """Means are over samples, not over batches: an uneven last batch weighs what it has."""
-    network = _resnet()
-    directions = _directions(network)
-    whole = _objective(network, digits, directions, "float64", 200).evaluate(CELLS[1])
-    parts = _objective(network, digits, directions, "float64", 7).evaluate(CELLS[1])
+    network = resnet()
+    directions = filter_normalized(network)
+    whole = objective_of(network, digits, directions, "float64", 200).evaluate(CELLS[1])
+    parts = objective_of(network, digits, directions, "float64", 7).evaluate(CELLS[1])
     assert parts == pytest.approx(whole, rel=1e-12)
 
 
@@ -96,7 +96,7 @@ def test_rescaled_twins_share_their_filter_normalised_surface(digits):
         for name, net in (("network", network), ("twin", twin)):
             weights = {n: p.detach() for n, p in net.named_parameters() if p.ndim > 1}
             directions = {"alpha": normalized(draw(weights, seed=1, axis=0), weights, how)}
-            objective = _objective(net, digits, directions, "float64")
+            objective = objective_of(net, digits, directions, "float64")
             losses[how, name] = [
                 objective.evaluate(Cell(a))["train_loss"] for a in np.linspace(-1, 1, 5)
             ]
@@ -115,7 +115,7 @@ def _product(hessian):
 CALLS = {
     "evaluate": lambda o: o.evaluate(CELLS[2], CELLS[0]),
     "losses": lambda o: o.losses(CELLS[1]),
-    "losses of others": lambda o: o.losses_of(_visitor),
+    "losses of others": lambda o: o.losses_of(visit),
     "exact losses": lambda o: o.exact_losses(CELLS[1]),
     "group": lambda o: o.losses_of_group(CELLS),
     "hessian": lambda o: _product(o.hessian(CELLS[1])),
@@ -134,11 +134,11 @@ def test_no_call_depends_on_those_before_it(kind):
     So the fused weights do not have the statistics of a visitor, who may come before all cells.
     """
     calls = {n: c for n, c in CALLS.items() if n != "group" or kind not in NO_GROUPS}
-    alone = {name: call(_small_objective(kind)) for name, call in calls.items()}
+    alone = {name: call(small_objective(kind)) for name, call in calls.items()}
     assert len({str(result) for result in alone.values()}) >= 5
-    used = _small_objective(kind)
+    used = small_objective(kind)
     for first, second in itertools.product(calls, repeat=2):
-        for objective in (_small_objective(kind), used):
+        for objective in (small_objective(kind), used):
             assert calls[first](objective) == alone[first]
             assert calls[second](objective) == alone[second], f"{second} after {first}"
 
@@ -167,7 +167,7 @@ def test_two_precisions_in_one_process_do_not_disturb_each_other(order):
     for _ in range(2):
         for precision in ("float32", "tf32"):
             one, seen = both[precision]
-            for call, argument in ((one.losses, CELLS[0]), (one.losses_of, _visitor)):
+            for call, argument in ((one.losses, CELLS[0]), (one.losses_of, visit)):
                 seen.clear()
                 call(argument)
                 assert set(seen) == {(precision == "tf32",) * 2}
@@ -188,11 +188,11 @@ def test_an_objective_says_how_it_computes(digits):
         def forward(self, x):
             return self.layer(x.flatten(1)) if x.sum() > 0 else -self.layer(x.flatten(1))
 
-    network = _resnet()
-    assert _objective(network, digits, {}).forward == "fused"
-    assert _objective(network, digits, {}, "float64").forward == "eager"
-    assert _objective(network, digits, {}, channels_last=False).forward == "eager"
-    assert _objective(Branching(), digits, {}).forward == "eager"
+    network = resnet()
+    assert objective_of(network, digits, {}).forward == "fused"
+    assert objective_of(network, digits, {}, "float64").forward == "eager"
+    assert objective_of(network, digits, {}, channels_last=False).forward == "eager"
+    assert objective_of(Branching(), digits, {}).forward == "eager"
 
 
 def test_a_users_network_that_reshapes_after_a_convolution_works(digits):
@@ -208,7 +208,7 @@ def test_a_users_network_that_reshapes_after_a_convolution_works(digits):
 
     torch.manual_seed(3)
     network = Reshaping()
-    directions = _directions(network)
-    objective = _objective(network, digits, directions, "float64", channels_last=False)
-    expected = _naive(network, digits, directions, CELLS[1])["train_loss"]
+    directions = filter_normalized(network)
+    objective = objective_of(network, digits, directions, "float64", channels_last=False)
+    expected = naive(network, digits, directions, CELLS[1])["train_loss"]
     assert objective.evaluate(CELLS[1])["train_loss"] == pytest.approx(expected, rel=1e-12)

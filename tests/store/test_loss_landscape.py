@@ -1,4 +1,4 @@
-"""Surface files of the ancestor: every command that reads surfaces reads them."""
+"""Surface files of loss-landscape: every command that reads surfaces reads them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def percent(x, y):
 @pytest.mark.parametrize(
     "y", [None, Y, np.linspace(-1, 1, 7), np.array([0.0])], ids=["1d", "4x7", "square", "one row"]
 )
-def test_values_lie_where_the_ancestor_computed_them(tmp_path, y):
+def test_values_lie_where_loss_landscape_computed_them(tmp_path, y):
     """Row = y and column = x whatever the shape in the file says; percent become fractions."""
     path = loss_landscape_files.write_surface(
         tmp_path / "s.h5", X, y, train_loss=loss, train_acc=percent
@@ -47,7 +47,7 @@ def test_values_lie_where_the_ancestor_computed_them(tmp_path, y):
 
 
 def test_a_right_shape_is_read_like_a_wrong_one(tmp_path):
-    """Descendants that repaired the shape have the same buffer."""
+    """Forks of loss-landscape that repaired the shape have the same buffer."""
     path = loss_landscape_files.write_surface(tmp_path / "s.h5", X, Y, train_loss=loss)
     wrong = store.read(path).quantities["train_loss"]
     with h5py.File(path, "r+") as file:
@@ -59,7 +59,7 @@ def test_a_right_shape_is_read_like_a_wrong_one(tmp_path):
 
 
 def test_accuracies_up_to_one_are_fractions(tmp_path):
-    """Descendants store fractions; nothing is divided twice."""
+    """Forks store fractions; nothing is divided twice."""
     path = loss_landscape_files.write_surface(
         tmp_path / "s.h5", X, Y, done=range(5), train_loss=loss, test_acc=lambda x, y: 0.0 * x + 1.0
     )
@@ -67,7 +67,7 @@ def test_accuracies_up_to_one_are_fractions(tmp_path):
 
 
 def test_unfilled_cells_are_missing(tmp_path):
-    """-1 in all datasets of a cell, in the order of the ancestor's cells."""
+    """-1 in all datasets of a cell, in the order in which the authors' script computes cells."""
     path = loss_landscape_files.write_surface(
         tmp_path / "s.h5", X, Y, done=range(10), train_loss=loss, train_acc=percent
     )

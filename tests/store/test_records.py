@@ -9,6 +9,7 @@ import pytest
 from lsengine import store
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.surface.records import History
+from tests.support.histories import make_history
 
 READERS = {
     store.HISTORY_FORMAT: (store.read_history, "training history", "lsengine train"),
@@ -39,6 +40,15 @@ def test_a_history_replaces_the_older_and_what_a_killed_training_has_left(histor
     assert found.finished
     assert found.columns["train_loss"].tolist() == [2.0, 1.0]
     assert store.format_of(path) == store.HISTORY_FORMAT
+
+
+def test_a_history_comes_back_from_its_file(tmp_path):
+    """What is written is read, with its source."""
+    path = tmp_path / "h.h5"
+    store.write_history(path, make_history())
+    found = store.read_history(path)
+    np.testing.assert_array_equal(found.columns["train_loss"], make_history().columns["train_loss"])
+    assert (found.source, found.name, found.finished) == (str(path), "small", True)
 
 
 def test_a_history_that_cannot_be_written_is_the_environments_fault(history, tmp_path):

@@ -92,3 +92,9 @@ STRANGE = {
     ),
     "tiny range": make_plane(lambda a, b: 1e6 + 1e-3 * (a * a + b * b)),
 }
+
+
+def lines_at(axes) -> list[float]:
+    """Return where upright lines stand."""
+    ends = [line.get_xdata() for line in axes.lines]
+    return sorted({float(x[0]) for x in ends if len(x) == 2 and x[0] == x[1]})

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from matplotlib.contour import QuadContourSet
-from matplotlib.text import Text
 
 from lsengine import render
 from lsengine.surface import DONE
 from tests.support.landscapes import make_plane
+from tests.support.pictures import words
 
 LOWEST, HUGE = (11, 13), (5, 5)  # row and column of cells that the coarse cut leaves out
 
@@ -24,11 +24,6 @@ def odd():
         surface.status[at] = DONE
         surface.quantities["train_loss"][at] = value
     return surface
-
-
-def words(figure) -> str:
-    """Return all text of a figure."""
-    return " ".join(t.get_text() for t in figure.findobj(Text)).replace("\n", " ")
 
 
 @pytest.mark.parametrize("kind", ["filled", "contour", "heatmap"])

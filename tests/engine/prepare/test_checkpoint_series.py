@@ -8,43 +8,24 @@ import pytest
 import torch
 
 from lsengine import job as jobs
-from lsengine import store
-from lsengine.engine import Options, evaluate
 from lsengine.engine.prepare import checkpoint_series
 from lsengine.errors import SurfaceError, UsageError
 from lsengine.training import training
 from tests.support.jobs import write_job
-from tests.support.runs import TRAIN, run_job
-
-LAST = "run/epoch_008.pt"
-MODEL = {"arch": "testnets:mlp"}
-RANDOM = {
-    "directions": {"alpha": {"kind": "random", "ignore": []}, "beta": {"kind": "random"}},
-    "grid": {"alpha": [-1, 1, 3], "beta": [-1, 1, 2]},
-}
-SECTION = {"checkpoints": "run/epoch_*.pt"}
-
-
-def _run(job, **options):
-    assert evaluate([job], Options(progress="none", **options), world=None) == 0
-    return store.read(job.with_suffix(".h5"))
-
-
-def _names(folder):
-    return [folder / f"run/epoch_{epoch:03d}.pt" for epoch in range(9)]
+from tests.support.runs import MODEL, TRAIN, checkpoints_of, evaluated, run_job
 
 
 def test_changed_missing_and_new_checkpoints_are_named(own):
     """A surface refuses a run whose checkpoints are others, and says which."""
     (own / "run/history.h5").unlink()  # it would miss them first
     job = run_job(own)
-    _run(job, trajectory_only=True)
+    evaluated(job, trajectory_only=True)
     (own / "run/epoch_003.pt").rename(own / "hidden.pt")
     with pytest.raises(SurfaceError, match=r"missing: epoch_003\.pt"):
-        _run(job)
+        evaluated(job)
     shutil.copy(own / "run/epoch_002.pt", own / "run/epoch_003.pt")
     with pytest.raises(UsageError, match=r"epoch_002\.pt and .*epoch_003\.pt are both of epoch 2"):
-        _run(job)
+        evaluated(job)
 
 
 @pytest.mark.parametrize("train_section", [TRAIN, None])
@@ -69,10 +50,10 @@ def test_a_checkpoint_that_the_training_saves_is_missed(own, train_section, epoc
 def test_a_gap_is_warned_of_where_nothing_says_what_is_saved(own, capsys):
     """Without recipe and history a step longer than the usual one is named; even steps are not."""
     (own / "run/history.h5").unlink()
-    _run(run_job(own, "even"), trajectory_only=True)
+    evaluated(run_job(own, "even"), trajectory_only=True)
     assert "no checkpoint between" not in capsys.readouterr().err
     (own / "run/epoch_003.pt").unlink()
-    _run(run_job(own, "uneven"), trajectory_only=True)
+    evaluated(run_job(own, "uneven"), trajectory_only=True)
     text = capsys.readouterr().err
     assert "no checkpoint between epochs: 2 and 4; elsewhere they are closer" in text
 
@@ -81,7 +62,7 @@ def test_reordered_checkpoints_are_named(own):
     """Names that say another order than the files are refused with both."""
     (own / "run/epoch_003.pt").rename(own / "run/epoch_030.pt")
     with pytest.raises(UsageError, match=r"epoch_004\.pt says that it is of epoch 4, epoch_030"):
-        _run(run_job(own))
+        evaluated(run_job(own))
 
 
 def test_foreign_checkpoints_are_named(own):
@@ -90,7 +71,7 @@ def test_foreign_checkpoints_are_named(own):
     content["state_dict"]["3.weight"] = torch.zeros(5, 16)
     torch.save(content, own / "run/epoch_003.pt")
     with pytest.raises(UsageError, match=r"epoch_003\.pt does not fit the model: .*3\.weight"):
-        _run(run_job(own))
+        evaluated(run_job(own))
 
 
 def test_a_checkpoint_of_another_training_is_named(own):
@@ -102,14 +83,14 @@ def test_a_checkpoint_of_another_training_is_named(own):
     training.run(jobs.load(other), progress="none")
     (own / "other/epoch_003.pt").replace(own / "run/epoch_003.pt")
     with pytest.raises(UsageError, match=r"not of this run: epoch_003\.pt; .*history\.h5"):
-        _run(run_job(own))
+        evaluated(run_job(own))
     (own / "run/history.h5").unlink()  # nothing says so any more
-    assert _run(run_job(own), trajectory_only=True).trajectory.done.all()
+    assert evaluated(run_job(own), trajectory_only=True).trajectory.done.all()
 
 
 def test_without_an_epoch_in_the_file_the_name_counts(own):
     """Bare state dicts are sorted by the last number of their names, not by the alphabet."""
-    for epoch, path in enumerate(_names(own)):
+    for epoch, path in enumerate(checkpoints_of(own)):
         torch.save(torch.load(path)["state_dict"], own / "run" / f"m-{epoch * 5}.pth")
     checkpoints = {"kind": "principal", "checkpoints": "run/m-*.pth"}
     job = jobs.load(run_job(own, directions={"alpha": checkpoints, "beta": checkpoints}))

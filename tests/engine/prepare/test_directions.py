@@ -253,7 +253,7 @@ def test_a_surface_with_repeats_is_no_direction(tmp_path):
 
 @pytest.mark.parametrize("order", ["weights", "states"])
 @pytest.mark.parametrize("policy", ["frozen", "interpolated", "recalibrated"])
-def test_direction_files_of_the_ancestor_are_read(tmp_path, order, policy):
+def test_direction_files_of_loss_landscape_are_read(tmp_path, order, policy):
     """Numbered tensors in either order lead to the other checkpoint, or a warning says why not.
 
     Its running statistics are there if the file and the policy have them; else they are the

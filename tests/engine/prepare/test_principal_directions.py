@@ -16,35 +16,27 @@ from lsengine.engine.prepare import checkpoint_series, principal_directions
 from lsengine.engine.run import Run
 from lsengine.errors import JobError, Stopped, UsageError
 from tests.support.jobs import values, write_job
-from tests.support.runs import PRINCIPAL, run_job
-
-LAST = "run/epoch_008.pt"
-MODEL = {"arch": "testnets:mlp"}
-RANDOM = {
-    "directions": {"alpha": {"kind": "random", "ignore": []}, "beta": {"kind": "random"}},
-    "grid": {"alpha": [-1, 1, 3], "beta": [-1, 1, 2]},
-}
-SECTION = {"checkpoints": "run/epoch_*.pt"}
+from tests.support.runs import (
+    LAST,
+    MODEL,
+    PRINCIPAL,
+    RANDOM,
+    SECTION,
+    checkpoints_of,
+    evaluated,
+    run_job,
+)
 
 
 @pytest.fixture(scope="module")
 def principal(folder):
     """The surface of the run in its principal plane: its checkpoints only, evaluated once."""
-    return _run(run_job(folder, "principal"), trajectory_only=True)
-
-
-def _run(job, **options):
-    assert evaluate([job], Options(progress="none", **options), world=None) == 0
-    return store.read(job.with_suffix(".h5"))
-
-
-def _names(folder):
-    return [folder / f"run/epoch_{epoch:03d}.pt" for epoch in range(9)]
+    return evaluated(run_job(folder, "principal"), trajectory_only=True)
 
 
 def _rows(folder, ignore=()):
     """Return all parameters of the checkpoints as rows, in float64."""
-    states = [torch.load(path)["state_dict"] for path in _names(folder)]
+    states = [torch.load(path)["state_dict"] for path in checkpoints_of(folder)]
     names = [n for n in states[0] if not n.endswith(("mean", "var", "tracked")) and n not in ignore]
     return np.array([np.concatenate([s[n].double().ravel() for n in names]) for s in states])
 
@@ -55,7 +47,7 @@ def test_directions_and_variance_are_those_of_scikit_learn(folder, ignore):
     decomposition = pytest.importorskip("sklearn.decomposition")
     spec = {**PRINCIPAL, "ignore": ignore}
     job = run_job(folder, f"pca{len(ignore)}", directions={"alpha": spec, "beta": spec})
-    surface = _run(job, trajectory_only=True)
+    surface = evaluated(job, trajectory_only=True)
     rows = _rows(folder, {"0.bias", "1.bias", "3.bias"} if ignore else ())
     pca = decomposition.PCA(2).fit(rows - rows[-1])
     stored = store.read_directions(job.with_suffix(".h5"))
@@ -82,7 +74,7 @@ def test_each_checkpoint_has_its_own_loss_and_the_planes_under_it(folder, princi
             model={"arch": "testnets:mlp", "checkpoint": f"run/epoch_{index:03d}.pt"},
             grid={"alpha": [0, 0, 1]},
         )  # fmt: skip
-        alone = _run(one).quantities
+        alone = evaluated(one).quantities
         for name in ("train_loss", "test_loss", "train_accuracy"):
             assert track.columns[name][index] == alone[name][0]
     assert (track.columns["plane_train_loss"][:-1] != track.columns["train_loss"][:-1]).all()
@@ -98,7 +90,7 @@ def test_the_final_checkpoint_is_the_centre(principal):
 
 def test_a_point_of_the_plane_has_its_coordinates_and_loss(own):
     """A checkpoint built in the plane projects back, at no distance, and both losses agree."""
-    directions = store.read_directions(Path(_run(run_job(own)).source))
+    directions = store.read_directions(Path(evaluated(run_job(own)).source))
     content = torch.load(own / LAST)
     for name, centre in content["state_dict"].items():
         if name in directions["alpha"]:
@@ -108,7 +100,7 @@ def test_a_point_of_the_plane_has_its_coordinates_and_loss(own):
     job = run_job(own, "made", directions={a: {"kind": "file", "path": "job.h5", "which": a}
                   for a in ("alpha", "beta")},
                   trajectory={"checkpoints": "run/*_*.pt"})  # fmt: skip
-    columns = _run(job, trajectory_only=True).trajectory.columns
+    columns = evaluated(job, trajectory_only=True).trajectory.columns
     assert columns["alpha"][-1] == pytest.approx(0.5, abs=1e-6)
     assert columns["beta"][-1] == pytest.approx(-0.25, abs=1e-6)
     assert columns["distance"][-1] < 1e-6
@@ -117,7 +109,7 @@ def test_a_point_of_the_plane_has_its_coordinates_and_loss(own):
 
 def test_an_automatic_axis_covers_the_trajectory_and_its_margin(folder):
     """Ranges reach a margin beyond the outermost checkpoints."""
-    surface = _run(run_job(folder, "range", trajectory={"margin": 0.5}), trajectory_only=True)
+    surface = evaluated(run_job(folder, "range", trajectory={"margin": 0.5}), trajectory_only=True)
     for axis, points in (("alpha", 5), ("beta", 4)):
         place = surface.trajectory.columns[axis]
         extent = place.max() - place.min()
@@ -129,31 +121,31 @@ def test_an_automatic_axis_covers_the_trajectory_and_its_margin(folder):
 def test_trajectory_alone_leaves_the_grid_to_eval(folder):
     """The grid's cells are missing after the one command and done after the other."""
     job = run_job(folder, "parts")
-    first = _run(job, trajectory_only=True)
+    first = evaluated(job, trajectory_only=True)
     assert first.counts() == {"done": 0, "missing": 20, "failed": 0}
     assert first.trajectory.done.all()
-    second = _run(job)
+    second = evaluated(job)
     assert second.counts()["done"] == 20
     whole = run_job(folder, "whole")
-    _run(whole)
+    evaluated(whole)
     assert values(job.with_suffix(".h5")) == values(whole.with_suffix(".h5"))
 
 
 def test_a_surface_without_trajectory_gets_one(folder):
     """Checkpoints are added to a finished surface, whose cells stay as they are."""
-    before = _run(run_job(folder, "late", **RANDOM))
-    after = _run(run_job(folder, "late", **RANDOM, trajectory=SECTION))
+    before = evaluated(run_job(folder, "late", **RANDOM))
+    after = evaluated(run_job(folder, "late", **RANDOM, trajectory=SECTION))
     assert after.trajectory.done.all()
     for name, array in before.quantities.items():
         np.testing.assert_array_equal(after.quantities[name], array)
     at_once = run_job(folder, "early", **RANDOM, trajectory=SECTION)
-    _run(at_once)
+    evaluated(at_once)
     assert values(folder / "late.h5") == values(folder / "early.h5")
 
 
 def test_a_run_hardly_moves_in_a_random_plane(folder):
     """Cosines are about as small as those of random vectors; nearly all motion is off the plane."""
-    track = _run(
+    track = evaluated(
         run_job(folder, "random", **RANDOM, trajectory=SECTION), trajectory_only=True
     ).trajectory
     expected = track.attributes["expected_cosine"]
@@ -166,15 +158,15 @@ def test_a_run_hardly_moves_in_a_random_plane(folder):
 def test_the_learning_rates_drop_is_found(own, capsys):
     """After epoch 5 the rate is a tenth: by the checkpoints, else by the history beside them."""
     history = (own / "run/history.h5").rename(own / "history.h5")
-    track = _run(run_job(own), trajectory_only=True).trajectory
+    track = evaluated(run_job(own), trajectory_only=True).trajectory
     assert track.columns["epoch"][track.lr_drops].tolist() == [5]
-    for path in _names(own):
+    for path in checkpoints_of(own):
         content = torch.load(path)
         del content["learning_rate"]
         torch.save(content, path)
     assert "say the learning rate" not in capsys.readouterr().err
     other = run_job(own, "other")
-    assert not _run(other, trajectory_only=True).trajectory.lr_drops.any()
+    assert not evaluated(other, trajectory_only=True).trajectory.lr_drops.any()
     text = capsys.readouterr().err
     assert text.count("neither they nor a history.h5 beside say the learning rate") == 1
     history.rename(own / "run/history.h5")
@@ -185,7 +177,7 @@ def test_the_learning_rates_drop_is_found(own, capsys):
 @pytest.mark.parametrize("policy", ["interpolated", "recalibrated"])
 def test_statistics_follow_the_policy(folder, principal, policy):
     """Interpolated statistics are part of the directions; recalibrated ones change the losses."""
-    other = _run(run_job(folder, policy, batch_norm=policy), trajectory_only=True)
+    other = evaluated(run_job(folder, policy, batch_norm=policy), trajectory_only=True)
     moved = set(store.read_directions(Path(other.source))["alpha"])
     assert ("1.running_mean" in moved) == (policy == "interpolated")
     same = principal.trajectory.columns["train_loss"] == other.trajectory.columns["train_loss"]
@@ -198,7 +190,7 @@ def test_statistics_follow_the_policy(folder, principal, policy):
 def test_checkpoints_are_cells_under_mpi_too(folder, pool):
     """Three ranks write the bytes that one process writes."""
     alone, job = (run_job(folder, name) for name in ("alone", "ranks"))
-    _run(alone)
+    evaluated(alone)
     assert pool.evaluate(job, 3, chunk=2)["code"] == 0
     assert values(alone.with_suffix(".h5")) == values(job.with_suffix(".h5"))
 
@@ -206,11 +198,11 @@ def test_checkpoints_are_cells_under_mpi_too(folder, pool):
 def test_a_resume_evaluates_only_missing_checkpoints(folder):
     """A finished checkpoint keeps its value, a forgotten one gets it back."""
     job = run_job(folder, "resume")
-    expected = _run(job).trajectory.columns["train_loss"]
+    expected = evaluated(job).trajectory.columns["train_loss"]
     with h5py.File(job.with_suffix(".h5"), "r+") as file:
         file["trajectory/status"][2:4] = 0
         file["trajectory/train_loss"][0] = -1.0
-    found = _run(job).trajectory.columns["train_loss"]
+    found = evaluated(job).trajectory.columns["train_loss"]
     assert found[0] == -1.0
     np.testing.assert_array_equal(found[1:], expected[1:])
 
@@ -226,7 +218,7 @@ def test_a_resume_evaluates_only_missing_checkpoints(folder):
 def test_a_centre_that_is_not_the_end_of_the_run_is_warned_of(folder, capsys, centre, warning):
     """Another checkpoint of the run, or one of another, is legal and named."""
     job = run_job(folder, f"at-{Path(centre).stem}", model={**MODEL, "checkpoint": centre})
-    _run(job, trajectory_only=True)
+    evaluated(job, trajectory_only=True)
     found = [line for line in capsys.readouterr().err.splitlines() if "model.checkpoint" in line]
     assert len(found) == (warning is not None)
     assert all(warning in line for line in found)

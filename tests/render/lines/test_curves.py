@@ -11,15 +11,9 @@ import pytest
 from lsengine import render
 from lsengine.surface import DONE, FAILED
 from tests.support.landscapes import make_curve
-from tests.support.pictures import TOWARD, toward, words
+from tests.support.pictures import TOWARD, lines_at, toward, words
 
 pytestmark = pytest.mark.usefixtures("no_warning")
-
-
-def lines_at(axes) -> list[float]:
-    """Return where upright lines stand."""
-    ends = [line.get_xdata() for line in axes.lines]
-    return sorted({float(x[0]) for x in ends if len(x) == 2 and x[0] == x[1]})
 
 
 def test_curve_has_losses_left_and_accuracies_right(curve):

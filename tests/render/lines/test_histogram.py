@@ -1,58 +1,23 @@
-"""Histograms of weights: counting, files and pictures."""
+"""Pictures of histograms of weights."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.patches import StepPatch
-from matplotlib.text import Text
 
 from lsengine import render, store
-from lsengine.cli import main
 from lsengine.errors import UsageError
-from lsengine.report import inputs
 from lsengine.surface import records as surface_records
-from lsengine.surface.records import History, WeightHistograms
+from lsengine.surface.records import WeightHistograms
 from lsengine.training import weight_histogram
 from tests.support.checkpoints import two_networks
-from tests.support.landscapes import make_plane
-
-
-def words(figure) -> str:
-    """Return all text of a figure."""
-    return " ".join(t.get_text() for t in figure.findobj(Text)).replace("\n", " ")
-
-
-def make_history(name="small", epochs=40, drops=(20, 30), planned=40, **columns) -> History:
-    """Return a history that falls by ten at each drop of the learning rate."""
-    epoch = np.arange(epochs + 1)
-    rate = 0.1 * 0.1 ** np.sum([epoch > d for d in (*drops, np.inf)], axis=0)
-    rate[0] = np.nan
-    loss = 2.3 * np.exp(-epoch / 8)
-    made = {
-        "epoch": epoch,
-        "train_loss": loss,
-        "train_error": 0.9 * np.exp(-epoch / 5),
-        "test_loss": loss + 0.1,
-        "test_error": 0.8 * np.exp(-epoch / 5) + 0.1,
-        "learning_rate": rate,
-        "weight_norm": 10 + epoch / 10,
-    }
-    norms = np.ones((epochs + 1, 1))
-    attributes = {"name": name, "epochs": planned}
-    return History(
-        columns={**made, **columns},
-        parameters=("w",),
-        layer_norms=norms,
-        attributes=attributes,
-        source=f"{name}.h5",
-    )
+from tests.support.histories import make_history
+from tests.support.pictures import words
 
 
 @pytest.fixture
@@ -110,47 +75,6 @@ def test_peaked_histograms_are_drawn_as_logarithms():
         assert figure.axes[0].get_yscale() == expected
 
 
-def test_files_of_another_kind_are_named(checkpoints, tmp_path, capsys):
-    """The message says what a file is and what draws it."""
-    store.write_history(tmp_path / "h.h5", make_history())
-    assert main(["histogram", *map(str, checkpoints), "-o", str(tmp_path / "w.h5")]) == 0
-    for file, kind, expected in (
-        ("h.h5", "contour", "a training history, which --as history draws; --as contour needs a s"),
-        ("h.h5", "histogram", "--as histogram needs a histogram of weights"),
-        ("w.h5", "history", "a histogram of weights, which --as histogram draws"),
-    ):
-        assert main(["render", str(tmp_path / file), "--as", kind]) == 2
-        assert expected in capsys.readouterr().err
-    assert main(["compare", str(tmp_path / "h.h5")]) == 2
-    with pytest.raises(UsageError, match="no levels"):
-        render.figure([make_history()], kind="history", levels=4)
-    with pytest.raises(UsageError, match="made of history files only"):
-        render.figure([make_plane()], kind="history")
-
-
-def test_a_file_draws_itself_without_a_kind(checkpoints, tmp_path, capsys):
-    """A plane is filled or, lit, a landscape; a line a curve; records have their own kinds."""
-    store.write_history(tmp_path / "h.h5", make_history())
-    weight_histogram.histograms(checkpoints, tmp_path / "w.h5")
-    data = Path(__file__).parents[2] / "archive"
-    for source, file, kind in (
-        (data / "loss-landscape-1d.h5", "one.h5", "curve"),
-        (data / "surface-v1.h5", "two.h5", "filled"),
-        (None, "h.h5", "history"),
-        (None, "w.h5", "histogram"),
-    ):
-        if source:
-            shutil.copy(source, tmp_path / file)
-        drawn = tmp_path / f"{Path(file).stem}-{kind}.png"
-        assert main(["render", str(tmp_path / file)]) == 0
-        assert capsys.readouterr().out.strip() == str(drawn)
-        assert drawn.stat().st_size > 5000
-    assert inputs.kind_of(str(tmp_path / "two.h5"), "lit") == "surface"
-    assert inputs.kind_of(str(tmp_path / "one.h5"), "lit") == "curve"
-    assert main(["render", str(tmp_path / "absent.h5")]) == 2
-    assert "absent.h5" in capsys.readouterr().err
-
-
 def test_drawing_needs_no_torch(checkpoints, tmp_path):
     """In a fresh interpreter both kinds are drawn without torch or MPI."""
     store.write_history(tmp_path / "h.h5", make_history())
@@ -164,9 +88,3 @@ def test_drawing_needs_no_torch(checkpoints, tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert (tmp_path / "h-history.png").stat().st_size > 5000
     assert (tmp_path / "w-histogram.png").stat().st_size > 5000
-
-
-def test_reading_gives_what_the_kind_is_made_of(tmp_path):
-    """A history file is read as one."""
-    store.write_history(tmp_path / "h.h5", make_history())
-    assert isinstance(inputs.read([str(tmp_path / "h.h5")], "history")[0], History)

@@ -1,4 +1,4 @@
-"""Pictures of histories, and their files."""
+"""Pictures of histories."""
 
 from __future__ import annotations
 
@@ -6,48 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from matplotlib.text import Text
 
-from lsengine import render, store
+from lsengine import render
 from lsengine.errors import UsageError
-from lsengine.surface.records import History
-
-
-def make_history(name="small", epochs=40, drops=(20, 30), planned=40, **columns) -> History:
-    """Return a history that falls by ten at each drop of the learning rate."""
-    epoch = np.arange(epochs + 1)
-    rate = 0.1 * 0.1 ** np.sum([epoch > d for d in (*drops, np.inf)], axis=0)
-    rate[0] = np.nan
-    loss = 2.3 * np.exp(-epoch / 8)
-    made = {
-        "epoch": epoch,
-        "train_loss": loss,
-        "train_error": 0.9 * np.exp(-epoch / 5),
-        "test_loss": loss + 0.1,
-        "test_error": 0.8 * np.exp(-epoch / 5) + 0.1,
-        "learning_rate": rate,
-        "weight_norm": 10 + epoch / 10,
-    }
-    norms = np.ones((epochs + 1, 1))
-    attributes = {"name": name, "epochs": planned}
-    return History(
-        columns={**made, **columns},
-        parameters=("w",),
-        layer_norms=norms,
-        attributes=attributes,
-        source=f"{name}.h5",
-    )
-
-
-def words(figure) -> str:
-    """Return all text of a figure."""
-    return " ".join(t.get_text() for t in figure.findobj(Text)).replace("\n", " ")
-
-
-def lines_at(axes) -> list[float]:
-    """Return where upright lines stand."""
-    ends = [line.get_xdata() for line in axes.lines]
-    return sorted({float(x[0]) for x in ends if len(x) == 2 and x[0] == x[1]})
+from tests.support.histories import make_history
+from tests.support.landscapes import make_plane
+from tests.support.pictures import lines_at, words
 
 
 def test_histories_have_panels_for_loss_error_and_norm():
@@ -150,10 +114,9 @@ def test_the_norm_of_one_parameter_can_be_asked_for():
         render.figure([made], kind="history", quantity="conv1.wieght")
 
 
-def test_a_history_comes_back_from_its_file(tmp_path):
-    """What is written is read, with its source."""
-    path = tmp_path / "h.h5"
-    store.write_history(path, make_history())
-    found = store.read_history(path)
-    np.testing.assert_array_equal(found.columns["train_loss"], make_history().columns["train_loss"])
-    assert (found.source, found.name, found.finished) == (str(path), "small", True)
+def test_what_a_history_is_not_drawn_with_is_refused():
+    """It has no levels, and nothing but histories makes a picture of its kind."""
+    with pytest.raises(UsageError, match="no levels"):
+        render.figure([make_history()], kind="history", levels=4)
+    with pytest.raises(UsageError, match="made of history files only"):
+        render.figure([make_plane()], kind="history")

@@ -11,12 +11,12 @@ from matplotlib.collections import PatchCollection, QuadMesh
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.contour import QuadContourSet
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
 
 from lsengine import render
 from lsengine.errors import UsageError
 from lsengine.surface import FAILED
 from tests.support.landscapes import cliffs, make_curve, make_plane
+from tests.support.pictures import words
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +45,6 @@ def curved(surface, low=None, high=None, **more):
 def draw(*surfaces, **asked):
     """Draw curvature."""
     return render.figure(surfaces, kind="curvature", **asked)
-
-
-def words(figure):
-    """Return all text of a figure on one line."""
-    return " ".join(t.get_text() for t in figure.findobj(Text)).replace("\n", " ")
 
 
 def mesh(axes):
