@@ -15,7 +15,7 @@ import pytest
 import xarray
 
 import lsengine
-from lsengine import store, surface
+from lsengine import store
 from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
 from lsengine.store import CellResults, Layout, TrajectoryLayout
 from lsengine.surface.grid import make_grid
@@ -80,19 +80,6 @@ def test_a_file_that_is_being_written_opens(tmp_path):
     assert surface.repeat.tolist() == [0, 1]
     assert surface.job == ""
     assert "2 of 6 cells done" in repr(surface)
-
-
-def test_a_surface_without_any_cell_has_a_text():
-    """Nothing to take the least and largest of."""
-    grid = make_grid((0.0, 1.0, 2))
-    empty = surface.Surface(
-        name="e",
-        source="e.h5",
-        axes=grid.axes,
-        quantities={"q": np.ones(2)},
-        status=np.zeros(2, "u1"),
-    )
-    assert "none yet" in repr(empty)
 
 
 def test_xarray_has_names_for_cells(tmp_path):

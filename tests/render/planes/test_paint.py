@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from matplotlib.text import Text
 
@@ -12,17 +10,6 @@ from tests.support.landscapes import make_plane
 from tests.support.pictures import TOWARD, toward
 
 pytestmark = pytest.mark.usefixtures("no_warning")
-
-
-def test_directions_toward_checkpoints_end_at_other_minima():
-    """At 1 on their axis, unless normalised or partly ignored; nonsense is no minimum."""
-    plane = make_plane()
-    assert toward(plane, alpha=TOWARD, beta=TOWARD).marked_minima == ((1.0, 0.0), (0.0, 1.0))
-    assert toward(plane, alpha={"kind": "random"}, beta=TOWARD).marked_minima == ((0.0, 1.0),)
-    assert toward(plane, alpha={**TOWARD, "normalize": "filter"}).marked_minima == ()
-    assert toward(plane, alpha={**TOWARD, "ignore": ["bias"]}).marked_minima == ()
-    assert replace(plane, attributes={"identity": "{"}).marked_minima == ()
-    assert plane.marked_minima == ()
 
 
 @pytest.mark.parametrize("kind", ["contour", "filled", "heatmap"])

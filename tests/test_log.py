@@ -1,0 +1,105 @@
+"""Log lines, and reports of progress."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import time
+
+import pytest
+
+from lsengine import log
+from lsengine.log import NOTICE, Progress
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    """Give the package's logger back as it was."""
+    root = logging.getLogger("lsengine")
+    before = root.handlers[:], root.level, root.propagate
+    yield
+    root.handlers[:], root.level, root.propagate = before
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """Stop the clock; it goes on when the test says so."""
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    return clock
+
+
+def test_a_line_has_rank_and_host_first(capsys):
+    """Then a level, if it is worse than a notice, and what happened."""
+    log.configure(0)
+    speaker = logging.getLogger("lsengine.somewhere")
+    speaker.info("cells=%d", 7)
+    speaker.log(NOTICE, "a notice")
+    speaker.warning("careful")
+    host = socket.gethostname()
+    assert capsys.readouterr().err.splitlines() == [
+        f"r000 {host} cells=7",
+        f"r000 {host} a notice",
+        f"r000 {host} WARNING careful",
+    ]
+
+
+def test_other_ranks_say_only_what_a_user_wants_of_each(capsys):
+    """Information is rank 0's; a notice is everybody's."""
+    log.configure(12)
+    speaker = logging.getLogger("lsengine.somewhere")
+    speaker.info("only once")
+    speaker.log(NOTICE, "of every rank")
+    assert capsys.readouterr().err == f"r012 {socket.gethostname()} of every rank\n"
+
+
+def test_lines_come_every_ten_seconds_with_the_rate_of_this_run(capsys, now):
+    """40 cells were there before: 20 in 10 s are 2 a second, and 40 are left for 20 s."""
+    log.configure(0)
+    progress = Progress("cells", total=100, done=40, style="lines")
+    now[0] += 5
+    progress.advance(10)
+    assert not capsys.readouterr().err
+    now[0] += 5
+    progress.advance(10)
+    assert capsys.readouterr().err.endswith(" cells=60/100 rate=2/s eta=20s\n")
+
+
+def test_values_are_told_in_place_of_the_rate_and_at_the_end(capsys, now):
+    """The last epoch has its line, however soon it comes."""
+    log.configure(0)
+    progress = Progress("epoch", total=2, done=0, style="lines")
+    now[0] += 1
+    progress.advance(values="loss=3")
+    assert not capsys.readouterr().err
+    progress.advance(values="loss=2")
+    assert capsys.readouterr().err.endswith(" epoch=2/2 loss=2 eta=0s\n")
+
+
+def test_no_style_but_a_bar_draws_one(capsys, monkeypatch):
+    """A terminal gets a bar from "auto", a pipe lines, and "none" is silent."""
+    Progress("cells", total=2, done=0, style="none").advance(2, "loss=1")
+    Progress("cells", total=2, done=0, style="auto").advance()
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress = Progress("cells", total=3, done=1, style="auto")
+    progress.advance(2)
+    progress.close()
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_a_terminal_that_goes_away_ends_no_run(monkeypatch):
+    """After the first failure nothing is shown any more, and nothing is raised."""
+    progress = Progress("cells", total=3, done=0, style="bar")
+    tries = []
+
+    def broken(count):
+        tries.append(count)
+        raise BrokenPipeError
+
+    monkeypatch.setattr(progress._bar, "update", broken)
+    for _ in range(3):
+        progress.advance()
+    progress.close()
+    assert tries == [1]
