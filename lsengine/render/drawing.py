@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lsengine import files, wording
 from lsengine.errors import UsageError
-from lsengine.render.request import (
-    KINDS,
-    MOVING,
-    RECORDS,
-    Look,
-    Request,
-    check_output,
-    validated,
-    validated_records,
-)
+from lsengine.render.request import MOVING, Look, Request, check_output, validated
 from lsengine.render.style.files import find
 from lsengine.render.style.styles import COMMON, Style
 
@@ -160,7 +151,7 @@ def _request(things: Sequence[Any], kind: str, look: Look) -> Request:
     if all(hasattr(thing, "name") for thing in things):  # histograms: one file, without a name
         names = wording.distinct([t.name for t in things], [t.source for t in things])
         things = [t.renamed(name) for t, name in zip(things, names, strict=True)]
-    return (validated_records if KINDS.get(kind) in RECORDS else validated)(things, kind, look)
+    return validated(things, kind, look)
 
 
 @contextmanager

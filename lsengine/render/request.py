@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lsengine.errors import NothingToDraw, UsageError
 from lsengine.render.style.files import SCALES, find
@@ -31,10 +32,7 @@ KINDS = {
 JOINING = ("contour", "filled", "surface")  # are nothing without neighbours in both directions
 # The panels of ``curvature``; the first is what several surfaces are compared by.
 CURVATURE = ("ratio", "sign", "eigenvalue_min", "eigenvalue_max")
-RECORDS: Mapping[str, type[History] | type[WeightHistograms]] = {
-    "weights": WeightHistograms,
-    "history": History,
-}
+RECORDS: Mapping[str, type] = {"weights": WeightHistograms, "history": History}
 EXTENSIONS = (".png", ".pdf", ".svg")
 MOVING = (".gif", ".mp4")  # of animations, which trajectories and lit surfaces can be
 PAGE = ".html"
@@ -81,50 +79,35 @@ class Request:
     filled: bool = False
 
 
-def validated_records(records: Sequence[object], kind: str, look: Look) -> Request:
-    """Check a request for a picture of records, as `validated` does for surfaces.
-
-    Raises:
-        UsageError: With what was found, what is allowed, and what to do.
-    """
-    style = _flat(find(look.style), kind)
-    scale = look.scale or style.scale
-    _member("scale", scale, SCALES)
-    for name in ("levels", "limits"):
-        if getattr(look, name) is not None:
-            raise UsageError(f"render: a {kind} has no {name}; leave --{name} out")
-    fitting = tuple(r for r in records if isinstance(r, RECORDS[KINDS[kind]]))
-    if not records or len(fitting) < len(records):
-        raise UsageError(f"render: a {kind} is made of {KINDS[kind]} files only; name some")
-    return Request(records=fitting, kind=kind, quantity=look.quantity, scale=scale, style=style)
-
-
-def validated(surfaces: Sequence[Surface], kind: str, look: Look) -> Request:
-    """Check everything about a picture of surfaces that can be checked without drawing.
+def validated(things: Sequence[Any], kind: str, look: Look) -> Request:
+    """Check everything about a picture that can be checked without drawing.
 
     Raises:
         UsageError: With what was found, what is allowed, and what to do.
         NothingToDraw: If all is well, but no cell is done, or none has a finite value.
     """
     _member("kind of picture", kind, KINDS)
-    style = _flat(find(look.style), kind)
-    request = Request(
-        surfaces=tuple(surfaces),
-        kind=kind,
-        quantity=look.quantity,
-        scale=look.scale or style.scale,
-        style=style,
+    style = find(look.style)
+    if style is STYLES["lit"] and kind not in ("surface", "html"):
+        style = STYLES["default"]  # what is not a landscape has nothing to be lit
+    scale, made_of = look.scale or style.scale, KINDS[kind]
+    _member("scale", scale, SCALES)
+    request = Request(kind=kind, quantity=look.quantity, scale=scale, style=style)
+    if made_of in RECORDS:
+        return replace(request, records=_records(things, kind, look))
+    if not things:
+        raise UsageError("render: no surface given; name at least one surface file")
+    for surface in things:
+        _fits(surface, kind)
+    request = replace(
+        request,
+        surfaces=tuple(things),
         levels=style.levels if look.levels is None else look.levels,
         limits=style.limits if look.limits is None else look.limits,
-        filled=look.filled and KINDS[kind] != "either",
+        filled=look.filled and made_of != "either",
     )
-    _member("scale", request.scale, SCALES)
-    if not surfaces:
-        raise UsageError("render: no surface given; name at least one surface file")
-    for surface in surfaces:
-        _fits(surface, kind)
     _ranges(request)
-    if KINDS[kind] == "either":
+    if made_of == "either":
         _curvature(request)
     else:
         request = replace(request, quantity=_quantity(request))
@@ -132,10 +115,13 @@ def validated(surfaces: Sequence[Surface], kind: str, look: Look) -> Request:
     return request
 
 
-def _flat(style: Style, kind: str) -> Style:
-    """Return the style for a kind: what is not a landscape has nothing to be lit."""
-    is_flat = style is STYLES["lit"] and kind not in ("surface", "html")
-    return STYLES["default"] if is_flat else style
+def _records(things: Sequence[Any], kind: str, look: Look) -> tuple[Any, ...]:
+    for name in ("levels", "limits"):
+        if getattr(look, name) is not None:
+            raise UsageError(f"render: a {kind} has no {name}; leave --{name} out")
+    if not things or not all(isinstance(thing, RECORDS[KINDS[kind]]) for thing in things):
+        raise UsageError(f"render: a {kind} is made of {KINDS[kind]} files only; name some")
+    return tuple(things)
 
 
 def check_look(kind: str, scale: str | None = None, style: str | Path = "default") -> None:
@@ -167,8 +153,7 @@ def check_output(path: str | Path, kind: str = "") -> Path:
     if path.suffix.lower() not in allowed:
         raise UsageError(
             f"{path}: cannot write {kind or 'a picture'} with the extension "
-            f"{path.suffix or '(none)'!r}; "
-            f"allowed: {', '.join(e[1:] for e in allowed)}"
+            f"{path.suffix or '(none)'!r}; allowed: {', '.join(e[1:] for e in allowed)}"
             f"{did_you_mean(path.suffix.lower(), allowed)}"
         )
     if path.is_dir():

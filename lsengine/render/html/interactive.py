@@ -28,7 +28,6 @@ from lsengine.render.page import page, scales
 from lsengine.render.page.scales import Scale
 from lsengine.render.planes.planes import NOT_TO_SCALE
 from lsengine.render.request import Request
-from lsengine.render.style.styles import Style
 from lsengine.surface import MISSING, Surface, cells
 from lsengine.surface.cells import Plane, nearest
 from lsengine.surface.quantities import describe
@@ -59,10 +58,13 @@ def draw(request: Request, *, reload_s: float | None = None) -> str:
             f"{MOST} scenes at once; make several pages"
         )
     viewer = base64.b64encode(gzip.compress(_viewer(), mtime=0)).decode("ascii")
-    title = ", ".join(surface.name for surface in request.surfaces)
+    title, style = ", ".join(surface.name for surface in request.surfaces), request.style
+    font = f"'{style.rc['font.family']}', 'Helvetica Neue', Arial, sans-serif"
+    look = {"ground": style.ground, "ink": style.ink, "faint": style.faint, "font": font}
+    css = " ".join(f"--{name}: {value};" for name, value in look.items())
     parts = {
         "TITLE": html.escape(title),
-        "STYLE": _css(request.style),
+        "STYLE": f":root {{ {css} }}",
         "DATA": json.dumps(_data(request, reload_s), allow_nan=False).replace("<", "\\u003c"),
         "VIEWER": viewer,
         "CODE": _text("interactive.js"),
@@ -87,12 +89,6 @@ def _viewer() -> bytes:
     return files.joinpath("package_data", "plotly.min.js").read_bytes()
 
 
-def _css(style: Style) -> str:
-    font = f"'{style.rc['font.family']}', 'Helvetica Neue', Arial, sans-serif"
-    colors = {"ground": style.ground, "ink": style.ink, "faint": style.faint, "font": font}
-    return ":root { " + " ".join(f"--{name}: {value};" for name, value in colors.items()) + " }"
-
-
 def _data(request: Request, reload_s: float | None) -> dict[str, Any]:
     """Return everything the script shows, as plain values."""
     style, surfaces = request.style, request.surfaces
@@ -102,7 +98,7 @@ def _data(request: Request, reload_s: float | None) -> dict[str, Any]:
     any_missing = any((s.status == MISSING).any() for s in surfaces)
     ramp = colormaps[style.colormap](np.linspace(0, 1, COLORS))
     pale = ramp[:, :3] + FADE * (np.array(to_rgb(style.ground)) - ramp[:, :3])
-    eye = EYE / style.camera.zoom * direction(style.camera)
+    eye = dict(zip("xyz", EYE / style.camera.zoom * direction(style.camera), strict=True))
     live = None
     if reload_s is not None:
         done = sum(s.counts()["done"] for s in surfaces)
@@ -110,20 +106,12 @@ def _data(request: Request, reload_s: float | None) -> dict[str, Any]:
         live = {"seconds": reload_s, "text": text}
     return {
         "start": request.quantity,
-        "style": {
-            "ink": style.ink,
-            "ground": style.ground,
-            "faint": style.faint,
-            "bad": style.bad,
-            "font": f"{style.rc['font.family']}, sans-serif",
-        },
+        "style": {name: getattr(style, name) for name in ("ink", "ground", "faint", "bad")}
+        | {"font": f"{style.rc['font.family']}, sans-serif"},
         "colors": [[i / (COLORS - 1), to_hex(color)] for i, color in enumerate(ramp)],
         "pale": [[i / (COLORS - 1), to_hex(color)] for i, color in enumerate(pale)],
         "relief": style.relief,
-        "camera": {
-            "eye": dict(zip("xyz", eye.tolist(), strict=True)),
-            "center": {"x": 0, "y": 0, "z": -0.25},
-        },
+        "camera": {"eye": eye, "center": {"x": 0, "y": 0, "z": -0.25}},
         "live": live,
         "notes": _page_notes(surfaces, planes[usable[0]], any_missing),
         "surfaces": [_surface(s, planes[usable[0]][i], usable) for i, s in enumerate(surfaces)],
@@ -162,10 +150,7 @@ def _surface(surface: Surface, plane: Plane, names: Sequence[str]) -> dict[str, 
         "missing": bool(plane.missing.any()),
         "values": values,
         "path": _path(surface),
-        "marks": [
-            {"name": name, "alpha": at[0], "beta": at[1], "symbol": symbol}
-            for name, at, symbol in _marks(surface)
-        ],
+        "marks": _marks(surface),
     }
 
 
@@ -192,15 +177,15 @@ def _path(surface: Surface) -> dict[str, Any] | None:
     }
 
 
-def _marks(surface: Surface) -> list[tuple[str, tuple[float, float], str]]:
-    """Return name, alpha and beta, and symbol of the centre and of other minima."""
+def _marks(surface: Surface) -> list[dict[str, Any]]:
+    """Return the centre and the other minima that lie on the plane."""
     minima = surface.marked_minima
     names = ["centre", *page.ordinal_minima(len(minima))]
     alpha, beta = surface.axes["alpha"], surface.axes["beta"]
     return [
-        (name, at, "cross" if name == "centre" else "diamond")
-        for name, at in zip(names, [(0.0, 0.0), *minima], strict=True)
-        if alpha.min() <= at[0] <= alpha.max() and beta.min() <= at[1] <= beta.max()
+        {"name": name, "alpha": a, "beta": b, "symbol": "cross" if name == "centre" else "diamond"}
+        for name, (a, b) in zip(names, [(0.0, 0.0), *minima], strict=True)
+        if alpha.min() <= a <= alpha.max() and beta.min() <= b <= beta.max()
     ]
 
 
@@ -222,14 +207,17 @@ def _quantity(name: str, planes: Sequence[Plane], request: Request) -> dict[str,
 
 def _scale(scale: Scale, planes: Sequence[Plane], request: Request) -> dict[str, Any]:
     low, high = scale.span
-    shares = [
-        np.clip((scale.forward(plane.values) - low) / (high - low), 0.0, 1.0) for plane in planes
-    ]
-    filled = [_filled(plane, share) for plane, share in zip(planes, shares, strict=True)]
-    every = [np.where(np.isfinite(s), s, f) for s, f in zip(shares, filled, strict=True)]
     levels = (scale.forward(scale.levels) - low) / (high - low)
-    notes = []
+    heights, filled, paths, marks, notes = [], [], [], [], list[str]()
     for plane, surface in zip(planes, request.surfaces, strict=True):
+        share = np.clip((scale.forward(plane.values) - low) / (high - low), 0.0, 1.0)
+        stands_in = _filled(plane, share)
+        every = np.where(np.isfinite(share), share, stands_in)
+        heights.append(_packed(share, "<f4"))
+        filled.append(_packed(stands_in, "<f4") if plane.missing.any() else "")
+        paths.append(_over(plane, every, LIFT, *_track(surface)))
+        places = np.reshape([(m["alpha"], m["beta"]) for m in _marks(surface)], (-1, 2))
+        marks.append(_over(plane, every, RAISED, *places.T))
         about = page.about_cells(plane.tally) + page.about_clipping(plane.finite, scale)
         name = f"{surface.name}: " if len(planes) > 1 else ""
         notes += [f"{name}{plain(line)}" for line in about]
@@ -237,22 +225,13 @@ def _scale(scale: Scale, planes: Sequence[Plane], request: Request) -> dict[str,
     at = (scale.forward(ticks) - low) / (high - low)
     words = [plain(scale.text(float(tick))) for tick in ticks]
     return {
-        "heights": [_packed(share, "<f4") for share in shares],
-        "filled": [
-            _packed(share, "<f4") if plane.missing.any() else ""
-            for plane, share in zip(planes, filled, strict=True)
-        ],
+        "heights": heights,
+        "filled": filled,
         "lines": [] if scale.constant else levels[1:-1].tolist(),
         "ticks": [[float(a), word] for a, word in zip(at, words, strict=True)],
         "notes": notes,
-        "path": [
-            _over(plane, share, LIFT, *_track(surface))
-            for plane, share, surface in zip(planes, every, request.surfaces, strict=True)
-        ],
-        "marks": [
-            _over(plane, share, RAISED, *np.reshape([m[1] for m in _marks(surface)], (-1, 2)).T)
-            for plane, share, surface in zip(planes, every, request.surfaces, strict=True)
-        ],
+        "path": paths,
+        "marks": marks,
     }
 
 
@@ -268,10 +247,9 @@ def _filled(plane: Plane, share_BA: Floats) -> Floats:
 
 
 def _track(surface: Surface) -> tuple[Floats, Floats]:
-    if not surface.has_path or surface.trajectory is None:
-        return np.empty(0), np.empty(0)
-    columns = surface.trajectory.columns
-    return np.asarray(columns["alpha"], float), np.asarray(columns["beta"], float)
+    columns = surface.trajectory.columns if surface.has_path and surface.trajectory else {}
+    alpha_T, beta_T = (np.asarray(columns.get(name, ()), float) for name in ("alpha", "beta"))
+    return alpha_T, beta_T
 
 
 def _over(

@@ -26,15 +26,7 @@ from numpy.typing import NDArray
 
 from lsengine.render.landscapes.camera import View, fitted_view
 from lsengine.render.landscapes.mesh import smooth_mesh
-from lsengine.render.landscapes.terrain import (
-    FADE,
-    PALE,
-    Marker,
-    Terrain,
-    bar,
-    base,
-    terrains,
-)
+from lsengine.render.landscapes.terrain import FADE, PALE, Marker, Terrain, bar, base, terrains
 from lsengine.render.landscapes.vtk_scene import Landscape, Scene
 from lsengine.render.page import page
 from lsengine.render.request import Request
@@ -118,16 +110,16 @@ def draw(request: Request) -> Figure:
 def turning(request: Request) -> tuple[Figure, Iterator[int]]:
     """Return a figure, and an iterator that turns its landscapes once around; raises as `draw`."""
     figure, panels, views = _composed(request, turns=True)
-    return figure, _turned(panels, views)
 
+    def shots() -> Iterator[int]:
+        with ExitStack() as stack:
+            scenes = [stack.enter_context(panel.scene()) for panel in panels]
+            for index, view in enumerate(views):
+                for panel, scene in zip(panels, scenes, strict=True):
+                    panel.show(scene, view)
+                yield index
 
-def _turned(panels: list[_Panel], views: list[View]) -> Iterator[int]:
-    with ExitStack() as stack:
-        scenes = [stack.enter_context(panel.scene()) for panel in panels]
-        for index, view in enumerate(views):
-            for panel, scene in zip(panels, scenes, strict=True):
-                panel.show(scene, view)
-            yield index
+    return figure, shots()
 
 
 def _composed(request: Request, *, turns: bool) -> tuple[Figure, list[_Panel], list[View]]:
@@ -239,11 +231,11 @@ def _mark(axes: Axes, marker: Marker, terrain: Terrain, landscape: Landscape) ->
     on_mesh = float(landscape.mesh.ground.above(point[:2]))
     point[2] = on_mesh if np.isfinite(on_mesh) else point[2]
     beside: dict[str, Any] = {"xytext": (4.0, 3.0), "ha": "left", "va": "bottom"}
-    halo = page.halo(style.ground)
+    beside["path_effects"] = page.halo(style.ground)
     looks = page.mark_looks(style, marker.symbol)
     return _Mark(
         point=point,
-        name=_word(axes, marker.name, page.letter(axes) * 0.82, path_effects=halo, **beside),
+        name=_word(axes, marker.name, page.letter(axes) * 0.82, **beside),
         outlines=[axes.plot([0.0], [0.0], **look, zorder=5)[0] for look in looks],
         sight_line=axes.plot([], [], **terrain.sight_line)[0],
     )
@@ -285,8 +277,7 @@ def _place_words(panel: _Panel, view: View, along: int) -> None:
         at = np.full(3, floor)
         at[along], at[1 - along] = word.share * size[along], near
         word.text.xy = _pair(view.project(at))
-        free = gap + half
-        free += 2 * deepest + gap if word.is_name else 0.0
+        free = gap + half + (2 * deepest + gap if word.is_name else 0.0)
         word.text.set_position(_pair(way * free / steep))
 
 

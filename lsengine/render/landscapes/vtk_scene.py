@@ -31,9 +31,9 @@ SMOOTHING = 8  # samples in a pixel
 # Lamps by their place as the camera sees it (right, up, towards it), and their strength.  The
 # third lights what is seen from below, which would be black.
 LAMPS = (((-0.9, 1.2, 0.7), 0.8), ((1.2, 0.3, 0.8), 0.32), ((0.1, -1.2, 0.5), 0.3))
-LANDSCAPE = {"ambient": 0.32, "diffuse": 0.78, "specular": 0.22, "specular_power": 24.0}
-MATT = {"ambient": 0.7, "diffuse": 0.3}
-FLAT = {"ambient": 1.0, "diffuse": 0.0}
+LANDSCAPE = {"Ambient": 0.32, "Diffuse": 0.78, "Specular": 0.22, "SpecularPower": 24.0}
+MATT = {"Ambient": 0.7, "Diffuse": 0.3}
+FLAT = {"Ambient": 1.0, "Diffuse": 0.0}
 MODULES = {  # what is used of VTK
     "vtkCommonCore": "vtkLogger vtkPoints",
     "vtkCommonDataModel": "vtkCellArray vtkPolyData",
@@ -198,10 +198,8 @@ def _actor(data: Any, material: dict[str, float]) -> Any:
     actor.SetMapper(mapper)
     surface = actor.GetProperty()
     surface.SetInterpolationToPhong()
-    surface.SetAmbient(material["ambient"])
-    surface.SetDiffuse(material["diffuse"])
-    surface.SetSpecular(material.get("specular", 0.0))
-    surface.SetSpecularPower(material.get("specular_power", 1.0))
+    for name, value in material.items():
+        getattr(surface, f"Set{name}")(value)
     return actor
 
 

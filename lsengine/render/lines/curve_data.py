@@ -47,17 +47,13 @@ class Curves:
     """Some quantities of all surfaces of a request, and how they are told apart."""
 
     def __init__(self, request: Request, names: Sequence[str]) -> None:
-        self.request, self._asked = request, names
+        self.request = request
         self.of = {  # by number of the surface and name of the quantity
             (index, name): curve_of(surface, name)
             for index, surface in enumerate(request.surfaces)
             for name in names
             if name in surface.quantities
         }
-
-    def among(self, names: Sequence[str]) -> Curves:
-        """Return the curves of some quantities only."""
-        return Curves(self.request, [name for name in self._asked if name in names])
 
     @property
     def several(self) -> bool:

@@ -44,7 +44,7 @@ def draw(request: Request) -> Figure:
     figure, axes = panel.sheet(1 if twin else len(families), style)
     sides = [axes[0], axes[0].twinx()] if twin else axes
     for side, family in zip(sides, families, strict=True):
-        _family(side, curves.among(family), colored=twin)
+        _family(side, Curves(request, family), colored=twin)
     trained = any(surface.is_trained_curve for surface in request.surfaces)
     for side in axes:
         side.set_xlabel(r"$t$, from one minimum to the other" if trained else r"$\alpha$")
@@ -100,13 +100,12 @@ def _check(curves: Curves) -> None:
 
 def _family(axes: Axes, curves: Curves, *, colored: bool) -> None:
     """Draw losses or accuracies on their axis."""
-    quantities = [curve.quantity for curve in curves.of.values()]
-    percent = any(quantity.is_percent for quantity in quantities)
+    percent = any(curve.quantity.is_percent for curve in curves.of.values())
     for (index, name), curve in curves.of.items():
         # Of several surfaces the spread of both splits would be a tangle.
         spread = not (curves.several and is_test(name))
         line(axes, curve, curves.color(index, name), spread=spread)
-    labels = list(dict.fromkeys(quantity.label for quantity in quantities))
+    labels = list(dict.fromkeys(curve.quantity.label for curve in curves.of.values()))
     short = {"training loss": "loss", "training accuracy (%)": "accuracy (%)"}
     axes.set_ylabel(short.get(labels[0], labels[0]) if len(labels) > 1 else labels[0])
     if percent:  # just around the values, not beyond what an accuracy can be by much
@@ -128,10 +127,10 @@ def _family(axes: Axes, curves: Curves, *, colored: bool) -> None:
 def line(axes: Axes, curve: Curve, color: str, dashes: Any = None, *, spread: bool = True) -> None:
     """Draw one line, or repeats as thin lines, a quartile band and the median.
 
-    ``dashes`` are by default those of the quantity's split.  Without ``spread`` repeats show no
-    more than their median.
+    ``dashes`` are by default those of the split: training solid, test dotted.  Without
+    ``spread`` repeats show no more than their median.
     """
-    dashes = dashes or _dashes(curve.quantity.name)
+    dashes = dashes or (DOTTED if is_test(curve.quantity.name) else "solid")
     if curve.repeats == 1:
         _run(axes, curve, 0, color=color, linestyle=dashes, linewidth=1.5)
         return
@@ -145,11 +144,6 @@ def line(axes: Axes, curve: Curve, color: str, dashes: Any = None, *, spread: bo
     if spread:
         axes.fill_between(x, q1[known], q3[known], color=color, alpha=0.18, linewidth=0)
     axes.plot(x, median[known], color=color, linestyle=dashes, linewidth=1.9)
-
-
-def _dashes(name: str) -> Any:
-    """Return the line of a split: training solid, test dotted."""
-    return DOTTED if is_test(name) else "solid"
 
 
 def _run(axes: Axes, curve: Curve, repeat: int, **look: Any) -> None:
@@ -175,9 +169,9 @@ def _write(figure: Figure, axes: list[Axes], curves: Curves) -> None:
         tail = f", test error {error}" if error else ""
         panel.title(figure, axes, page.printable(surface.name) + tail)
     notes = _notes(curves)
-    losses = curves.among([name for name in curves.names if not describe(name).is_percent])
-    if losses.of:
-        notes += page.beyond_axis(axes[0], losses.finite)
+    losses = [name for name in curves.names if not describe(name).is_percent]
+    if losses:
+        notes += page.beyond_axis(axes[0], Curves(curves.request, losses).finite)
     things, keys, style = _quantities(curves), list[Line2D](), curves.request.style
     if curves.several:
         surfaces = curves.request.surfaces
@@ -196,8 +190,9 @@ def _quantities(curves: Curves) -> list[Line2D]:
         label = describe(name).label.replace(" (%)", "").replace("training", "train")
         if curves.repeats > 1 and len(curves.names) > 1:  # a colour is a split, in both panels
             label = label.partition(" ")[0]
-        look = {"color": curves.color(0, name), "linestyle": _dashes(name)}
-        handles.setdefault(label, Line2D([], [], label=label, **look))
+        dashes: Any = DOTTED if is_test(name) else "solid"
+        color = curves.color(0, name)
+        handles.setdefault(label, Line2D([], [], label=label, color=color, linestyle=dashes))
     return list(handles.values())
 
 

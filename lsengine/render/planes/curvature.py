@@ -118,12 +118,14 @@ def _map(surface: Surface) -> Map:
     values |= {"ratio": ratios(low_BA, high_BA), "sign": signs(low_BA, residual_BA)}
     kinds = [surface.quantities[f"eigenvalue_{end}"] for end in ("min", "max")]
     tally, bad = cells.tally(surface.status, kinds), ~known & ~low.missing
+    losses = [name for name in ("train_loss", "test_loss") if name in surface.quantities]
+    loss = cells.joined(cells.plane(surface, describe(losses[0]))) if losses else None
     return Map(
         source=surface,
         panels={n: replace(low, values=v, bad=bad, tally=tally) for n, v in values.items()},
         unsolved=(converged_BA == 0) & known,
         undefined=known & (high_BA <= 0),
-        loss=_loss(surface),
+        loss=loss if loss and min(loss.values.shape) > 1 and loss.finite.size else None,
     )
 
 
@@ -136,14 +138,6 @@ def ratios(low: cells.Floats, high: cells.Floats) -> cells.Floats:
     """Return the ratio by cell, of any shape; NaN where no curvature is positive."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(np.abs(low) / np.where(high > 0, high, np.nan))
-
-
-def _loss(surface: Surface) -> Plane | None:
-    names = [name for name in ("train_loss", "test_loss") if name in surface.quantities]
-    if not names:
-        return None
-    loss = cells.joined(cells.plane(surface, describe(names[0])))
-    return loss if min(loss.values.shape) > 1 and loss.finite.size else None
 
 
 def _loss_scale(maps: Sequence[Map], request: Request) -> Scale | None:

@@ -76,11 +76,7 @@ def flat(axes: Axes, plane: Plane, where_BA: cells.Mask, color: str, *, zorder: 
 
 
 def contour_lines(
-    axes: Axes,
-    plane: Plane,
-    scale: Scale,
-    colors: str | Callable[[cells.Floats], Any],
-    **look: Any,
+    axes: Axes, plane: Plane, scale: Scale, colors: str | Callable[[cells.Floats], Any], **look: Any
 ) -> None:
     """Draw the lines of all levels that a plane has values on both sides of.
 

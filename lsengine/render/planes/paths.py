@@ -22,7 +22,6 @@ from lsengine.surface import PlaneCurve, Surface, Trajectory
 RED = "#e3242b"
 Points = NDArray[np.float64]
 SMALL = 0.68  # size of an axis' name in a narrow panel, in that of others
-_ORDINALS = {"alpha": "1st", "beta": "2nd"}
 _ARROW_LENGTH = 14.0  # points; shorter steps have no room for an arrow
 
 
@@ -77,10 +76,11 @@ def add(axes: Axes, surface: Surface, style: Style) -> DrawnPath:
     assert trajectory is not None  # the request was checked
     x_T, y_T = trajectory.columns["alpha"], trajectory.columns["beta"]
     drops_T = trajectory.lr_drops
-    lines = [
-        axes.plot(x_T, y_T, "-", color=color, linewidth=width, zorder=zorder, **_ROUND)[0]
+    rounded: dict[str, Any] = {"solid_capstyle": "round", "solid_joinstyle": "round"}
+    lines = tuple(
+        axes.plot(x_T, y_T, "-", color=color, linewidth=width, zorder=zorder, **rounded)[0]
         for width, color, zorder in ((2.8, style.ground, 4.0), (1.2, style.ink, 4.1))
-    ]
+    )
     looks = (
         (x_T, y_T, "o", 3.6, style.ink),
         (x_T[:1], y_T[:1], "s", 5.2, style.ink),
@@ -97,17 +97,8 @@ def add(axes: Axes, surface: Surface, style: Style) -> DrawnPath:
     reds.set_in_layout(False)  # wherever it has points, so have the dots
     _name_axes(axes, trajectory)
     return DrawnPath(
-        axes=axes,
-        trajectory=trajectory,
-        style=style,
-        lines=tuple(lines),
-        dots=dots,
-        head=head,
-        reds=reds,
+        axes=axes, trajectory=trajectory, style=style, lines=lines, dots=dots, head=head, reds=reds
     )
-
-
-_ROUND: dict[str, Any] = {"solid_capstyle": "round", "solid_joinstyle": "round"}
 
 
 def label(axes: Axes, word: str, at: Points, lines_on_page: Sequence[Points], style: Style) -> None:
@@ -185,12 +176,10 @@ def _name_axes(axes: Axes, trajectory: Trajectory) -> None:
     shares = trajectory.attributes.get("explained_variance_ratio")
     if shares is None:
         return
-    named = [name for name in ("alpha", "beta") if name in trajectory.columns]
-    for name, share in zip(named, np.atleast_1d(shares), strict=False):
-        label = f"{_ORDINALS[name]} principal component: {100 * share:.1f} %"
-        if name == "beta":  # on a flat page one line would be longer than the axis
-            label = label.replace(" component", "\ncomponent")
-        axes.set(**{"xlabel" if name == "alpha" else "ylabel": label})
+    # On a flat page the second in one line would be longer than the axis.
+    texts = (("xlabel", "1st principal component"), ("ylabel", "2nd principal\ncomponent"))
+    for (side, text), share in zip(texts, np.atleast_1d(shares), strict=False):
+        axes.set(**{side: f"{text}: {100 * share:.1f} %"})
 
 
 def add_curve(axes: Axes, curve: PlaneCurve, style: Style) -> None:

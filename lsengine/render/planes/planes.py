@@ -17,7 +17,7 @@ from lsengine.render.page import contour_labels, page, scales
 from lsengine.render.page.scales import Scale
 from lsengine.render.planes import paint, paths
 from lsengine.render.request import Request
-from lsengine.surface import Surface, cells
+from lsengine.surface import PlaneCurve, Surface, cells
 from lsengine.surface.cells import Plane
 from lsengine.surface.quantities import Quantity, describe
 
@@ -45,9 +45,9 @@ class Panel:
         return self.request.kind == "trajectory"
 
     @property
-    def has_curve(self) -> bool:
-        """Whether a trained curve is drawn over the plane."""
-        return self.surface.curve is not None and not self.has_path
+    def curve(self) -> PlaneCurve | None:
+        """The trained curve that is drawn over the plane."""
+        return None if self.has_path else self.surface.curve
 
     @property
     def has_lines(self) -> bool:
@@ -127,8 +127,8 @@ def _paint(panel: Panel, scale: Scale) -> None:
 def _mark(panel: Panel, quantity: Quantity) -> None:
     """Draw a trained curve, or mark the centre and the best cell."""
     style, surface = panel.request.style, panel.surface
-    if panel.has_curve and surface.curve is not None:
-        paths.add_curve(panel.axes, surface.curve, style)
+    if panel.curve is not None:
+        paths.add_curve(panel.axes, panel.curve, style)
     elif not panel.has_path:
         paint.mark_cells(panel.axes, panel.plane, quantity, style)
         paint.mark_minima(panel.axes, surface.marked_minima, style)
@@ -151,9 +151,9 @@ def _label(panel: Panel, scale: Scale | None) -> None:
     """Write what must keep off everything else; call when the page is settled."""
     minima = panel.surface.marked_minima
     marks = ((0.0, 0.0), *minima) if minima else ()
-    if panel.has_curve and panel.surface.curve is not None:
-        paths.finish_curve(panel.axes, panel.surface.curve, panel.request.style)
-        marks = tuple((float(x), float(y)) for x, y in panel.surface.curve.controls)
+    if panel.curve is not None:
+        paths.finish_curve(panel.axes, panel.curve, panel.request.style)
+        marks = tuple((float(x), float(y)) for x, y in panel.curve.controls)
     if scale is not None and panel.request.kind == "contour":
         contour_labels.label_contours(panel.axes, scale, marks)
 
@@ -248,11 +248,11 @@ def _notes(panel: Panel, quantity: Quantity, scale: Scale | None, *, narrow: boo
     lines, plane, request = list[str](), panel.plane, panel.request
     if panel.has_path:
         lines += paths.notes(panel.surface, narrow=narrow)
-    elif panel.surface.curve is not None:
-        lines += paths.curve_notes(panel.surface.curve)
+    elif panel.curve is not None:
+        lines += paths.curve_notes(panel.curve)
     if request.kind == "contour":
         lines.append(f"lines of equal {quantity.label}")
-    best = None if panel.has_path or panel.has_curve else plane.best(quantity.best)
+    best = None if panel.has_path or panel.curve else plane.best(quantity.best)
     if best is not None and scale is not None:
         value = scales.power_text(float(f"{best[2]:.4g}"))
         if scale.constant or plane.finite.max() == plane.finite.min():
