@@ -1,6 +1,6 @@
 """New surface files: all datasets at full size, contiguous, with named axes.
 
-Shape suffixes: C control points, S samples of a curve, T checkpoints.
+Shape suffixes: S samples of a curve, T checkpoints.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from lsengine.store.file import (
     refuses_parallel,
     reserve,
 )
+from lsengine.surface import PlaneCurve
 from lsengine.surface.grid import Grid
 
 _OVERHEAD_BYTES = 2**17  # attributes, scales and object headers
@@ -46,21 +47,13 @@ class TrajectoryLayout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CurveLayout:
-    """A trained curve as it lies in a plane, for whoever draws it.
+class CurveLayout(PlaneCurve):
+    """The group of a trained curve: its parameter ``t`` (S,) at points close enough to be joined.
 
-    Attributes:
-        t: The curve's parameter at points close enough to be joined, (S,).
-        points: Their alpha and beta, (S, 2).
-        controls: Alpha and beta of the control points, the ends first and last, (C, 2).
-        distance: Of the control points from the plane, (C,).
-        attributes: Of the group: ``shape`` and ``bend``.
+    The group's attributes are ``shape`` and ``bend``.
     """
 
     t: NDArray[np.float64]
-    points: NDArray[np.float64]
-    controls: NDArray[np.float64]
-    distance: NDArray[np.float64]
     attributes: Mapping[str, Any]
 
 

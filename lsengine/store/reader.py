@@ -37,17 +37,14 @@ def read(path: str | Path) -> Surface:
         if loss_landscape.is_one(file):
             return loss_landscape.read(file, Path(path))
         status = file["status"][...]
-        axes = {scale_name(d): file[scale_name(d)][...] for d in file["status"].dims}
-        quantities = {name: file[name][...] for name in quantity_names(file)}
         attributes = {k: plain(v) for k, v in file.attrs.items()}
-        provenance = {n: file[n][...] for n in PROVENANCE if n in file}
         return Surface(
             name=str(attributes.get("name", Path(path).stem)),
             source=str(path),
-            axes=axes,
-            quantities=quantities,
+            axes={scale_name(d): file[scale_name(d)][...] for d in file["status"].dims},
+            quantities={name: file[name][...] for name in quantity_names(file)},
             status=status,
-            provenance=provenance,
+            provenance={name: file[name][...] for name in PROVENANCE if name in file},
             attributes=attributes,
             trajectory=_trajectory(file),
             curve=_curve(file),

@@ -132,7 +132,6 @@ def _difference(one: Path, other: Path) -> str | None:
 
 
 def _directions(file: h5py.File) -> dict[tuple[str, str], h5py.Dataset]:
-    """Return what is stored of directions by axis and parameter, whatever the file's version."""
     groups = direction_groups(file).items()
     return {(axis, name): item for axis, group in groups for name, item in group.items()}
 
@@ -169,9 +168,7 @@ def _read(path: Path) -> _Columns:
         columns = {f"{group}status": file[f"{group}status"][...] for group in groups}
         for group in groups:
             inner, names = file[group] if group else file, quantity_names(file)
-            if (
-                group
-            ):  # what is known of a checkpoint beforehand looks alike, and is the same in all
+            if group:  # columns known beforehand look alike, and are the same in all files
                 names = [n for n, d in inner.items() if d.dtype == np.float64 and n != "epoch"]
             names += [n for n in PROVENANCE if n in inner and n not in names]
             columns |= {group + name: inner[name][...] for name in names}
