@@ -6,11 +6,13 @@ Nothing heavy is imported before a command needs it, so that ``--help`` answers 
 from __future__ import annotations
 
 import argparse
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lsengine
+from lsengine import files
 from lsengine.errors import UsageError
 
 
@@ -128,8 +130,6 @@ def trajectory(parsed: argparse.Namespace) -> int:
 
 def status(parsed: argparse.Namespace) -> int:
     """Print how far surfaces are."""
-    import json
-
     from lsengine.report import status
 
     if parsed.count and (parsed.json or parsed.watch):
@@ -186,9 +186,6 @@ def export(parsed: argparse.Namespace) -> int:
 
 def compare(parsed: argparse.Namespace) -> int:
     """Print a table of flatness figures."""
-    import json
-
-    from lsengine import files
     from lsengine.report import compare, inputs
     from lsengine.report.flatness import Level
 
@@ -240,8 +237,6 @@ def models(parsed: argparse.Namespace) -> int:
 
 def init(parsed: argparse.Namespace) -> int:
     """Write a starter job."""
-    from lsengine import files
-
     if (path := parsed.path).exists():
         raise UsageError(f"{path}: exists; give another name")
     files.write(path, (Path(lsengine.__file__).parent / "job" / "starter.yaml").read_bytes())
@@ -251,8 +246,6 @@ def init(parsed: argparse.Namespace) -> int:
 
 def schema(parsed: argparse.Namespace) -> int:
     """Print the JSON schema of job files."""
-    import json
-
     from lsengine.job.schema import json_schema
 
     tell(json.dumps(json_schema(), indent=2))

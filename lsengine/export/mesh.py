@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import UsageError
-from lsengine.export.output import height, output
+from lsengine.export.output import height, no_height, output
 from lsengine.external.optional import library
 from lsengine.render.page import scales
 from lsengine.surface import Surface, cells
@@ -86,11 +86,7 @@ def mesh(surface: Surface, quantity: str | None = None, scale: str = "auto") -> 
     described = describe(height(surface, quantity))
     plane = cells.joined(cells.plane(surface, described))
     if not plane.finite.size:
-        raise UsageError(
-            f"{surface.source}: {described.name} has no finite value to be a height "
-            f"({plane.tally.reasons()}); choose another --quantity, or --to csv, which takes any "
-            "value"
-        )
+        raise no_height(surface, described.name, plane.tally)
     chosen = scales.choose(plane.finite, described, scale, None, None)
     low, high = chosen.span
     share_BA = (np.clip(chosen.forward(plane.values), low, high) - low) / (high - low)

@@ -9,6 +9,7 @@ from pathlib import Path
 from lsengine import files, store
 from lsengine.errors import UsageError
 from lsengine.surface import Surface
+from lsengine.surface.cells import Tally
 from lsengine.surface.quantities import preferred
 from lsengine.wording import did_you_mean
 
@@ -49,3 +50,11 @@ def height(surface: Surface, asked: str | None) -> str:
             f"{', '.join(sorted(available))}{did_you_mean(name, available)}"
         )
     return name
+
+
+def no_height(surface: Surface, name: str, tally: Tally) -> UsageError:
+    """Return what to raise if no cell has a finite value of the height."""
+    return UsageError(
+        f"{surface.source}: {name} has no finite value to be a height ({tally.reasons()}); choose "
+        "another --quantity, or --to csv, which takes any value"
+    )

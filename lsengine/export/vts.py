@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine.errors import UsageError
-from lsengine.export.output import height, output
+from lsengine.export.output import height, no_height, output
 from lsengine.external.optional import library
 from lsengine.surface import Surface
 from lsengine.surface.cells import tally
@@ -69,10 +68,6 @@ def _heights(surface: Surface, name: str) -> tuple[NDArray[np.float64], NDArray[
     values_P = np.where(surface.done, surface.quantities[name], np.nan).ravel()
     finite = values_P[np.isfinite(values_P)]
     if not finite.size:
-        reasons = tally(surface.status, [surface.quantities[name]]).reasons()
-        raise UsageError(
-            f"{surface.source}: {name} has no finite value to be a height ({reasons}); choose "
-            "another --quantity, or --to csv, which takes any value"
-        )
+        raise no_height(surface, name, tally(surface.status, [surface.quantities[name]]))
     low, high = float(finite.min()), float(finite.max())
     return np.nan_to_num(values_P, nan=low, posinf=high, neginf=low), ~np.isfinite(values_P)

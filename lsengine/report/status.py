@@ -86,7 +86,7 @@ def summary(path: str | Path) -> Summary:
     path = Path(path)
     surface = store.read(path)
     owner = lock.owner(path)
-    missing, rate = surface.counts()["missing"], _rate(surface)
+    counts, rate = surface.counts(), _rate(surface)
     known: dict[str, Any] = {name: surface.attributes.get(name) for name in _OF_THE_FILE}
     return Summary(
         surface=str(path),
@@ -96,13 +96,13 @@ def summary(path: str | Path) -> Summary:
         axes=list(surface.axes),
         cells=int(surface.status.size),
         rate_per_s=rate,
-        remaining_s=missing / rate if rate and missing else None,
+        remaining_s=counts["missing"] / rate if rate and counts["missing"] else None,
         running_on=f"{owner.get('host')} (process {owner.get('pid')})" if owner else None,
         quantities=list(surface.quantities),
         failures=_failures(surface),
         checkpoints=surface.trajectory.counts() if surface.trajectory else None,
         unconverged=surface.unconverged,
-        **surface.counts(),
+        **counts,
         **known,
     )
 
