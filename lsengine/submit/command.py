@@ -127,7 +127,9 @@ def _estimate(job: Job, launch: LaunchSpec, options: SubmitOptions) -> int:
         log.warning("%s: without launch.time, the partition's own limit is not known here", name)
     cost = estimate.of_surface(job) if probe is None else None
     if cost is None and probe != 0 and launch.gpus_per_node:
-        if not _has_gpu():
+        from lsengine.devices import visible_count  # imports torch
+
+        if not visible_count("cuda"):
             advice = (
                 f"a job of its own evaluates {probe} cells first, and its log has the estimate"
                 if probe
@@ -152,9 +154,3 @@ def _estimate(job: Job, launch: LaunchSpec, options: SubmitOptions) -> int:
     elif not probe:
         log.info("%s: no estimate; --probe 3 evaluates three cells here first", name)
     return 0
-
-
-def _has_gpu() -> bool:
-    from lsengine.devices import visible_count
-
-    return visible_count("cuda") > 0

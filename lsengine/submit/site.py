@@ -75,10 +75,9 @@ def read(path: Path | None) -> LaunchSpec:
             if "unknown key" in problem and "allowed:" not in problem:
                 problems[i] = f"{problem} allowed: {names}"
         raise JobError(str(path), problems) from None
-    if wrong := [key for key in _OF_THE_JOB if key in site.model_fields_set]:
-        raise JobError(
-            str(path), [f"{key}: belongs into the job's launch section" for key in wrong]
-        )
+    misplaced = [key for key in _OF_THE_JOB if key in site.model_fields_set]
+    if problems := [f"{key}: belongs into the job's launch section" for key in misplaced]:
+        raise JobError(str(path), problems)
     return site
 
 

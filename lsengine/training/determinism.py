@@ -17,10 +17,8 @@ def deterministic_torch(job: Job, *, slot: int = 0, threads: int | None = None) 
 
     Of the devices only the training's own is touched: others may be of other processes.
 
-    Args:
-        job: Any.
-        slot: Number of the process among those of its host, which chooses the device.
-        threads: CPU threads where the job leaves them open; None for torch's own choice.
+    ``slot`` numbers the processes of a host and chooses the device; ``threads`` is for jobs that
+    leave it open, None for torch's own choice.
 
     Raises:
         EnvironmentUnfit: If the job's device is not there.

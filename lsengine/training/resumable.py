@@ -73,10 +73,7 @@ class ResumableTraining(ABC):
 def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str, Any]:
     """Return what decides a training's result, as plain JSON values.
 
-    Args:
-        job: With the section.
-        section: Key of the training's own section in the job.
-        ignored: Keys of the section that do not matter to the result.
+    ``section`` is the training's own in the job, of which the ``ignored`` keys do not matter.
     """
     content = job.document.model_dump(mode="json")
     return {

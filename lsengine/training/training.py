@@ -186,9 +186,8 @@ class NetworkTraining(ResumableTraining):
                 self._learner.train_epoch(self.epoch + 1)
                 self._record(self.epoch + 1)
                 row = zip(self._learner.columns, self._rows[-1], strict=False)
-                report.advance(
-                    values=" ".join(f"{k}={v:.4g}" for k, v in row if k != "weight_norm")
-                )
+                values = (f"{k}={v:.4g}" for k, v in row if k != "weight_norm")
+                report.advance(values=" ".join(values))
         self._write_history()
         self._resume_file.unlink(missing_ok=True)
 
@@ -199,12 +198,8 @@ class NetworkTraining(ResumableTraining):
         self.epoch = epoch
         if not math.isfinite(row["train_loss"]) and not self._has_diverged:
             self._has_diverged = True
-            log.warning(
-                "epoch=%d train_loss=%s: the training has diverged and goes on as it is; "
-                "lower train.lr",
-                epoch,
-                row["train_loss"],
-            )
+            advice = "the training has diverged and goes on as it is; lower train.lr"
+            log.warning("epoch=%d train_loss=%s: %s", epoch, row["train_loss"], advice)
         if epoch in recipe.saved_epochs(self._recipe):
             file = self._folder / recipe.checkpoint_name(epoch)
             checkpoint.save(file, self._learner.model, epoch=epoch, content=row)
