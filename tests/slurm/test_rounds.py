@@ -215,11 +215,12 @@ def test_a_job_that_bears_no_fruit_gives_up(cluster, tmp_path):
 GPU_NODE = """
 from dataclasses import replace
 
-from lsengine.submit import command, estimate
+from lsengine import devices
+from lsengine.submit import estimate
 
 measured = estimate._cost
 estimate._cost = lambda *what, **how: replace(measured(*what, **how), device="cuda, made up")
-command._has_gpu = lambda: True
+devices.visible_count = lambda _: 1
 """
 
 
