@@ -17,10 +17,10 @@ from lsengine.export.output import height, no_height, output
 from lsengine.external.optional import library
 from lsengine.render.page import scales
 from lsengine.surface import Surface, cells
+from lsengine.surface.cells import Floats
 from lsengine.surface.quantities import describe
 
 HEIGHT = 0.6  # of the longer side of the plane
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

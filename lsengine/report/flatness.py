@@ -21,10 +21,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, QhullError
 
 from lsengine.errors import UsageError
-from lsengine.surface.cells import corners
+from lsengine.surface.cells import Floats, Mask, corners
 
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 REACH = 2  # cells on each side of the centre that the quadratic is fitted to
 RAYS = 181  # odd, so that the median is one of them
 AT_ZERO = 1e-9

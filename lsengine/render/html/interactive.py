@@ -29,10 +29,9 @@ from lsengine.render.page.scales import Scale
 from lsengine.render.planes.planes import NOT_TO_SCALE
 from lsengine.render.request import Request
 from lsengine.surface import MISSING, Surface, cells
-from lsengine.surface.cells import Plane, nearest
+from lsengine.surface.cells import Floats, Plane, nearest
 from lsengine.surface.quantities import describe
 
-Floats = NDArray[np.float64]
 MOST = 12  # surfaces on a page: browsers draw no more scenes at once
 TICKS = 8  # numbers on the vertical axis at most
 EYE = 2.25  # from the middle of a scene, 1.25 wide: its corners and names are in the picture

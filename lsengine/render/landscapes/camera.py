@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lsengine.render.style.styles import Camera
+from lsengine.surface.cells import Floats
 
-Floats = NDArray[np.float64]
 DISTANCE = 3.6  # from the camera to the middle of the scene; its base is 1 wide
 
 

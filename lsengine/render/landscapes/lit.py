@@ -22,7 +22,6 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from lsengine.render.landscapes.camera import View, fitted_view
 from lsengine.render.landscapes.mesh import smooth_mesh
@@ -30,8 +29,8 @@ from lsengine.render.landscapes.terrain import FADE, PALE, Marker, Terrain, bar,
 from lsengine.render.landscapes.vtk_scene import Landscape, Scene
 from lsengine.render.page import page
 from lsengine.render.request import Request
+from lsengine.surface.cells import Floats, Mask
 
-Floats = NDArray[np.float64]
 GAP = 0.06  # between the lowest cell and the floor, of the base, if lines are drawn there
 OUTSIDE = 0.3  # heights of a letter between the floor's edge, its numbers and their name
 CLOSE = 0.14  # of an axis: a number nearer to one of its ends would meet the end's
@@ -87,7 +86,7 @@ class _Panel:
         for along in (0, 1):
             _place_words(self, view, along)
 
-    def hidden(self, view: View) -> NDArray[np.bool_]:
+    def hidden(self, view: View) -> Mask:
         """Return which marks the landscape hides; (marks,)."""
         points = np.reshape([mark.point for mark in self.marks], (-1, 3))
         return self.landscape.mesh.ground.hides(points, view.position)

@@ -8,12 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lsengine.surface.cells import corners, nearest
+from lsengine.surface.cells import Floats, Mask, corners, nearest
 
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 MESH = 220  # quads along an axis after which a finer mesh is not seen
 WAYS = 12  # directions in which the horizon is looked for
 REACH = 0.35  # of the base: how far away a wall still takes light

@@ -14,15 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 from mpl_toolkits.mplot3d.axes3d import Axes3D  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 
 from lsengine.render.landscapes.mesh import split
 from lsengine.render.landscapes.terrain import FADE, PALE, Terrain, bar, base, terrains
 from lsengine.render.page import page
 from lsengine.render.request import Request
-from lsengine.surface.cells import corners
+from lsengine.surface.cells import Floats, corners
 
-Floats = NDArray[np.float64]
 TOP = 0.93  # of the axes: where the scene ends and words may begin
 LIGHT = np.array([-0.55, -0.35, 0.76])  # towards the lamp, over the viewer's left shoulder
 HEIGHTS = 6  # numbers on the vertical axis at most

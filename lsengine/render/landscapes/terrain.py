@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from lsengine.render.landscapes.mesh import Ground
 from lsengine.render.page import page
@@ -19,10 +18,9 @@ from lsengine.render.page.scales import Scale
 from lsengine.render.planes.planes import NOT_TO_SCALE, STANDS_IN, check, common_scale
 from lsengine.render.request import Request
 from lsengine.surface import Surface, cells
-from lsengine.surface.cells import Plane
+from lsengine.surface.cells import Floats, Plane
 from lsengine.surface.quantities import describe
 
-Floats = NDArray[np.float64]
 FADE = 0.62  # of the way to the ground's colour, where a value stands in for another
 LEAST = 0.35  # of a base's width its depth, and the other way round
 PALE = 0.5  # how opaque a mark is that the surface hides

@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from lsengine.errors import EnvironmentUnfit
 from lsengine.render.landscapes.camera import DISTANCE, View
 from lsengine.render.landscapes.mesh import LandscapeMesh
-from lsengine.surface.cells import corners
+from lsengine.surface.cells import Floats, corners
 
-Floats = NDArray[np.float64]
 LINE = 0.002  # radius of a contour line, in units of the base; half of it is in the ground
 SMOOTHING = 8  # samples in a pixel
 # Lamps by their place as the camera sees it (right, up, towards it), and their strength.  The

@@ -11,15 +11,14 @@ from functools import cached_property
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
 from lsengine.render.lines import panel
 from lsengine.render.page import page, scales
 from lsengine.render.request import Request
 from lsengine.surface import MISSING, Surface, cells
+from lsengine.surface.cells import Floats, Mask
 from lsengine.surface.quantities import Quantity, describe
 
-Floats = NDArray[np.float64]
 DECADES = 12.0  # a log axis of more says nothing of any
 
 
@@ -30,7 +29,7 @@ class Curve:
     quantity: Quantity
     alpha: Floats  # (A,), increasing
     values: Floats  # NaN wherever there is no finite result; (R, A)
-    missing: NDArray[np.bool_]  # cells not computed yet, over which the line runs on; (R, A)
+    missing: Mask  # cells not computed yet, over which the line runs on; (R, A)
 
     @property
     def repeats(self) -> int:

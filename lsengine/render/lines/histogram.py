@@ -15,10 +15,10 @@ from lsengine.errors import UsageError
 from lsengine.render.lines import panel
 from lsengine.render.page import page
 from lsengine.render.request import Request
+from lsengine.surface.cells import Floats
 from lsengine.surface.records import Bins, WeightHistograms
 from lsengine.wording import did_you_mean, listed
 
-Floats = NDArray[np.float64]
 PEAKED = 50.0  # with a highest bin so many times the median one, counts are drawn as logs
 ALIKE = 0.005  # networks whose sizes differ by less are compared by counts, others by shares
 NORMS = {

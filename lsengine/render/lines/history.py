@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from lsengine.errors import NothingToDraw, UsageError
 from lsengine.render.lines import panel
@@ -24,7 +23,6 @@ from lsengine.surface.quantities import Quantity, describe
 from lsengine.surface.records import History
 from lsengine.wording import did_you_mean, listed
 
-Floats = NDArray[np.float64]
 DROP = 0.7  # a learning rate that shrinks to less of itself at once has dropped
 DOTTED = (0, (1.2, 1.3))
 SHOWN = 12  # names in a message: all curves, and a few parameters

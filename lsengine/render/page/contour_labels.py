@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.contour import QuadContourSet
-from numpy.typing import NDArray
 
 from lsengine.render.page import page
 from lsengine.render.page.scales import Scale
+from lsengine.surface.cells import Floats
 
-Points = NDArray[np.float64]
 CANDIDATES = 60  # places tried along a line
 
 
@@ -27,14 +26,14 @@ def label_contours(axes: Axes, scale: Scale, marks: Sequence[tuple[float, float]
             _label(axes, drawn, scale, [np.array(mark) for mark in marks])
 
 
-def _label(axes: Axes, drawn: QuadContourSet, scale: Scale, marks: list[Points]) -> None:
+def _label(axes: Axes, drawn: QuadContourSet, scale: Scale, marks: list[Floats]) -> None:
     size = page.letter(axes) * 0.78
     pixel = page.root(axes).dpi / 72.0  # pixels in a point
     scaled = scale.forward(scale.levels)
     nearest = [int(np.abs(scaled - level).argmin()) for level in drawn.levels]
     texts = [scale.text(float(scale.levels[index])) for index in nearest]
     names = dict(zip(drawn.levels, texts, strict=True))
-    taken: list[Points] = [axes.transData.transform(mark) for mark in marks]
+    taken: list[Floats] = [axes.transData.transform(mark) for mark in marks]
     spots: dict[float, tuple[float, float]] = {}
     for level, lines in zip(drawn.levels, drawn.allsegs, strict=True):
         # About how many characters wide a label is, math markup not counted.
@@ -52,7 +51,7 @@ def _label(axes: Axes, drawn: QuadContourSet, scale: Scale, marks: list[Points])
         label.set_path_effects(page.halo(axes.get_facecolor(), 1.5))
 
 
-def _spot(axes: Axes, lines: list[Points], width: float, taken: list[Points]) -> Points | None:
+def _spot(axes: Axes, lines: list[Floats], width: float, taken: list[Floats]) -> Floats | None:
     """Return where on the longest line a label of ``width`` pixels is clearest, if anywhere."""
     paths = [axes.transData.transform(line) for line in lines if len(line) > 1]
     lengths = [float(np.hypot(*np.diff(path, axis=0).T).sum()) for path in paths]
@@ -78,7 +77,7 @@ def _spot(axes: Axes, lines: list[Points], width: float, taken: list[Points]) ->
     return np.asarray(axes.transData.inverted().transform(best))
 
 
-def _bend(path: Points, index: int, width: float) -> float:
+def _bend(path: Floats, index: int, width: float) -> float:
     """Return how far a line is from straight within a label, 0 for straight, towards 1."""
     near = np.hypot(*(path - path[index]).T) < 0.6 * width
     first = last = index

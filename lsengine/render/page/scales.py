@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import NothingToDraw, UsageError
+from lsengine.surface.cells import Floats
 from lsengine.surface.quantities import Quantity
 
-Floats = NDArray[np.float64]
 Extend = Literal["neither", "min", "max", "both"]
 LOG_DECADES = 1.5  # positive values spanning more are shown on a log scale
 MOST_DECADES = 8.0  # beyond, the basin would be one colour; the cliffs are clipped instead

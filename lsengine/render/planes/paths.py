@@ -13,14 +13,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from numpy.typing import NDArray
 
 from lsengine.render.page import page
 from lsengine.render.style.styles import Style
 from lsengine.surface import PlaneCurve, Surface, Trajectory
+from lsengine.surface.cells import Floats
 
 RED = "#e3242b"
-Points = NDArray[np.float64]
 SMALL = 0.68  # size of an axis' name in a narrow panel, in that of others
 _ARROW_LENGTH = 14.0  # points; shorter steps have no room for an arrow
 
@@ -38,7 +37,7 @@ class DrawnPath:
     reds: Line2D  # where the learning rate drops
 
     @property
-    def points(self) -> Points:
+    def points(self) -> Floats:
         """Alpha and beta of all checkpoints; (T, 2)."""
         return np.stack([self.trajectory.columns["alpha"], self.trajectory.columns["beta"]], axis=1)
 
@@ -101,7 +100,7 @@ def add(axes: Axes, surface: Surface, style: Style) -> DrawnPath:
     )
 
 
-def label(axes: Axes, word: str, at: Points, lines_on_page: Sequence[Points], style: Style) -> None:
+def label(axes: Axes, word: str, at: Floats, lines_on_page: Sequence[Floats], style: Style) -> None:
     """Put a word beside a point, inside the axes and off lines; call when the page is settled."""
     size = page.letter(axes) * 0.82
     middle = in_points(axes, at[None])[0]
@@ -117,7 +116,7 @@ def shrink(axes: Axes) -> None:
     axes.locator_params(nbins=3)
 
 
-def in_points(axes: Axes, places: Points) -> Points:
+def in_points(axes: Axes, places: Floats) -> Floats:
     """Return where data coordinates (N, 2) are on the page, in points; once it is settled."""
     return np.asarray(axes.transData.transform(places) * 72.0 / page.root(axes).dpi)
 
@@ -138,7 +137,7 @@ def notes(surface: Surface, *, narrow: bool = False) -> list[str]:
     return lines
 
 
-def _point_the_way(axes: Axes, path_T2: Points, on_page_T2: Points, style: Style) -> None:
+def _point_the_way(axes: Axes, path_T2: Floats, on_page_T2: Floats, style: Style) -> None:
     """Put an arrow on the middle of every step that has room for one."""
     length = np.hypot(*np.diff(on_page_T2, axis=0).T)
     for step in np.flatnonzero(length > _ARROW_LENGTH):
@@ -150,7 +149,7 @@ def _point_the_way(axes: Axes, path_T2: Points, on_page_T2: Points, style: Style
 
 
 def _clear_of(
-    axes: Axes, lines_on_page: Sequence[Points], at: Points, size: tuple[float, float]
+    axes: Axes, lines_on_page: Sequence[Floats], at: Floats, size: tuple[float, float]
 ) -> tuple[float, float]:
     """Return where to put words of some width and height beside a point, in points of the page."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
