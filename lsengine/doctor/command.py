@@ -28,7 +28,7 @@ def run(output: Path, *, json: bool = False, tell: Callable[[str], None] = print
     except SystemExit:
         return 0  # the first one speaks; an error here might end it before it has
     try:  # after MPI, or HDF5 may load another library of it
-        from lsengine.doctor import examination, launcher
+        from lsengine.doctor import examination, file_system, launcher
     except ImportError as error:
         if world.rank:
             return EnvironmentUnfit.exit_code
@@ -39,9 +39,10 @@ def run(output: Path, *, json: bool = False, tell: Callable[[str], None] = print
             return 0
         found, _, remedy = str(mismatch).rpartition("; ")
         check = problem("launcher", found, remedy)
-        return report([check, *examination.of_process(output, launched=True)])
+        return report([check, *examination.check_alone(output)])
     if world.size == 1:
-        return report(examination.of_process(output))
+        starts = launcher.launcher(file_system.existing(output))
+        return report([*starts, *examination.check_alone(output)])
     if world.rank:
         return examination.serve(world)
     of_ranks = examination.RankExamination(world)

@@ -32,16 +32,15 @@ class Tag(IntEnum):
     STOP = 4  # from rank 0: the exit code; the last message
 
 
-def of_process(output: Path, *, launched: bool = False) -> list[Check]:
-    """Check this process alone; if no launcher started it, the launcher at hand, too."""
+def check_alone(output: Path) -> list[Check]:
+    """Check this process and its host."""
     folder = file_system.existing(output)
-    starts = [] if launched else launcher.launcher(folder)
     probes = {0: look()}
     seats = rules.seats(probes)
     trouble = {0: try_device(*seats[0])} if probes[0].torch.version else {}
     hosts = _of_hosts(probes, seats, trouble)
     disk = [file_system.space(folder), *file_system.survives(folder)]
-    return [*starts, *hosts, *disk, *launcher.slurm(), rules.clocks({}, _ticks())]
+    return [*hosts, *disk, *launcher.slurm(), rules.clocks({}, _ticks())]
 
 
 def _of_hosts(

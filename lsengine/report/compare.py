@@ -25,25 +25,10 @@ from lsengine.surface import DONE, MISSING, Surface, cells
 from lsengine.surface.quantities import describe
 from lsengine.wording import did_you_mean
 
-COLUMNS = {
-    "level": "level",
-    "train_loss": "train loss",
-    "test_error": "test error",
-    "area": "area",
-    "basin": "basin",
-    "radius": "radius",
-    "curvature_1": "curv. 1",
-    "curvature_2": "curv. 2",
-    "convexity": "convexity",
-    "minima": "minima",
-    "width": "width",
-    "curvature": "curvature",
-    "other_error": "error at 1",
-    "other_width": "width at 1",
-}
-"""Every figure and its heading, in the order of the table."""
-
-DEFINITIONS = {
+FIGURES = {
+    "level": "",
+    "train_loss": "",
+    "test_error": "",
     "area": "of the plane where the loss is at most the level (Li et al. 2018)",
     "basin": "the part of it around the centre (a flat minimum of Hochreiter, Schmidhuber 1997)",
     "radius": "median distance from the centre to the level, over all rays (Huang et al. 2020)",
@@ -56,9 +41,16 @@ DEFINITIONS = {
     "other_error": "test error where the direction toward another checkpoint ends",
     "other_width": "width around that end, at the level that belongs to it",
 }
-"""What is measured, and whose measure it is; docs/COMPARE.md says it at length."""
+"""Every figure in the order of the table: what is measured, if that is not plain, and whose
+measure it is; docs/COMPARE.md says it at length."""
 
 _Figures = tuple[dict[str, Measure], list[str]]  # and notes
+_HEADINGS = {  # of figures that are not called as they are named
+    "curvature_1": "curv. 1",
+    "curvature_2": "curv. 2",
+    "other_error": "error at 1",
+    "other_width": "width at 1",
+}
 FEW = 20  # cells in a basin below which its outline is coarse
 FEW_ALONG = 5  # cells within a width below which that is coarse
 
@@ -69,7 +61,7 @@ class Row:
 
     name: str
     source: str  # the file
-    measures: dict[str, Measure]  # by a key of `COLUMNS`; a plane and a curve differ in them
+    measures: dict[str, Measure]  # by a key of `FIGURES`; a plane and a curve differ in them
     notes: tuple[str, ...]  # what a reader must know to take the figures for what they are
 
 
@@ -262,8 +254,12 @@ def _reasons(measures: dict[str, Measure]) -> list[str]:
     for name, measure in measures.items():
         if measure.why:
             what = "n/a" if measure.value is None else "at least" if measure.is_bound else "partly"
-            groups.setdefault((what, measure.why), []).append(COLUMNS[name])
+            groups.setdefault((what, measure.why), []).append(_heading(name))
     return [f"{', '.join(names)} {what}: {why}" for (what, why), names in groups.items()]
+
+
+def _heading(figure: str) -> str:
+    return _HEADINGS.get(figure, figure.replace("_", " "))
 
 
 def text(comparison: Comparison) -> str:
@@ -272,16 +268,16 @@ def text(comparison: Comparison) -> str:
     for kind in ("area", "width"):
         rows = [r for r in comparison.rows if kind in r.measures]
         if rows:
-            names = [n for n in COLUMNS if any(n in row.measures for row in rows)]
-            table = [["surface", *(COLUMNS[n] for n in names)]]
+            names = [n for n in FIGURES if any(n in row.measures for row in rows)]
+            table = [["surface", *map(_heading, names)]]
             for row in rows:
                 figures = [_cell(n, row.measures.get(n, Measure(None))) for n in names]
                 table.append([row.name, *figures])
             rule = ["-" * max(map(len, column)) for column in zip(*table, strict=True)]
             blocks.append(wording.table([table[0], rule, *table[1:]]))
     label = describe(comparison.quantity).label
-    shown = [n for n in DEFINITIONS if any(n in row.measures for row in comparison.rows)]
-    meanings = [f"{COLUMNS[n]}: {DEFINITIONS[n]}" for n in shown]
+    shown = {n for row in comparison.rows for n in row.measures}
+    meanings = [f"{_heading(n)}: {said}" for n, said in FIGURES.items() if said and n in shown]
     blocks.append("\n".join([f"flat: {label} up to {comparison.level}", *meanings]))
     several = len(comparison.rows) > 1
     notes = [f"{r.name}: {n}" if several else n for r in comparison.rows for n in r.notes]
@@ -323,7 +319,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
 def csv_text(comparison: Comparison) -> str:
     """Return the comparison as CSV: full precision, one row per surface, bounds in a column."""
     measures = [row.measures for row in comparison.rows]
-    names = [n for n in COLUMNS if any(n in figures for figures in measures)]
+    names = [n for n in FIGURES if any(n in figures for figures in measures)]
     spread = [n for n in names if any(n in f and f[n].spread for f in measures)]
     header = ["name", "source", "quantity", *names]
     header += [f"{n}_q{q}" for n in spread for q in (25, 75)]

@@ -68,8 +68,8 @@ def held(
         reason = error.strerror or error
         raise EnvironmentUnfit(f"{path}: the lock cannot be written: {reason}") from error
     ended = threading.Event()
-    beat = (path, mine, ended, lost, beat_s)
-    thread = threading.Thread(target=_beat, args=beat, name="lock", daemon=True)
+    arguments = (path, mine, ended, lost, beat_s)
+    thread = threading.Thread(target=_beat, args=arguments, name="lock", daemon=True)
     thread.start()
     try:
         yield
@@ -86,11 +86,12 @@ def _release(path: Path, mine: _Owner) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        log.warning(
-            "%s: the lock cannot be removed (%s); it is stale once this process has ended, and the "
-            "next run here takes it over; one on another host watches it first: rm %s",
-            *(path, error.strerror or error, path),
+        fate = (
+            "it is stale once this process has ended, and the next run here takes it over; one on "
+            f"another host watches it first: rm {path}"
         )
+        reason = error.strerror or error
+        log.warning("%s: the lock cannot be removed (%s); %s", path, reason, fate)
 
 
 def owner(surface: Path) -> dict[str, Any] | None:
@@ -209,6 +210,7 @@ def _beat(
             lost()
             return
         mine["heartbeat"] += 1
+        # Not through `files.whole`, which waits for the disk: between look and renewal nobody may.
         fresh = path.with_name(f"{path.name}.{mine['token'][:8]}")
         try:
             fresh.write_text(json.dumps(mine))

@@ -59,9 +59,8 @@ def merge(shards: Sequence[Path], output: Path) -> Merged:
         if output.exists():
             sources.append(output)
         merged = _merge(sources, output, _tolerance(sources))
-    status = np.concatenate(
-        [merged[g + "status"].ravel() for g in _GROUPS if g + "status" in merged]
-    )
+    columns = [merged.get(f"{group}status", np.empty(0, np.uint8)) for group in _GROUPS]
+    status = np.concatenate([column.ravel() for column in columns])
     done, failed, missing = (np.count_nonzero(status == state) for state in (DONE, FAILED, MISSING))
     text = f"{output}: {done:,} of {status.size:,} cells done, from {len(sources)} files"
     if failed:
@@ -87,11 +86,11 @@ def _tolerance(sources: Sequence[Path]) -> float:
         _refuse_other(path, attributes, first, expected)
         for difference in disagreements(attributes, expected):
             allowed = tolerance(str(expected["precision"]))
-            log.warning(
-                "%s: %s; cells agree to the precision's tolerance, not bit by bit, and where two "
-                "files have one, the losses may differ by %g of their value",
-                *(path, difference.words("here", f"in {first}"), allowed),
+            effect = (
+                "cells agree to the precision's tolerance, not bit by bit, and where two files "
+                f"have one, the losses may differ by {allowed:g} of their value"
             )
+            log.warning("%s: %s; %s", path, difference.words("here", f"in {first}"), effect)
     return allowed
 
 

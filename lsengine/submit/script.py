@@ -25,6 +25,7 @@ _STARTERS: dict[str, tuple[str, ...]] = {
     "srun-pmix": ("srun", "--mpi=pmix", "--kill-on-bad-exit=1", "-n"),
     "srun-pmi2": ("srun", "--mpi=pmi2", "--kill-on-bad-exit=1", "-n"),
 }
+_IN_ROUNDS = ("train", "eval")  # steps that go on after their time limit, in another round
 _EXPORTED = "HOME,USER,LANG,PATH"  # of the submitter's environment; nothing else, so no secrets
 
 
@@ -44,7 +45,7 @@ def evaluating(
     surface = quote(str(job.surface))
     if shards is not None:
         surface = f'{quote(str(job.surface.with_suffix("")))}.shard-"$SLURM_ARRAY_TASK_ID".h5'
-    counting = join([*_inside(job, launch, alone=True), "lsengine", "status", "--count"])
+    counting = join([*_inside(job, launch), "lsengine", "status", "--count"])
     # Checkpoints of a section that the job does not have any more are none of its business.
     missing = "missing" if job.trajectory else "missing-cells"
     left = [
@@ -54,10 +55,8 @@ def evaluating(
     title, shard = f"The loss surface of {job.document.name}", ""
     if shards is not None:
         left = ["    echo 0 # of the others' cells a shard knows nothing"]
-        title, shard = (
-            f"{title}, one of {shards} shards",
-            f' --shard "$SLURM_ARRAY_TASK_ID/{shards}"',
-        )
+        title += f", one of {shards} shards"
+        shard = f' --shard "$SLURM_ARRAY_TASK_ID/{shards}"'
     lines = [
         "progress() { # cells and checkpoints that are done",
         f"    {counting} done {surface} 2>/dev/null || echo 0",
@@ -84,13 +83,13 @@ def probing(
     """
     one = of_one_rank(launch, gpus=min(1, launch.gpus_per_node))
     folders = [str(site.resolve().parent)] if site else []
-    command = [*_inside(job, one, alone=True, more=folders), "lsengine", "submit"]
+    command = [*_inside(job, one, folders), "lsengine", "submit"]
     command += [*_named(job, context), "--estimate", "--probe", str(cells)]
     command += ["--site", str(site.resolve())] if site else []
     command += ["--array", str(shards)] if shards else []
     lines = [join(command)]
     title = f"What the loss surface of {job.document.name} will cost"
-    return _script(title, "probe", job, one, context, lines, rounds=False)
+    return _script(title, "probe", job, one, context, lines)
 
 
 def training(job: Job, launch: LaunchSpec, context: ScriptContext) -> str:
@@ -113,7 +112,7 @@ def training(job: Job, launch: LaunchSpec, context: ScriptContext) -> str:
 def merging(job: Job, launch: LaunchSpec, context: ScriptContext, shards: int) -> str:
     """Return the script that makes one surface of shards."""
     launch = of_one_rank(launch)
-    command = [*_inside(job, launch, alone=True), "lsengine", "merge"]
+    command = [*_inside(job, launch), "lsengine", "merge"]
     stem = quote(str(job.surface.with_suffix("")))
     lines = [
         "shards=()",
@@ -128,7 +127,7 @@ def merging(job: Job, launch: LaunchSpec, context: ScriptContext, shards: int) -
         f'{join(command)} "${{shards[@]}}" --output {quote(str(job.surface))}',
     ]
     title = f"The loss surface of {job.document.name}, from its shards"
-    return _script(title, "merge", job, launch, context, lines, rounds=False)
+    return _script(title, "merge", job, launch, context, lines)
 
 
 def drawing(job: Job, launch: LaunchSpec, context: ScriptContext) -> str:
@@ -137,10 +136,10 @@ def drawing(job: Job, launch: LaunchSpec, context: ScriptContext) -> str:
     assert job.document.directions is not None
     kind = "filled" if job.document.directions.beta is not None else "curve"
     figure = job.surface.with_name(f"{job.surface.stem}-{kind}.png")
-    command = [*_inside(job, launch, alone=True), "lsengine", "render", str(job.surface)]
+    command = [*_inside(job, launch), "lsengine", "render", str(job.surface)]
     lines = [join([*command, "--as", kind, "--output", str(figure)])]
     title = f"A picture of the loss surface of {job.document.name}"
-    return _script(title, "render", job, launch, context, lines, rounds=False)
+    return _script(title, "render", job, launch, context, lines)
 
 
 def of_one_rank(launch: LaunchSpec, gpus: int = 0) -> LaunchSpec:
@@ -154,9 +153,9 @@ def _named(job: Job, context: ScriptContext) -> list[str]:
 
 
 def _run(job: Job, launch: LaunchSpec, command: Sequence[str], more: str = "") -> list[str]:
-    words = [*_start(launch), *_inside(job, launch, alone=ranks(launch) == 1), *command]
+    inside = _inside(job, launch) if ranks(launch) == 1 else _container(job, launch)
     lines = [
-        f"run=({join(words)}{more})",
+        f"run=({join([*_start(launch), *inside, *command])}{more})",
         f"most_fruitless={launch.max_fruitless}",
         f"signal_s={launch.signal_s}",
     ]
@@ -185,8 +184,15 @@ def _start(launch: LaunchSpec) -> list[str]:
     return start + launch.launcher_options
 
 
-def _inside(job: Job, launch: LaunchSpec, *, alone: bool, more: Sequence[str] = ()) -> list[str]:
-    """Return what goes before a command so that it runs in the container, if there is one.
+def _inside(job: Job, launch: LaunchSpec, more: Sequence[str] = ()) -> list[str]:
+    """Return what goes before a command without launcher so that it runs in the container."""
+    is_pyxis = launch.container is not None and launch.container.runtime == "pyxis"
+    starter = ["srun", "-n", "1", "--overlap"] if is_pyxis else []
+    return [*starter, *_container(job, launch, more)]
+
+
+def _container(job: Job, launch: LaunchSpec, more: Sequence[str] = ()) -> list[str]:
+    """Return the container's part of a command, if there is one.
 
     The container sees the site's folders, the job's, and ``more``.
     """
@@ -197,8 +203,7 @@ def _inside(job: Job, launch: LaunchSpec, *, alone: bool, more: Sequence[str] = 
     binds = [*container.binds, *(folder for folder in folders if folder not in container.binds)]
     if container.runtime == "pyxis":
         mounts = ",".join(b if ":" in b else f"{b}:{b}" for b in binds)
-        options = [f"--container-image={container.image}", f"--container-mounts={mounts}"]
-        return [*(["srun", "-n", "1", "--overlap"] if alone else []), *options]
+        return [f"--container-image={container.image}", f"--container-mounts={mounts}"]
     graphics = ["--nv"] if launch.gpus_per_node else []
     options = [word for bind in binds for word in ("--bind", bind)]
     return [container.runtime, "exec", *graphics, *options, container.image]
@@ -227,14 +232,12 @@ def _script(
     context: ScriptContext,
     lines: Sequence[str],
     shards: int | None = None,
-    *,
-    rounds: bool = True,
 ) -> str:
     head = [
         "#!/bin/bash -l" if launch.modules else "#!/bin/bash",
         f"# {' '.join(title.split())}: {' '.join(str(job.source).split())}",
         f"# Written by lsengine submit {__version__}.  It goes on where the files end.",
-        *(f"#SBATCH {option}" for option in _options(step, job, launch, shards, rounds=rounds)),
+        *(f"#SBATCH {option}" for option in _options(step, job, launch, shards)),
         "",
         "export SLURM_EXPORT_ENV=ALL # ranks get what is set here",
         *([f"module load {join(launch.modules)}"] if launch.modules else []),
@@ -245,20 +248,19 @@ def _script(
         *lines,
         "",
     ]
-    template = files("lsengine.submit").joinpath("rounds.sh").read_text("utf-8")
-    return "\n".join(head) + (f"\n{template}" if rounds else "")
+    if step in _IN_ROUNDS:
+        head += files("lsengine.submit").joinpath("rounds.sh").read_text("utf-8").split("\n")
+    return "\n".join(head)
 
 
-def _options(
-    step: str, job: Job, launch: LaunchSpec, shards: int | None, *, rounds: bool
-) -> Iterator[str]:
+def _options(step: str, job: Job, launch: LaunchSpec, shards: int | None) -> Iterator[str]:
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", job.document.name)
     number = "%A-%a" if shards else "%j"
     log = f"{str(job.surface.parent).replace('%', '%%')}/{name}-{step}-{number}.log"
     yield f"--job-name={name}-{step}"
     yield f'--output="{log}"' if re.search(r"\s", log) else f"--output={log}"
     yield "--open-mode=append"
-    if rounds:
+    if step in _IN_ROUNDS:
         yield "--requeue"
         yield f"--signal=B:USR1@{launch.signal_s}"
     if shards:
