@@ -66,11 +66,11 @@ def within(seconds: float, function: Callable[[], T], otherwise: T) -> T:
     A library that hangs in a driver cannot be interrupted: its thread is left behind, and ends
     with the process.
     """
-    found = [otherwise]
-    thread = threading.Thread(target=lambda: found.__setitem__(0, function()), daemon=True)
+    outcome = [otherwise]
+    thread = threading.Thread(target=lambda: outcome.__setitem__(0, function()), daemon=True)
     thread.start()
     thread.join(seconds)
-    return found[0]
+    return outcome[0]
 
 
 def _torch() -> Torch:

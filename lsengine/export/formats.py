@@ -69,8 +69,8 @@ def export(
     if form is None:
         hint = did_you_mean(to, FORMATS)
         raise UsageError(f"--to: got {to!r}; allowed: {', '.join(FORMATS)}{hint}")
-    asked = {"quantity": quantity, "scale": scale}
-    options = {name: value for name, value in asked.items() if value is not None}
+    given = {"quantity": quantity, "scale": scale}
+    options = {name: value for name, value in given.items() if value is not None}
     for name in options:
         if name not in form.options:
             raise UsageError(f"--{name} has no effect with --to {to}, which writes all quantities")

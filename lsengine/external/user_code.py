@@ -56,8 +56,8 @@ def lookup(spec: str, *, key: str, job_folder: Path) -> Callable[..., Any]:
         where = getattr(module, "__file__", None) or name
         raise UsageError(f'{key}: no "{attribute}" in {where}{near}') from None
     if not callable(named):
-        found = type(named).__name__
-        raise UsageError(f"{key}: {spec} is {found}; expected a function or a class")
+        kind = type(named).__name__
+        raise UsageError(f"{key}: {spec} is {kind}; expected a function or a class")
     return named  # type: ignore[no-any-return]
 
 

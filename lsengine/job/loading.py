@@ -71,12 +71,12 @@ def load_all(path: str | Path, *, command: str = "any", only: str = "*") -> list
     for content in documents:
         if not fnmatchcase(str(content["name"]), only):
             continue
-        document, found = _validate(content)
-        found += rules.between_keys(document)
-        found += _needs(document, content, command)
-        found += file_checks(source, document, command)
+        document, of_job = _validate(content)
+        of_job += rules.between_keys(document)
+        of_job += _needs(document, content, command)
+        of_job += file_checks(source, document, command)
         prefix = f"{content['name']}: " if len(documents) > 1 else ""
-        problems += [prefix + problem for problem in found]
+        problems += [prefix + problem for problem in of_job]
         jobs.append(Job(source=source.absolute(), document=document))
     if not jobs:
         names = ", ".join(str(content["name"]) for content in documents)

@@ -20,8 +20,9 @@ import numpy as np
 from lsengine import wording
 from lsengine.errors import UsageError
 from lsengine.report import flatness
-from lsengine.report.flatness import Floats, Level, Measure, PiecewisePlane
+from lsengine.report.flatness import Level, Measure, PiecewisePlane
 from lsengine.surface import DONE, MISSING, Surface, cells
+from lsengine.surface.cells import Floats
 from lsengine.surface.quantities import describe
 from lsengine.wording import did_you_mean
 

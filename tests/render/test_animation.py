@@ -88,7 +88,7 @@ def test_a_turning_landscape_is_the_one_a_still_shows():
         still = replace(request, style=replace(SKETCH, camera=camera))
         _, panels, views = lit._composed(still, turns=True)
         with Scene(panels[0].landscape, seen[0].shape[1::-1]) as scene:
-            # `fitted_view` aims at the middle of what turns, from each side within a hair.
+            # `turning_view` aims at the middle of what turns, from each side within a hair.
             assert np.abs(seen[index] - scene.picture(views[0])).mean() < 1
 
 

@@ -178,12 +178,10 @@ def _path(surface: Surface) -> dict[str, Any] | None:
 
 def _marks(surface: Surface) -> list[dict[str, Any]]:
     """Return the centre and the other minima that lie on the plane."""
-    minima = surface.marked_minima
-    names = ["centre", *page.ordinal_minima(len(minima))]
     alpha, beta = surface.axes["alpha"], surface.axes["beta"]
     return [
         {"name": name, "alpha": a, "beta": b, "symbol": "cross" if name == "centre" else "diamond"}
-        for name, (a, b) in zip(names, [(0.0, 0.0), *minima], strict=True)
+        for name, (a, b) in page.marked_points(surface).items()
         if alpha.min() <= a <= alpha.max() and beta.min() <= b <= beta.max()
     ]
 
@@ -192,12 +190,11 @@ def _quantity(name: str, planes: Sequence[Plane], request: Request) -> dict[str,
     quantity = describe(name)
     values = np.concatenate([plane.finite for plane in planes])
     is_first = name == request.quantity
-    limits, levels = (request.limits if is_first else None), request.levels
-    asked = request.scale if is_first else "auto"
-    auto = scales.choose(values, quantity, asked, levels, limits)
+    kind, limits = (request.scale, request.limits) if is_first else ("auto", None)
+    auto = scales.choose(values, quantity, kind, request.levels, limits)
     takes_log = not quantity.is_percent and (values > 0).all() and not (limits and limits[0] <= 0)
     offered = {
-        kind: scales.choose(values, quantity, kind, levels, limits)
+        kind: scales.choose(values, quantity, kind, request.levels, limits)
         for kind in (["linear", "log"] if takes_log else ["linear"])
     } | {auto.kind: auto}
     shown = {kind: _scale(offered[kind], planes, request) for kind in sorted(offered)}

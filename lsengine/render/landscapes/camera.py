@@ -49,20 +49,29 @@ class View:
         return np.asarray(flat / (2 * self.half_width) + np.array([0.5, self.ratio / 2]))
 
 
-def fitted_view(points: Floats, camera: Camera, *, all_around: bool = False) -> View:
-    """Return the view that has all points (N, 3) in it, as large as they can be, at zoom 1.
+def turning_view(points: Floats, camera: Camera) -> View:
+    """Return a `fitted_view` in which all points stay while they turn about their middle."""
+    middle = _middle(points)
+    beside = points - middle
+    angles = np.radians(np.arange(0, 360, 10))[:, None]
+    x = np.cos(angles) * beside[:, 0] - np.sin(angles) * beside[:, 1]
+    y = np.sin(angles) * beside[:, 0] + np.cos(angles) * beside[:, 1]
+    z = np.broadcast_to(beside[:, 2], x.shape)
+    everywhere = np.stack([x, y, z], axis=-1).reshape(-1, 3) + middle
+    return _fitted(everywhere, middle, camera)
 
-    With ``all_around`` they stay in it while they turn about the vertical line in their middle.
-    """
+
+def fitted_view(points: Floats, camera: Camera) -> View:
+    """Return the view that has all points (N, 3) in it, as large as they can be, at zoom 1."""
+    return _fitted(points, _middle(points), camera)
+
+
+def _middle(points: Floats) -> Floats:
+    return np.asarray((points.min(axis=0) + points.max(axis=0)) / 2)
+
+
+def _fitted(points: Floats, middle: Floats, camera: Camera) -> View:
     toward = direction(camera)
-    middle = (points.min(axis=0) + points.max(axis=0)) / 2
-    if all_around:
-        beside = points - middle
-        angles = np.radians(np.arange(0, 360, 10))[:, None]
-        x = np.cos(angles) * beside[:, 0] - np.sin(angles) * beside[:, 1]
-        y = np.sin(angles) * beside[:, 0] + np.cos(angles) * beside[:, 1]
-        z = np.broadcast_to(beside[:, 2], x.shape)
-        points = np.stack([x, y, z], axis=-1).reshape(-1, 3) + middle
     right, up = _sideways(toward)
     focal = middle
     for _ in range(8):  # perspective moves the middle of what is seen

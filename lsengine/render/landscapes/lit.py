@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 
-from lsengine.render.landscapes.camera import View, fitted_view
+from lsengine.render.landscapes.camera import View, fitted_view, turning_view
 from lsengine.render.landscapes.mesh import smooth_mesh
 from lsengine.render.landscapes.terrain import FADE, PALE, Marker, Terrain, bar, base, terrains
 from lsengine.render.landscapes.vtk_scene import Landscape, Scene
@@ -126,7 +126,7 @@ def _composed(request: Request, *, turns: bool) -> tuple[Figure, list[_Panel], l
     style, shown = request.style, terrains(request)
     landscapes = [_landscape(terrain) for terrain in shown]
     outline = np.concatenate([_outline(landscape) for landscape in landscapes])
-    view = fitted_view(outline, style.camera, all_around=turns)
+    view = (turning_view if turns else fitted_view)(outline, style.camera)
     frames = style.turntable.frames
     views = [view.turned(2 * np.pi * i / frames) for i in range(frames)] if turns else [view]
     figure, axes = page.sheet(len(shown), style, view.ratio)

@@ -77,11 +77,11 @@ class Terrain:
 
         Names are given where there is more than the centre.
         """
-        plane, minima = self.plane, self.surface.marked_minima
-        places = np.array([(0.0, 0.0), *minima])
+        plane, points = self.plane, page.marked_points(self.surface)
+        places = np.array(list(points.values()))
         heights = cells.at_place(plane, self.heights, *places.T)
         (left, right), (near, far) = plane.alpha[[0, -1]], plane.beta[[0, -1]]
-        names = ["centre", *page.ordinal_minima(len(minima))] if minima else [""]
+        names = [*points] if len(points) > 1 else [""]
         return [
             Marker(place=np.array([a, b, z]), name=name, symbol="+" if name == names[0] else "D")
             for (a, b), z, name in zip(places, heights, names, strict=True)

@@ -210,10 +210,8 @@ def _errors(surface: Surface) -> str:
     error = cells.error_at(surface)
     text = "" if error is None else f"{error:.2f} %"
     for end, _ in surface.marked_minima:
-        at = np.abs(np.asarray(surface.axes["alpha"]) - end) < 1e-9
-        accuracy = surface.quantities.get("test_accuracy", np.array([]))[at & surface.done]
-        if text and accuracy.size and np.isfinite(accuracy[0]):
-            text += f" \N{RIGHTWARDS ARROW} {100.0 * (1.0 - float(accuracy[0])):.2f} %"
+        if text and (other := cells.error_at(surface, end)) is not None:
+            text += f" \N{RIGHTWARDS ARROW} {other:.2f} %"
     return text
 
 

@@ -35,7 +35,7 @@ def title(figure: Figure, axes: list[Axes], text: str) -> None:
     (axes[0].set_title if len(axes) == 1 else figure.suptitle)(text, parse_math=False)
 
 
-def lead(name: str, things: Sequence[Any]) -> str:
+def lead(name: str, things: Sequence[object]) -> str:
     """Return how a note on one of several things begins: with its name."""
     return f"{page.printable(name)}: " if len(things) > 1 else ""
 

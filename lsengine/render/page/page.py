@@ -28,7 +28,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from lsengine.render.page.scales import Scale, log_text, power_text
 from lsengine.render.style.styles import Style
 from lsengine.surface import Surface
-from lsengine.surface.cells import Tally, error_at
+from lsengine.surface.cells import Floats, Tally, error_at
 from lsengine.surface.quantities import Quantity
 
 LONGEST_NUMBER = 7  # characters at a colour bar; longer ones have what is common taken out
@@ -136,13 +136,11 @@ def caption(axes: Axes, surface: Surface, *, top: float = 1.0, above: float = 0.
 
 def errors(surface: Surface) -> list[str]:
     """Return what a caption says of test errors: at the centre, and at other minima."""
-    centre, minima = error_at(surface), surface.marked_minima
+    (_, centre), *others = ((n, error_at(surface, *at)) for n, at in marked_points(surface).items())
     lines = [] if centre is None else [f"test error {centre:.2f} %"]
-    if surface.is_plane and lines and minima:
+    if surface.is_plane and lines and others:
         lines[0] += " at the centre"
-        others = zip(ordinal_minima(len(minima)), minima, strict=True)
-        known = [(name, error_at(surface, *at)) for name, at in others]
-        texts = [f"{name} {error:.2f} %" for name, error in known if error is not None]
+        texts = [f"{name} {error:.2f} %" for name, error in others if error is not None]
         lines.append(", ".join(texts))
     return [line for line in lines if line]
 
@@ -184,9 +182,12 @@ def _outside(axes: Axes, text: str, at: Place, offset: float, **look: Any) -> No
     axes.annotate(text, at, **look)
 
 
-def ordinal_minima(count: int) -> list[str]:
-    """Return what the minima that a surface leads to are called; the first is the centre."""
-    return ["other minimum"] if count == 1 else [f"minimum {i + 2}" for i in range(count)]
+def marked_points(surface: Surface) -> dict[str, Place]:
+    """Return the centre and the other minima that directions lead to, by what they are called."""
+    minima = surface.marked_minima
+    one = len(minima) == 1
+    names = ["other minimum"] if one else [f"minimum {i + 2}" for i in range(len(minima))]
+    return dict(zip(["centre", *names], [(0.0, 0.0), *minima], strict=True))
 
 
 def about_cells(counts: Tally, *, hatched: str = "", bad: str = "") -> list[str]:
@@ -200,7 +201,7 @@ def about_cells(counts: Tally, *, hatched: str = "", bad: str = "") -> list[str]
     return [f"{line} ({shown})" if shown else line for line, shown in told]
 
 
-def about_clipping(values: Any, scale: Scale) -> list[str]:
+def about_clipping(values: Floats, scale: Scale) -> list[str]:
     """Return how many of a surface's values lie beyond the ends of the scale."""
     parts = [
         f"{count:,} {'cell' if count == 1 else 'cells'} {word} {scale.text(end)}"
@@ -209,7 +210,7 @@ def about_clipping(values: Any, scale: Scale) -> list[str]:
     return [", ".join(parts) + ", beyond the scale"] if parts else []
 
 
-def beyond_axis(axes: Axes, values: Any) -> list[str]:
+def beyond_axis(axes: Axes, values: Floats) -> list[str]:
     """Return how many finite values of curves, (N,), lie beyond the limits of the vertical axis."""
     parts = [
         f"{count:,} of {values.size:,} values {word} {power_text(float(f'{end:.2g}'))}"
@@ -218,7 +219,7 @@ def beyond_axis(axes: Axes, values: Any) -> list[str]:
     return [", ".join(parts) + ", beyond the axis"] if parts else []
 
 
-def _beyond(values: Any, low: float, high: float) -> list[tuple[int, str, float]]:
+def _beyond(values: Floats, low: float, high: float) -> list[tuple[int, str, float]]:
     """Return how many values lie above and below two ends, if any do."""
     above, below = int((values > high).sum()), int((values < low).sum())
     return [side for side in ((above, "above", high), (below, "below", low)) if side[0]]

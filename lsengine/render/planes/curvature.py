@@ -23,7 +23,7 @@ from matplotlib.patches import Rectangle
 from lsengine.render.page import contour_labels, page, scales
 from lsengine.render.page.scales import Scale
 from lsengine.render.planes import paint
-from lsengine.render.planes.planes import alike, frame, height_by_width
+from lsengine.render.planes.planes import alike, frame, free, height_by_width
 from lsengine.render.request import CURVATURE, Request
 from lsengine.render.style.styles import Style
 from lsengine.surface import Surface, cells
@@ -69,17 +69,19 @@ class Panel:
 def draw(request: Request) -> Figure:
     """Draw maps: all panels of one surface, or one panel of several, on one scale."""
     maps, style = [_map(surface) for surface in request.surfaces], request.style
-    asked = [(map_, name) for map_ in maps for name in _names(request)]
+    contents = [(map_, name) for map_ in maps for name in _names(request)]
     loss = _loss_scale(maps, request)
     ratio = height_by_width(maps[0].panels["ratio"], "heatmap")
-    figure, axes = page.sheet(len(asked), style, ratio)
+    figure, axes = page.sheet(len(contents), style, ratio)
     panels = [
         Panel(axes=side, map=map_, name=name)
-        for side, (map_, name) in zip(axes, asked, strict=True)
+        for side, (map_, name) in zip(axes, contents, strict=True)
     ]
     to_scale = alike([map_.panels["ratio"] for map_ in maps], "heatmap")
     for panel in panels:
-        frame(panel.axes, panel.plane, replace(request, kind="heatmap"), to_scale=to_scale)
+        frame(panel.axes, panel.plane, replace(request, kind="heatmap"))
+        if not to_scale:
+            free(panel.axes)
     for name in _names(request):
         alike_panels = [panel for panel in panels if panel.name == name]
         scale = _scale([panel.plane for panel in alike_panels], name, request)
@@ -187,7 +189,7 @@ def _mark(panel: Panel, loss: Scale | None, style: Style) -> None:
         bed = page.halo(style.ground, BED)
         paint.contour_lines(panel.axes, panel.map.loss, loss, style.ink, path_effects=bed, **look)
     paint.mark_cells(panel.axes, panel.map.panels["ratio"], RATIO, style)
-    paint.mark_minima(panel.axes, panel.map.source.marked_minima, style)
+    paint.mark_minima(panel.axes, panel.map.source, style)
 
 
 def _sign_colors(style: Style) -> ScalarMappable:

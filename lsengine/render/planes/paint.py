@@ -5,7 +5,7 @@ Shape suffixes: B betas, A alphas.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from matplotlib.patches import Rectangle
 from lsengine.render.page import page
 from lsengine.render.page.scales import Scale
 from lsengine.render.style.styles import Style
-from lsengine.surface import cells
+from lsengine.surface import Surface, cells
 from lsengine.surface.cells import Plane
 from lsengine.surface.quantities import Quantity
 
+Painting = Callable[[cells.Floats], cells.Floats]  # from scaled levels to their colours
 Borders = tuple[float, float, float, float]
 NOT_COMPUTED = "/////"  # hatch
 STAND_IN_OPACITY = 0.4
@@ -76,7 +77,7 @@ def flat(axes: Axes, plane: Plane, where_BA: cells.Mask, color: str, *, zorder: 
 
 
 def contour_lines(
-    axes: Axes, plane: Plane, scale: Scale, colors: str | Callable[[cells.Floats], Any], **look: Any
+    axes: Axes, plane: Plane, scale: Scale, colors: str | Painting, **look: Any
 ) -> None:
     """Draw the lines of all levels that a plane has values on both sides of.
 
@@ -98,9 +99,9 @@ def colored_lines(axes: Axes, plane: Plane, scale: Scale, style: Style) -> None:
     """Draw contour lines in the colours of their levels, on open ground."""
     low, high = style.line_range
 
-    def colors(levels: cells.Floats) -> Any:
+    def colors(levels: cells.Floats) -> cells.Floats:
         position = Normalize(*scale.span)(levels)
-        return colormaps[style.colormap](low + (high - low) * np.clip(position, 0, 1))
+        return np.asarray(colormaps[style.colormap](low + (high - low) * np.clip(position, 0, 1)))
 
     contour_lines(axes, plane, scale, colors, linewidths=1.0)
 
@@ -150,16 +151,17 @@ def mark_cells(axes: Axes, plane: Plane, quantity: Quantity, style: Style) -> No
         _mark(axes, best[:2], "o", 8.5, style)
 
 
-def mark_minima(axes: Axes, minima: Sequence[tuple[float, float]], style: Style) -> None:
+def mark_minima(axes: Axes, surface: Surface, style: Style) -> None:
     """Mark the other minima that the directions lead to, and name them and the centre."""
-    if not minima:
+    if not surface.marked_minima:
         return
-    named = zip(minima, page.ordinal_minima(len(minima)), strict=True)
-    shown = [(at, name) for at, name in named if _is_inside(axes, at)]
-    for at, _ in shown:
-        _mark(axes, at, "D", 5.0, style)
+    points = page.marked_points(surface).items()
+    shown = {name: at for name, at in points if _is_inside(axes, at)}
+    for name, at in shown.items():
+        if name != "centre":
+            _mark(axes, at, "D", 5.0, style)
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    for (x, y), name in [((0.0, 0.0), "centre"), *shown] if _is_inside(axes, (0, 0)) else shown:
+    for name, (x, y) in shown.items():
         rightwards = (x - left) < 0.62 * (right - left)
         upwards = (y - bottom) < 0.85 * (top - bottom)
         beside = (5.0 if rightwards else -5.0, 5.0 if upwards else -5.0)

@@ -83,7 +83,9 @@ def compose(request: Request) -> tuple[Figure, list[paths.DrawnPath]]:
         )
     ]
     for panel in panels:
-        frame(panel.axes, panel.plane, request, to_scale=to_scale)
+        frame(panel.axes, panel.plane, request)
+        if not to_scale:
+            free(panel.axes)
         if scale is not None:
             _paint(panel, scale)
     drawn = [paths.add(p.axes, p.surface, request.style) for p in panels if p.has_path]
@@ -126,12 +128,12 @@ def _paint(panel: Panel, scale: Scale) -> None:
 
 def _mark(panel: Panel, quantity: Quantity) -> None:
     """Draw a trained curve, or mark the centre and the best cell."""
-    style, surface = panel.request.style, panel.surface
+    style = panel.request.style
     if panel.curve is not None:
         paths.add_curve(panel.axes, panel.curve, style)
     elif not panel.has_path:
         paint.mark_cells(panel.axes, panel.plane, quantity, style)
-        paint.mark_minima(panel.axes, surface.marked_minima, style)
+        paint.mark_minima(panel.axes, panel.surface, style)
 
 
 def _write(panels: list[Panel], quantity: Quantity, scale: Scale | None, *, to_scale: bool) -> None:
@@ -220,13 +222,17 @@ def _borders(plane: Plane, kind: str) -> paint.Borders:
     return float(x[0]), float(x[-1]), float(y[0]), float(y[-1])
 
 
-def frame(axes: Axes, plane: Plane, request: Request, *, to_scale: bool) -> None:
-    """Set limits, aspect and labels, and hatch what has not been computed."""
+def free(axes: Axes) -> None:
+    """Let both axes have scales of their own, in a panel of one shape."""
+    axes.set_aspect("auto")
+    axes.set_box_aspect(FREE)  # the layout presses panels together only if it knows their shape
+
+
+def frame(axes: Axes, plane: Plane, request: Request) -> None:
+    """Set limits and labels, both axes to one scale, and hatch what has not been computed."""
     left, right, bottom, top = borders = _borders(plane, request.kind)
     axes.set(xlim=(left, right), ylim=(bottom, top), xlabel=r"$\alpha$", ylabel=r"$\beta$")
-    axes.set_aspect("equal" if to_scale else "auto")
-    if not to_scale:  # the layout presses panels together only if it knows their shape
-        axes.set_box_aspect(FREE)
+    axes.set_aspect("equal")
     axes.locator_params(nbins=5, min_n_ticks=2)
     for name, values in (("x", plane.alpha), ("y", plane.beta)):
         if values.size == 1:

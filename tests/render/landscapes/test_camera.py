@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lsengine.render.landscapes.camera import fitted_view
+from lsengine.render.landscapes.camera import fitted_view, turning_view
 from lsengine.render.style.styles import Camera
 
 BOX = np.array([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 0.6)], dtype=float)
@@ -39,7 +39,7 @@ def test_words_are_put_where_vtk_draws():
 
 def test_a_turning_landscape_never_leaves_the_picture():
     """From every side all corners are in it."""
-    view = fitted_view(BOX, Camera(), all_around=True)
+    view = turning_view(BOX, Camera())
     for angle in np.radians(np.arange(0, 360, 15)):
         seen = view.turned(angle).project(BOX)
         assert seen.min() > -1e-3
