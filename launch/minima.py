@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 
 import lsengine
 from lsengine import render
-from lsengine.render.style.styles import ORDER
+from lsengine.render.style import ORDER
 
 FIGURES = {
     "train_loss": "training loss",

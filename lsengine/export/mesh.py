@@ -100,7 +100,7 @@ def mesh(surface: Surface, quantity: str | None = None, scale: str = "auto") -> 
     extent = max(np.ptp(plane.alpha), np.ptp(plane.beta))
     vertices = np.stack([a, b, share_BA * HEIGHT * extent], axis=-1).reshape(-1, 3)
     used, renumbered = np.unique(faces, return_inverse=True)
-    from lsengine.render.style.styles import rgba  # and matplotlib with it
+    from lsengine.render.style import rgba  # and matplotlib with it
 
     colors = rgba(share_BA.ravel()[used])
     return Mesh(vertices[used], renumbered.reshape(faces.shape), colors)

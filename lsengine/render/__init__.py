@@ -12,5 +12,5 @@ from lsengine.render.request import KINDS as KINDS
 from lsengine.render.request import MOVING as MOVING
 from lsengine.render.request import check_look as check_look
 from lsengine.render.request import check_output as check_output
-from lsengine.render.style.files import SCALES as SCALES
-from lsengine.render.style.styles import STYLES as STYLES
+from lsengine.render.style import SCALES as SCALES
+from lsengine.render.style import STYLES as STYLES

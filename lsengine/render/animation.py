@@ -23,7 +23,7 @@ from lsengine import files
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.render.planes import paths, planes
 from lsengine.render.request import Request
-from lsengine.render.style.styles import Style
+from lsengine.render.style import Style
 
 MOST_FRAMES = 150  # of longer runs checkpoints are left out, evenly
 SECONDS = 6.0  # about what a run takes on the screen

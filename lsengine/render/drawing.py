@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lsengine import files, wording
 from lsengine.errors import UsageError
 from lsengine.render.request import MOVING, Look, Request, check_output, validated
-from lsengine.render.style.files import find
-from lsengine.render.style.styles import COMMON, Style
+from lsengine.render.style import COMMON, Style, find
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lsengine.errors import NothingToDraw, UsageError
-from lsengine.render.style.files import SCALES, find
-from lsengine.render.style.styles import STYLES, Style
+from lsengine.render.style import SCALES, STYLES, Style, find
 from lsengine.surface import Surface, cells
 from lsengine.surface.quantities import describe, preferred
 from lsengine.surface.records import History, WeightHistograms

@@ -16,7 +16,7 @@ from lsengine.render.animation import MOST_FRAMES
 from lsengine.render.landscapes import lit
 from lsengine.render.landscapes.vtk_scene import Scene
 from lsengine.render.request import Look, validated
-from lsengine.render.style.styles import STYLES, Turntable
+from lsengine.render.style import STYLES, Turntable
 from lsengine.surface import Surface
 from tests.support.landscapes import cliffs, make_plane
 from tests.support.pictures import walked, words

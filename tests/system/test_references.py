@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from lsengine import render
-from lsengine.render.style.styles import STYLES
+from lsengine.render.style import STYLES
 from lsengine.surface import DONE, FAILED, PlaneCurve, Trajectory
 from lsengine.surface.records import Bins, History, WeightHistograms
 from tests.support.landscapes import cliffs, make_curve, make_plane

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lsengine.render.style.styles import Camera
+from lsengine.render.style import Camera
 from lsengine.surface.cells import Floats
 
 DISTANCE = 3.6  # from the camera to the middle of the scene; its base is 1 wide

@@ -15,7 +15,7 @@ from lsengine.render.lines.curve_data import Curve, Curves, curve_of
 from lsengine.render.page import page
 from lsengine.render.planes.curvature import SIGNS, curved_down, quantity_of, ratios, signs
 from lsengine.render.request import Request
-from lsengine.render.style.styles import Style
+from lsengine.render.style import Style
 from lsengine.surface import Surface, cells
 from lsengine.surface.quantities import describe
 

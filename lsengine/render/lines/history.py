@@ -18,7 +18,7 @@ from lsengine.errors import NothingToDraw, UsageError
 from lsengine.render.lines import panel
 from lsengine.render.page import page, scales
 from lsengine.render.request import Request
-from lsengine.render.style.styles import Style
+from lsengine.render.style import Style
 from lsengine.surface.quantities import Quantity, describe
 from lsengine.surface.records import History
 from lsengine.wording import did_you_mean, listed

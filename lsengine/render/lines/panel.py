@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lsengine.render.page import page
-from lsengine.render.style.styles import Style
+from lsengine.render.style import Style
 
 
 def sheet(panels: int, style: Style) -> tuple[Figure, list[Axes]]:

@@ -26,7 +26,7 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from lsengine.render.page.scales import Scale, log_text, power_text
-from lsengine.render.style.styles import Style
+from lsengine.render.style import Style
 from lsengine.surface import Surface
 from lsengine.surface.cells import Floats, Tally, error_at
 from lsengine.surface.quantities import Quantity

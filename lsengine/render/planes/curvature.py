@@ -25,7 +25,7 @@ from lsengine.render.page.scales import Scale
 from lsengine.render.planes import paint
 from lsengine.render.planes.planes import alike, frame, free, height_by_width
 from lsengine.render.request import CURVATURE, Request
-from lsengine.render.style.styles import Style
+from lsengine.render.style import Style
 from lsengine.surface import Surface, cells
 from lsengine.surface.cells import Mask, Plane
 from lsengine.surface.quantities import Quantity, describe

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 
 from lsengine.render.page import page
 from lsengine.render.page.scales import Scale
-from lsengine.render.style.styles import Style
+from lsengine.render.style import Style
 from lsengine.surface import Surface, cells
 from lsengine.surface.cells import Plane
 from lsengine.surface.quantities import Quantity

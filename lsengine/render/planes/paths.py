@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from lsengine.render.page import page
-from lsengine.render.style.styles import Style
+from lsengine.render.style import Style
 from lsengine.surface import PlaneCurve, Surface, Trajectory
 from lsengine.surface.cells import Floats
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lsengine.render.landscapes.camera import fitted_view, turning_view
-from lsengine.render.style.styles import Camera
+from lsengine.render.style import Camera
 
 BOX = np.array([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 0.6)], dtype=float)
 

@@ -16,7 +16,7 @@ from lsengine import render
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.render.landscapes import lit
 from lsengine.render.request import Look, validated
-from lsengine.render.style.styles import STYLES, Camera
+from lsengine.render.style import STYLES, Camera
 from lsengine.surface import DONE
 from tests.support.landscapes import cliffs, make_plane
 from tests.support.launchers import ROOT

@@ -11,7 +11,7 @@ from mpl_toolkits.mplot3d.proj3d import proj_transform
 
 from lsengine import render
 from lsengine.render.landscapes import shaded
-from lsengine.render.style.styles import STYLES
+from lsengine.render.style import STYLES
 from tests.support.landscapes import make_plane
 from tests.support.pictures import words
 

@@ -1,1 +1,0 @@
-"""Styles of figures, built in and from files."""
