@@ -22,7 +22,7 @@ ONLY = {  # foreign library: the modules or folders that may import it
     "h5py": ("store/",),
     "yaml": ("job/",),
     "matplotlib": ("render/",),
-    "PIL": ("data/image_folder", "render/"),
+    "PIL": ("data/image_file", "render/"),
     "torchvision": ("external/torchvision",),
     "trimesh": ("export/",),
     "vtkmodules": ("export/", "render/"),

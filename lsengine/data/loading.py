@@ -17,23 +17,26 @@ from lsengine.data.dataset import (
     Dataset,
     RawData,
     Split,
-    check_alike,
-    count_classes,
     draw_subset,
-    validated,
 )
 from lsengine.data.digits import load_digits
+from lsengine.data.validation import check_alike, described, validated
 from lsengine.errors import UsageError
 from lsengine.external import user_code
 from lsengine.job import schema
 
+_ARGUMENTS = {"arrays": ("classes",), "image_folder": image_folder.ARGUMENTS}
 
-def load(spec: schema.DataSpec, *, root: Path | None, job_folder: Path, seed: int) -> Dataset:
+
+def load(
+    spec: schema.DataSpec, *, root: Path | None, job_folder: Path, seed: int, exact: bool = False
+) -> Dataset:
     """Load the splits that a job asks for.
 
     The root is absolute: the folder, or the .npz file of ``arrays``.  A subset has at most
     ``spec.subset`` samples of each split, drawn by the seed, the classes in the proportions of the
-    whole up to rounding, in the file's order.
+    whole up to rounding, in the file's order.  With ``exact`` inputs and values to predict of 64
+    bits keep them; else they are rounded to float32.
 
     Raises:
         UsageError: If data are missing, damaged, empty, not finite or shaped wrongly.
@@ -47,22 +50,31 @@ def load(spec: schema.DataSpec, *, root: Path | None, job_folder: Path, seed: in
             found = f"{where} has: {', '.join(raw.splits) or 'none'}"
             raise UsageError(f"data.splits: {name} is asked for, but {found}; ask for those only")
     present = [name for name in SPLITS if name in raw.splits]
-    checked = {name: validated(f"{where}: {name}", *raw.splits[name]) for name in present}
+    checked = {
+        name: validated(f"{where}: {name}", *raw.splits[name], exact=exact) for name in present
+    }
     check_alike(checked, where)
-    classes = count_classes(checked, raw.classes, where)
+    kind, classes = described(checked, raw.classes, where)
     splits: dict[str, Split] = {name: checked[name] for name in SPLITS if name in spec.splits}
     if spec.subset is not None:
         splits = {name: draw_subset(s, spec.subset, seed, name) for name, s in splits.items()}
     mean, std = raw.mean, raw.std
     if spec.normalize is not None:
         mean, std = spec.normalize.mean, spec.normalize.std
-        channels = next(iter(splits.values())).x.shape[1]
+        x = next(iter(splits.values())).x
+        if x.dtype == torch.int64:
+            raise UsageError(
+                "data.normalize: the inputs are integers, which are taken as they are; store "
+                "floats, or leave normalize out"
+            )
+        channels = x.shape[1]
         if len(mean) not in (1, channels):
             raise UsageError(
                 f"data.normalize: mean has {len(mean)} values; the data have {channels} "
                 "channels, so give as many, or one for all"
             )
-    return Dataset(splits=splits, mean=_constants(mean), std=_constants(std), classes=classes)
+    constants = {"mean": _constants(mean), "std": _constants(std)}
+    return Dataset(splits=splits, **constants, classes=classes, target_kind=kind)
 
 
 def _constants(values: Sequence[float] | None) -> Tensor | None:
@@ -78,9 +90,10 @@ def _read(spec: schema.DataSpec, root: Path | None, job_folder: Path) -> RawData
                 "mapping with x_train and y_train, x_test and y_test"
             )
         return _pairs(arrays, f"data.dataset: {spec.dataset}", arrays.get("classes"))
+    allowed = _ARGUMENTS.get(spec.dataset, ())
     for name in spec.args:
-        if spec.dataset != "arrays" or name != "classes":
-            takes = "takes classes only" if spec.dataset == "arrays" else "takes none"
+        if name not in allowed:
+            takes = f"takes {' and '.join(allowed)} only" if allowed else "takes none"
             raise UsageError(f"data.args.{name}: dataset {spec.dataset} {takes}")
     if spec.dataset == "digits":
         return load_digits()
@@ -89,7 +102,7 @@ def _read(spec: schema.DataSpec, root: Path | None, job_folder: Path) -> RawData
     if spec.dataset == "arrays":
         return _arrays(root, spec.args.get("classes"))
     if spec.dataset == "image_folder":
-        return image_folder.folder(root)
+        return image_folder.folder(root, **spec.args, resize=spec.resize)
     return torchvision.torchvision_set(spec.dataset, root, spec.splits)
 
 
@@ -110,6 +123,8 @@ def _arrays(file: Path, classes: Any) -> RawData:
 
 def _pairs(arrays: Mapping[str, Any], where: str, classes: Any) -> RawData:
     """Pick x_<split> and y_<split>."""
+    if isinstance(classes, np.integer):
+        classes = int(classes)
     is_count = isinstance(classes, int) and not isinstance(classes, bool) and classes >= 1
     if classes is not None and not is_count:
         raise UsageError(f"{where}: classes: expected an integer of at least 1, got {classes!r}")

@@ -90,6 +90,14 @@ class Job:
                 section[last] = str(self.path(section[last]))
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
+    def data_identity(self) -> dict[str, Any]:
+        """Return what the job says of its data, but where they are, as plain JSON values."""
+        content = self.document.data.model_dump(mode="json")
+        if content["resize"] is None:  # left out without one: files are older than it
+            del content["resize"]
+        del content["root"]
+        return content
+
     def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """Return everything that decides the values of the surface, as plain JSON values.
 
@@ -101,7 +109,7 @@ class Job:
         if self.document.cells_per_pass != 1:  # left out where it is 1: files are older than it
             identity["cells_per_pass"] = self.document.cells_per_pass
         identity["model"] = {k: content["model"][k] for k in ("arch", "args")}
-        identity["data"] = {k: v for k, v in content["data"].items() if k != "root"}
+        identity["data"] = self.data_identity()
         identity["directions"] = {
             axis: {k: v for k, v in spec.items() if k not in _DIRECTION_PATHS}
             for axis, spec in (content["directions"] or {}).items()

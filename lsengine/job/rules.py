@@ -65,6 +65,8 @@ def _data(job: Document) -> Iterator[str]:
         return
     if job.data.dataset in DATASETS[1:] and job.data.root is None:
         yield f"data.root: required for dataset {job.data.dataset}"
+    if job.data.resize is not None and job.data.dataset != "image_folder":
+        yield f"data.resize: dataset {job.data.dataset} takes none; only image_folder does"
     policy = job.batch_norm.policy if job.batch_norm else None
     if policy == "recalibrated" and "train" not in job.data.splits:
         yield "batch_norm: recalibrated is from training samples; data.splits needs train"

@@ -24,6 +24,7 @@ from lsengine.job.value_types import (
     NonNegative,
     Positive,
     Seed,
+    Size,
     Word,
 )
 
@@ -77,6 +78,7 @@ class DataSpec(Section):
     splits: Annotated[list[Split], Field(min_length=1), Distinct] = ["train", "test"]
     subset: Count | None = None
     normalize: NormalizeSpec | None = None
+    resize: Size | None = None
 
 
 Ignore = Annotated[list[str], Distinct]

@@ -68,6 +68,16 @@ AxisSpec = Annotated[
 ]
 
 
+def _size(value: Any, handler: Callable[[Any], Any]) -> Any:
+    is_pair = isinstance(value, list | tuple) and len(value) == 2
+    if not is_pair or any(not isinstance(v, int) or isinstance(v, bool) or v < 1 for v in value):
+        raise ValueError("expected [rows, columns], two integers of at least 1")
+    return handler(list(value))
+
+
+Size = Annotated[list[Count], WrapValidator(_size)]
+
+
 def _distinct(values: Sequence[str]) -> Sequence[str]:
     if len(set(values)) != len(values):
         raise ValueError("expected each entry once")

@@ -78,7 +78,7 @@ def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str
     content = job.document.model_dump(mode="json")
     return {
         "model": {k: content["model"][k] for k in ("arch", "args")},
-        "data": {k: v for k, v in content["data"].items() if k != "root"},
+        "data": job.data_identity(),
         "loss": content["loss"],
         "seed": content["seed"],
         section: {k: v for k, v in content[section].items() if k not in ignored},

@@ -118,7 +118,7 @@ BROKEN = {
     "nan labels": ({"y_train": NAN[:, 0], "y_test": NAN[:3, 0]}, "labels have NaN"),
     "negative": ({"y_train": np.array([0, 1, 2, 0, -1, 2])}, "train has the label -1"),
     "huge": ({"y_train": np.array([0, 1, 2, 0, 1, 2**40])}, "label 1099511627776"),
-    "one-hot": ({"y_train": np.eye(6, dtype=int)}, r"int64 of shape \[6, 6\]"),
+    "one-hot": ({"y_train": np.eye(6, dtype=int)}, r"differ: train labels are int64 \[6\]"),
     "last": ({"x_train": np.zeros((6, 8, 8, 3), "u1")}, "channels last"),
     "flat bytes": ({"x_train": np.zeros((6, 4), "u1")}, "bytes are images"),
     "integers": ({"x_train": np.zeros((6, 4), int)}, "inputs are int64"),

@@ -21,12 +21,12 @@ def test_classes_are_counted_over_the_whole_source(tmp_path):
 
 
 def test_real_numbers_to_predict_make_no_classes(tmp_path):
-    """Float labels are values, (N,) is one of them."""
-    path = arrays(tmp_path, y_train=np.ones(6), y_test=np.ones(3, np.float32))
-    dataset = load("arrays", root=path)
-    assert dataset.classes is None
-    assert dataset.outputs == 1
-    assert dataset.splits["train"].y.shape == (6, 1)
+    """Float labels are values of the shape of the file; (N,) is one of them."""
+    for shape, outputs in ((), 1), ((1,), 1), ((4,), 4), ((4, 1, 1), 4), ((2, 3), 6):
+        values = np.arange(6.0).reshape(6, *[1] * len(shape)) * np.ones((6, *shape))
+        dataset = load("arrays", root=arrays(tmp_path, y_train=values, y_test=values[:3]))
+        assert (dataset.classes, dataset.outputs, dataset.target_kind) == (None, outputs, "values")
+        np.testing.assert_array_equal(dataset.splits["train"].y.numpy(), values)
 
 
 @pytest.mark.parametrize("kind", ["text", "cut", "absent", "folder", "pickled"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lsengine import data
 from lsengine.data import image_folder, pixel_cache
@@ -39,18 +40,18 @@ def root(tmp_path):
 @pytest.fixture
 def decodings(monkeypatch):
     """A list that grows by every image file that is decoded."""
-    files, decode = [], image_folder._decode
+    files, decode = [], image_folder.decode
 
-    def counted(file):
+    def counted(file, resize):
         files.append(file)
-        return decode(file)
+        return decode(file, resize)
 
-    monkeypatch.setattr(image_folder, "_decode", counted)
+    monkeypatch.setattr(image_folder, "decode", counted)
     return files
 
 
-def _load(root):
-    spec = schema.DataSpec(dataset="image_folder", root=str(root), splits=["train"])
+def _load(root, **options):
+    spec = schema.DataSpec(dataset="image_folder", root=str(root), splits=["train"], **options)
     return data.load(spec, root=root, job_folder=Path(), seed=0)
 
 
@@ -98,6 +99,37 @@ def test_a_changed_image_is_seen(root, decodings):
     assert not second.splits["train"].x[7].any()
     Image.fromarray(np.ones((3, 2, 3), np.uint8)).save(root / "train/b/999.png")
     assert len(_load(root).splits["train"].y) == 2 * COUNT + 1
+
+
+def test_another_size_or_other_rules_decode_anew(root, decodings, monkeypatch):
+    """What was decoded in another way is not taken for the pixels that are wanted."""
+    whole = _load(root)
+    small = _load(root, resize=[2, 1])
+    assert small.splits["train"].x.shape[2:] == (2, 1)
+    assert len(decodings) == 4 * COUNT
+    assert _load(root).sha256 == whole.sha256
+    assert len(decodings) == 6 * COUNT
+    monkeypatch.setattr(pixel_cache, "_RULES", "those of next year")
+    assert _load(root).sha256 == whole.sha256
+    assert len(decodings) == 8 * COUNT
+
+
+def test_deep_images_and_what_was_said_are_kept(root, decodings, caplog):
+    """Types survive, and notes are said again without decoding."""
+    deep = np.array([[0, 4000], [65535, 3], [1, 2]], np.uint16)
+    Image.fromarray(deep).save(root / "train/a/007.png")
+    clear = np.zeros((3, 2, 4), np.uint8)
+    Image.fromarray(clear).save(root / "train/b/000.png")
+    first = _load(root)
+    assert first.splits["train"].x.dtype == torch.float32
+    assert "images are transparent: " in caplog.text
+    caplog.clear()
+    second = _load(root)
+    assert second.sha256 == first.sha256
+    assert len(decodings) == 2 * COUNT
+    assert "images are transparent: " in caplog.text
+    expected = (deep / 65535).astype(np.float32)
+    np.testing.assert_array_equal(second.splits["train"].x[7, 0].numpy(), expected)
 
 
 @pytest.mark.parametrize("damage", ["byte", "cut", "other"])

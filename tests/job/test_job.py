@@ -43,6 +43,7 @@ def test_what_does_not_affect_values_does_not_change_the_fingerprint(load, chang
         {"quantities": ["loss"]},
         {"grid": {"alpha": [-1, 1, 5], "beta": [-1, 1, 5]}},
         {"data": {"dataset": "digits", "subset": 100}},
+        {"data": {"dataset": "image_folder", "root": ".", "resize": [8, 9]}},
         {"model": {"arch": "resnet20", "checkpoint": "centre.pt", "args": {"classes": 10}}},
         {"directions": {"alpha": {"kind": "random", "seed": 2}, "beta": {"kind": "random"}}},
     ],
@@ -60,6 +61,16 @@ def test_the_fingerprint_of_a_job_never_changes(load):
     assert json.loads(text)["digests"] == {"checkpoint": "a", "data": "b"}
     assert "centre.pt" not in text
     assert _fingerprint(load()) == _fingerprint(load())
+
+
+def test_the_size_of_images_belongs_to_the_fingerprint_where_it_is_given(load):
+    """A job without it has the identity that it had before there was the key."""
+    folder = {"dataset": "image_folder", "root": "."}
+    sizes = [None, [8, 9], [9, 8]]
+    given = [load(data=folder | ({"resize": size} if size else {})) for size in sizes]
+    assert "resize" not in given[0].identity({})["data"]
+    assert given[1].identity({})["data"]["resize"] == [8, 9]
+    assert len({_fingerprint(job) for job in given}) == 3
 
 
 def test_the_cell_fingerprint_ignores_grid_repeats_and_quantities(load):

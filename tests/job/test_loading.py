@@ -51,6 +51,17 @@ def test_all_problems_come_at_once(load):
         ({"data": {"dataset": "digitz"}}, 'did you mean "digits"?'),
         ({"data": {"dataset": "cifar10"}}, "data.root: required for dataset cifar10"),
         ({"data": {"dataset": "arrays", "root": "no.npz"}}, "data.root: no such file"),
+        (
+            {"data": {"dataset": "digits", "resize": [8, 8]}},
+            "data.resize: dataset digits takes none; only image_folder does",
+        ),
+        *(
+            (
+                {"data": {"dataset": "image_folder", "root": ".", "resize": size}},
+                "data.resize: expected [rows, columns], two integers of at least 1, got",
+            )
+            for size in ([8], [8, 0], [8.5, 8], 8, [True, 8])
+        ),
         ({"data": {"dataset": "digits", "subset": 0}}, "data.subset: expected at least 1"),
         ({"data": {"dataset": "digits", "splits": []}}, "data.splits: "),
         (

@@ -10,10 +10,10 @@ from lsengine import data
 from lsengine.job import schema
 
 
-def load(dataset, *, root=None, job_folder=Path(), seed=0, **options):
+def load(dataset, *, root=None, job_folder=Path(), seed=0, exact=False, **options):
     """Load as a job would."""
     spec = schema.DataSpec(dataset=dataset, root=None if root is None else str(root), **options)
-    return data.load(spec, root=root, job_folder=job_folder, seed=seed)
+    return data.load(spec, root=root, job_folder=job_folder, seed=seed, exact=exact)
 
 
 def arrays(folder, **more):

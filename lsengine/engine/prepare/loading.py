@@ -43,7 +43,10 @@ def load(job: Job) -> Loaded:
     """
     document, job_folder = job.document, job.source.parent
     root = job.path(document.data.root) if document.data.root else None
-    dataset = data.load(document.data, root=root, job_folder=job_folder, seed=document.seed)
+    exact = document.precision == "float64"
+    dataset = data.load(
+        document.data, root=root, job_folder=job_folder, seed=document.seed, exact=exact
+    )
     model = models.build(
         document.model,
         channels=dataset.channels,

@@ -40,7 +40,12 @@ _HOLED[3, 2] = np.nan
         ({"x_train": _HOLED}, ["1 of 8 inputs have NaN", "first at index 3"]),
         ({"x_train": np.ones((8, 5), "f4"), "x_test": np.ones((5, 5), "f4")}, "[5] per sample"),
         ({"x_train": np.ones((8, 7), "f4")}, ["the splits differ", "[7]", "[6]"]),
-        ({"x_train": np.ones((8, 6), int)}, "inputs are int64; expected floats"),
+        ({"x_train": np.ones((8, 6), int)}, "the splits differ: train inputs are int64 [6]"),
+        (
+            {"x_train": np.ones((8, 6), int), "x_test": np.ones((5, 6), int)},
+            "model.arch: the network refuses data of shape [6] per sample",
+        ),
+        ({"x_train": np.ones((8, 6), "u1")}, "bytes are images (N, C, H, W)"),
         ({"y_train": np.array(list("abcabcab"))}, "train labels: not an array of numbers"),
         ({"y_train": None}, "has x_train, but no y_train"),
         ({"x_test": None, "y_test": None}, ["data.splits: test is asked for", "train"]),

@@ -1,0 +1,164 @@
+"""One image file as numbers: what Pillow reads, by the range of its type, or a refusal.
+
+Pillow gives some files with fewer bits than they have, or with their numbers the wrong way round,
+and says nothing.  Those are refused here.
+
+Shapes: H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsengine.errors import EnvironmentUnfit, UsageError
+
+Pixels = NDArray[Any]
+"""Of one image (H, W) or (H, W, 3), or of many: uint8, uint16, or float32 in [0, 1]."""
+NOTES = {
+    "transparent": "alpha is left out, and colours count as they are stored",
+    "turned by EXIF": "they are taken as they are stored, not turned",
+    "of several pictures": "the first picture is taken",
+}
+"""What is said of files that are not taken as they might be meant."""
+_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339
+_SIGNED = 2
+_CURE = "convert it, or store floats (dataset: arrays)"
+
+
+def decode(file: Path, resize: Sequence[int] | None) -> tuple[Pixels, list[str]]:
+    """Return an image, of rows and columns ``resize`` if given, and the keys of its `NOTES`.
+
+    Grey images are (H, W), all others RGB (H, W, 3).
+
+    Raises:
+        UsageError: If it cannot be read, is damaged, or would lose what it holds.
+        EnvironmentUnfit: If pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise EnvironmentUnfit(
+            f"data.dataset: image_folder needs pillow, which cannot be imported: {error}"
+        ) from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                _check_nothing_is_lost(file, image)
+                image.load()
+                return _pixels(file, image, resize), list(_notes(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        most = f"{Image.MAX_IMAGE_PIXELS:,}"
+        raise UsageError(
+            f"data.root: {file} has more than {most} pixels, which may be an attack by a small "
+            "file that fills the memory; make it smaller"
+        ) from None
+    except (UsageError, MemoryError):
+        raise
+    except Exception as error:  # whatever a parser stumbles over
+        found = f"{type(error).__name__}: " * (not isinstance(error, OSError)) + str(error)
+        raise UsageError(f"data.root: {file} is not a readable image: {found}") from None
+
+
+def _check_nothing_is_lost(file: Path, image: Any) -> None:
+    if problem := next(_lost(image), None):
+        raise UsageError(f"data.root: {file} {problem}; {_CURE}")
+
+
+def _lost(image: Any) -> Iterator[str]:
+    """Yield what reading the file would lose, before its pixels are read."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a camera's: the others are previews
+        yield f"has {frames} pictures (an animation, or pages); expected one"
+    deep = image.mode == "F" or image.mode.startswith("I")
+    if image.format == "PNG" and not deep and _png_bits(image) > 8:
+        yield "has 16 bits per colour, which pillow reads with 8"
+    if image.format == "PPM" and not deep and _largest_of_ppm(image) > 255:
+        yield "has 16 bits per colour, which pillow reads with 8"
+    if image.format == "TIFF":
+        yield from _lost_of_tiff(image.tag_v2, deep)
+
+
+def _png_bits(image: Any) -> int:
+    image.fp.seek(0)
+    return int(image.fp.read(25)[24])  # in the header, which is the first chunk
+
+
+def _largest_of_ppm(image: Any) -> int:
+    decoder_args = image.tile[0][3]
+    return int(decoder_args[1]) if isinstance(decoder_args, tuple) else 255
+
+
+def _lost_of_tiff(tags: Any, deep: bool) -> Iterator[str]:
+    bits = max(tags.get(_BITS, (1,)))
+    if (bits > 8 and not deep) or (deep and bits not in (16, 32)):
+        yield f"is a TIFF of {bits} bits per colour; allowed: 8, or grey of 16 or 32"
+    if _SIGNED in tags.get(_SAMPLE_FORMAT, (1,)):
+        yield "holds integers with a sign, which have no range to be scaled by"
+    if deep and tags.get(_PHOTOMETRIC) == 0:
+        yield "has white as its smallest number, which pillow does not turn round"
+
+
+def _notes(image: Any) -> Iterator[str]:
+    transparent, turned, several = NOTES
+    if "A" in image.mode.upper() and image.mode not in ("LAB",):
+        alpha = image.getchannel(image.mode[-1])
+        if alpha.getextrema()[0] < 255:
+            yield transparent
+    elif "transparency" in image.info:
+        yield transparent
+    orientation = 1
+    with contextlib.suppress(Exception):  # damaged metadata say nothing
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    if orientation in range(2, 9):
+        yield turned
+    if getattr(image, "n_frames", 1) > 1:
+        yield several
+
+
+def _pixels(file: Path, image: Any, resize: Sequence[int] | None) -> Pixels:
+    from PIL import Image
+
+    if image.mode == "F" or image.mode.startswith("I"):
+        deep = _of_floats(file, image) if image.mode == "F" else _of_16_bits(file, image)
+        if resize is None:
+            return deep
+        resized = np.asarray(_resized(Image.fromarray(deep.astype(np.float32)), resize))
+        return resized if image.mode == "F" else np.rint(resized).astype(np.uint16)
+    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    return np.array(image if resize is None else _resized(image, resize))
+
+
+def _resized(image: Any, resize: Sequence[int]) -> Any:
+    from PIL import Image
+
+    height, width = resize
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _of_16_bits(file: Path, image: Any) -> Pixels:
+    """Return a grey image of 16 bits; for some files pillow has them in 32."""
+    pixels = np.asarray(image)
+    is_deeper = image.mode == "I" and image.format not in ("PNG", "PPM")
+    if is_deeper or pixels.min() < 0 or pixels.max() > np.iinfo(np.uint16).max:
+        found = "holds integers of 32 bits, which are not of a range to be scaled by"
+        raise UsageError(f"data.root: {file} {found}; {_CURE}")
+    return pixels.astype(np.uint16)
+
+
+def _of_floats(file: Path, image: Any) -> Pixels:
+    pixels = np.array(image, np.float32)
+    if not bool(((pixels >= 0) & (pixels <= 1)).all()):
+        ends = f"floats from {float(pixels.min()):.6g} to {float(pixels.max()):.6g}"
+        found = f"holds {'NaN' if np.isnan(pixels).any() else ends}; expected 0 to 1"
+        remedy = "rescale them, or store them as they are with dataset: arrays"
+        raise UsageError(f"data.root: {file} {found}; {remedy}")
+    return pixels
