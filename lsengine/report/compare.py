@@ -98,13 +98,12 @@ def compare(
             )
     names = wording.distinct([s.name for s in surfaces], [s.source for s in surfaces])
     named = [s.renamed(name) for s, name in zip(surfaces, names, strict=True)]
-    return Comparison(tuple(_row(s, chosen, level) for s in named), chosen, level)
-
-
-def _row(surface: Surface, quantity: str, level: Level) -> Row:
-    measures, notes = (_plane if surface.is_plane else _curve)(surface, quantity, level)
-    notes += _reasons(measures)
-    return Row(name=surface.name, source=surface.source, measures=measures, notes=tuple(notes))
+    rows = []
+    for surface in named:
+        measures, notes = (_plane if surface.is_plane else _curve)(surface, chosen, level)
+        told = (*notes, *_reasons(measures))
+        rows.append(Row(name=surface.name, source=surface.source, measures=measures, notes=told))
+    return Comparison(tuple(rows), chosen, level)
 
 
 def _quantity(surfaces: Sequence[Surface], asked: str | None) -> str:

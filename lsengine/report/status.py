@@ -42,12 +42,12 @@ class Summary:
     failures: list[dict[str, Any]]  # cell index, coordinates and reason
     checkpoints: dict[str, int] | None = None  # of a trajectory: done, missing and failed
     unconverged: int | None = None  # cells done whose eigenvalues did not converge
-    fingerprint: Any = None  # said, as all that follows, by the file; None before there is one
-    created: Any = None
-    writing: Any = None
-    device_kind: Any = None
-    precision: Any = None
-    batch_size: Any = None
+    fingerprint: str | None = None  # like all that follows of the file; None before there is one
+    created: str | None = None
+    writing: str | None = None
+    device_kind: str | None = None
+    precision: str | None = None
+    batch_size: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return what ``status --json`` prints."""
@@ -87,7 +87,7 @@ def summary(path: str | Path) -> Summary:
     surface = store.read(path)
     owner = lock.owner(path)
     counts, rate = surface.counts(), _rate(surface)
-    known: dict[str, Any] = {name: surface.attributes.get(name) for name in _OF_THE_FILE}
+    known: dict[str, Any] = {name: surface.attributes.get(name) for name in _OF_THE_FILE} | counts
     return Summary(
         surface=str(path),
         name=surface.name,
@@ -102,7 +102,6 @@ def summary(path: str | Path) -> Summary:
         failures=_failures(surface),
         checkpoints=surface.trajectory.counts() if surface.trajectory else None,
         unconverged=surface.unconverged,
-        **counts,
         **known,
     )
 

@@ -129,9 +129,9 @@ class Writer:
         cells = sorted(results.cells)
         count = sum(cell < self._size for cell in cells)  # of the grid; the rest are checkpoints
         try:
-            for group, part in (("", cells[:count]), ("trajectory/", cells[count:])):
-                if part:
-                    self._store(results, group, part)
+            for group, of_group in (("", cells[:count]), ("trajectory/", cells[count:])):
+                if of_group:
+                    self._store(results, group, of_group)
             if results.precision_error:
                 self._file["precision_error"][...] = np.array(results.precision_error)
                 self._sync()

@@ -126,14 +126,14 @@ def coordinates(start: float, stop: float, points: float) -> NDArray[np.float64]
     return values
 
 
-def _nearest_coarse(points: int, stride: int = 4) -> NDArray[np.int64]:
-    """Return, per index of an axis, the nearest index a multiple of ``stride`` from the middle."""
+def _nearest_coarse(points: int) -> NDArray[np.int64]:
+    """Return, per index of an axis, the nearest index a multiple of 4 from the middle."""
     middle = points // 2
     offset = np.arange(points) - middle
     # ties go toward the middle, so that no index leaves the axis for the sake of a tie
-    steps = np.sign(offset) * ((np.abs(offset) + stride // 2 - 1) // stride)
-    limits = -(middle // stride), (points - 1 - middle) // stride
-    return np.asarray(middle + stride * np.clip(steps, *limits), np.int64)
+    steps = np.sign(offset) * ((np.abs(offset) + 1) // 4)
+    limits = -(middle // 4), (points - 1 - middle) // 4
+    return np.asarray(middle + 4 * np.clip(steps, *limits), np.int64)
 
 
 def _levels(points: int) -> NDArray[np.int64]:

@@ -35,9 +35,8 @@ def draw(request: Request) -> Figure:
         UsageError: If a surface has no finite value, or log was asked for negative ones.
     """
     names, style = _chosen(request), request.style
-    losses = [n for n in names if not describe(n).is_percent]
-    accuracies = [n for n in names if describe(n).is_percent]
-    families = [family for family in (losses, accuracies) if family]
+    kinds = {describe(name).is_percent for name in names}  # losses first, then accuracies
+    families = [[n for n in names if describe(n).is_percent == kind] for kind in sorted(kinds)]
     curves = Curves(request, names)
     _check(curves)
     twin = not curves.several and len(families) == 2 and curves.repeats == 1
@@ -210,8 +209,8 @@ def _errors(surface: Surface) -> str:
     error = cells.error_at(surface)
     text = "" if error is None else f"{error:.2f} %"
     for end, _ in surface.marked_minima:
-        if text and (other := cells.error_at(surface, end)) is not None:
-            text += f" \N{RIGHTWARDS ARROW} {other:.2f} %"
+        if text and (error_at_end := cells.error_at(surface, end)) is not None:
+            text += f" \N{RIGHTWARDS ARROW} {error_at_end:.2f} %"
     return text
 
 
