@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from lsengine import job as jobs
+from lsengine.errors import JobError
 
 MINIMAL = {
     "model": {"arch": "resnet20", "checkpoint": "centre.pt"},
@@ -26,3 +27,10 @@ def load(tmp_path):
         return jobs.load(path, command=command)
 
     return write_and_load
+
+
+def problems_of(load, **changes):
+    """Return what is wrong with a changed job."""
+    with pytest.raises(JobError) as caught:
+        load(**changes)
+    return list(caught.value.problems)

@@ -12,18 +12,12 @@ import yaml
 from lsengine import job as jobs
 from lsengine.errors import JobError
 from lsengine.job import loading
-from tests.job.conftest import MINIMAL
-
-
-def _problems(load, **changes):
-    with pytest.raises(JobError) as caught:
-        load(**changes)
-    return list(caught.value.problems)
+from tests.job.conftest import MINIMAL, problems_of
 
 
 def test_all_problems_come_at_once(load):
     """A schema error, a cross-section error and a missing file are reported together."""
-    problems = _problems(
+    problems = problems_of(
         load,
         model={"arch": "resnet21", "chekpoint": "x", "checkpoint": "gone.pt"},
         data={"dataset": "digits", "splits": ["train", "tset"]},
@@ -48,8 +42,6 @@ def test_all_problems_come_at_once(load):
         ({"model": {"arch": "resnet20"}}, "model.checkpoint: required"),
         ({"model": {}}, "model.arch: required, but missing"),
         ({"data": {}}, "data.dataset: required, but missing"),
-        ({"data": {"dataset": "digitz"}}, 'did you mean "digits"?'),
-        ({"data": {"dataset": "cifar10"}}, "data.root: required for dataset cifar10"),
         ({"data": {"dataset": "arrays", "root": "no.npz"}}, "data.root: no such file"),
         (
             {"data": {"dataset": "digits", "resize": [8, 8]}},
@@ -68,18 +60,11 @@ def test_all_problems_come_at_once(load):
             {"data": {"dataset": "digits", "splits": ["test", "test"]}},
             "data.splits: expected each entry once",
         ),
-        ({"loss": "crossentropy"}, 'did you mean "cross_entropy"?'),
-        ({"grid": {"alpha": [-1, 1, 5]}}, "grid.beta: required, because directions.beta"),
-        (
-            {"directions": {"alpha": {"kind": "random"}}},
-            "directions.beta: required, because grid.beta",
-        ),
         ({"grid": {"alpha": [-1, 1, 0], "beta": [0, 1, 2]}}, "grid.alpha: "),
         ({"grid": {"alpha": [1, -1, 5], "beta": [0, 1, 2]}}, "start must not be greater"),
         ({"grid": {"alpha": [0, float("inf"), 5], "beta": [0, 1, 2]}}, "finite"),
         ({"grid": {"alpha": [0, 1, 2.5], "beta": [0, 1, 2]}}, "points is an integer"),
         ({"grid": {"alpha": "wide", "beta": [0, 1, 2]}}, "expected [start, stop, points]"),
-        ({"repeats": 3}, "repeats: got 3; two directions allow 1 only"),
         ({"repeats": 0}, "repeats: expected at least 1, got 0"),
         ({"threads": "many"}, 'threads: expected "auto" or an integer'),
         ({"device": "gpu"}, "device: got"),
@@ -91,23 +76,19 @@ def test_all_problems_come_at_once(load):
         ({"model": {"arch": "resnet20", "checkpoint": "."}}, "is a directory; expected a file"),
         ({"directions": {"alpha": {}, "beta": {"kind": "random"}}}, "directions.alpha.kind"),
         (
+            {"directions": {"alpha": {"kind": "random"}, "beta": {"kind": "hessian", "rank": 0}}},
+            "directions.beta.rank: expected at least 1, got 0",
+        ),
+        ({"trajectory": {"checkpoints": "none_*.pt"}}, "trajectory.checkpoints: no file matches"),
+        (
             {"directions": {"alpha": {"kind": "randm"}, "beta": {"kind": "random"}}},
             'did you mean "random"?',
-        ),
-        (
-            {
-                "directions": {
-                    "alpha": {"kind": "random", "orthogonal": True},
-                    "beta": {"kind": "random"},
-                }
-            },
-            "directions.alpha.orthogonal: alpha is drawn first",
         ),
     ],
 )
 def test_a_problem_names_its_key_what_was_found_and_what_to_do(load, changes, expected):
     """One broken key, one line that starts with its path."""
-    problems = _problems(load, **changes)
+    problems = problems_of(load, **changes)
     assert any(expected in p for p in problems), problems
     assert len(problems) == 1, problems
 
@@ -124,7 +105,7 @@ def test_a_problem_names_its_key_what_was_found_and_what_to_do(load, changes, ex
 )
 def test_what_is_no_job_is_refused_as_a_whole(load, text, expected):
     """Empty files, lists, broken or dangerous YAML and repeated keys."""
-    assert expected in _problems(load, text=text or "# only a comment\n")[0]
+    assert expected in problems_of(load, text=text or "# only a comment\n")[0]
 
 
 def test_numbers_in_scientific_notation_are_numbers(load):

@@ -7,10 +7,8 @@ import pytest
 import torch
 import yaml
 
-from lsengine import job as jobs
 from lsengine import store
 from lsengine.engine import Options, connect, evaluate
-from lsengine.errors import JobError
 from tests.support.minima import write_connection
 
 OPTIONS = Options(progress="none")
@@ -79,21 +77,3 @@ def test_the_plane_has_room_around_the_curve(planar):
         assert planar.axes[axis][-1] == pytest.approx(places.max() + 0.15 * extent)
     assert planar.status.shape == (3, 4)
     assert planar.done.all()
-
-
-@pytest.mark.parametrize(
-    ("beta", "grid", "problem"),
-    [
-        ({"kind": "random"}, [0, 1, 2], "a curve is alpha alone, along it, or both axes"),
-        ({"kind": "curve", "path": "c.pt", "bend": 2}, [0, 1, 2], "the same as directions.alpha"),
-        (None, ["auto", 3], "a curve goes from 0 to 1"),
-    ],
-)
-def test_directions_that_make_no_plane_of_a_curve_are_named(minima, beta, grid, problem):
-    """Both axes are of one curve and bend, or alpha alone is the way along it."""
-    (minima / "c.pt").touch()
-    directions = {"alpha": {"kind": "curve", "path": "c.pt"}, "beta": beta}
-    axes = {"alpha": grid} | ({"beta": [0, 1, 2]} if beta else {})
-    path = write_connection(minima, "wrong", directions=directions, grid=axes)
-    with pytest.raises(JobError, match=problem):
-        jobs.load(path, command="eval")

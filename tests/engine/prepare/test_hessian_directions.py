@@ -12,7 +12,7 @@ from lsengine import store
 from lsengine.engine import Options, evaluate, prepare
 from lsengine.engine.messages import WorkerInfo
 from lsengine.engine.prepare import hessian_directions
-from lsengine.errors import JobError, UsageError
+from lsengine.errors import UsageError
 from tests.support.jobs import values, write_job
 
 STEP = 1e-5  # so small that no unit of the network is switched on or off
@@ -157,20 +157,3 @@ def test_a_hessian_that_is_not_finite_is_refused(tmp_path):
     torch.save(state, tmp_path / "centre.pt")
     with pytest.raises(UsageError, match="not finite"):
         evaluate([job], Options(progress="none"), world=None)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"directions": {**BOTH, "beta": {"kind": "hessian"}}}, "same eigenvector as alpha"),
-        ({"directions": {**BOTH, "beta": {"kind": "hessian", "rank": 16}}}, "ranks up to 15"),
-        ({"data": {"dataset": "arrays", "root": "data.npz", "splits": ["test"]}}, "needs train"),
-        ({"curvature": {"max_products": 10}}, "at most curvature.max_products"),
-        ({"directions": {**BOTH, "beta": {"kind": "hessian", "rank": 0}}}, "directions.beta.rank"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_any_work(tmp_path, changes, message):
-    """With the key path and what is allowed."""
-    job = write_job(tmp_path, **{**SHARP, "directions": BOTH, **changes})
-    with pytest.raises(JobError, match=message):
-        jobs.load(job, command="eval")

@@ -14,7 +14,7 @@ from lsengine import store
 from lsengine.engine import Options, evaluate, prepare
 from lsengine.engine.prepare import checkpoint_series, principal_directions
 from lsengine.engine.run import Run
-from lsengine.errors import JobError, Stopped, UsageError
+from lsengine.errors import Stopped, UsageError
 from tests.support.jobs import values, write_job
 from tests.support.runs import (
     LAST,
@@ -265,25 +265,6 @@ def test_two_checkpoints_make_no_plane(own):
         principal_directions.principal_directions(
             job, prepare.load(job).model, checkpoint_series.find(job)
         )
-
-
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({**RANDOM, "grid": {"alpha": ["auto", 5], "beta": [0, 1, 2]}}, "auto needs a trajectory"),
-        ({**RANDOM, "trajectory": {"margin": 0.1}}, "trajectory.checkpoints: required"),
-        ({**RANDOM, "trajectory": {"checkpoints": "none_*.pt"}}, "no file matches"),
-        ({"trajectory": {"checkpoints": "other_*.pt"}}, "leave it out"),
-        (
-            {"directions": {"alpha": PRINCIPAL, "beta": {**PRINCIPAL, "ignore": ["bias"]}}},
-            "components of one run",
-        ),
-    ],
-)
-def test_contradictions_in_the_job_are_named(folder, changes, problem):
-    """They are found before anything is loaded."""
-    with pytest.raises(JobError, match=problem):
-        jobs.load(run_job(folder, "wrong", **changes), command="eval")
 
 
 def test_xarray_reads_the_group_along_its_epochs(principal):
