@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,24 +10,15 @@ from pathlib import Path
 import pytest
 
 from lsengine import store
+from tests.support.doctors import examine, verdicts
 from tests.support.launchers import (
     BIN,
     launcher_environment,
     run_alone,
-    run_ranks,
     serial_environment,
 )
 
 DEBIANS = Path("/usr/bin/mpirun.openmpi")
-
-
-def _found(done):
-    """Return the checks by name; the last of a name wins."""
-    return {check["name"]: check for check in json.loads(done.stdout)}
-
-
-def _ranks(ranks, folder, **options):
-    return run_ranks(ranks, ["doctor", "--json", "--output", str(folder)], **options)
 
 
 def test_nothing_loads_hdf5_before_the_ranks_have_joined():
@@ -40,7 +30,7 @@ def test_nothing_loads_hdf5_before_the_ranks_have_joined():
 def test_alone_it_tries_the_launcher_at_hand(tmp_path):
     """One process starts two ranks of its own, kills a writer, and leaves nothing behind."""
     done = run_alone(["doctor", "--json", "--output", str(tmp_path / "later" / "made")])
-    found = _found(done)
+    found = verdicts(done)
     assert done.returncode == 0, done.stdout
     assert "mpirun -n 2: 2 ranks on 1 host" in found["launcher"]["found"]
     assert found["ring message"]["verdict"] == "ok"
@@ -49,35 +39,13 @@ def test_alone_it_tries_the_launcher_at_hand(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("environment", ["main", pytest.param("serial", marks=pytest.mark.cluster)])
-def test_all_ranks_are_checked(tmp_path, environment):
-    """Three ranks: each is heard, signs the ring message, and writes where h5py can."""
-    binaries = BIN
-    if environment == "serial":
-        if (folder := serial_environment()) is None:
-            pytest.skip("no environment made from pip alone")
-        binaries = folder / "bin"
-    done = _ranks(3, tmp_path, binaries=binaries)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = _found(done)
-    host = os.uname().nodename
-    assert found["launcher"]["found"].startswith(f"3 ranks on 1 host: {host} (3); ")
-    assert found["ring message"]["found"] == "passed all 3 ranks in order"
-    assert found["shared folder"]["verdict"] == "ok"
-    if environment == "serial":
-        assert "rank 0 writes for all" in found["parallel writing"]["found"]
-    elif store.has_mpi():
-        assert found["parallel writing"]["found"].startswith("3 ranks wrote a cell each")
-    assert not [*tmp_path.iterdir()]
-
-
 def test_a_launcher_of_another_mpi_is_named(tmp_path):
     """Ranks that do not find each other are one problem, told once, with exit code 3."""
     serial = serial_environment()
     if serial is None or not store.has_mpi():
         pytest.skip("needs environments with two kinds of MPI")
-    done = _ranks(2, tmp_path, launcher=[str(serial / "bin" / "mpiexec")])
-    found = _found(done)
+    done = examine(2, tmp_path, launcher=[str(serial / "bin" / "mpiexec")])
+    found = verdicts(done)
     assert done.returncode == 3
     assert found["launcher"]["verdict"] == "problem"
     assert "started 2 ranks, but each finds itself alone" in found["launcher"]["found"]
@@ -89,9 +57,9 @@ def test_the_launcher_of_debian_finds_one_mpi_in_every_rank(tmp_path):
     """MPI is joined before HDF5 is loaded: else h5py brings the system's library along."""
     if not DEBIANS.exists() or not store.has_mpi():
         pytest.skip("no Open MPI of Debian's")
-    done = _ranks(2, tmp_path, launcher=[str(DEBIANS)])
+    done = examine(2, tmp_path, launcher=[str(DEBIANS)])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "MPI libraries" not in _found(done)
+    assert "MPI libraries" not in verdicts(done)
 
 
 @pytest.mark.cluster
@@ -112,7 +80,7 @@ def test_hdf5_first_makes_two_mpi_libraries_which_is_a_problem(tmp_path):
         check=False,
     )
     assert done.returncode == 3
-    assert "has loaded 2: " in _found(done)["MPI libraries"]["found"]
+    assert "has loaded 2: " in verdicts(done)["MPI libraries"]["found"]
 
 
 @pytest.fixture
@@ -136,8 +104,8 @@ def mounted(tmp_path):
 
 def test_a_full_disk_is_a_problem(mounted):
     """The lock is made, the file is not: exit code 3, with what to do."""
-    done = _ranks(2, mounted("size=64k"))
-    found = _found(done)
+    done = examine(2, mounted("size=64k"))
+    found = verdicts(done)
     assert done.returncode == 3
     assert found["writing"]["verdict"] == "problem"
     assert "No space left on device" in found["writing"]["found"]
@@ -149,33 +117,9 @@ def test_a_full_disk_is_a_problem(mounted):
 def test_a_folder_for_reading_only_is_a_problem(mounted):
     """No lock can be made, so nothing else is tried there; the other checks go on."""
     done = run_alone(["doctor", "--json", "--output", str(mounted("size=1m,ro"))])
-    found = _found(done)
+    found = verdicts(done)
     assert done.returncode == 3
     assert found["lock"]["verdict"] == "problem"
     assert "Read-only file system" in found["lock"]["found"]
     assert "killed writer" not in found
     assert found["clock"]["verdict"] == "ok"
-
-
-@pytest.mark.cluster
-def test_a_rank_that_hangs_is_named_and_ended(tmp_path):
-    """Rank 0 waits for a while, says who is missing, and no rank is left."""
-    program = (
-        "import pathlib, sys, time; from lsengine import doctor, ranks;"
-        "from lsengine.doctor import examination; examination._ARRIVAL_S = 6.0;"
-        "world = ranks.join();"
-        "time.sleep(3600 if world.rank == 2 else 0);"
-        f"sys.exit(doctor.run(pathlib.Path({str(tmp_path)!r}), json=True))"
-    )
-    done = subprocess.run(
-        [str(BIN / "mpirun"), "-n", "3", sys.executable, "-c", program],
-        env=launcher_environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    found = _found(done)
-    assert done.returncode != 0
-    assert found["launcher"]["verdict"] == "problem"
-    assert "from ranks 2;" in found["launcher"]["found"]

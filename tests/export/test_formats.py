@@ -12,20 +12,7 @@ from lsengine.cli import main
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.export import FORMATS, export
 from lsengine.surface.grid import make_grid
-from tests.support.exported import ALPHA, BETA, value, write_surface
-
-
-def test_a_surface_is_never_replaced(plane, capsys):
-    """Neither the one that is exported, nor through a link, nor another."""
-    other = write_surface(plane.with_name("other.h5"), make_grid((0, 1, 2)), [], train_loss=value)
-    link = plane.with_name("link.h5")
-    link.symlink_to(plane)
-    for target in (plane, link, other):
-        before = target.read_bytes()
-        arguments = ["export", str(plane), "--to", "loss-landscape", "-o", str(target)]
-        assert main(arguments) == 2
-        assert "choose another name" in capsys.readouterr().err
-        assert target.read_bytes() == before
+from tests.support.exported import ALPHA, BETA, write_surface
 
 
 @pytest.mark.parametrize(
@@ -70,22 +57,6 @@ def test_a_missing_library_is_named_with_its_extra(bowl, form, module):
     assert "pip install 'lsengine[" in done.stderr
     assert "Traceback" not in done.stderr
     assert [p.name for p in bowl.parent.iterdir()] == ["bowl.h5"]
-
-
-def test_a_killed_export_leaves_the_old_file(plane, monkeypatch):
-    """The new one appears when it is complete, and not before."""
-    (path,) = export(plane, "npz")
-    before = path.read_bytes()
-
-    def interrupted(part, **arrays):
-        part.write_text("half a line")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "savez_compressed", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        export(plane, "npz")
-    assert path.read_bytes() == before
-    assert {p.name for p in plane.parent.iterdir()} == {"plane.h5", "plane.npz"}
 
 
 @pytest.mark.parametrize("form", FORMATS)
