@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import h5py
 import numpy as np
-import pytest
-import torch
 
 from lsengine import store
 from lsengine.engine import Options, evaluate
-from lsengine.models.plain import MLP
-from lsengine.objective import fused
-from tests.support.jobs import write_job
 
 
 def test_what_was_settled_is_taken_from_the_file(make_job):
@@ -39,34 +34,3 @@ def test_the_file_says_where_it_comes_from(make_job):
         "threads device_kind forward direction_cosine"
     )
     assert all(attributes.get(name) not in (None, "") for name in expected.split())
-
-
-@pytest.mark.parametrize(
-    ("changes", "can_fuse", "forward"),
-    [
-        ({}, True, "fused"),
-        ({}, False, "eager"),
-        ({"precision": "float64"}, True, "eager"),
-        ({"model": {"arch": "testnets:mlp", "checkpoint": "centre.pt"}}, True, "eager"),
-    ],
-)
-def test_the_file_says_whether_layers_were_fused(
-    tmp_path, monkeypatch, capsys, changes, can_fuse, forward
-):
-    """Those of lsengine's networks are, if it can be; a user's never are, nor in float64."""
-    torch.save(
-        {"state_dict": MLP(features=6, classes=3, hidden=[4]).state_dict()}, tmp_path / "m.pt"
-    )
-    if not can_fuse:
-
-        def fail(model, dtype):
-            raise fused.CannotFuse("made to fail")
-
-        monkeypatch.setattr(fused, "FusedForward", fail)
-    model = {"arch": "mlp", "args": {"hidden": [4]}, "checkpoint": "m.pt"}
-    grid = {"grid": {"alpha": [0, 1, 2]}, "directions": {"alpha": {"kind": "random"}}}
-    job = write_job(tmp_path, **({"model": model} | grid | changes))
-    assert evaluate([job], Options(progress="none"), world=None) == 0
-    assert store.read(job.with_suffix(".h5")).attributes["forward"] == forward
-    text = capsys.readouterr().err
-    assert text.count("without fused layers") == (0 if can_fuse else 1)
