@@ -16,6 +16,22 @@ MOST_FILES = 6  # beside the folders
 # Folders of tests that go across rooms; all others have one file for one module.
 ACROSS = {"system", "launch", "slurm", "archive", "support"}
 
+FEW = 10  # statements of a module that needs no tests of its own
+TESTED_THROUGH_OTHERS = {  # module: the test file that covers it
+    "engine/messages": "engine/protocol/test_coordinator.py",
+    "engine/protocol/roster": "engine/protocol/test_coordinator.py",
+    "engine/protocol/worker": "engine/protocol/test_coordinator.py",
+    "models/densenet": "models/test_checkpoint.py",
+    "objective/device_state": "objective/test_objective.py",
+    "objective/forward": "objective/test_objective.py",
+    "render/landscapes/terrain": "render/landscapes/test_shaded.py",
+    "render/lines/curvature": "render/planes/test_curvature.py",
+    "render/lines/curve_data": "render/lines/test_curves.py",
+    "render/lines/panel": "render/lines/test_history.py",
+    "render/page/contour_labels": "render/planes/test_planes.py",
+    "training/curve_training": "engine/test_connect.py",
+}
+
 LIGHT = {"cli", "render", "report", "export", "store", "job", "surface"}
 ONLY = {  # foreign library: the modules or folders that may import it
     "mpi4py": ("ranks/",),
@@ -176,6 +192,14 @@ def test_tests_mirror_the_package():
         folder, _, name = path.relative_to(TESTS).with_suffix("").as_posix().rpartition("/")
         if folder and folder.partition("/")[0] not in ACROSS:
             assert f"{folder}/{name.removeprefix('test_')}" in MODULES, path
+
+
+def test_every_module_has_its_test_file():
+    """Those that are tested through another file are named, and only they."""
+    long = {n for n in MODULES if sum(isinstance(s, ast.stmt) for s in ast.walk(SOURCES[n])) > FEW}
+    own = {n for n in MODULES if (TESTS / n).with_name(f"test_{Path(n).name}.py").exists()}
+    assert long - own == TESTED_THROUGH_OTHERS.keys()
+    assert all((TESTS / file).exists() for file in TESTED_THROUGH_OTHERS.values())
 
 
 def test_every_test_says_what_it_shows():
