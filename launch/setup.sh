@@ -12,11 +12,11 @@
 # again.  An older one is brought up to date.
 set -euo pipefail
 
-kind=parallel extras=vision,lit,html,vtk,mesh,netcdf,dev
+kind=parallel extras=vision,safetensors,lit,html,vtk,mesh,netcdf,dev
 while [[ ${1-} = --?* ]]; do
     case $1 in
         --serial) kind=serial ;;
-        --lean) extras=vision,html,netcdf ;;
+        --lean) extras=vision,safetensors,html,netcdf ;;
         *) break ;;
     esac
     shift

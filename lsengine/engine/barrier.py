@@ -100,6 +100,6 @@ def _checkpoint_losses(
         objective = Objective(loaded.model, loaded.dataset, loss, {}, settings)
         losses = []
         for path, key in ((job.checkpoint, "model.checkpoint"), (job.path(spec.to), "curve.to")):
-            end = checkpoint.load(path, key=key)
+            end = checkpoint.load(path, key=key, spec=job.document.model)
             losses.append(objective.losses_of(partial(checkpoint.fit, checkpoint=end, key=key)))
     return {name: np.array([of_end[name] for of_end in losses]) for name in names}

@@ -196,7 +196,7 @@ class Evaluator:
         number = index - self._grid.size
         plane = self._objective.losses(self._plane_cells[number])
         key = "trajectory.checkpoints"
-        state = checkpoint.load(self._checkpoints[number], key=key)
+        state = checkpoint.load(self._checkpoints[number], key=key, spec=self._job.document.model)
         metrics = self._objective.losses_of(lambda model: checkpoint.fit(model, state, key=key))
         return metrics | {f"plane_{name}": value for name, value in plane.items()}
 

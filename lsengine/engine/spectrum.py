@@ -121,7 +121,7 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> 
         "lsengine_version": __version__,
         "name": document.name,
         "job": job.resolved(),
-        "checkpoint_sha256": files.sha256(job.checkpoint),
+        "checkpoint_sha256": loaded.digests["checkpoint"],
         "data_sha256": loaded.dataset.sha256,
         "torch_version": str(torch.__version__),
         "device_kind": device.type,

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from lsengine.job import rules
+from lsengine.job.checkpoint_paths import problem
 from lsengine.job.schema import Direction, Document, TrajectorySpec
 from lsengine.wording import short
 
@@ -98,6 +99,13 @@ class Job:
         del content["root"]
         return content
 
+    def network_identity(self) -> dict[str, Any]:
+        """Return what decides the network beside its checkpoint's file, as plain JSON values."""
+        content = self.document.model.model_dump(mode="json")
+        reading = {k: content[k] for k in ("checkpoint_key", "strip_prefix")}
+        given = {k: v for k, v in reading.items() if v is not None}  # files are older than these
+        return {k: content[k] for k in ("arch", "args")} | given
+
     def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """Return everything that decides the values of the surface, as plain JSON values.
 
@@ -108,7 +116,7 @@ class Job:
         identity = {k: content[k] for k in _IDENTITY}
         if self.document.cells_per_pass != 1:  # left out where it is 1: files are older than it
             identity["cells_per_pass"] = self.document.cells_per_pass
-        identity["model"] = {k: content["model"][k] for k in ("arch", "args")}
+        identity["model"] = self.network_identity()
         identity["data"] = self.data_identity()
         identity["directions"] = {
             axis: {k: v for k, v in spec.items() if k not in _DIRECTION_PATHS}
@@ -148,10 +156,14 @@ def absolute(source: Path, written: str) -> Path:
 
 
 def matching(pattern: str) -> list[Path]:
-    """Return the files that match an absolute glob, hidden ones left out, sorted by name."""
+    """Return the checkpoints that match an absolute glob, sorted by name.
+
+    These are all files, and the folders that are checkpoints; hidden ones are left out.
+    """
     path = Path(pattern)
     found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-    return sorted(p for p in found if not p.name.startswith(".") and p.is_file())
+    visible = [p for p in found if not p.name.startswith(".")]
+    return sorted(p for p in visible if p.is_file() or (p.is_dir() and not problem(p)))
 
 
 def file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
@@ -178,8 +190,11 @@ def file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
 
 def _missing(source: Path, key: str, written: str, hint: str) -> Iterator[str]:
     path = absolute(source, written)
+    is_checkpoint = key.endswith(("checkpoint", "curve.to"))
     if path.is_dir():
-        yield f"{key}: {path} is a directory; expected a file"
+        expected = f"{path} is a directory; expected a file"
+        if found := problem(path) if is_checkpoint else expected:
+            yield f"{key}: {found}"
     elif not path.is_file():
         yield f"{key}: no such file: {path}{hint}"
     elif not os.access(path, os.R_OK):

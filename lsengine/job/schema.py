@@ -49,6 +49,8 @@ class ModelSpec(Section):
     arch: Annotated[str, Field(min_length=1)]
     args: dict[str, Any] = {}
     checkpoint: str | None = None
+    checkpoint_key: Annotated[str, Field(min_length=1)] | None = None
+    strip_prefix: Annotated[str, Field(min_length=1)] | None = None
 
     @property
     def is_own(self) -> bool:

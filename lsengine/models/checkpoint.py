@@ -6,136 +6,135 @@ In all functions ``key`` is the key path of the file in the job, for messages.
 from __future__ import annotations
 
 import io
-import pickle
-import zipfile
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lsengine import files
 from lsengine.errors import UsageError
-from lsengine.geometry.parameters import misfit
+from lsengine.job.schema import ModelSpec
+from lsengine.models import checkpoint_files, progress, state_dicts
+from lsengine.models.checkpoint_files import digest as digest
+from lsengine.models.checkpoint_files import read as read
+from lsengine.models.misfits import explained, places
+from lsengine.models.progress import epoch_of as epoch_of
+from lsengine.models.progress import step_of as step_of
+from lsengine.models.state_dicts import Entry, Expected, Match
 from lsengine.wording import listed
 
-_NESTINGS = ("state_dict", "model_state_dict", "model", "net")
-_RESAVE = 'write its parameters alone with torch.save(model.state_dict(), "new.pt")'
-# What pickles a NumPy number, which checkpoints carry as their accuracy: harmless, and
-# not among the things torch allows by itself.
-_HARMLESS: list[Any] = [
-    np.dtype,
-    np.dtypes.Float64DType,
-    np.dtypes.Float32DType,
-    np.dtypes.Int64DType,
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
-    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
-]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """What a checkpoint holds.
 
     Attributes:
-        state: Parameters and buffers by name, on the CPU, without prefixes of wrappers.
+        path: A file or a folder.
+        entries: All tensors, on the CPU, as far as the job's keys select them.
+        note: What to know about the selection where nothing fits.
         epoch: If the file says it.
         numbers: Other numbers by name, such as ``test_error``.
     """
 
     path: Path
-    state: dict[str, Tensor]
+    entries: Sequence[Entry]
+    note: str = ""
     epoch: int | None = None
     numbers: dict[str, float] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the file (hex)."""
-        return files.sha256(self.path)
+        return digest(self.path)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name, without a model to compare with.
+
+        Of several state dicts the plainest, then the largest; without prefixes of wrappers.
+        """
+        by_place: dict[str, dict[str, Tensor]] = {}
+        for entry in self.entries:
+            by_place.setdefault(entry.place, {})[entry.name] = entry.tensor
+
+        def rank(place: str) -> tuple[bool, int]:
+            return Match(prefix=place, used={}).is_plain, sum(
+                t.numel() for t in by_place[place].values()
+            )
+
+        state = by_place[max(by_place, key=rank)]
+        return {_plain(name, state): tensor for name, tensor in state.items()}
 
 
-def load(path: Path, *, key: str = "model.checkpoint") -> Checkpoint:
+def load(path: Path, *, key: str = "model.checkpoint", spec: ModelSpec | None = None) -> Checkpoint:
     """Read a checkpoint without running any code that it may contain.
 
-    Understands a bare state dict and one nested under ``state_dict``, ``model_state_dict``,
-    ``model`` or ``net``, the prefixes of data-parallel and compiled models, and torch's
-    formats before and after 1.6 whatever the file is called (.pt, .pth, .t7).
+    Understands files of torch (.pt, .pth, .ckpt, .t7, in the formats before and after 1.6) and of
+    safetensors, indices of several files, and the folders that `lsengine.job.checkpoint_paths`
+    lists.  State dicts are found by content, however deep.  ``spec`` says which one is meant, and
+    what its names begin with.
 
     Raises:
         UsageError: If it cannot be read, is damaged, holds no parameters, or needs code.
     """
-    content = read(path, key=key)
-    nested = _nested(content)
-    state = {k: v for k, v in nested.items() if isinstance(v, Tensor)}
-    if not state:
-        if not isinstance(content, Mapping):
-            found = f"one {type(content).__name__}"
-        elif any(isinstance(nested.get(name), Mapping) for name in _NESTINGS):
-            found = "a dict that holds itself"
-        else:
-            found = listed(nested) or "nothing"
-        raise UsageError(
-            f"{key}: {path} holds no parameters; found: {found}; expected a state dict, or "
-            f"one under {', '.join(_NESTINGS)}"
-        )
-    numbers_beside = _numbers(content) if nested is not content else {}
+    content = checkpoint_files.content(path, key=key)
+    entries = state_dicts.entries(content.tree)
+    if not entries:
+        _refuse_hollow(path, content, key)
+    note = ""
+    if spec is not None:
+        entries, note = _selected(entries, spec, path, key)
+    numbers = progress.numbers(content.tree, path)
     return Checkpoint(
         path=path,
-        state={_plain(name, state): tensor for name, tensor in state.items()},
-        epoch=epoch_of(numbers_beside),
-        numbers={k: float(v) for k, v in numbers_beside.items() if k != "epoch"},
+        entries=entries,
+        note=note,
+        epoch=epoch_of(numbers),
+        numbers={k: float(v) for k, v in numbers.items() if k != "epoch"},
     )
 
 
-def read(path: Path, *, key: str, mapped: bool = False) -> Any:
-    """Return the content of a file of torch's, on the CPU, without running any code.
+def _refuse_hollow(path: Path, content: checkpoint_files.Content, key: str) -> None:
+    if content.passed_over:
+        raise UsageError(checkpoint_files.needs_code(path, key, list(content.passed_over)))
+    found = f"one {type(content.tree).__name__}"
+    if isinstance(content.tree, Mapping):
+        found = listed(content.tree) or "nothing"
+        if state_dicts.holds_itself(content.tree):
+            found = "a dict that holds itself"
+    raise UsageError(
+        f"{key}: {path} holds no parameters; found: {found}; expected a state dict, alone or in "
+        f"a dict"
+    )
 
-    If ``mapped``, tensors are read from the file only when they are used.
 
-    Raises:
-        UsageError: If it cannot be read, is damaged, or needs code.
-    """
-    try:
-        with path.open("rb"), torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except FileNotFoundError:
-        raise UsageError(f"{key}: no such file: {path}") from None
-    except IsADirectoryError:
-        raise UsageError(f"{key}: {path} is a directory; expected a file") from None
-    except PermissionError:
-        raise UsageError(f"{key}: {path} cannot be read; check its permissions") from None
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "global" in str(error):
-            pairs = pairwise(str(error).replace("`", " ").split())
-            blamed = next((w for before, w in pairs if before == "GLOBAL"), "an unsupported type")
+def _selected(
+    entries: list[Entry], spec: ModelSpec, path: Path, key: str
+) -> tuple[list[Entry], str]:
+    """Return what the keys of a job select, and what to know where nothing fits."""
+    # A state dict alone is what any key means.
+    if spec.checkpoint_key is not None and any(entry.place for entry in entries):
+        chosen = state_dicts.chosen(entries, spec.checkpoint_key)
+        if not chosen:
             raise UsageError(
-                f"{key}: {path} holds Python objects, and reading those may run code "
-                f"({blamed}); load it once where you trust it and {_RESAVE}"
-            ) from None
-        raise UsageError(f"{key}: {path} is not a checkpoint of torch, or damaged") from None
-    except Exception as error:  # torch raises whatever a damaged file provokes
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise UsageError(
-            f"{key}: {path} is not a checkpoint of torch, or damaged: "
-            f"{type(error).__name__}: {reason}"
-        ) from error
-
-
-def _nested(content: Any) -> Mapping[str, Any]:
-    """Return the innermost of nested state dicts; of one that holds itself, the dict itself."""
-    seen = set()
-    while isinstance(content, Mapping) and id(content) not in seen:
-        seen.add(id(content))
-        inner = [content[name] for name in _NESTINGS if isinstance(content.get(name), Mapping)]
-        if not inner:
-            break
-        content = inner[0]
-    return content if isinstance(content, Mapping) else {}
+                f"model.checkpoint_key: {key}: {path} has no {spec.checkpoint_key} that is one "
+                f"state dict; it has: {listed(places(entries), most=10)}"
+            )
+        entries = chosen
+    if spec.strip_prefix is None:
+        return entries, ""
+    if not any(entry.name.startswith(spec.strip_prefix) for entry in entries):
+        return entries, f"; no name begins with model.strip_prefix, {spec.strip_prefix}"
+    return state_dicts.stripped(entries, spec.strip_prefix), ""
 
 
 def _plain(name: str, state: Mapping[str, Any]) -> str:
@@ -146,31 +145,16 @@ def _plain(name: str, state: Mapping[str, Any]) -> str:
 
 
 def numbers(path: Path, *, key: str) -> dict[str, float]:
-    """Return the numbers that a checkpoint file names, without reading its parameters.
+    """Return the numbers that a checkpoint names, without reading its parameters.
 
     Such as ``epoch`` (an int) and ``test_error``; none of a bare state dict.
 
     Raises:
-        UsageError: As `read`.
+        UsageError: As `load`.
     """
-    if not path.is_file():
+    if not path.exists():
         return {}
-    content = read(path, key=key, mapped=zipfile.is_zipfile(path))
-    return _numbers(content) if isinstance(content, Mapping) else {}
-
-
-def _numbers(content: Mapping[Any, Any]) -> dict[str, float]:
-    return {
-        str(k): v
-        for k, v in content.items()
-        if isinstance(v, int | float) and not isinstance(v, bool)
-    }
-
-
-def epoch_of(numbers: Mapping[str, float]) -> int | None:
-    """Return the epoch among a checkpoint's numbers, if it is there and an integer."""
-    epoch = numbers.get("epoch")
-    return epoch if isinstance(epoch, int) else None
+    return progress.numbers(checkpoint_files.content(path, key=key, tensors=False).tree, path)
 
 
 def fit(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> None:
@@ -185,27 +169,94 @@ def fit(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> None:
             tensor.copy_(state[name])
 
 
-def fitted(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> dict[str, Tensor]:
-    """Return a checkpoint's parameters by the model's names for them.
+def fitted(
+    model: nn.Module, checkpoint: Checkpoint, *, key: str, needed: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """Return a checkpoint's parameters by the model's names for them, in the file's precision.
 
-    Counters of batches may be missing (files older than torch 0.4.1 have none); then the
-    model's own stay.
+    Names that the model has for one tensor may be missing but for one.  Counters of batches may be
+    missing (files older than torch 0.4.1 have none); then the model's own stay.  If only some
+    names are ``needed``, others may be missing, and are left out.
 
     Raises:
-        UsageError: With the first names that are missing, unexpected or of another shape.
+        UsageError: With what is missing, unexpected or of another shape; if several state dicts
+            fit and differ; or if names of one tensor have different numbers.
     """
-    expected = _tensors(model)
-    by_plain = {_plain(name, expected): name for name in expected}
-    state = {by_plain.get(name, name): tensor for name, tensor in checkpoint.state.items()}
-    for name, tensor in expected.items():
-        if name.endswith("num_batches_tracked"):
-            state.setdefault(name, tensor)
-    if differences := misfit(state, expected):
+    own = _tensors(model)
+    if lazy := [name for name, tensor in own.items() if is_lazy(tensor)]:
+        raise UsageError(f"model.arch: the shape of {listed(lazy)} is not known yet (lazy module)")
+    expected = Expected(own, own if needed is None else needed, _ties(model))
+    found = state_dicts.matches(checkpoint.entries, expected)
+    whole = [match for match in found if state_dicts.fits(match, expected)]
+    where = f"{key}: {checkpoint.path}"
+    if not whole:
+        reason = explained(found[0] if found else None, checkpoint.entries, expected)
+        raise UsageError(f"{where} {reason}{checkpoint.note}")
+    match = _chosen(whole, where)
+    for name, entry in match.used.items():
+        _refuse_other_kind(name, entry.tensor, own[name], where)
+    for name, tied in expected.ties.items():
+        for other in tied:
+            if not state_dicts.equal(match.used[name].tensor, match.used[other].tensor):
+                raise UsageError(
+                    f"{where} does not fit the model: {name} and {other} are one tensor there, "
+                    "and differ in the file; check model.args"
+                )
+    state = {name: match.used[name].tensor for name in own if name in match.used}
+    if needed is None:
+        return {name: state.get(name, own[name]) for name in own}
+    return state
+
+
+def _chosen(whole: Sequence[Match], where: str) -> Match:
+    """Return the match that is meant, and say what has been chosen from what."""
+    distinct: list[Match] = []
+    for match in sorted(whole, key=lambda match: not match.is_plain):
+        if not any(state_dicts.same(match, other) for other in distinct):
+            distinct.append(match)
+    names = [match.prefix or "those without a prefix" for match in distinct]
+    plain = [match for match in distinct if match.is_plain]
+    first = distinct[0]
+    if len(distinct) > 1 and len(plain) != 1:
         raise UsageError(
-            f"{key}: {checkpoint.path} does not fit the model: {differences}; "
-            "check model.arch and model.args"
+            f"{where} holds several state dicts that fit the model and differ: {listed(names)}; "
+            f"choose one, such as model.checkpoint_key: {names[0]}"
         )
-    return {name: state[name] for name in expected}
+    if len(distinct) > 1:
+        _say(
+            f"{where}: the parameters are {names[0]}; {listed(names[1:])} would fit as well "
+            "and has other numbers (model.checkpoint_key chooses)"
+        )
+    elif not first.is_plain:
+        _say(f"{where}: the parameters are {names[0]}")
+    return first
+
+
+@lru_cache(maxsize=1000)  # a trajectory's checkpoints are read many times
+def _say(text: str) -> None:
+    log.info(text)
+
+
+def _refuse_other_kind(name: str, found: Tensor, own: Tensor, where: str) -> None:
+    """Refuse numbers that the model's tensor would lose."""
+    if found.is_complex() and not own.is_complex():
+        problem = "is complex, and real in the model"
+    elif found.is_floating_point() and not (own.is_floating_point() or own.is_complex()):
+        if state_dicts.equal(found, found.to(own.dtype).to(found.dtype)):
+            return
+        problem = f"has fractions, and is {str(own.dtype).removeprefix('torch.')} in the model"
+    else:
+        return
+    raise UsageError(f"{where} does not fit the model: {name} {problem}; check model.args")
+
+
+def _ties(model: nn.Module) -> dict[str, list[str]]:
+    """Return by name all names of the same tensor, where there are several."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor):
+            names.setdefault(id(tensor), []).append(name)
+    return {name: tied for tied in names.values() if len(tied) > 1 for name in tied}
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

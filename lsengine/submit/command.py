@@ -143,7 +143,7 @@ def _estimate(job: Job, launch: LaunchSpec, options: SubmitOptions) -> int:
         probe = _PROBES  # a cell that no round has time for is to be refused now
     if probe and not options.may_evaluate:
         log.info("%s: no estimate: --dry-run evaluates nothing; --estimate does", name)
-    elif probe and not (job.document.model.checkpoint and job.checkpoint.is_file()):
+    elif probe and not (job.document.model.checkpoint and job.checkpoint.exists()):
         log.warning("%s: no probe: the checkpoint is still to be trained", name)
     elif probe:
         if options.probe is None:

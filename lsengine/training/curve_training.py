@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lsengine import data, files
+from lsengine import data
 from lsengine.devices import device_of
 from lsengine.errors import UsageError
 from lsengine.job import Job
@@ -31,7 +31,9 @@ def curve_identity(job: Job, dataset: data.Dataset) -> dict[str, Any]:
     """Return what decides a curve, as plain JSON values."""
     assert job.document.curve is not None
     paths = {"checkpoint": job.checkpoint, "to": job.path(job.document.curve.to)}
-    digests = {key: files.sha256(path) for key, path in paths.items()} | {"data": dataset.sha256}
+    digests = {key: checkpoint.digest(path) for key, path in paths.items()} | {
+        "data": dataset.sha256
+    }
     return identity_of(job, "curve", ignored=_IGNORED) | {"digests": digests}
 
 
@@ -84,7 +86,7 @@ class CurveTraining(ResumableTraining):
         self._identity = json.dumps(identity, sort_keys=True)
         self._device = device_of(job.document.device, 0)
         start = {n: t.clone() for n, t in model.state_dict().items()}
-        other = checkpoint.load(job.path(settings.to), key="curve.to")
+        other = checkpoint.load(job.path(settings.to), key="curve.to", spec=job.document.model)
         end = checkpoint.fitted(model, other, key="curve.to")
         if all(torch.equal(p, end[n]) for n, p in model.named_parameters()):
             raise UsageError(

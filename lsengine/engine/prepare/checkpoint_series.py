@@ -18,11 +18,11 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lsengine import files, store
+from lsengine import store
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import CheckpointVectors
 from lsengine.job import Job, matching
-from lsengine.job.schema import TrainSpec
+from lsengine.job.schema import ModelSpec, TrainSpec
 from lsengine.models import checkpoint
 from lsengine.surface.records import History
 from lsengine.training import recipe
@@ -37,6 +37,7 @@ class CheckpointSeries:
     """Checkpoints of one run, by ascending epoch."""
 
     key: str  # of their glob in the job, for messages
+    spec: ModelSpec  # says how they are read
     paths: tuple[Path, ...]
     epochs: tuple[int, ...]  # all different
     digests: tuple[str, ...]  # SHA-256 of each file (hex)
@@ -57,7 +58,7 @@ class CheckpointSeries:
 
         def load(index: int) -> dict[str, Tensor]:
             tick()
-            content = checkpoint.load(self.paths[index], key=self.key)
+            content = checkpoint.load(self.paths[index], key=self.key, spec=self.spec)
             return checkpoint.fitted(model, content, key=self.key)
 
         return CheckpointVectors(load, len(self.paths), names, lambda index: self.paths[index].name)
@@ -122,11 +123,16 @@ def find(job: Job, tick: Tick = lambda: None) -> CheckpointSeries | None:
     digests = []
     for path in paths:
         tick()
-        digests.append(files.sha256(path))
+        digests.append(checkpoint.digest(path))
     recorded = (trainings[path.parent].learning_rate.get(e, math.nan) for e, path in by_epoch)
     rates = (numbers[p].get("learning_rate", r) for p, r in zip(paths, recorded, strict=True))
     return CheckpointSeries(
-        key=key, paths=paths, epochs=epochs, digests=tuple(digests), learning_rates=tuple(rates)
+        key=key,
+        spec=job.document.model,
+        paths=paths,
+        epochs=epochs,
+        digests=tuple(digests),
+        learning_rates=tuple(rates),
     )
 
 

@@ -102,10 +102,9 @@ def _raw(
         return {n: drawn[n] for n in centre}
     if isinstance(spec, TowardDirection):
         key = f"directions.{axis}.checkpoint"
-        other = checkpoint.load(job.path(spec.checkpoint), key=key).state
-        moved = require_shapes(other, centre, axis, spec.checkpoint)
-        _refuse_foreign(other, model, axis, spec.checkpoint)
-        return directions.toward(centre, moved)
+        other = checkpoint.load(job.path(spec.checkpoint), key=key, spec=job.document.model)
+        end = checkpoint.fitted(model, other, key=key, needed=centre)
+        return directions.toward(centre, selected(end, centre))
     assert isinstance(spec, FileDirection)
     stored = stored_direction(job, spec, axis, model)
     # What a stored direction does not have does not move; what it has must be in the model.

@@ -54,8 +54,9 @@ def load(job: Job) -> Loaded:
         size=dataset.size,
         job_folder=job_folder,
     )
-    checkpoint.fit(model, checkpoint.load(job.checkpoint), key="model.checkpoint")
-    digests = {"checkpoint": files.sha256(job.checkpoint), "data": dataset.sha256}
+    centre = checkpoint.load(job.checkpoint, spec=document.model)
+    checkpoint.fit(model, centre, key="model.checkpoint")
+    digests = {"checkpoint": checkpoint.digest(job.checkpoint), "data": dataset.sha256}
     return Loaded(model.eval(), dataset, digests)
 
 
@@ -170,7 +171,9 @@ def identity(job: Job, loaded: Loaded, trajectory: str | None = None) -> dict[st
     """
     digests = dict(loaded.digests)
     for key, path in job.direction_files().items():
-        digests[key.rpartition(".")[0]] = files.sha256(path)
+        is_checkpoint = key.endswith(".checkpoint")
+        digest = checkpoint.digest if is_checkpoint else files.sha256
+        digests[key.rpartition(".")[0]] = digest(path)
     if trajectory is not None:
         for axis, spec in job.directions.items():
             if isinstance(spec, PrincipalDirection):

@@ -48,7 +48,7 @@ def of_statistics(job: Job, model: nn.Module) -> Iterator[str]:
         return
     for axis, spec in job.directions.items():
         if isinstance(spec, TowardDirection) and policy == "frozen":
-            yield from _of_checkpoint(job, centre, axis, spec)
+            yield from _of_checkpoint(job, model, centre, axis, spec)
         if isinstance(spec, FileDirection):
             yield from _of_file(job, model, centre, axis, spec)
     if policy == "frozen" and any(isinstance(s, CurveDirection) for s in job.directions.values()):
@@ -58,9 +58,12 @@ def of_statistics(job: Job, model: nn.Module) -> Iterator[str]:
         )
 
 
-def _of_checkpoint(job: Job, centre: Parameters, axis: str, spec: TowardDirection) -> Iterator[str]:
+def _of_checkpoint(
+    job: Job, model: nn.Module, centre: Parameters, axis: str, spec: TowardDirection
+) -> Iterator[str]:
     key = f"directions.{axis}.checkpoint"
-    state = checkpoint.load(job.path(spec.checkpoint), key=key).state
+    content = checkpoint.load(job.path(spec.checkpoint), key=key, spec=job.document.model)
+    state = checkpoint.fitted(model, content, key=key, needed=())
     if not centre.keys() & state.keys():
         yield (
             f"{key}: {spec.checkpoint} holds no running statistics, and batch_norm: frozen keeps "

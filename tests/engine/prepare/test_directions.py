@@ -210,11 +210,13 @@ def test_a_checkpoint_that_does_not_fit_names_what_differs(tmp_path):
     job = jobs.load(toward(tmp_path), command="any")
     model = prepare.load(job).model
     other = other_checkpoint(tmp_path, drop="3.weight")
-    with pytest.raises(UsageError, match=r"directions\.alpha: .*missing: 3\.weight"):
+    with pytest.raises(
+        UsageError, match=r"directions\.alpha\.checkpoint: .*other\.pt .*missing: 3\.weight"
+    ):
         prepare.make_directions(job, model)
     torch.save({**other, "3.weight": torch.ones(3, 4)}, tmp_path / "other.pt")
     shapes = r"of another shape: 3\.weight \(3x4, in the model 3x16\)"
-    with pytest.raises(UsageError, match=rf"directions\.alpha: other\.pt .*{shapes}"):
+    with pytest.raises(UsageError, match=rf"directions\.alpha\.checkpoint: .*other\.pt .*{shapes}"):
         prepare.make_directions(job, model)
     torch.save(
         {**other, "3.weight": torch.ones(3, 16), "4.weight": torch.ones(1)}, tmp_path / "other.pt"

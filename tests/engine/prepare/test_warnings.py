@@ -79,7 +79,7 @@ def test_statistics_of_another_network_are_refused(tmp_path, capsys, policy, cha
     """Under both policies with the same message and exit code 2, and no file is left."""
     write_job(tmp_path)
     other = other_checkpoint(tmp_path, drop="1.running_var")
-    says = "directions.alpha: other.pt does not fit the model: missing: 1.running_var"
+    says = "other.pt does not fit the model: missing: 1.running_var"
     if change == "reshaped":
         torch.save({**other, "1.running_var": torch.ones(4)}, tmp_path / "other.pt")
         says = says.replace("missing", "of another shape") + " (4, in the model 16)"

@@ -1,0 +1,261 @@
+"""Formats on disk: what a checkpoint's files hold, as nested dicts, lists, tensors and numbers.
+
+No code in a file is run.  Objects of classes that torch does not know are passed over: a stand-in
+without behaviour takes their place.
+
+In all functions ``key`` is the key path of the file in the job, for messages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from lsengine import files
+from lsengine.errors import LsengineError, UsageError
+from lsengine.external.optional import library
+from lsengine.job.checkpoint_paths import members
+from lsengine.wording import listed
+
+log = logging.getLogger(__name__)
+RESAVE = 'write its parameters alone with torch.save(model.state_dict(), "new.pt")'
+_WHOLE = (
+    "write them whole with get_model_state_dict(model, "
+    "options=StateDictOptions(full_state_dict=True, cpu_offload=True)) and torch.save"
+)
+# What pickles a NumPy number, which checkpoints carry as their accuracy: harmless, and
+# not among the things torch allows by itself.
+_HARMLESS: list[Any] = [
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+]
+# Whoever names these in a file means harm; nothing of such a file is used.
+_HOSTILE: tuple[str, ...] = (
+    "builtins",
+    "__builtin__",
+    "os",
+    "posix",
+    "nt",
+    "sys",
+    "subprocess",
+    "runpy",
+    "pty",
+)
+_HOSTILE += ("importlib", "shutil", "socket", "ctypes", "code", "pickle", "marshal")
+_MOST_CLASSES = 200  # that a file may name and torch does not know
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a checkpoint holds.
+
+    Attributes:
+        tree: As saved, without what was passed over.
+        passed_over: Names of the classes whose objects were.
+    """
+
+    tree: Any
+    passed_over: tuple[str, ...] = ()
+
+
+def content(path: Path, *, key: str, tensors: bool = True) -> Content:
+    """Return what a file or folder holds, on the CPU.
+
+    Without ``tensors`` those that need not be read are left out.
+
+    Raises:
+        UsageError: If it cannot be read, is damaged, or is of no format known here.
+        EnvironmentUnfit: If a library that its format needs is missing.
+    """
+    found = members(path, key)
+    if found.files != (path,) and found.form != "distributed":
+        log.debug("%s: %s is read from %s", key, path, listed(p.name for p in found.files))
+    if found.form == "distributed":
+        # Its import takes a second, and few need it.
+        from lsengine.models import distributed_files
+
+        folder = found.files[0].parent
+        return Content(distributed_files.tree(folder, key=key, tensors=tensors))
+    parts = []
+    for file in found.files:
+        if found.form == "safetensors":
+            parts.append(Content(_safetensors(file, key) if tensors else _words(file, key)))
+        else:
+            parts.append(_of_torch(file, key, mapped=not tensors))
+    if len(parts) == 1:
+        return parts[0]
+    tree: dict[str, Any] = {}
+    for part in parts:
+        tree |= part.tree if isinstance(part.tree, Mapping) else {}
+    return Content(tree, tuple(name for part in parts for name in part.passed_over))
+
+
+def digest(path: Path, *, key: str = "checkpoint") -> str:
+    """Return the SHA-256 (hex) of a checkpoint's file, of several that of their names and digests.
+
+    Raises:
+        UsageError: If one cannot be read.
+    """
+    found = members(path, key)
+    if len(found.files) == 1:
+        return files.sha256(found.files[0])
+    lines = [f"{file.name} {files.sha256(file)}\n" for file in found.files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def beside(path: Path) -> dict[str, Any]:
+    """Return the values that Hugging Face's trainer wrote into a checkpoint's folder."""
+    state = (path if path.is_dir() else path.parent) / "trainer_state.json"
+    try:
+        found = json.loads(state.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read(path: Path, *, key: str, mapped: bool = False) -> Any:
+    """Return the content of a file of torch's, on the CPU; one with other objects is refused.
+
+    Raises:
+        UsageError: If it cannot be read, is damaged, or needs code.
+    """
+    try:
+        return _load(path, key, mapped, {})
+    except _ForeignError as error:
+        raise UsageError(needs_code(path, key, [error.name])) from None
+
+
+def needs_code(path: Path, key: str, names: list[str]) -> str:
+    """Return the message for a file that cannot be read without running what it names."""
+    if any(name.rpartition(".")[2] in ("DTensor", "ShardedTensor") for name in names):
+        return f"{key}: {path} holds the part of one rank of distributed tensors; {_WHOLE}"
+    return (
+        f"{key}: {path} holds Python objects, and reading those may run code "
+        f"({listed(names)}); load it once where you trust it and {RESAVE}"
+    )
+
+
+class _ForeignError(Exception):
+    """A file names what torch does not know."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+def _of_torch(path: Path, key: str, mapped: bool) -> Content:
+    """Read a file of torch's, and pass over objects of classes that torch does not know."""
+    can_map = path.is_file() and zipfile.is_zipfile(path)
+    stand_ins: dict[str, type] = {}
+    while True:
+        try:
+            # Mapped while it may still fail: nothing is read twice.
+            tree = _load(path, key, can_map and (mapped or bool(stand_ins)), stand_ins)
+            break
+        except _ForeignError as error:
+            module = error.name.partition(".")[0] if "." in error.name else "builtins"
+            is_known = error.name in stand_ins and not _adjusted(stand_ins, error)
+            if module in _HOSTILE or is_known or len(stand_ins) >= _MOST_CLASSES:
+                raise UsageError(needs_code(path, key, [error.name])) from None
+            stand_ins.setdefault(error.name, _stand_in(error.name))
+    return Content(tree, tuple(stand_ins))
+
+
+def _stand_in(name: str) -> type:
+    """Return a class that takes whatever a file gives it, and keeps nothing."""
+
+    def new(cls: type, *_: Any, **__: Any) -> Any:
+        return object.__new__(cls)
+
+    def ignore(*_: Any, **__: Any) -> None:
+        pass
+
+    body = {"__new__": new, "__init__": ignore, "__setstate__": ignore}
+    return type(f"<{name}>", (), body)
+
+
+def _adjusted(stand_ins: dict[str, type], error: _ForeignError) -> bool:
+    """Exchange the stand-in of a class that turned out to be a dict or a list; whether it did."""
+    if stand_ins[error.name] in (dict, list):
+        return False
+    stand_ins[error.name] = list if "lists" in str(error) else dict
+    return True
+
+
+def _load(path: Path, key: str, mapped: bool, stand_ins: Mapping[str, type]) -> Any:
+    """Read a file of torch's; raises `_ForeignError` for what is neither known nor stood in for."""
+    known = [*_HARMLESS, *((cls, name) for name, cls in stand_ins.items())]
+    try:
+        with path.open("rb") as file, torch.serialization.safe_globals(known):
+            del file  # opened for its errors
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except FileNotFoundError:
+        raise UsageError(f"{key}: no such file: {path}") from None
+    except IsADirectoryError:
+        raise UsageError(f"{key}: {path} is a directory; expected a file") from None
+    except PermissionError:
+        raise UsageError(f"{key}: {path} cannot be read; check its permissions") from None
+    except pickle.UnpicklingError as error:
+        text = str(error)
+        for name in stand_ins:
+            if f"<{name}>" in text:
+                raise _ForeignError(name, text) from None
+        if "torch.distributed.tensor" in text:
+            raise _ForeignError("torch.distributed.tensor.DTensor", text) from None
+        if "GLOBAL" in text or "global" in text:
+            pairs = pairwise(text.replace("`", " ").split())
+            blamed = next((w for before, w in pairs if before == "GLOBAL"), "an unsupported type")
+            raise _ForeignError(blamed, text) from None
+        raise UsageError(f"{key}: {path} is not a checkpoint of torch, or damaged") from None
+    except Exception as error:  # torch raises whatever a damaged file provokes
+        _refuse_damaged(error, path, key, "torch")
+
+
+def _refuse_damaged(error: Exception, path: Path, key: str, library_name: str) -> NoReturn:
+    if isinstance(error, LsengineError):
+        raise error
+    if "TorchScript" in str(error):
+        raise UsageError(
+            f"{key}: {path} is a TorchScript archive, which holds code; load it once where you "
+            f"trust it with torch.jit.load and {RESAVE}"
+        ) from None
+    reason = str(error).strip().partition("\n")[0][:200]
+    raise UsageError(
+        f"{key}: {path} is not a checkpoint of {library_name}, or damaged: "
+        f"{type(error).__name__}: {reason}"
+    ) from error
+
+
+def _safetensors(path: Path, key: str) -> dict[str, Any]:
+    reader = library("safetensors.torch", "safetensors", f"{key}: {path}")
+    if not path.is_file():
+        raise UsageError(f"{key}: no such file: {path}")
+    try:
+        return dict(reader.load_file(str(path), device="cpu"))
+    except Exception as error:
+        _refuse_damaged(error, path, key, "safetensors")
+
+
+def _words(path: Path, key: str) -> dict[str, Any]:
+    """Return the words that a file of safetensors has beside its tensors."""
+    reader = library("safetensors", "safetensors", f"{key}: {path}")
+    try:
+        with reader.safe_open(str(path), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:
+        _refuse_damaged(error, path, key, "safetensors")
