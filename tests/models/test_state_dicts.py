@@ -399,7 +399,6 @@ def test_folders_of_torch_distributed_are_read(tmp_path, state):
 
 def test_objects_are_passed_over_without_running_code(tmp_path, state, capfd):
     """Neither their classes' code nor what they name is run."""
-
     path = write(tmp_path / "a.pt", {"state_dict": state, "settings": Settings()})
     content = path.read_bytes()
     assert b"Settings" in content

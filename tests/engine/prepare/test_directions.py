@@ -221,7 +221,7 @@ def test_a_checkpoint_that_does_not_fit_names_what_differs(tmp_path):
     torch.save(
         {**other, "3.weight": torch.ones(3, 16), "4.weight": torch.ones(1)}, tmp_path / "other.pt"
     )
-    with pytest.raises(UsageError, match=r"directions\.alpha: .*unexpected: 4\.weight"):
+    with pytest.raises(UsageError, match=r"directions\.alpha\.checkpoint: .*unexpected: 4\.weight"):
         prepare.make_directions(job, model)
 
 
