@@ -34,7 +34,8 @@ def curve_identity(job: Job, dataset: data.Dataset) -> dict[str, Any]:
     digests = {key: checkpoint.digest(path) for key, path in paths.items()} | {
         "data": dataset.sha256
     }
-    return identity_of(job, "curve", ignored=_IGNORED) | {"digests": digests}
+    identity = identity_of(job, "curve", ignored=_IGNORED)
+    return identity | {"model": job.network_identity(), "digests": digests}
 
 
 def is_trained(file: Path, identity: Mapping[str, Any]) -> bool:

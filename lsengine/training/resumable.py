@@ -77,7 +77,7 @@ def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str
     """
     content = job.document.model_dump(mode="json")
     return {
-        "model": job.network_identity(),
+        "model": {k: content["model"][k] for k in ("arch", "args")},
         "data": job.data_identity(),
         "loss": content["loss"],
         "seed": content["seed"],
