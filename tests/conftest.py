@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -16,7 +17,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
-    from tests.support.launchers import Pool
+    from tests.support.pool import Pool
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package once: hundreds of processes import it, and may not be let to keep it."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(__file__).parents[1] / "lsengine", quiet=2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,11 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def pool() -> Iterator[Pool]:
-    """A warm pool of five ranks."""
-    from tests.support.launchers import Pool
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    """A warm pool of five ranks, one for all processes of pytest-xdist."""
+    from tests.support.pool import Pool
 
-    pool = Pool()
+    folder = tmp_path_factory.getbasetemp()
+    pool = Pool(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
     yield pool
     pool.close()
 

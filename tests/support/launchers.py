@@ -1,26 +1,22 @@
-"""Real launchers with time limits, and a warm pool of ranks."""
+"""Real launchers with time limits."""
 
 from __future__ import annotations
 
 import atexit
 import functools
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lsengine import store
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.prefix) / "bin"
-POOL_RANKS = 5
 
 
 def launcher_environment(**more: str) -> dict[str, str]:
@@ -113,56 +109,3 @@ def wait_for_cells(surface: Path, process: subprocess.Popen[str], cells: int = 1
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end
         time.sleep(0.02)
-
-
-class Pool:
-    """Ranks that stay up between tests; for tests that kill nothing."""
-
-    def __init__(self) -> None:
-        script = ROOT / "tests" / "support" / "pool.py"
-        self._process = subprocess.Popen(
-            [str(BIN / "mpirun"), "-n", str(POOL_RANKS), sys.executable, str(script)],
-            env=launcher_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def evaluate(
-        self,
-        jobs: Path | list[Path],
-        ranks: int,
-        *,
-        timeout: float = 120,
-        command: str = "evaluate",
-        **options: Any,
-    ) -> dict[str, Any]:
-        """Evaluate (or connect) jobs on the first ``ranks`` ranks; return code and message."""
-        assert 1 <= ranks <= POOL_RANKS
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        paths = [str(job) for job in (jobs if isinstance(jobs, list) else [jobs])]
-        request = {"jobs": paths, "ranks": ranks, "options": options, "command": command}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        watchdog = threading.Timer(timeout, self._process.kill)
-        watchdog.start()
-        try:
-            for line in self._process.stdout:
-                if line.startswith("ANSWER "):
-                    answer: dict[str, Any] = json.loads(line.removeprefix("ANSWER "))
-                    return answer
-        finally:
-            watchdog.cancel()
-        raise AssertionError(f"the pool gave no answer within {timeout} s")
-
-    def close(self) -> None:
-        """End the ranks; by a request, because launchers do not all pass on an end of file."""
-        assert self._process.stdin is not None
-        if self._process.poll() is None:
-            self._process.stdin.write("null\n")
-            self._process.stdin.flush()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
