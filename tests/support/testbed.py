@@ -9,6 +9,7 @@ needed nor disturbed.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -167,8 +168,8 @@ class Testbed:
             "AuthType": "auth/munge",
             "AuthInfo": f"socket={self._socket}",
             "CredType": "cred/munge",
-            # MPICH names shared memory by it, and a killed test may have left some.
-            "FirstJobId": int(time.time()) % 60_000_000 + 1,
+            # MPICH names shared memory by it; a killed test may have left some, another may run.
+            "FirstJobId": secrets.randbelow(60_000_000) + 1,
             "StateSaveLocation": folder / "state",
             "SlurmdSpoolDir": f"{folder}/spool.%n",
             "SlurmctldPidFile": self._pids / "slurmctld",
