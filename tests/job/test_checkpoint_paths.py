@@ -1,0 +1,40 @@
+"""Which files a checkpoint is."""
+
+from __future__ import annotations
+
+import pytest
+
+from lsengine.errors import UsageError
+from lsengine.job import checkpoint_paths
+
+
+def test_what_a_folder_lacks_is_said(tmp_path):
+    """A folder without parameters names what could be meant; parts of ranks are refused."""
+    assert checkpoint_paths.problem(tmp_path).startswith(f"{tmp_path} is a directory; expected a f")
+    (tmp_path / "checkpoint-500").mkdir()
+    (tmp_path / "last.pt").touch()
+    assert checkpoint_paths.problem(tmp_path).endswith("name one of: last.pt, checkpoint-500")
+    (tmp_path / ".metadata").touch()
+    assert "has .metadata, but no .distcp file" in checkpoint_paths.problem(tmp_path)
+    (tmp_path / ".metadata").unlink()
+    (tmp_path / "zero_pp_rank_0_mp_rank_00_model_states.pt").touch()
+    assert "parts of each rank (ZeRO stage 3)" in checkpoint_paths.problem(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{}", "not an index of shards"),
+        ("[1]", "not an index of shards"),
+        ('{"weight_map": {}}', "names no file"),
+        ('{"weight_map": {"a": "../secret.bin"}}', "not beside it: secret.bin"),
+        ('{"weight_map": {"a": "gone.bin"}}', "files that are missing: gone.bin"),
+    ],
+)
+def test_an_index_that_is_none(tmp_path, text, says):
+    """It is refused, and nothing outside its folder is read."""
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(text)
+    assert says in checkpoint_paths.problem(tmp_path)
+    with pytest.raises(UsageError, match=r"^model\.checkpoint: "):
+        checkpoint_paths.members(index, "model.checkpoint")

@@ -1,0 +1,103 @@
+"""Files and folders of many programs are read, and no code in them is run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from lsengine.models import checkpoint
+from tests.support.state_dicts import (
+    KEY,
+    Settings,
+    assert_same,
+    prefixed,
+    refused,
+    taken,
+    write,
+)
+
+safetensors = pytest.importorskip("safetensors.torch")
+
+
+def deepspeed(state):
+    """What DeepSpeed writes for each rank of a model."""
+    return {
+        "module": prefixed(state, "module."),
+        "param_shapes": [{name: tensor.shape for name, tensor in state.items()}],
+        "ds_version": "0.16",
+        "global_steps": 10,
+    }
+
+
+def test_safetensors_are_read(tmp_path, state):
+    """A file, one of another name, shards with their index, and folders of Hugging Face's."""
+    safetensors.save_file(state, tmp_path / "model.safetensors", metadata={"epoch": "7"})
+    (tmp_path / "other.ckpt").write_bytes((tmp_path / "model.safetensors").read_bytes())
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    names = list(state)
+    index = {}
+    for number, part in enumerate((names[:3], names[3:]), 1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        safetensors.save_file(prefixed({n: state[n] for n in part}, "model."), shards / file)
+        index |= {f"model.{name}": file for name in part}
+    (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    for path in (tmp_path / "model.safetensors", tmp_path / "other.ckpt", tmp_path, shards,
+                 shards / "model.safetensors.index.json"):  # fmt: skip
+        assert_same(taken(path), state)
+    assert checkpoint.numbers(tmp_path / "model.safetensors", key=KEY) == {"epoch": 7}
+    assert checkpoint.digest(tmp_path) == checkpoint.digest(tmp_path / "model.safetensors")
+    before = checkpoint.digest(shards)
+    safetensors.save_file({"x": torch.ones(1)}, shards / "model-00002-of-00002.safetensors")
+    assert checkpoint.digest(shards) != before
+    (shards / "model-00001-of-00002.safetensors").unlink()
+    refused(shards, "files that are missing: model-00001-of-00002.safetensors")
+    (tmp_path / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
+    refused(tmp_path / "model.safetensors", "is not a checkpoint of safetensors, or damaged")
+
+
+def test_shards_of_torch_are_read(tmp_path, state):
+    """With their index, or the folder alone; the step is what the trainer wrote beside."""
+    names = list(state)
+    index = {}
+    for number, part in enumerate((names[:2], names[2:]), 1):
+        file = f"pytorch_model-0000{number}-of-00002.bin"
+        torch.save({n: state[n] for n in part}, tmp_path / file)
+        index |= dict.fromkeys(part, file)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+    (tmp_path / "trainer_state.json").write_text('{"epoch": 0.5, "global_step": 500}')
+    torch.save({"state": {0: {"exp_avg": torch.ones(2)}}}, tmp_path / "optimizer.pt")
+    assert_same(taken(tmp_path), state)
+    assert checkpoint.step_of(checkpoint.numbers(tmp_path, key=KEY)) == 500
+
+
+def test_folders_of_deepspeed_are_read(tmp_path, state):
+    """The folder of a step, or the one above, whose file says which; parts of ranks are refused."""
+    step = tmp_path / "global_step10"
+    step.mkdir()
+    torch.save(deepspeed(state), step / "mp_rank_00_model_states.pt")
+    (tmp_path / "latest").write_text("global_step10\n")
+    for path in (step, tmp_path, step / "mp_rank_00_model_states.pt"):
+        assert_same(taken(path), state)
+    torch.save({}, step / "mp_rank_01_model_states.pt")
+    refused(step, "holds the parts of 2 ranks; convert it with the zero_to_fp32.py")
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (print, ("code was run",))
+
+
+def test_objects_are_passed_over_without_running_code(tmp_path, state, capfd):
+    """Neither their classes' code nor what they name is run."""
+    path = write(tmp_path / "a.pt", {"state_dict": state, "settings": Settings()})
+    content = path.read_bytes()
+    assert b"Settings" in content
+    assert_same(taken(path), state)
+    torch.save({"state_dict": state, "evil": Evil()}, path)
+    refused(path, r"may run code \(\S*print\)")
+    assert "code was run" not in capfd.readouterr().out
