@@ -18,6 +18,7 @@ from lsengine.errors import UsageError
 
 _LARGEST_LABEL = 1_000_000  # beyond this a label is surely something else
 _LARGEST_UINT16 = 65535
+_NO_LABEL = -100  # what torch's losses leave out
 
 
 def validated(where: str, x_raw: Any, y_raw: Any, *, exact: bool = False) -> Split:
@@ -193,4 +194,7 @@ def _check_labels(y: Tensor, allowed: int, where: str) -> None:
     smallest, largest = int(y.min()), int(y.max())
     if smallest < 0 or largest >= allowed:
         odd = smallest if smallest < 0 else largest
-        raise UsageError(f"{where} has the label {odd}; expected 0 to {allowed - 1}")
+        remedy = "; for no label, use a number of its own, of weight 0 in a loss of your own"
+        raise UsageError(
+            f"{where} has the label {odd}; expected 0 to {allowed - 1}{remedy * (odd == _NO_LABEL)}"
+        )

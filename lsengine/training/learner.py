@@ -99,8 +99,17 @@ class Learner:
             key = "crop" if settings.crop else "flip"
             shape = [*split.x.shape[1:]]
             raise UsageError(f"train.{key}: needs images; samples have shape {shape}")
-        if settings.label_noise and (self._dataset.classes or 0) < 2:
-            raise UsageError("train.label_noise: needs labels of two or more classes")
+        is_moved, at_pixels = settings.crop or settings.flip, split.y.shape[1:][-2:]
+        if is_moved and len(at_pixels) == 2 and at_pixels == self._dataset.size:
+            key = "crop" if settings.crop else "flip"
+            raise UsageError(f"train.{key}: moves images, but not their targets at every pixel")
+        if settings.noise and split.x.dtype == torch.int64:
+            raise UsageError("train.noise: the inputs are integers, which cannot have noise")
+        if settings.label_noise and (split.y.ndim > 1 or (self._dataset.classes or 0) < 2):
+            raise UsageError(
+                "train.label_noise: needs labels of two or more classes, (N,), got shape "
+                f"{[*split.y.shape]}"
+            )
         if len(split.y) < 2:
             raise UsageError("data.dataset: training needs two or more samples")
 

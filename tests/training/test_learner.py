@@ -134,3 +134,20 @@ def test_augmentation_and_label_noise_need_fitting_data(tmp_path, make_job):
         run(make_job(dataset=dataset, label_noise=0.5))
     with pytest.raises(UsageError, match="loss: cross_entropy refuses"):
         run(make_job(dataset=dataset, model={"arch": "mlp", "args": {"classes": 2}}))
+
+
+def test_noise_and_augmentation_do_not_part_inputs_from_targets(tmp_path, make_job):
+    """Targets at every pixel are not moved with the image, tokens have no noise."""
+    images, pixels = np.zeros((8, 1, 8, 8), "u1"), np.arange(512).reshape(8, 8, 8) % 3
+    tokens, answers = np.arange(24).reshape(8, 3), np.eye(8, 4, dtype=int)
+    dataset = {"dataset": "arrays", "root": "a.npz", "splits": ["train"]}
+    for x, y, settings, said in (
+        (images, pixels, {"crop": 1}, r"train\.crop: moves images, but not their targets"),
+        (images, pixels, {"flip": True}, r"train\.flip: moves images, but not their targets"),
+        (tokens, answers, {"noise": 0.1}, r"train\.noise: the inputs are integers"),
+        (images, answers, {"label_noise": 0.1}, r"train\.label_noise: .* got shape \[8, 4\]"),
+        (images, answers[:, :1], {"label_noise": 0.1}, r"train\.label_noise: .* \[8, 1\]"),
+    ):
+        np.savez(tmp_path / "a.npz", x_train=x, y_train=y)
+        with pytest.raises(UsageError, match=said):
+            run(make_job(dataset=dataset, **settings))
