@@ -152,5 +152,5 @@ def _revealed(drawn: list[paths.DrawnPath], frames: int, hold: int) -> Iterator[
             last = len(path.points) - 1
             index = round(frame / (frames - 1) * last) if frames > 1 else last
             path.reveal(index + 1)
-            clock.set_text(f"epoch {path.trajectory.columns['epoch'][index]}")
+            clock.set_text(f"{path.trajectory.unit} {path.trajectory.columns['epoch'][index]}")
         yield frame

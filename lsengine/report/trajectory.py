@@ -32,7 +32,7 @@ def table(surface: Surface) -> str:
     if track is None:
         return f"{surface.source}: has no trajectory"
     names = [name for name in _COLUMNS if name in track.columns]
-    rows = [["epoch", *(_TITLES.get(name, name) for name in names), ""]]
+    rows = [[track.unit, *(_TITLES.get(name, name) for name in names), ""]]
     for row, epoch in enumerate(track.columns["epoch"]):
         numbers = [f"{track.columns[name][row]:.5g}" for name in names]
         rows.append([str(epoch), *numbers, "learning rate drops" if track.lr_drops[row] else ""])

@@ -37,6 +37,11 @@ class Trajectory:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def unit(self) -> str:
+        """What the column ``epoch`` counts: epochs, or steps, or checkpoints."""
+        return str(self.attributes.get("unit", "epoch"))
+
+    @property
     def done(self) -> NDArray[np.bool_]:
         """Mask (T,) of the checkpoints whose losses are results."""
         unknown = np.zeros(self.columns["epoch"].shape)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lsengine import store
+from lsengine.engine.prepare import checkpoint_order
+from lsengine.engine.prepare.checkpoint_order import Order, Unit
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import CheckpointVectors
 from lsengine.job import Job, matching
@@ -34,12 +35,13 @@ Tick = Callable[[], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSeries:
-    """Checkpoints of one run, by ascending epoch."""
+    """Checkpoints of one run, from the first to the last."""
 
     key: str  # of their glob in the job, for messages
     spec: ModelSpec  # says how they are read
     paths: tuple[Path, ...]
-    epochs: tuple[int, ...]  # all different
+    numbers: tuple[int, ...]  # ascending, all different
+    unit: Unit  # what they are: epochs, steps, ...
     digests: tuple[str, ...]  # SHA-256 of each file (hex)
     learning_rates: tuple[float, ...]  # of the epoch that each ended, NaN where nothing says it
 
@@ -92,18 +94,17 @@ class _Training:
 
 
 def find(job: Job, tick: Tick = lambda: None) -> CheckpointSeries | None:
-    """Return the checkpoints that a job projects, sorted by epoch; None if it has none.
+    """Return the checkpoints that a job projects, in the order of time; None if it has none.
 
-    The epoch is what the file says, else the last integer of its name.  The learning rate is
-    what the file says, else the history beside it.  A gap is warned of where nothing says
+    The order is that of `checkpoint_order`.  The learning rate is what the file says, else the
+    history beside it.  A gap is warned of where nothing says
     which checkpoints the training saves.  ``tick`` is called before every file is read; it may
     raise to stop.
 
     Raises:
-        UsageError: If none matches, one has no epoch, two have the same, the order of
-            their names is not that of the epochs stored in them, one is of another training
-            than the history beside it, or one is missing that the training saves, as the job
-            or the history says.
+        UsageError: If none matches, their order is ambiguous, one is of another training than
+            the history beside it, or one is missing that the training saves, as the job or the
+            history says.
     """
     if job.trajectory is None:
         return None
@@ -112,55 +113,31 @@ def find(job: Job, tick: Tick = lambda: None) -> CheckpointSeries | None:
     if not matches:
         raise UsageError(f"{key}: no file matches {pattern}")
     numbers = {path: checkpoint.numbers(path, key=key) for path in matches}
-    by_epoch = sorted((_epoch(path, numbers[path], key), path) for path in matches)
-    epochs, paths = zip(*by_epoch, strict=True)
-    _refuse_disorder(by_epoch, key)
+    order = checkpoint_order.ordered(numbers, key)
+    if len(matches) > 1:
+        log.info("%s: %s", key, order.words())
     trainings = {f: _training(job, f) for f in dict.fromkeys(path.parent for path in matches)}
     _refuse_missing(matches, trainings, key, pattern)
     _refuse_foreign(numbers, trainings, key)
     if any(training.saved is None for training in trainings.values()):
-        _warn_of_gaps(epochs, key)
+        _warn_of_gaps(order, key)
     digests = []
-    for path in paths:
+    for path in order.paths:
         tick()
         digests.append(checkpoint.digest(path))
-    recorded = (trainings[path.parent].learning_rate.get(e, math.nan) for e, path in by_epoch)
-    rates = (numbers[p].get("learning_rate", r) for p, r in zip(paths, recorded, strict=True))
+    rates = []
+    for path, number in zip(order.paths, order.numbers, strict=True):
+        of_epoch = trainings[path.parent].learning_rate if order.unit != "step" else {}
+        rates.append(numbers[path].get("learning_rate", of_epoch.get(number, math.nan)))
     return CheckpointSeries(
         key=key,
         spec=job.document.model,
-        paths=paths,
-        epochs=epochs,
+        paths=order.paths,
+        numbers=order.numbers,
+        unit=order.unit,
         digests=tuple(digests),
         learning_rates=tuple(rates),
     )
-
-
-def _epoch(path: Path, numbers: Mapping[str, float], key: str) -> int:
-    stated = checkpoint.epoch_of(numbers)
-    epoch = _last_integer(path) if stated is None else stated
-    if epoch is None:
-        raise UsageError(f"{key}: {path} says no epoch, and its name has no number")
-    return epoch
-
-
-def _last_integer(path: Path) -> int | None:
-    """Return the last integer of a file's name."""
-    integers = re.findall(r"\d+", path.stem)
-    return int(integers[-1]) if integers else None
-
-
-def _refuse_disorder(by_epoch: Sequence[tuple[int, Path]], key: str) -> None:
-    """Refuse two checkpoints of one epoch, and names in another order than the epochs."""
-    for (earlier, first), (later, second) in pairwise(by_epoch):
-        if earlier == later:
-            raise UsageError(f"{key}: {first} and {second} are both of epoch {later}")
-        before, after = _last_integer(first), _last_integer(second)
-        if before is not None and after is not None and before > after:
-            raise UsageError(
-                f"{key}: {second.name} says that it is of epoch {later}, {first.name} of epoch "
-                f"{earlier}: out of order; were files renamed?"
-            )
 
 
 def _training(job: Job, folder: Path) -> _Training:
@@ -237,13 +214,13 @@ def _refuse_foreign(
         )
 
 
-def _warn_of_gaps(epochs: Sequence[int], key: str) -> None:
+def _warn_of_gaps(order: Order, key: str) -> None:
     """Warn of steps that are longer than the usual one."""
-    steps = [later - earlier for earlier, later in pairwise(epochs)]
+    steps = [later - earlier for earlier, later in pairwise(order.numbers)]
     usual = median_low(steps) if steps else 0
-    gaps = [f"{a} and {b}" for a, b in pairwise(epochs) if b - a > usual]
+    gaps = [f"{a} and {b}" for a, b in pairwise(order.numbers) if b - a > usual]
     if gaps:
         log.warning(
-            f"{key}: no checkpoint between epochs: {listed(gaps)}; elsewhere they are closer, and "
-            "no history.h5 beside says which there are: is one missing?"
+            f"{key}: no checkpoint between {order.unit}s: {listed(gaps)}; elsewhere they are "
+            "closer, and no history.h5 beside says which there are: is one missing?"
         )

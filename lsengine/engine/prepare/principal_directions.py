@@ -86,7 +86,7 @@ def project(
     with _on_one_thread(series.key):
         track = projected(vectors, centre, tensors)
     _warn_of_incomplete_path(series, track.length)
-    columns: dict[str, NDArray[Any]] = {"epoch": np.array(series.epochs, np.int64)}
+    columns: dict[str, NDArray[Any]] = {"epoch": np.array(series.numbers, np.int64)}
     for k, axis in enumerate(directions):
         columns[axis] = track.coordinates[:, k]
         columns[f"cosine_{axis}"] = track.cosine[:, k]
@@ -99,6 +99,8 @@ def project(
         "expected_cosine": expected_cosine(moving),
         "explained_displacement": 1 - float((track.distance**2).sum()) / total if total else 1.0,
     }
+    if series.unit != "epoch":
+        attributes["unit"] = "step" if series.unit == "step" else "checkpoint"
     if ratio is not None:
         attributes["explained_variance_ratio"] = ratio
     quantities = trajectory_quantity_names(job, loaded.dataset)

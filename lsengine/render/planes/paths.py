@@ -55,7 +55,7 @@ class DrawnPath:
         on_page_T2 = in_points(self.axes, path_T2)
         _point_the_way(self.axes, path_T2, on_page_T2, self.style)
         for index in {0: 0, len(path_T2) - 1: -1}:
-            word = f"epoch {self.trajectory.columns['epoch'][index]}"
+            word = f"{self.trajectory.unit} {self.trajectory.columns['epoch'][index]}"
             label(self.axes, word, path_T2[index], [on_page_T2], self.style)
 
     def clock(self) -> Text:

@@ -44,7 +44,7 @@ def test_a_checkpoint_that_the_training_saves_is_missed(own, train_section, epoc
         model={**MODEL, "checkpoint": "run/epoch_000.pt"},
         directions={"alpha": some, "beta": some},
     )
-    assert checkpoint_series.find(jobs.load(job, command="eval")).epochs == (0, 2, 4, 6)
+    assert checkpoint_series.find(jobs.load(job, command="eval")).numbers == (0, 2, 4, 6)
 
 
 def test_a_gap_is_warned_of_where_nothing_says_what_is_saved(own, capsys):
@@ -94,4 +94,4 @@ def test_without_an_epoch_in_the_file_the_name_counts(own):
         torch.save(torch.load(path)["state_dict"], own / "run" / f"m-{epoch * 5}.pth")
     checkpoints = {"kind": "principal", "checkpoints": "run/m-*.pth"}
     job = jobs.load(run_job(own, directions={"alpha": checkpoints, "beta": checkpoints}))
-    assert checkpoint_series.find(job).epochs == tuple(range(0, 45, 5))
+    assert checkpoint_series.find(job).numbers == tuple(range(0, 45, 5))
