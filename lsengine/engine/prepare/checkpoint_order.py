@@ -92,9 +92,8 @@ def _by_content(
         found = _of_one(paths, e if has_epochs else s, unit, is_stated=True)
     if isinstance(found, Order):
         return found
-    is_finer = not isinstance(named, str) and named.unit == "step"
-    if is_finer and has_epochs and not has_steps and _ascends(named, epochs):
-        assert isinstance(named, Order)
+    is_finer = isinstance(named, Order) and named.unit == "step" and has_epochs and not has_steps
+    if is_finer and isinstance(named, Order) and _ascends(named, epochs):
         return named
     raise UsageError(f"{key}: {found}")
 
