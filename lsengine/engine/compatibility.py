@@ -7,6 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lsengine import store
 from lsengine.engine.messages import WorkerInfo
 from lsengine.errors import SurfaceError
@@ -21,9 +24,12 @@ from lsengine.surface.identity import (
 
 if TYPE_CHECKING:
     from lsengine.engine.prepare.checkpoint_series import CheckpointSeries
+    from lsengine.engine.prepare.directions import Arrays
 
+Array = NDArray[np.float32]
 
 log = logging.getLogger(__name__)
+_SAME = 1e-5  # relative distance of two directions that are one but for last bits
 
 
 def refuse_other_job(job: Job, identity: dict[str, Any], series: CheckpointSeries | None) -> None:
@@ -68,6 +74,40 @@ def refuse_other_cells(old: Path, identity: dict[str, Any]) -> None:
         f"--extend {old}: its cells are of another job: {difference}; only grid, repeats and "
         "quantities may differ"
     )
+
+
+def refuse_other_directions(old: Path, directions: Arrays) -> None:
+    """Refuse to take cells over from a surface that lies elsewhere, whatever its job says.
+
+    Directions are drawn, or parameters left out, by rules that versions may have changed.  Those
+    that are computed may differ in their last bits.  With repeats the first ones are compared.
+
+    Raises:
+        SurfaceError: Naming the first parameter that differs.
+    """
+    for axis, stored in store.read_directions(old).items():
+        ours = directions.get(axis, {})
+        for name in [*ours, *(n for n in stored if n not in ours)]:
+            if why := _difference(ours.get(name), stored.get(name)):
+                raise SurfaceError(
+                    f"--extend {old}: its direction {axis} is not the one of this job: {name} "
+                    f"{why}; an older version may have made it; evaluate this job without --extend"
+                )
+
+
+def _difference(ours: Array | None, theirs: Array | None) -> str | None:
+    """Return how a parameter's directions differ, of which one may have more repeats."""
+    if ours is None or theirs is None:
+        return "moves there and stays here" if ours is None else "stays there and moves here"
+    if (ranks := {ours.ndim, theirs.ndim}) and len(ranks) > 1:  # only one has repeats
+        ours, theirs = (a[0] if a.ndim == max(ranks) else a for a in (ours, theirs))
+    elif ours.shape[1:] == theirs.shape[1:]:
+        count = min(len(ours), len(theirs)) if ours.ndim else 1
+        ours, theirs = (a[:count] if a.ndim else a for a in (ours, theirs))
+    if ours.shape != theirs.shape:
+        return f"has the shape {[*ours.shape]} here, {[*theirs.shape]} there"
+    distance, length = np.linalg.norm(ours - theirs), np.linalg.norm(theirs)
+    return None if distance <= _SAME * length else "leads elsewhere"
 
 
 def warn_of_differences(attributes: dict[str, Any], facts: WorkerInfo) -> None:

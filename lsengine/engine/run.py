@@ -34,6 +34,7 @@ from lsengine.job import Job
 from lsengine.objective import batched
 from lsengine.ranks import World
 from lsengine.store import Layout
+from lsengine.surface import parts
 from lsengine.surface.identity import cell_identity, fingerprint
 
 log = logging.getLogger(__name__)
@@ -213,6 +214,8 @@ class Run:
         )
         in_plane, curve = curve_directions.curve_directions(job, loaded.model)
         directions = prepare.make_directions(job, loaded.model, computed | principal | in_plane)
+        if self._extended is not None:
+            compatibility.refuse_other_directions(self._extended, directions)
         if (cosine := directions_of_job.cosine(directions)) is not None:
             attributes["direction_cosine"] = cosine
         ranges = curve_directions.ranges(job, curve) if curve else {}
@@ -232,6 +235,7 @@ class Run:
             trajectory=trajectory,
             curve=curve,
             state_dict_layout=loading.state_dict_layout(loaded.model),
+            roles=parts.roles_text(directions_of_job.roles(loaded.model)),
         )
 
     def _add_trajectory(self, tick: Callable[[], None]) -> None:

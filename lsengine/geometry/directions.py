@@ -9,31 +9,22 @@ Shape suffixes: F filters, K weights of a filter.
 from __future__ import annotations
 
 from collections.abc import Collection
-from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lsengine.geometry.parameters import Parameters, dot, in_float32, minus, require_same, selected
+from lsengine.surface import parts
 
 
-def moving(names: Collection[str], ignore: Collection[str], norm: Collection[str]) -> list[str]:
+def moving(names: Collection[str], ignore: Collection[str], roles: parts.Roles) -> list[str]:
     """Return the parameters that move, in the order of ``names``.
 
-    To ignore are ``bias`` (every parameter whose last name is bias), ``norm`` (every parameter
-    of a normalisation layer, those in ``norm``), or patterns such as ``layer1.*``.
+    To ignore are words of ``roles``, ``bias``, ``norm`` and ``one_axis``, or patterns such as
+    ``layer1.*``.
     """
-
-    def is_ignored(name: str) -> bool:
-        return any(
-            (word == "norm" and name in norm)
-            or (word == "bias" and name.rpartition(".")[2] == "bias")
-            or fnmatchcase(name, word)
-            for word in ignore
-        )
-
-    return [name for name in names if not is_ignored(name)]
+    return [name for name in names if parts.reason(name, ignore, roles) is None]
 
 
 def draw(weights: Parameters, *, seed: int, axis: int, repeat: int = 0) -> dict[str, Tensor]:

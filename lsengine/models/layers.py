@@ -55,9 +55,21 @@ def normalisation_parameters(model: nn.Module) -> frozenset[str]:
     return frozenset(
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, _NORMALISATIONS) or _NAMED_NORM.search(type(module).__name__)
+        if is_normalisation(module)
         for name, _ in module.named_parameters(recurse=False)
     )
+
+
+def is_normalisation(module: nn.Module) -> bool:
+    """Whether a module is a normalisation layer, torch's or one that its class calls so."""
+    return isinstance(module, _NORMALISATIONS) or bool(_NAMED_NORM.search(class_name(module)))
+
+
+def class_name(module: nn.Module) -> str:
+    """Return the name of a module's class; of a compiled script what it was before."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return str(getattr(module, "original_name", type(module).__name__))
+    return type(module).__name__
 
 
 def batch_norm_buffers(model: nn.Module) -> frozenset[str]:

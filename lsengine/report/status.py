@@ -13,7 +13,7 @@ from lsengine import job as jobs
 from lsengine import store
 from lsengine.report.inputs import is_job_file
 from lsengine.store import lock
-from lsengine.surface import FAILED, Surface
+from lsengine.surface import FAILED, Surface, parts
 from lsengine.wording import duration
 
 _RECENT = 200
@@ -41,6 +41,9 @@ class Summary:
     quantities: list[str]  # of each cell
     failures: list[dict[str, Any]]  # cell index, coordinates and reason
     checkpoints: dict[str, int] | None = None  # of a trajectory: done, missing and failed
+    # By axis and reason how many parameters and numbers there are, in words and as counts.
+    parameters: dict[str, dict[str, dict[str, int]]] | None = None
+    parameters_text: dict[str, str] | None = None
     unconverged: int | None = None  # cells done whose eigenvalues did not converge
     fingerprint: str | None = None  # like all that follows of the file; None before there is one
     created: str | None = None
@@ -51,7 +54,7 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what ``status --json`` prints."""
-        return asdict(self)
+        return {k: v for k, v in asdict(self).items() if k != "parameters_text"}
 
     def count(self, what: str) -> int:
         """Return what ``status --count`` prints: cells and checkpoints, or cells alone."""
@@ -88,6 +91,7 @@ def summary(path: str | Path) -> Summary:
     owner = lock.owner(path)
     counts, rate = surface.counts(), _rate(surface)
     known: dict[str, Any] = {name: surface.attributes.get(name) for name in _OF_THE_FILE} | counts
+    moved = store.read_parts(path)
     return Summary(
         surface=str(path),
         name=surface.name,
@@ -102,6 +106,8 @@ def summary(path: str | Path) -> Summary:
         failures=_failures(surface),
         checkpoints=surface.trajectory.counts() if surface.trajectory else None,
         unconverged=surface.unconverged,
+        parameters={a: {w: p.as_dict() for w, p in of.items()} for a, of in moved.items()} or None,
+        parameters_text={axis: parts.text(of) for axis, of in moved.items()} or None,
         **known,
     )
 
@@ -119,6 +125,10 @@ def text(summary: Summary) -> str:
     if summary.checkpoints is not None:
         words = ", ".join(f"{n:,} {state}" for state, n in summary.checkpoints.items() if n)
         lines.append(f"  trajectory {words}")
+    said = summary.parameters_text or {}
+    same = len(set(said.values())) == 1
+    for axis, words in list(said.items())[: 1 if same else None]:
+        lines.append(f"  {' and '.join(said) if same else axis:<10} {words}")
     if summary.unconverged:
         lines.append(f"  curvature  {summary.unconverged:,} of the done cells did not converge")
     if summary.rate_per_s:

@@ -68,6 +68,7 @@ class Layout:
         state_dict_layout: The network's state dict without its numbers: JSON, a list of name,
             shape and whether it is a parameter, in order.  Directions are written to files that
             number parameters by it.
+        roles: Which parameters are biases and gains: see `lsengine.surface.parts.roles_text`.
     """
 
     grid: Grid
@@ -77,6 +78,7 @@ class Layout:
     trajectory: TrajectoryLayout | None = None
     curve: CurveLayout | None = None
     state_dict_layout: str = ""
+    roles: str = ""
 
 
 def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
@@ -133,7 +135,7 @@ def _size(layout: Layout) -> int:
     arrays = [values for parameters in layout.directions.values() for values in parameters.values()]
     directions = sum(int(values.nbytes) + 1024 for values in arrays)
     checkpoints = len(layout.trajectory.columns["epoch"]) if layout.trajectory else 0
-    rest = len(layout.state_dict_layout) + 1024 * checkpoints + _OVERHEAD_BYTES
+    rest = len(layout.state_dict_layout) + len(layout.roles) + 1024 * checkpoints + _OVERHEAD_BYTES
     return int(cells + directions + rest)
 
 
@@ -152,8 +154,10 @@ def _lay_out(file: h5py.File, layout: Layout) -> None:
             inner = group.create_group(directions_group(axis))
             for name, values in parameters.items():
                 add_dataset(inner, name, values, length_scales(group, values.shape, np.int32))
-        if layout.state_dict_layout:
-            group["state"] = np.bytes_(layout.state_dict_layout.encode())
+        texts = {"state": layout.state_dict_layout, "roles": layout.roles}
+        for name, text in texts.items():
+            if text:
+                group[name] = np.bytes_(text.encode())
     if layout.trajectory is not None:
         _lay_out_trajectory(file.create_group("trajectory"), layout.trajectory)
     if layout.curve is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from lsengine.store.file import (
 )
 from lsengine.surface import PlaneCurve, Surface, Trajectory
 from lsengine.surface.grid import Grid
+from lsengine.surface.identity import read_identity
+from lsengine.surface.parts import Part, parts, read_roles
 
 
 def read(path: str | Path) -> Surface:
@@ -102,8 +105,29 @@ def direction_groups(file: h5py.File) -> dict[str, h5py.Group]:
 def read_state_dict_layout(path: Path) -> str:
     """Return `Layout.state_dict_layout`, empty if the file does not say it; raises like `read`."""
     with opened(path, FORMAT, loss_landscape.FORMAT) as file:
-        text = file["directions/state"][()] if "directions/state" in file else b""
-        return bytes(text).decode()
+        return _text(file, "directions/state")
+
+
+def read_parts(path: Path) -> dict[str, dict[str, Part]]:
+    """Return by axis which parameters move and which stay, as far as the file says it.
+
+    Raises like `read`.
+    """
+    with opened(path, FORMAT, loss_landscape.FORMAT) as file:
+        state = json.loads(_text(file, "directions/state") or "[]")
+        if loss_landscape.is_one(file) or not state:
+            return {}
+        roles = read_roles(_text(file, "directions/roles"))
+        identity = read_identity({k: plain(v) for k, v in file.attrs.items()}) or {}
+        specs = identity.get("directions", {})
+        return {
+            axis: parts(state, set(group), specs.get(axis, {}).get("ignore", ()), roles)
+            for axis, group in direction_groups(file).items()
+        }
+
+
+def _text(file: h5py.File, name: str) -> str:
+    return bytes(file[name][()]).decode() if name in file else ""
 
 
 def _trajectory(file: h5py.File) -> Trajectory | None:

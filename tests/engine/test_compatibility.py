@@ -72,3 +72,27 @@ def test_a_resume_on_another_processor_is_warned_of(make_job, capsys, attributes
         assert "WARNING" not in text
     else:
         assert warning in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda group: group.__delitem__("0.weight"), "0.weight stays there and moves here"),
+        (lambda group: group["0.weight"].__setitem__(0, 9.0), "0.weight leads elsewhere"),
+        (lambda group: group.create_dataset("0.bias", data=[1.0]), "0.bias moves there and stays"),
+    ],
+)
+def test_extending_a_surface_that_lies_elsewhere_is_refused(make_job, tmp_path, change, said):
+    """Its rule of what moves was another: the parameter is named, and no file is made."""
+    job = make_job(directions={"alpha": {"kind": "random"}}, grid={"alpha": [0, 1, 2]})
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    old = tmp_path / "old.h5"
+    job.with_suffix(".h5").rename(old)
+    finer = make_job(directions={"alpha": {"kind": "random"}}, grid={"alpha": [0, 1, 3]})
+    assert evaluate([finer], Options(progress="none", extend=old), world=None) == 0
+    finer.with_suffix(".h5").unlink()
+    with h5py.File(old, "r+") as file:
+        change(file["directions/along_alpha"])
+    with pytest.raises(SurfaceError, match=said):
+        evaluate([finer], Options(progress="none", extend=old), world=None)
+    assert not finer.with_suffix(".h5").exists()

@@ -109,7 +109,7 @@ def test_deviates_are_standard_normal():
 def test_ignoring_leaves_out_biases_and_normalisation():
     """The words bias and norm, and patterns, each leave out what they name."""
     names = ["conv.weight", "bn.weight", "bn.bias", "fc.weight", "fc.bias"]
-    norm = {"bn.weight", "bn.bias"}
+    norm = {"norm": {"bn.weight", "bn.bias"}, "bias": {"bn.bias", "fc.bias"}}
     assert moving(names, ["bias", "norm"], norm) == ["conv.weight", "fc.weight"]
     assert moving(names, ["norm"], norm) == ["conv.weight", "fc.weight", "fc.bias"]
     assert moving(names, ["bias"], norm) == ["conv.weight", "bn.weight", "fc.weight"]

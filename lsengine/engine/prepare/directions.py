@@ -26,6 +26,7 @@ from lsengine.job.schema import (
 from lsengine.models import checkpoint
 from lsengine.objective import Directions
 from lsengine.store import read_directions
+from lsengine.surface import parts
 from lsengine.wording import listed
 
 Arrays = dict[str, dict[str, NDArray[np.float32]]]
@@ -77,13 +78,18 @@ def cosine(arrays: Arrays) -> float | None:
 def movable_tensors(job: Job, model: nn.Module, spec: Direction | None) -> dict[str, Tensor]:
     """Return the centre's tensors that a direction moves, by name; without one, all that can."""
     tensors = {n: p.detach() for n, p in model.named_parameters() if p.is_floating_point()}
-    norm = set(models.normalisation_parameters(model))
     if job.document.batch_norm.policy == "interpolated":
         buffers = models.batch_norm_buffers(model)
         tensors |= {n: b for n, b in model.named_buffers() if n in buffers}
-        norm |= buffers
-    names = directions.moving(list(tensors), spec.ignore if spec else (), norm)
+    names = directions.moving(list(tensors), spec.ignore if spec else (), roles(model))
     return {n: tensors[n] for n in names}
+
+
+def roles(model: nn.Module) -> parts.Roles:
+    """Return names by what ``ignore`` calls them; running statistics belong to normalisations."""
+    buffers = models.batch_norm_buffers(model)
+    found = models.parameter_roles(model)
+    return found | {word: found[word] | buffers for word in ("norm", "one_axis")}
 
 
 def _raw(

@@ -22,6 +22,7 @@ from lsengine.job.schema import PrincipalDirection
 from lsengine.models import checkpoint
 from lsengine.objective.losses import Loss, loss_function, per_sample
 from lsengine.surface.grid import Grid, make_grid
+from lsengine.surface.parts import ROLES
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def _warn_of_idle_patterns(job: Job, model: nn.Module) -> None:
     names = [*dict(model.named_parameters()), *dict(model.named_buffers())]
     for axis, spec in (job.directions if job.document.directions else {}).items():
         for pattern in spec.ignore:
-            if pattern not in ("bias", "norm") and not fnmatch.filter(names, pattern):
+            if pattern not in ROLES and not fnmatch.filter(names, pattern):
                 log.warning("directions.%s.ignore: %s fits no parameter", axis, pattern)
 
 
