@@ -183,6 +183,8 @@ def _coordinate(world: CountingWorld, job: Any, cells: int, cell_s: float) -> di
 class _Sleeper:
     """Stands in for the evaluator: a cell is a sleep, and has no values."""
 
+    first_report = None
+
     def __init__(self, tick: Callable[[], None], rank: int, cell_s: float) -> None:
         self._tick, self._rank, self._cell_s = tick, rank, cell_s
 

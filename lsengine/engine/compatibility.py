@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine import store
-from lsengine.engine.messages import WorkerInfo
+from lsengine.engine.messages import Twin, WorkerInfo
 from lsengine.errors import SurfaceError
 from lsengine.job import Job
 from lsengine.surface.identity import (
@@ -108,6 +109,28 @@ def _difference(ours: Array | None, theirs: Array | None) -> str | None:
         return f"has the shape {[*ours.shape]} here, {[*theirs.shape]} there"
     distance, length = np.linalg.norm(ours - theirs), np.linalg.norm(theirs)
     return None if distance <= _SAME * length else "leads elsewhere"
+
+
+def refuse_other_twin(output: Path, attributes: dict[str, Any], twin: Twin) -> None:
+    """Refuse a network that has other losses than when the surface was begun.
+
+    Raises:
+        SurfaceError: Naming the first split whose samples' mean loss is another.
+    """
+    try:
+        stored = json.loads(attributes["twin"])
+    except (KeyError, TypeError, ValueError):
+        return  # of a version without a twin
+    for split, means in twin.means().items():
+        allowed = max(probe.allowed[split] for probe in twin.probes)
+        for mean, before in zip(means, stored.get(split, ()), strict=False):
+            if not (abs(mean - before) <= allowed or mean == before or mean != mean):
+                raise SurfaceError(
+                    f"{output}: the mean loss of a few {split} samples is {mean:.6g} now, and was "
+                    f"{before:.6g} when the surface was begun; the network has a state that is not "
+                    "in the checkpoint, or another version of a library: give the job another "
+                    "output, or undo the change"
+                )
 
 
 def warn_of_differences(attributes: dict[str, Any], facts: WorkerInfo) -> None:

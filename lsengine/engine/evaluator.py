@@ -16,11 +16,11 @@ from lsengine.curvature.cells import NAMES
 from lsengine.engine import prepare
 from lsengine.engine.messages import Plan, Report
 from lsengine.engine.prepare import precision
+from lsengine.engine.prepare.directions import cell_steps
 from lsengine.engine.prepare.settings import evaluation_settings
+from lsengine.engine.twin_check import compare_with_twin
 from lsengine.errors import LsengineError, Stopped, UsageError
-from lsengine.geometry import curve
 from lsengine.job import Job
-from lsengine.job.schema import CurveDirection
 from lsengine.log import NOTICE
 from lsengine.models import checkpoint
 from lsengine.objective.losses import loss_function
@@ -37,13 +37,15 @@ class Evaluator:
     Puts everything on the device, with the directions that the file holds, and checks the centre
     if the plan says so.
 
+    Attributes:
+        first_report: What there is to tell before the first cell: the error of a fast precision.
+
     The loaded model is taken over.  ``tick`` is called before every mini-batch; it raises `Stopped`
     to abandon the cell.  The rank is recorded with the cells.
 
     Raises:
-        UsageError: If checkpoint or data are not those that the file was laid out for, or the
-            network's output is a matter of chance.
-        RuntimeError: If the centre cell is not the checkpoint's own loss: a bug.
+        UsageError: If checkpoint or data are not those that the file was laid out for, or losses
+            are not those of the twin.
     """
 
     def __init__(
@@ -73,7 +75,8 @@ class Evaluator:
         self._plane_cells = self._load_trajectory(plan) if plan.checkpoints else []
         self._objective = self._make_objective(loaded.model, plan, device, tick)
         self._has_warned = False
-        self._precision_error: tuple[tuple[float, float, float, float], ...] = ()
+        self.first_report: Report | None = None
+        compare_with_twin(job, self._objective, plan, rank)
         if plan.check:
             self._check(plan)
 
@@ -81,7 +84,7 @@ class Evaluator:
         self, model: nn.Module, plan: Plan, device: torch.device, tick: Callable[[], None]
     ) -> objectives.Objective:
         document = self._job.document
-        directions, steps = self._directions(plan)
+        along, steps = cell_steps(self._job, read_directions(plan.path))
         settings = evaluation_settings(
             self._job, device, precision=plan.precision, batch_size=plan.batch_size
         )
@@ -89,12 +92,11 @@ class Evaluator:
             model,
             self._dataset,
             loss_function(document.loss, job_folder=self._job.source.parent),
-            directions,
+            {str(k): direction for k, direction in enumerate(along)},
             settings,
             repeats="repeat" in self._grid.axes,
             steps=steps,
             tick=tick,
-            with_reference=plan.check and document.batch_norm.policy != "recalibrated",
         )
 
     def _check(self, plan: Plan) -> None:
@@ -103,10 +105,10 @@ class Evaluator:
             basis = self._job.document.curvature.basis
             log.log(NOTICE, "curvature: basis=%d vectors=%.2g GiB", basis, krylov_bytes / 2**30)
         is_exact = plan.precision in ("float32", "float64")
-        if self._objective.reference:
-            self._check_centre(is_exact, tolerance=1e-12 if plan.precision == "float64" else 1e-5)
+        self._tell_centre(plan)
         if not is_exact:
-            self._precision_error = precision.compared(self._objective, self._grid)
+            rows = precision.compared(self._objective, self._grid)
+            self.first_report = Report(CellResults(precision_error=rows), 0.0)
 
     def run(self, cells: Sequence[int], limit_s: float = _REPORT_S) -> Report:
         """Evaluate cells, flat indices, until the time is up, at least one.
@@ -114,7 +116,6 @@ class Evaluator:
         An exception in a cell marks that cell failed; a stop ends the run.
         """
         results = CellResults(values={name: [] for name in self._quantities}, worker=self._rank)
-        results.precision_error, self._precision_error = self._precision_error, ()  # told once
         begin = time.monotonic()
         interrupted = None
         for index in cells:
@@ -141,24 +142,6 @@ class Evaluator:
             if time.monotonic() - begin > limit_s:
                 break
         return Report(results, time.monotonic() - begin, interrupted)
-
-    def _directions(self, plan: Plan) -> tuple[objectives.Directions, objectives.Steps | None]:
-        """Read the directions; along a curve there are as many as control points but one."""
-        directions = {
-            axis: {name: torch.from_numpy(values) for name, values in stored.items()}
-            for axis, stored in read_directions(plan.path).items()
-        }
-        spec = self._job.directions["alpha"]
-        if not isinstance(spec, CurveDirection) or self._job.is_curve_plane:
-            return directions, None
-        stacked = directions["alpha"]
-        count = len(next(iter(stacked.values())))
-
-        def steps(cell: Cell) -> Sequence[float]:
-            weights = curve.coefficients(spec.shape, count - 1, cell.alpha)
-            return [float(weight) for weight in weights[1:]]
-
-        return {str(k): {n: t[k] for n, t in stacked.items()} for k in range(count)}, steps
 
     def _load_trajectory(self, plan: Plan) -> list[Cell]:
         """Take in the quantities of checkpoints, and return the cells of the plane under them."""
@@ -213,37 +196,19 @@ class Evaluator:
                 known |= values
         return known
 
-    def _check_centre(self, is_exact: bool, tolerance: float) -> None:
-        """Compare the centre cell with the checkpoint evaluated on its own."""
-        reference = self._objective.reference
+    def _tell_centre(self, plan: Plan) -> None:
+        """Log the losses of the checkpoint, and that they are checked."""
+        centre = Cell(0.0)
         if self._cells_per_pass > 1:
-            cell = self._objective.losses_of_group([Cell(0.0)] * self._cells_per_pass)[0]
-        elif is_exact:
-            cell = self._objective.losses(Cell(0.0))
+            metrics = self._objective.losses_of_group([centre] * self._cells_per_pass)[0]
         else:
-            cell = self._objective.exact_losses(Cell(0.0))
-        for name in (n for n in reference if n.endswith("_loss")):
-            loss, expected = cell[name], reference[name]
-            both_nan = math.isnan(loss) and math.isnan(expected)
-            if not both_nan and not math.isclose(loss, expected, rel_tol=tolerance):
-                self._refuse_stochastic()
-                raise RuntimeError(
-                    f"centre check: {name} of the cell at 0 is {loss!r}, the checkpoint's own "
-                    f"is {expected!r}"
-                )
-        are_numbers = not any(math.isnan(value) for value in reference.values())
-        word = "passed" if are_numbers else "undefined"
-        shown = " ".join(f"{n}={v:.6g}" for n, v in reference.items() if not n.endswith("_se"))
+            metrics = self._objective.losses(centre)
+        shown = " ".join(f"{n}={v:.6g}" for n, v in metrics.items() if not n.endswith("_se"))
+        count, where = plan.twin.count, len(plan.twin.probes)
+        is_defined = not any(math.isnan(v) for n, v in metrics.items() if n.endswith("_loss"))
+        word = "passed" if is_defined else "undefined"
         log.log(NOTICE, "centre check %s: %s", word, shown)
-
-    def _refuse_stochastic(self) -> None:
-        """Tell a network that draws numbers from a mistake of lsengine's."""
-        first, second = (self._objective.exact_losses(Cell(0.0)) for _ in range(2))
-        if first != second:
-            raise UsageError(
-                "model.arch: two evaluations of the same weights differ; is there dropout or "
-                "noise that evaluation mode does not switch off?"
-            )
+        log.info("%d samples agree with a plain evaluation of them, at %d points", count, where)
 
     def _warn_if_not_finite(self, index: int, metrics: objectives.Metrics) -> None:
         bad = {n: v for n, v in metrics.items() if n.endswith("_loss") and not math.isfinite(v)}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lsengine.job import Job
 from lsengine.store import CellResults
+from lsengine.surface.grid import Cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,46 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Where the twin looks: a cell of the grid, or a checkpoint of the trajectory."""
+
+    cell: Cell
+    checkpoint: Path | None = None
+    losses: Mapping[str, NDArray[np.float64]]  # by split, (N,), or (1,) of a loss that is a mean
+    hits: Mapping[str, NDArray[np.float64]]  # by split with classes, (N,)
+    allowed: Mapping[str, float]  # by split, how far a loss may be off
+
+    def describe(self) -> str:
+        """Return where it is, for a person."""
+        if self.checkpoint is not None:
+            return self.checkpoint.name
+        return f"alpha={self.cell.alpha:g} beta={self.cell.beta:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Twin:
+    """What a worker compares its own values with: see `lsengine.engine.prepare.twin`.
+
+    Shape suffix: N samples.
+    """
+
+    samples: Mapping[str, NDArray[np.int64]]  # indices by split, (N,)
+    probes: Sequence[Probe]
+
+    @property
+    def count(self) -> int:
+        """How many samples of all splits it has."""
+        return sum(len(indices) for indices in self.samples.values())
+
+    def means(self) -> dict[str, list[float]]:
+        """Return by split the mean loss of every probe, for a surface's attribute ``twin``."""
+        return {s: [float(probe.losses[s].mean()) for probe in self.probes] for s in self.samples}
+
+
+NO_TWIN = Twin(samples={}, probes=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is settled before the first cell, the same for all workers but for ``check``."""
 
@@ -63,7 +107,8 @@ class Plan:
     digests: Mapping[str, str]  # SHA-256 of checkpoint and data as the coordinator has read them
     cells_per_pass: int = 1  # how many cells are evaluated at once
     checkpoints: tuple[Path, ...] = ()  # the trajectory's: the cells after those of the grid
-    check: bool = False  # whether this worker checks the centre first, and the precision
+    twin: Twin = NO_TWIN  # what every worker compares its values with before its first cell
+    check: bool = False  # whether this worker tells the losses of the centre, and the precision
     report_s: float = 0.25  # seconds between its reports
 
 

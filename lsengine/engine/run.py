@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
 from lsengine import __version__, devices, store
 from lsengine.engine import compatibility, prepare
-from lsengine.engine.messages import Assignment, Plan, VisibleDevices, WorkerInfo
+from lsengine.engine.messages import Assignment, Plan, Twin, VisibleDevices, WorkerInfo
 from lsengine.engine.options import Options
 from lsengine.engine.outcome import Inventory, Outcome
 from lsengine.engine.prepare import (
@@ -28,6 +29,7 @@ from lsengine.engine.prepare import (
     warnings,
 )
 from lsengine.engine.prepare import directions as directions_of_job
+from lsengine.engine.prepare.twin import Stored, make_twin
 from lsengine.engine.workspace import Workspace
 from lsengine.errors import EnvironmentUnfit, SurfaceError
 from lsengine.job import Job
@@ -106,17 +108,9 @@ class Run:
             UsageError: If a direction cannot be made.
         """
         wants_parallel = self._wants_parallel(world)
-        comm = world.comm_self if wants_parallel else None
         output = self._job.output
-        if self._exists:
-            self._add_trajectory(tick)
-            attributes = store.read_attributes(output)
-            compatibility.warn_of_differences(attributes, info)
-            refusal = store.refuses_parallel(output, comm) if wants_parallel else None
-        else:
-            attributes = self._attributes(info, world, wants_parallel)
-            refusal = store.create(output, self._layout(attributes, info, tick), comm=comm)
-            self._adopt(info)
+        settle = self._take_up if self._exists else self._lay_out
+        attributes, twin, refusal = settle(info, world, wants_parallel, tick)
         if refusal and self._job.document.writing == "parallel":
             raise EnvironmentUnfit(
                 f"writing: parallel is refused by this file system or MPI: {refusal}; use gather"
@@ -142,7 +136,38 @@ class Run:
             cells_per_pass=self._cells_per_pass,
             digests=self.loaded.digests,
             checkpoints=self._checkpoints,
+            twin=twin,
         )
+
+    def _take_up(
+        self, info: WorkerInfo, world: World, parallel: bool, tick: Callable[[], None]
+    ) -> tuple[Mapping[str, Any], Twin, str | None]:
+        """Go on with the file; return its attributes and why it refuses parallel writes."""
+        output = self._job.output
+        self._add_trajectory(tick)
+        attributes = store.read_attributes(output)
+        compatibility.warn_of_differences(attributes, info)
+        twin = self._make_twin(store.read_directions(output), tick)
+        compatibility.refuse_other_twin(output, attributes, twin)
+        refusal = store.refuses_parallel(output, world.comm_self) if parallel else None
+        return attributes, twin, refusal
+
+    def _lay_out(
+        self, info: WorkerInfo, world: World, parallel: bool, tick: Callable[[], None]
+    ) -> tuple[Mapping[str, Any], Twin, str | None]:
+        """Make the file; return its attributes and why it refuses parallel writes."""
+        attributes = self._attributes(info, world, parallel)
+        layout = self._layout(attributes, info, tick)
+        twin = self._make_twin(layout.directions, tick)
+        attributes["twin"] = json.dumps(twin.means())
+        comm = world.comm_self if parallel else None
+        refusal = store.create(self._job.output, layout, comm=comm)
+        self._adopt(info)
+        return attributes, twin, refusal
+
+    def _make_twin(self, directions: Stored, tick: Callable[[], None]) -> Twin:
+        job, loaded, grid = self._job, self.loaded, self._grid
+        return make_twin(job, loaded, grid, directions, checkpoints=self._checkpoints, tick=tick)
 
     def _take_stock(self) -> None:
         self.inventory = Inventory(

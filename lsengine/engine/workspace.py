@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
@@ -13,9 +12,10 @@ from lsengine.engine import prepare
 from lsengine.engine.evaluator import Evaluator
 from lsengine.engine.messages import Assignment, Plan, WorkerInfo
 from lsengine.engine.prepare import precision
+from lsengine.engine.prepare.loading import first_samples
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
 from lsengine.job.schema import HessianDirection
-from lsengine.objective.forward import Kind
+from lsengine.objective.forward import Manner, cast, manner_of
 from lsengine.objective.fused import can_fuse
 
 
@@ -53,6 +53,7 @@ class Workspace:
         if document.precision == "auto" and not self._job.output.exists():
             self._precision = precision.settle(self._job, self._loaded, self._device, tick)
         precision.check(self._precision, self._device)
+        precision.refuse_unfit(self._precision, self._loaded)
 
     def info(self, host: str) -> WorkerInfo:
         """Return where the values come from."""
@@ -78,15 +79,18 @@ class Workspace:
         device, tick, rank = self._device, self._tick, self._rank
         return Evaluator(self._job, self._loaded, plan, device=device, tick=tick, rank=rank)
 
-    def _forward_kind(self) -> Kind:
+    def _forward_kind(self) -> str:
         """Return how losses will be computed, by a trial with a copy of the network."""
         exact = "float32" if self._precision == "auto" else self._precision
         settings = evaluation_settings(self._job, self._device, precision=exact, batch_size=1)
-        if settings.dtype == torch.float64 or not settings.channels_last:
-            return "eager"
-        name, split = next(iter(self._loaded.dataset.splits.items()))
-        two = replace(self._loaded.dataset, splits={name: data.Split(split.x[:2], split.y[:2])})
+        if settings.dtype == torch.float64 and settings.channels_last:
+            return str(Manner())
+        name = next(iter(self._loaded.dataset.splits))
+        two = first_samples(self._loaded.dataset, name, 2)
         sample = data.normalized(two, name, settings.dtype).to(self._device)
-        model = copy.deepcopy(self._loaded.model).to(self._device).eval()
+        model = cast(copy.deepcopy(self._loaded.model).to(self._device), settings.dtype).eval()
+        if not settings.channels_last:
+            return str(manner_of(model, sample))
         with torch.inference_mode():
-            return "fused" if can_fuse(model, settings.compute_dtype, sample) else "eager"
+            fits = can_fuse(model, settings.compute_dtype, sample)
+        return "fused" if fits else str(Manner())

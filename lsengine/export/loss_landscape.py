@@ -64,6 +64,9 @@ def _shapes(
     moved = {name for parameters in directions.values() for name in parameters}
     if not moved:
         return None
+    if any(np.iscomplexobj(a) for parameters in directions.values() for a in parameters.values()):
+        log.warning("%s: its directions are not written: the format has no complex numbers", source)
+        return None
     state: list[tuple[str, list[int], bool]] = json.loads(
         store.read_state_dict_layout(source) or "[]"
     )

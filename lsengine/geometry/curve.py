@@ -23,8 +23,8 @@ from lsengine.geometry.parameters import (
     Floats,
     Parameters,
     dot,
-    in_float32,
     in_float64,
+    in_precision_of,
     minus,
     norm,
     require_same,
@@ -38,7 +38,7 @@ class CurvePlane:
     """The plane through both ends and one bend.
 
     Attributes:
-        directions: Two orthonormal directions, float32: from the first end to the other, and
+        directions: Two orthonormal directions: from the first end to the other, and
             from that line to the bend.  The centre is the first end.
         coordinates: (C, 2), of all control points; of further bends, those of the nearest
             point of the plane.
@@ -149,7 +149,7 @@ def plane(controls: Sequence[Parameters], bend: int = 1) -> CurvePlane:
         x, y = dot(offset, along), dot(offset, aside)
         coordinates.append([x, y])
         distances.append(norm(minus(minus(offset, along, x), aside, y)))
-    directions = in_float32(along), in_float32(aside)
+    directions = in_precision_of(along, controls[0]), in_precision_of(aside, controls[0])
     return CurvePlane(directions, np.array(coordinates), np.array(distances))
 
 

@@ -14,7 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsengine.geometry.parameters import Parameters, dot, in_float32, minus, require_same, selected
+from lsengine.geometry.parameters import (
+    Parameters,
+    as_real,
+    dot,
+    in_precision_of,
+    like_kind,
+    minus,
+    require_same,
+    selected,
+)
 from lsengine.surface import parts
 
 
@@ -34,12 +43,15 @@ def draw(weights: Parameters, *, seed: int, axis: int, repeat: int = 0) -> dict[
     vector instructions, as torch's do.  NumPy does not promise them across its own versions, so
     a surface file records the version, and a test holds the values.
 
-    Of ``weights`` only names and shapes matter.  ``axis`` is 0 for alpha and 1 for beta, so that
+    Of ``weights`` only names and shapes matter, and which are complex: real and imaginary parts
+    are then drawn alike.  ``axis`` is 0 for alpha and 1 for beta, so that
     equal seeds still span a plane; ``repeat`` is the index of an independent repeat.
     """
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, axis, repeat])))
     return {
-        name: torch.from_numpy(generator.standard_normal(tuple(w.shape), dtype=np.float32))
+        name: like_kind(
+            torch.from_numpy(generator.standard_normal((*as_real(w).shape,), dtype=np.float32)), w
+        )
         for name, w in weights.items()
     }
 
@@ -47,13 +59,13 @@ def draw(weights: Parameters, *, seed: int, axis: int, repeat: int = 0) -> dict[
 def toward(centre: Parameters, other: Parameters) -> dict[str, Tensor]:
     """Return the difference ``other - centre``, so that ``other`` lies at coordinate 1.
 
-    The difference is taken in float64 and kept in float32.
+    The difference is taken in float64 and kept in float32, or in float64 if the centre is.
 
     Raises:
         ValueError: If names or shapes differ.
     """
     require_same(other, centre, "the other end of a direction")
-    return in_float32(minus(selected(other, centre), centre))
+    return in_precision_of(minus(selected(other, centre), centre), centre)
 
 
 def normalized(direction: Parameters, weights: Parameters, how: str) -> dict[str, Tensor]:
@@ -66,7 +78,7 @@ def normalized(direction: Parameters, weights: Parameters, how: str) -> dict[str
     modulus of its weight; ``none`` changes nothing.
 
     Returns:
-        A new direction, float32.  A filter whose norm is zero in ``direction`` stays zero.
+        A new direction of the same dtype.  A filter whose norm is zero in ``direction`` stays zero.
 
     Raises:
         ValueError: If names or shapes differ, or ``how`` is none of the four.
@@ -75,7 +87,7 @@ def normalized(direction: Parameters, weights: Parameters, how: str) -> dict[str
     if how == "none":
         return {k: d.clone() for k, d in direction.items()}
     if how == "weight":
-        return {k: d * weights[k].abs().to(d.dtype) for k, d in direction.items()}
+        return {k: d * weights[k].abs().to(d.dtype.to_real()) for k, d in direction.items()}
     if how not in ("filter", "layer"):
         raise ValueError(f"normalize: got {how!r}; allowed: filter, layer, weight, none")
     return {k: _rescaled(d, weights[k], how) for k, d in direction.items()}
@@ -93,7 +105,7 @@ def orthogonalized(direction: Parameters, against: Parameters, how: str) -> dict
         shared = selected(against, direction)
         square = dot(shared, shared)
         scale = dot(direction, shared) / square if square else 0
-        return in_float32(minus(direction, shared, scale))
+        return in_precision_of(minus(direction, shared, scale), direction)
     return {
         k: _orthogonal_rows(d, against[k], how) if k in against else d.clone()
         for k, d in direction.items()
@@ -107,16 +119,22 @@ def cosine(first: Parameters, second: Parameters) -> float:
 
 
 def _rows(tensor: Tensor, how: str) -> Tensor:
-    """View a parameter as (F, K) in float64: one row per unit of normalisation."""
+    """View a parameter as (F, K) real numbers in float64: one row per unit of normalisation."""
     is_one = how == "layer" or tensor.ndim < 2
-    return (tensor.reshape(1, -1) if is_one else tensor.flatten(1)).double()
+    real = as_real(tensor)
+    return (real.reshape(1, -1) if is_one else real.flatten(1)).double()
+
+
+def _shaped(rows_FK: Tensor, like: Tensor) -> Tensor:
+    """Return numbers that `_rows` gave in the shape, kind and precision of a tensor."""
+    return like_kind(rows_FK, like).to(like.dtype)
 
 
 def _rescaled(d: Tensor, w: Tensor, how: str) -> Tensor:
     d_FK, w_FK = _rows(d, how), _rows(w, how)
     norm_F = d_FK.norm(dim=1)
     scale_F = torch.where(norm_F > 0, w_FK.norm(dim=1) / norm_F, 0.0)
-    return (scale_F[:, None] * d_FK).reshape(d.shape).float()
+    return _shaped(scale_F[:, None] * d_FK, d)
 
 
 def _orthogonal_rows(d: Tensor, a: Tensor, how: str) -> Tensor:
@@ -125,4 +143,4 @@ def _orthogonal_rows(d: Tensor, a: Tensor, how: str) -> Tensor:
         return d.clone()
     length_F = a_FK.square().sum(1)
     scale_F = torch.where(length_F > 0, (d_FK * a_FK).sum(1) / length_F, 0.0)
-    return (d_FK - scale_F[:, None] * a_FK).reshape(d.shape).float()
+    return _shaped(d_FK - scale_F[:, None] * a_FK, d)

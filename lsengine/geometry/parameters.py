@@ -1,7 +1,8 @@
 """Parameters: mappings from names to tensors, taken as one long vector.
 
 Sums go over the names in the order of the first argument and are added up in float64, so their
-bits depend on the arguments alone.  Results are on the CPU.
+bits depend on the arguments alone.  Results are on the CPU.  A complex number is a pair of real
+ones everywhere: its real and its imaginary part.
 
 Shape suffix: P numbers of a vector.
 """
@@ -23,9 +24,32 @@ Floats = NDArray[np.float64]
 _CHUNK = 2**13  # numbers taken to float64 at once: a block of them stays in the cache
 
 
+def can_move(tensor: Tensor) -> bool:
+    """Whether a tensor holds real or complex numbers, and not counters or masks."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """View a complex tensor as pairs of real numbers, (..., 2); any other as it is."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def like_kind(real: Tensor, like: Tensor) -> Tensor:
+    """View numbers that `as_real` gave in the shape of ``like``, complex if that is complex."""
+    if not like.is_complex():
+        return real.reshape(like.shape)
+    return torch.view_as_complex(real.reshape(*like.shape, 2))
+
+
+def dtype_like(tensor: Tensor, real: torch.dtype) -> torch.dtype:
+    """Return a real dtype, or for a complex tensor the complex one of that precision."""
+    return real.to_complex() if tensor.is_complex() else real
+
+
 def dot(a: Parameters, b: Parameters) -> float:
     """Return the inner product; a name that only one side has counts as zero there."""
-    return sum((float((t.double() * b[n].double()).sum()) for n, t in a.items() if n in b), 0.0)
+    pairs = ((as_real(t).double(), as_real(b[n]).double()) for n, t in a.items() if n in b)
+    return sum((float((x * y).sum()) for x, y in pairs), 0.0)
 
 
 def norm(a: Parameters) -> float:
@@ -41,12 +65,20 @@ def minus(a: Parameters, b: Parameters, scale: float = 1.0) -> dict[str, Tensor]
 
 def in_float64(tensor: Tensor) -> Tensor:
     """Return a tensor's values on the CPU in float64, without its history of gradients."""
-    return tensor.detach().cpu().double()
+    return tensor.detach().cpu().to(dtype_like(tensor, torch.float64))
 
 
-def in_float32(a: Parameters) -> dict[str, Tensor]:
-    """Return parameters in the precision in which directions are kept."""
-    return {name: tensor.float() for name, tensor in a.items()}
+def in_precision_of(a: Parameters, like: Parameters) -> dict[str, Tensor]:
+    """Return parameters in the precision in which directions from ``like`` are kept.
+
+    That is float32, and float64 for those of a network in float64.
+    """
+
+    def kept(tensor: Tensor, other: Tensor) -> Tensor:
+        is_wide = other.dtype in (torch.float64, torch.complex128)
+        return tensor.to(dtype_like(tensor, torch.float64 if is_wide else torch.float32))
+
+    return {name: kept(tensor, like[name]) for name, tensor in a.items()}
 
 
 def sign(vector_P: Tensor) -> float:
@@ -132,23 +164,24 @@ class CheckpointVectors:
             raise ValueError("no parameter is left to compare checkpoints by")
         self.count, self.label = count, label
         self._load, self._names = load, tuple(names)
-        self._shapes: dict[str, torch.Size] = {}
+        self._like: dict[str, Tensor] = {}  # shape and kind of each, without numbers
 
     def __call__(self, index: int) -> Tensor:
         """Read one checkpoint."""
         return self.flat(self._load(index), self.label(index))
 
     def flat(self, parameters: Parameters, what: str) -> Tensor:
-        """Copy the parameters into one vector, in their own dtype, on the CPU."""
+        """Copy the parameters into one real vector, in their own precision, on the CPU."""
         if missing := [n for n in self._names if n not in parameters]:
             raise ValueError(f"{what} lacks {listed(missing)}")
-        if not self._shapes:
-            self._shapes = {n: parameters[n].shape for n in self._names}
-        for name, shape in self._shapes.items():
-            if parameters[name].shape != shape:
-                shapes = f"{[*parameters[name].shape]}, elsewhere {[*shape]}"
+        if not self._like:
+            self._like = {n: parameters[n].detach().to("meta") for n in self._names}
+        for name, like in self._like.items():
+            if parameters[name].shape != like.shape:
+                shapes = f"{[*parameters[name].shape]}, elsewhere {[*like.shape]}"
                 raise ValueError(f"{what}: {name} has shape {shapes}")
-        flat_P = torch.cat([parameters[n].detach().cpu().reshape(-1) for n in self._names])
+        real = [as_real(parameters[n].detach().cpu().resolve_conj()) for n in self._names]
+        flat_P = torch.cat([tensor.reshape(-1) for tensor in real])
         flat_P = flat_P if flat_P.is_floating_point() else flat_P.double()
         if not bool(flat_P.sum().isfinite()):  # quick to tell; may also be an overflow
             for name in self._names:
@@ -161,14 +194,19 @@ class CheckpointVectors:
         if odd := sorted(direction.keys() - set(self._names)):
             raise ValueError(f"{what} moves {odd[0]}, which is not among the parameters compared")
         some = next(iter(direction.values()), torch.zeros(0))
-        still = {n: some.new_zeros(s) for n, s in self._shapes.items() if n not in direction}
+        still = {
+            n: torch.zeros(like.shape, dtype=dtype_like(like, some.dtype.to_real()))
+            for n, like in self._like.items()
+            if n not in direction
+        }
         return self.flat({**direction, **still}, what)
 
     def named(self, vector_P: Tensor) -> dict[str, Tensor]:
         """Cut a vector into float32 parameters."""
-        pieces = vector_P.float().split([s.numel() for s in self._shapes.values()])
-        items = zip(self._shapes.items(), pieces, strict=True)
-        return {name: piece.reshape(shape) for (name, shape), piece in items}
+        likes = self._like.values()
+        pieces = vector_P.float().split([x.numel() * (2 if x.is_complex() else 1) for x in likes])
+        items = zip(self._like.items(), pieces, strict=True)
+        return {name: like_kind(piece, like) for (name, like), piece in items}
 
 
 def chunks(size: int) -> Iterator[slice]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +17,16 @@ _NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _NAMED_NORM = re.compile(r"norm(\dd)?$", re.IGNORECASE)
 
 
-def check_model_accepts(model: nn.Module, x: Tensor, outputs: int | None) -> None:
+def check_model_accepts(
+    model: nn.Module,
+    x: Tensor,
+    outputs: int | None,
+    call: Callable[[nn.Module, Tensor], Any] = lambda model, x: model(x),
+) -> Tensor:
     """Run two samples through the network, to find a misfit before the work starts.
 
     Its mode and its running statistics are left as they are.  ``outputs`` is how many the labels
-    need at least; None skips that check.
+    need at least; None skips that check.  Returns the network's output.
 
     Raises:
         UsageError: If the network refuses the data's shape, or has too few outputs.
@@ -27,7 +34,7 @@ def check_model_accepts(model: nn.Module, x: Tensor, outputs: int | None) -> Non
     training = model.training
     try:
         with torch.no_grad():
-            out = model.eval()(x[:2])
+            out = call(model.eval(), x[:2])
     except Exception as error:
         raise UsageError(
             f"model.arch: the network refuses data of shape {[*x.shape[1:]]} per sample: "
@@ -41,8 +48,9 @@ def check_model_accepts(model: nn.Module, x: Tensor, outputs: int | None) -> Non
     if outputs is not None and (out.ndim < 2 or out.shape[1] < outputs):
         raise UsageError(
             f"model.arch: the outputs have shape {[*out.shape[1:]]}, but the data "
-            f"need {outputs}; check model.args"
+            f"need {outputs}; check model.args, or use a loss of your own"
         )
+    return out
 
 
 def normalisation_parameters(model: nn.Module) -> frozenset[str]:
@@ -70,6 +78,43 @@ def class_name(module: nn.Module) -> str:
     if isinstance(module, torch.jit.ScriptModule):
         return str(getattr(module, "original_name", type(module).__name__))
     return type(module).__name__
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network within wrappers of torch's: data-parallel and compiled ones.
+
+    They change how a network is run, not what it computes, and give its parameters other names.
+    """
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def initialise_lazy(model: nn.Module, x: Tensor) -> None:
+    """Give lazy modules the shapes that a few inputs make; nothing else is changed.
+
+    Raises:
+        UsageError: If the network does not take the inputs.
+    """
+    lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
+    if lazy:
+        check_model_accepts(model, x, None)
+
+
+def statistics_modules(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that keep running statistics: buffers running_mean and running_var."""
+    return [
+        module
+        for module in model.modules()
+        if all(
+            isinstance(dict(module.named_buffers(recurse=False)).get(name), Tensor)
+            for name in ("running_mean", "running_var")
+        )
+    ]
 
 
 def batch_norm_buffers(model: nn.Module) -> frozenset[str]:

@@ -22,6 +22,7 @@ from lsengine.external import torchvision, user_code
 from lsengine.job import schema
 from lsengine.job.networks import NETWORKS, Network
 from lsengine.models import densenet, plain, resnet
+from lsengine.models.layers import unwrapped
 from lsengine.wording import did_you_mean
 
 Size = tuple[int, int]
@@ -50,7 +51,7 @@ def build(
                 f"model.arch: {model.arch} returned {type(network).__name__}; expected a "
                 "torch.nn.Module"
             )
-        return network
+        return unwrapped(network)
     entry = NETWORKS.get(model.arch)
     if entry is None:
         near = did_you_mean(model.arch, NETWORKS)

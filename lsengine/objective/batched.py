@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lsengine.models.layers import BatchNorm
-from lsengine.objective.losses import Loss, cross_entropy, per_sample
+from lsengine.objective.losses import Loss, cross_entropy, of_samples
 
 _WIDEST = 1024  # outputs of a layer times cells: more do not stay in a core's cache
 _FEWEST, _MOST = 16, 64
@@ -165,6 +165,6 @@ def _one_by_one(loss: Loss, logits_GKN: Tensor, targets: Tensor) -> tuple[Tensor
     cells, _, samples = logits_GKN.shape
     indices_GN = logits_GKN.max(1).indices
     repeated = targets.repeat(cells, *[1] * (targets.ndim - 1))
-    flat = loss(logits_GKN.transpose(1, 2).flatten(0, 1), repeated)
-    losses_GN = per_sample(flat, cells * samples).view(cells, samples)
+    flat = of_samples(loss, logits_GKN.transpose(1, 2).flatten(0, 1), repeated)
+    losses_GN = flat.values.view(cells, samples)
     return losses_GN, indices_GN == targets if targets.ndim == 1 else indices_GN > 0

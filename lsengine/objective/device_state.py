@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from lsengine import data as datasets
 from lsengine.curvature import LanczosOptions
+from lsengine.geometry.parameters import as_real, can_move, dtype_like, like_kind
+from lsengine.objective.losses import SampleLosses
 from lsengine.surface.grid import Cell
 
 Steps = Callable[[Cell], Sequence[float]]
@@ -40,6 +42,7 @@ class EvaluationSettings:
             layout, and whose Python code tracing would skip.
         curvature: How to look for extreme eigenvalues; None not to.
         curvature_of_moved: Whether only the parameters that move count, or all.
+        accuracy: Whether to tell which samples of classes are right.
     """
 
     device: torch.device
@@ -51,6 +54,7 @@ class EvaluationSettings:
     channels_last: bool = True
     curvature: LanczosOptions | None = None
     curvature_of_moved: bool = False
+    accuracy: bool = True
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,18 +112,22 @@ class FlatParameters:
     ) -> None:
         tensors = dict(model.named_parameters()) | dict(model.named_buffers())
         moving = {name for of_axis in directions.values() for name in of_axis}
-        self._tensors = {name: tensor for name, tensor in tensors.items() if name in moving}
+        # Complex ones first: a pair of reals has to begin at an even place to be a complex number.
+        in_order = sorted(tensors.items(), key=lambda item: not item[1].is_complex())
+        self._tensors = {name: tensor for name, tensor in in_order if name in moving}
         self._settings = settings
-        ends = itertools.accumulate(tensor.numel() for tensor in self._tensors.values())
+        sizes = [as_real(tensor).numel() for tensor in self._tensors.values()]
+        ends = list(itertools.accumulate(sizes))
         self.slices = {
-            name: slice(end - tensor.numel(), end)
-            for (name, tensor), end in zip(self._tensors.items(), ends, strict=True)
+            name: slice(end - size, end)
+            for name, size, end in zip(self._tensors, sizes, ends, strict=True)
         }
         centre_M = self._flatten(list(self._tensors.values()))
         self._moved_M = centre_M.clone()
         for name, view in self.views(self._moved_M).items():
             self._tensors[name].data = view
-        count = next(len(t) for t in directions["alpha"].values()) if repeats else 1
+        tensors_of_all = (t for direction in directions.values() for t in direction.values())
+        count = len(next(tensors_of_all)) if repeats else 1
         by_repeat = [
             [self._flat(d, repeat if repeats else None) for d in directions.values()]
             for repeat in range(count)
@@ -130,7 +138,7 @@ class FlatParameters:
         """Return a direction as a vector; what it does not name stays where it is."""
         at = ... if repeat is None else repeat
         components = [
-            direction[name][at] if name in direction else torch.zeros(like.shape)
+            direction[name][at] if name in direction else torch.zeros(like.shape, dtype=like.dtype)
             for name, like in self._tensors.items()
         ]
         return self._flatten(components)
@@ -143,13 +151,13 @@ class FlatParameters:
         """Return a vector's numbers by name, in the parameters' shapes."""
         views = {}
         for name, at in self.slices.items():
-            shape = self._tensors[name].shape
-            if len(shape) == 4 and self._settings.channels_last:
-                filters, channels, height, width = shape
+            like = self._tensors[name]
+            if like.ndim == 4 and self._settings.channels_last:
+                filters, channels, height, width = like.shape
                 rows = vector_M[at].view(filters, height, width, channels)
                 views[name] = rows.permute(0, 3, 1, 2)
             else:
-                views[name] = vector_M[at].view(shape)
+                views[name] = like_kind(vector_M[at], like)
         return views
 
     def factors(self, scales: Mapping[str, Tensor]) -> Tensor:
@@ -161,11 +169,12 @@ class FlatParameters:
         return self._flatten(shaped)
 
     def _flatten(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Join tensors, in the order in memory that `views` expects."""
+        """Join tensors, in the order in memory that `views` expects; complex ones as pairs."""
         settings = self._settings
         last = settings.channels_last
         pieces = [t.permute(0, 2, 3, 1) if t.ndim == 4 and last else t for t in tensors]
-        flat = [p.reshape(-1).to(settings.device, settings.dtype) for p in pieces]
+        real = [as_real(p.resolve_conj()) for p in pieces]
+        flat = [p.reshape(-1).to(settings.device, settings.dtype) for p in real]
         return torch.cat(flat) if flat else torch.zeros(0, device=settings.device)
 
 
@@ -196,14 +205,15 @@ class ResidentSplit:
 
     def __init__(self, dataset: datasets.Dataset, name: str, settings: EvaluationSettings) -> None:
         self._dataset, self._name, self._settings = dataset, name, settings
-        self._inputs_N = self._normalized().to(settings.compute_dtype)
+        self._inputs_N = in_precision(self._normalized(), settings.compute_dtype)
         # MPS has no float64: there, losses are computed on the host.
         host = torch.device("cpu") if settings.device.type == "mps" else settings.device
         targets = dataset.splits[name].y.to(host)
-        self._targets_N = targets.double() if targets.is_floating_point() else targets
+        self._targets_N = in_precision(targets, torch.float64)
         self._losses_N = torch.empty(len(self._inputs_N), dtype=torch.float64, device=host)
-        self.has_classes = dataset.classes is not None
+        self.has_classes = dataset.classes is not None and settings.accuracy
         self._hits_N = torch.empty_like(self._losses_N) if self.has_classes else None
+        self._weights_N: Tensor | None = None
         self.has_bars = True
         self.cut(settings.batch_size)
 
@@ -214,11 +224,30 @@ class ResidentSplit:
         hits = [None] * len(inputs) if self._hits_N is None else self._hits_N.split(size)
         self.batches = [Batch(*row) for row in zip(inputs, targets, losses, hits, strict=True)]
 
+    def keep(self, batch: Batch, losses: SampleLosses) -> None:
+        """Put a batch's losses where `means` looks for them."""
+        batch.losses.copy_(losses.values)
+        self.has_bars = not losses.is_mean
+        if losses.weights is not None:
+            if self._weights_N is None:
+                self._weights_N = torch.ones_like(self._losses_N)
+            start = batch.losses.storage_offset()
+            self._weights_N[start : start + len(losses.weights)] = losses.weights
+
     def slices(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the inputs and targets of the batches, on a CPU of so many samples at once."""
         for inputs, targets, _, _ in self.batches:
             step = size if inputs.device.type == "cpu" else len(inputs)
             yield from zip(inputs.split(step), targets.split(step), strict=True)
+
+    def samples(self, indices: Sequence[int], exact: bool) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of some samples; ``exact``: in the precision of weights."""
+        inputs = self._normalized() if exact else self._inputs_N
+        chosen = torch.as_tensor(indices)
+        inputs = inputs[chosen.to(inputs.device)]
+        if inputs.ndim == 4 and self._settings.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs, self._targets_N[chosen.to(self._targets_N.device)]
 
     def exact_inputs(self) -> Sequence[Tensor]:
         """Return the batches' inputs in the precision of the weights, made anew if need be."""
@@ -236,20 +265,37 @@ class ResidentSplit:
     def means(self) -> dict[str, float]:
         """Return loss, its standard error and accuracy; the cell's one transfer."""
         hits_1N = None if self._hits_N is None else self._hits_N[None]
-        return self.means_of(self._losses_N[None], hits_1N)[0]
+        return self.means_of(self._losses_N[None], hits_1N, self._weights_N)[0]
 
-    def means_of(self, losses_GN: Tensor, hits_GN: Tensor | None) -> list[dict[str, float]]:
-        """Return loss, its standard error and accuracy of each cell, in one transfer."""
+    def means_of(
+        self, losses_GN: Tensor, hits_GN: Tensor | None, weights_N: Tensor | None = None
+    ) -> list[dict[str, float]]:
+        """Return loss, its standard error and accuracy of each cell, in one transfer.
+
+        The standard error of a weighted mean is that of a ratio of sums over samples (Cochran
+        1977, Sampling Techniques, section 6.3).
+        """
         count = losses_GN.shape[1]
-        mean_G = _sum(losses_GN) / count
-        spread_G = _sum((losses_GN - mean_G[:, None]).square())
-        bar_G = (spread_G / max(1, count - 1) / count).sqrt()
+        if weights_N is None:
+            mean_G = _sum(losses_GN) / count
+            spread_G = _sum((losses_GN - mean_G[:, None]).square())
+            bar_G = (spread_G / max(1, count - 1) / count).sqrt()
+        else:
+            total = _sum(weights_N[None])
+            mean_G = _sum(losses_GN * weights_N) / total
+            spread_G = _sum(((losses_GN - mean_G[:, None]) * weights_N).square())
+            bar_G = (spread_G * count / max(1, count - 1)).sqrt() / total
         columns = [mean_G, bar_G if self.has_bars else torch.full_like(bar_G, math.nan)]
         if hits_GN is not None:
             columns.append(_sum(hits_GN) / count)
         names = [f"{self._name}_{n}" for n in ("loss", "loss_se", "accuracy")]
         rows = torch.stack(columns, 1).tolist()
         return [dict(zip(names, row, strict=False)) for row in rows]
+
+
+def in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return real and complex numbers in a precision; integers, such as tokens, as they are."""
+    return tensor.to(dtype_like(tensor, dtype)) if can_move(tensor) else tensor
 
 
 def _sum(values_GN: Tensor) -> Tensor:

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from lsengine import data as datasets
 from lsengine import devices
-from lsengine.errors import EnvironmentUnfit, UsageError
-from lsengine.models.layers import BatchNorm
+from lsengine.errors import EnvironmentUnfit
 from lsengine.objective.device_state import EvaluationSettings, FlatParameters
-from lsengine.objective.forward import ForwardPass, in_dtype
+from lsengine.objective.forward import ForwardPass, in_dtype, manner_of
 from lsengine.objective.fused import fused
+from lsengine.objective.recalibration import recalibrate
 from lsengine.surface.grid import Cell
 
 
@@ -37,6 +36,7 @@ class DisplacedNetwork:
 
     Attributes:
         model: For what is computed by the network's own code, in the precision of its weights.
+        exact: The model's own code, with its numbers.
         forward: For everything else, in the precision of the settings.
 
     Raises:
@@ -55,6 +55,8 @@ class DisplacedNetwork:
     ) -> None:
         self.model, self._flat, self._settings = model, flat, settings
         self._calibration, self._tick = calibration, tick
+        self._manner = None if settings.channels_last else manner_of(model, sample)
+        self.exact = ForwardPass(model, self._manner)
         try:
             self.forward = self._forward_pass(sample)
         except (RuntimeError, MemoryError) as error:
@@ -64,7 +66,8 @@ class DisplacedNetwork:
                 f"{settings.device} has no room for the network's folded weights beside the data "
                 f"({str(error).splitlines()[0]}); use a device with more memory, or data.subset"
             ) from error
-        owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in flat.slices}
+        modules = dict(model.named_modules(remove_duplicate=False))
+        owners = {name: modules[name.rpartition(".")[0]] for name in flat.slices}
         # of convolutions and linear layers
         only_weights = not calibration and all(
             name.rpartition(".")[2] == "weight" and isinstance(owner, nn.Conv2d | nn.Linear)
@@ -75,36 +78,53 @@ class DisplacedNetwork:
     def displace_model_to(self, cell: Cell) -> None:
         """Give the model the numbers of a cell, statistics included."""
         self._flat.displace(cell)
-        _recalibrate(self.model, self._calibration, self._tick)
+        self._recalibrate()
 
-    def displace_to(self, cell: Cell) -> None:
-        """Give the forward pass the numbers of a cell; the model's own may be any cell's."""
+    def displace_to(self, cell: Cell) -> ForwardPass:
+        """Return a pass with the numbers of a cell; the model's own may be any cell's."""
         if self._displace_folded is not None:
             self._displace_folded(cell)
         else:
             self.displace_model_to(cell)
             self.forward.sync()
+        if self.forward.is_finite():
+            return self.forward
+        self.displace_model_to(cell)
+        return self.exact
 
     @contextlib.contextmanager
-    def filled_by(self, fill: Callable[[nn.Module], None]) -> Iterator[None]:
-        """Give both the numbers that ``fill`` puts into the model, and take them back."""
+    def calibrated_by(self, batches: int) -> Iterator[None]:
+        """Measure running statistics with the first few batches only."""
+        everything, self._calibration = self._calibration, self._calibration[:batches]
+        try:
+            yield
+        finally:
+            self._calibration = everything
+
+    @contextlib.contextmanager
+    def filled_by(self, fill: Callable[[nn.Module], None]) -> Iterator[ForwardPass]:
+        """Give a pass with the numbers that ``fill`` puts into the model, and take them back."""
         before = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         try:
             fill(self.model)
-            _recalibrate(self.model, self._calibration, self._tick)
+            self._recalibrate()
             self.forward.sync()
-            yield
+            yield self.forward if self.forward.is_finite() else self.exact
         finally:
             for name, tensor in self.model.state_dict().items():
                 tensor.copy_(before[name])
             self.forward.sync()
 
+    def _recalibrate(self) -> None:
+        if self._calibration:
+            recalibrate(self.model, self.exact, self._calibration, self._tick)
+
     def _forward_pass(self, sample: Tensor) -> ForwardPass:
         settings = self._settings
         if settings.dtype == torch.float64:
-            return ForwardPass(self.model)
+            return self.exact
         if not settings.channels_last:
-            return in_dtype(self.model, settings.compute_dtype)
+            return in_dtype(self.model, settings.compute_dtype, self._manner)
         return fused(self.model, settings.compute_dtype, sample)
 
     def _fold(self) -> Callable[[Cell], None] | None:
@@ -127,45 +147,3 @@ class DisplacedNetwork:
             rounded_M.copy_(moved_M)
 
         return displace
-
-
-def calibration_batches(dataset: datasets.Dataset, settings: EvaluationSettings) -> list[Tensor]:
-    """Draw the batches with which statistics are measured; none for other policies.
-
-    Raises:
-        UsageError: If they are needed and the data have no training split.
-    """
-    if settings.batch_norm != "recalibrated":
-        return []
-    if "train" not in dataset.splits:
-        raise UsageError("batch_norm: recalibrated needs the train split in data.splits")
-    inputs = datasets.normalized(dataset, "train", settings.dtype)
-    samples, batch_size = settings.recalibration
-    generator = torch.Generator().manual_seed(settings.seed)
-    drawn = torch.randperm(len(inputs), generator=generator)[:samples]
-    batches = inputs[drawn].split(batch_size)
-    if len(batches) > 1 and len(batches[-1]) < batch_size:
-        batches = batches[:-1]  # a smaller batch would weigh as much as a full one
-    return [b.to(settings.device) for b in batches]
-
-
-def _recalibrate(model: nn.Module, batches: Sequence[Tensor], tick: Callable[[], None]) -> None:
-    """Set running statistics to the plain average over some batches; without any leave them.
-
-    Not by torch's ``update_bn``: it puts the whole model into training mode, dropout included.
-    """
-    if not batches:
-        return
-    momenta = {m: m.momentum for m in model.modules() if isinstance(m, BatchNorm)}
-    try:
-        for layer in momenta:
-            layer.reset_running_stats()
-            layer.momentum = None  # cumulative average
-            layer.train()
-        for batch in batches:
-            tick()
-            model(batch)
-    finally:
-        for layer, momentum in momenta.items():
-            layer.momentum = momentum
-            layer.eval()

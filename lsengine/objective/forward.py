@@ -4,12 +4,60 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-Kind = Literal["fused", "eager"]
+from lsengine.geometry.parameters import can_move, dtype_like
+
+
+def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Bring a network's real numbers to a dtype, and its complex ones to that precision.
+
+    Unlike torch's ``to``, which drops imaginary parts.
+    """
+    model._apply(lambda t: t.to(dtype_like(t, dtype)) if can_move(t) else t)
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How the code of a user's own network has to be called, found out by `manner_of`."""
+
+    records: bool = False  # with gradients recorded, since it differentiates
+    copies: bool = False  # with a copy of the inputs, since it writes into them
+
+    def call(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """Return the outputs of a batch, without a history of gradients."""
+        with torch.set_grad_enabled(self.records):
+            output: Tensor = model(inputs.clone() if self.copies else inputs)
+        return output.detach()
+
+    def __str__(self) -> str:
+        extras = {"gradients recorded": self.records, "inputs copied": self.copies}
+        return ", ".join(["eager", *(what for what, is_so in extras.items() if is_so)])
+
+
+def manner_of(model: nn.Module, sample: Tensor) -> Manner:
+    """Find out by a few inputs how a network in evaluation mode has to be called.
+
+    Raises:
+        Exception: What the network raises over the sample in every manner.
+    """
+    copies = False
+    for records in (False, True):
+        inputs = sample.clone()
+        try:
+            with torch.set_grad_enabled(records):
+                model(inputs)
+        except RuntimeError:  # a derivative of what is not recorded, for instance
+            if records:
+                raise
+            continue
+        copies = not torch.equal(inputs.detach().nan_to_num(), sample.nan_to_num())
+        break
+    return Manner(records=records, copies=copies or records)
 
 
 class ForwardPass:
@@ -18,21 +66,26 @@ class ForwardPass:
     It may have copies of the network's numbers.  Then these are those of the last `sync`.
 
     Attributes:
-        kind: ``fused`` if layers are fused, ``eager`` if the network's own code runs.
+        kind: ``fused`` if layers are fused, ``eager`` if the network's own code runs, and how.
     """
 
-    kind: Kind = "eager"
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, manner: Manner | None = None) -> None:
+        self._model, self._manner = model, manner
+        self.kind = str(manner or Manner())
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the outputs of a batch."""
+        if self._manner is not None:
+            return self._manner.call(self._model, inputs)
         output: Tensor = self._model(inputs)
         return output
 
     def sync(self) -> None:
         """Copy all numbers from the network, where there are copies."""
+
+    def is_finite(self) -> bool:
+        """Whether the pass treats its numbers as the network would: all of them are finite."""
+        return True
 
     def fold_scales(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Return what folding multiplies each filter of some weights by, (F,) each, by name.
@@ -49,8 +102,8 @@ class ForwardPass:
 class _InDtype(ForwardPass):
     """The pass of a copy of the network in another precision."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__(copy.deepcopy(model).to(dtype))
+    def __init__(self, model: nn.Module, dtype: torch.dtype, manner: Manner | None) -> None:
+        super().__init__(cast(copy.deepcopy(model), dtype), manner)
         copies, originals = (
             dict(m.named_parameters()) | dict(m.named_buffers()) for m in (self._model, model)
         )
@@ -61,7 +114,7 @@ class _InDtype(ForwardPass):
             target.copy_(source)
 
 
-def in_dtype(model: nn.Module, dtype: torch.dtype) -> ForwardPass:
+def in_dtype(model: nn.Module, dtype: torch.dtype, manner: Manner | None = None) -> ForwardPass:
     """Return the network's own forward pass in a precision, from a copy if it has another."""
-    same = all(p.dtype == dtype for p in model.parameters())
-    return ForwardPass(model) if same else _InDtype(model, dtype)
+    same = all(p.dtype == dtype_like(p, dtype) for p in model.parameters())
+    return ForwardPass(model, manner) if same else _InDtype(model, dtype, manner)

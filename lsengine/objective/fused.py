@@ -101,12 +101,11 @@ class FusedForward(ForwardPass):
         CannotFuse: If something in the network does not fit.
     """
 
-    kind = "fused"
-
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         with _code_of_the_network():
             traced = fx.symbolic_trace(model)
         super().__init__(traced)
+        self.kind = "fused"
         self._layers: list[FusedLayer] = []
         replaced: set[fx.Node] = set()
         for node in list(traced.graph.nodes):
@@ -148,6 +147,12 @@ class FusedForward(ForwardPass):
         self._norms.sync()
         for layer in self._layers:
             layer.sync()
+
+    def is_finite(self) -> bool:
+        """Whether all folded numbers are finite: a fused ReLU makes 0 of what is NaN."""
+        tensors = [t for layer in self._layers for t in (layer.weight, layer.bias)]
+        sums = [t.sum() for t in tensors if t is not None]
+        return bool(torch.stack(sums).isfinite().all()) if sums else True
 
     def fold_scales(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Return the scales of the normalisations that follow the weights' layers."""

@@ -1,24 +1,43 @@
-"""Losses: from a network's outputs to one number per sample."""
+"""Losses: from a network's outputs to one number per sample, and which samples are right.
+
+Shape suffixes: N samples, K outputs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from lsengine.external import user_code
+from lsengine.geometry.parameters import as_real
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Any]
+"""From float64 outputs and targets to what `of_samples` takes."""
+
+
+class SampleLosses(NamedTuple):
+    """What a loss says of a batch.
+
+    Attributes:
+        values: One per sample (N,); the mean, N times, if the loss gives no more.
+        weights: How much each counts (N,); None if all count alike.
+        is_mean: Whether there is only a mean, which has no error bar.
+    """
+
+    values: Tensor
+    weights: Tensor | None = None
+    is_mean: bool = False
 
 
 def loss_function(name: str, *, job_folder: Path) -> Loss:
-    """Return the loss of a job: (N, ...) float64 outputs and targets to (N,) losses.
+    """Return the loss of a job, by which `of_samples` gets its numbers.
 
     It is ``cross_entropy``; ``mse`` (mean over outputs; integer targets are taken as one-hot
-    vectors); or ``module:function``, called as ``function(output, target)``, which returns one
-    loss per sample or their mean (then without an error bar).
+    vectors); or ``module:function``, called as ``function(output, target)``.
 
     Raises:
         UsageError: If a ``module:function`` cannot be imported.
@@ -26,29 +45,105 @@ def loss_function(name: str, *, job_folder: Path) -> Loss:
     if name == "cross_entropy":
         return cross_entropy
     if name == "mse":
-        return _mse
+        return mse
     return user_code.lookup(name, key="loss", job_folder=job_folder)
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """Return the cross entropy of every sample, classes on the second axis."""
-    return F.cross_entropy(output, target, reduction="none")
+    """Return the cross entropy of every sample (N,), classes on the second axis."""
+    if output.ndim == 2 and not target.is_floating_point() and target.ndim == 2:
+        target = target.squeeze(1)
+    return _per_sample(F.cross_entropy(output, target, reduction="none"))
 
 
-def _mse(output: Tensor, target: Tensor) -> Tensor:
-    if not target.is_floating_point():
-        target = F.one_hot(target, output.shape[1]).to(output.dtype)
-    return (output - target.view_as(output)).square()
-
-
-def per_sample(loss: Tensor, samples: int) -> Tensor:
-    """Reduce what a `Loss` has returned to one number per sample; a plain mean is everyone's.
+def mse(output: Tensor, target: Tensor) -> Tensor:
+    """Return the squared error of every sample (N,), the mean over its outputs.
 
     Raises:
-        ValueError: If it is neither one number nor one per sample.
+        ValueError: If output and targets have not as many numbers per sample.
     """
-    if loss.ndim == 0:
-        return loss.expand(samples)
-    if len(loss) != samples:
-        raise ValueError(f"{len(loss)} losses for {samples} samples")
-    return loss.flatten(1).mean(1) if loss.ndim > 1 else loss
+    if not (target.is_floating_point() or target.is_complex()) and target.ndim == 1:
+        target = F.one_hot(target, output.shape[1]).to(output.dtype)
+    if target.shape != output.shape:
+        if target[:1].numel() != output[:1].numel() or len(target) != len(output):
+            raise ValueError(_shapes(output, target) + " have not as many numbers per sample")
+        target = target.view_as(output)  # (N,) and (N, 1), or (N, K) and (N, K, 1, 1)
+    square = as_real(output - target).square()  # of real and imaginary parts
+    is_complex = output.is_complex() or target.is_complex()
+    return _per_sample(square.sum(-1) if is_complex else square)
+
+
+def of_samples(loss: Loss, output: Tensor, targets: Tensor) -> SampleLosses:
+    """Return the losses of a batch, whose outputs (N, ...) and targets (N, ...) are in float64.
+
+    A loss gives one number per sample (N,), their mean, or a pair: numbers per sample (N,) and
+    their weights (N,), for the mean ``sum(w * v) / sum(w)``.  Nothing is broadcast.
+
+    Raises:
+        ValueError: If it gives something else, with the shapes.
+    """
+    result, samples = loss(output, targets), len(targets)
+    weights = None
+    if isinstance(result, tuple | list) and len(result) == 2:
+        result, weights = result
+    shapes = _shapes(output, targets)
+    if not isinstance(result, Tensor) or result.is_complex():
+        kind = result.dtype if isinstance(result, Tensor) else type(result).__name__
+        raise ValueError(f"it returned {kind}; {_EXPECTED}")
+    if weights is None and result.ndim == 0:
+        return SampleLosses(result.expand(samples), is_mean=True)
+    if result.shape != (samples,):
+        raise ValueError(
+            f"it returned shape {[*result.shape]} for {shapes}; {_EXPECTED}"
+            f"{_broadcast_hint(output, targets)}"
+        )
+    if weights is not None and (not isinstance(weights, Tensor) or weights.shape != (samples,)):
+        found = [*weights.shape] if isinstance(weights, Tensor) else type(weights).__name__
+        raise ValueError(f"it returned weights {found} for {samples} samples; {_EXPECTED}")
+    return SampleLosses(result, None if weights is None else weights.detach())
+
+
+def mean(loss: Loss, output: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean loss of a batch, weighted where it has weights; for training.
+
+    Raises:
+        ValueError: As `of_samples`.
+    """
+    values, weights, _ = of_samples(loss, output, targets)
+    return values.mean() if weights is None else (values * weights).sum() / weights.sum()
+
+
+_EXPECTED = "expected one number per sample, their mean, or a pair (numbers, weights)"
+
+
+def hits(output: Tensor, targets: Tensor) -> Tensor:
+    """Return which share of its labels each sample has right (N,), float64.
+
+    With classes on the second axis the largest output is the answer, of the first of several.
+    Outputs of the shape of the targets, one number for each label of 0 or 1, answer 1 where they
+    are positive: one logit, or one logit for each of several labels.
+
+    Raises:
+        ValueError: If output and targets are neither.
+    """
+    if output.ndim > 1 and output.shape[1] > 1 and output[:, 0].numel() == targets.numel():
+        right = output.argmax(1) == targets.view_as(output[:, 0])
+    elif output.numel() == targets.numel():
+        right = (output > 0) == (targets.view_as(output) > 0)
+    else:
+        raise ValueError(_shapes(output, targets) + " do not say which answers are right")
+    return right.double().flatten(1).mean(1) if right.ndim > 1 else right.double()
+
+
+def _per_sample(losses: Tensor) -> Tensor:
+    return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+
+
+def _shapes(output: Tensor, targets: Tensor) -> str:
+    return f"outputs of shape {[*output.shape]} and targets of shape {[*targets.shape]}"
+
+
+def _broadcast_hint(output: Tensor, targets: Tensor) -> str:
+    if output.shape == targets.shape or output.numel() != targets.numel():
+        return ""
+    return "; outputs and targets of unlike shapes are broadcast: use output.view_as(target)"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -29,10 +29,12 @@ from lsengine.objective.device_state import (
     FlatParameters,
     ResidentSplit,
     Steps,
+    in_precision,
 )
-from lsengine.objective.displaced import DisplacedNetwork, calibration_batches
-from lsengine.objective.forward import ForwardPass, Kind
-from lsengine.objective.losses import Loss, per_sample
+from lsengine.objective.displaced import DisplacedNetwork
+from lsengine.objective.forward import ForwardPass, cast
+from lsengine.objective.losses import Loss, hits, of_samples
+from lsengine.objective.recalibration import calibration_batches
 from lsengine.surface.grid import Cell
 
 log = logging.getLogger(__name__)
@@ -54,14 +56,12 @@ class Objective:
         repeats: Whether the directions have that axis.
         steps: How far a cell lies along each direction; alpha and beta by default.
         tick: Called before every mini-batch; may raise to abandon the cell.
-        with_reference: Whether to evaluate the model before it is taken over.
 
     Attributes:
         model: The network, on the device.
-        reference: The checkpoint's own metrics, the oracle of the centre check; empty
-            without ``with_reference``.
         batch_size: Samples per forward pass; smaller than asked for once memory has run out.
-        forward: How losses are computed: ``fused`` layers, or ``eager``, by the network itself.
+        forward: How losses are computed: ``fused`` layers, or ``eager``, by the network itself,
+            and then in which manner.
 
     Raises:
         UsageError: If the data lack what the settings need.
@@ -79,16 +79,15 @@ class Objective:
         repeats: bool = False,
         steps: Steps | None = None,
         tick: Callable[[], None] = lambda: None,
-        with_reference: bool = False,
     ) -> None:
         self._settings, self._loss, self._tick = settings, loss, tick
         self.batch_size = settings.batch_size
         self._trainable = trainable_names(model)
-        self.model = model.to(settings.device, settings.dtype).eval().requires_grad_(False)
+        self.model = cast(model.to(settings.device), settings.dtype).eval()
+        if settings.channels_last:  # a user's own code may differentiate by its weights
+            self.model.requires_grad_(False)
         self._splits = {name: ResidentSplit(dataset, name, settings) for name in dataset.splits}
         self._curvature: CellCurvature | None = None
-        with self._evaluating():
-            self.reference = self._fitting(self._exact_metrics) if with_reference else {}
         self._flat = FlatParameters(self.model, directions, settings, repeats=repeats, steps=steps)
         calibration = calibration_batches(dataset, settings)
         sample = next(iter(self._splits.values())).exact_inputs()[0][:2]
@@ -96,14 +95,18 @@ class Objective:
             self._network = DisplacedNetwork(
                 self.model, self._flat, settings, calibration=calibration, sample=sample, tick=tick
             )
-        self.forward: Kind = self._network.forward.kind
+        self.forward = self._network.forward.kind
         if settings.curvature:
             self._curvature = self._make_curvature()
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Set torch up for losses: without gradients, and with the factors that it may round."""
-        with torch.inference_mode(), devices.tf32(self._settings.precision == "tf32"):
+        """Set torch up for losses: without gradients, and with the factors that it may round.
+
+        Not in inference mode where a user's code runs: it may differentiate.
+        """
+        without = torch.inference_mode() if self._settings.channels_last else torch.no_grad()
+        with without, devices.tf32(self._settings.precision == "tf32"):
             yield
 
     def evaluate(
@@ -146,8 +149,8 @@ class Objective:
     def losses(self, cell: Cell) -> Metrics:
         """Return the metrics of a cell without curvature."""
         with self._evaluating():
-            self._network.displace_to(cell)
-            return self._fitting(self._forward_metrics)
+            forward = self._network.displace_to(cell)
+            return self._fitting(lambda: self._metrics(forward))
 
     def losses_of_group(self, cells: Sequence[Cell]) -> list[Metrics]:
         """Return the metrics of several cells, without curvature, evaluated in one pass.
@@ -156,16 +159,21 @@ class Objective:
         `batched.cells_per_pass`, the loss is a built-in one, statistics are not recalibrated.
         """
         with self._evaluating():
-            vectors = self._flat.vectors
-            weights_GM = vectors.centre_M.expand(len(cells), -1).clone()
-            for cell, weights_M in zip(cells, weights_GM, strict=True):
-                vectors.displace(cell, weights_M)
+            weights_GM = self._weights(cells)
             by_split = [
                 self._fitting(functools.partial(self._group_metrics, split, weights_GM))
                 for split in self._splits.values()
             ]
         of_cells = zip(*by_split, strict=True)
         return [{k: v for metrics in cell for k, v in metrics.items()} for cell in of_cells]
+
+    def _weights(self, cells: Sequence[Cell]) -> Tensor:
+        """Return the numbers that move at several cells, (G, M)."""
+        vectors = self._flat.vectors
+        weights_GM = vectors.centre_M.expand(len(cells), -1).clone()
+        for cell, weights_M in zip(cells, weights_GM, strict=True):
+            vectors.displace(cell, weights_M)
+        return weights_GM
 
     def _group_metrics(self, split: ResidentSplit, weights_GM: Tensor) -> list[Metrics]:
         network = batched.StackedMLP(self.model, self._flat.slices, weights_GM)
@@ -181,11 +189,57 @@ class Objective:
         all_hits = torch.cat(hits, 1).double() if split.has_classes else None
         return split.means_of(torch.cat(losses, 1).double(), all_hits)
 
+    def values_of_samples(
+        self,
+        samples: Mapping[str, Sequence[int]],
+        cell: Cell,
+        fill: Callable[[nn.Module], None] | None = None,
+        *,
+        exact: bool = False,
+        cells_per_pass: int = 1,
+    ) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Return the losses (N,), or their mean (1,), and the hits (N,) of some samples by split.
+
+        They take the road of a cell's losses: that of a group of ``cells_per_pass``, or that of a
+        checkpoint that ``fill`` puts into the model; ``exact`` as in `exact_losses`.  Statistics
+        are recalibrated with the first batch only.
+        """
+        with self._evaluating(), self._network.calibrated_by(1), contextlib.ExitStack() as stack:
+            if fill is not None:
+                forward = stack.enter_context(self._network.filled_by(fill))
+            elif exact:
+                self._network.displace_model_to(cell)
+                forward = self._network.exact
+            else:
+                forward = self._network.displace_to(cell)
+            splits = {name: self._splits[name] for name in samples}
+            if cells_per_pass > 1:
+                weights_GM = self._weights([cell] * cells_per_pass)
+                return {n: self._in_group(s, samples[n], weights_GM) for n, s in splits.items()}
+            return {n: self._alone(s, samples[n], forward) for n, s in splits.items()}
+
+    def _in_group(
+        self, split: ResidentSplit, indices: Sequence[int], weights_GM: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        inputs, targets = split.samples(indices, exact=False)
+        outputs_GKN = batched.StackedMLP(self.model, self._flat.slices, weights_GM)(inputs)
+        losses_GN, hits_GN = batched.losses_and_hits(self._loss, outputs_GKN, targets)
+        return losses_GN[0].double().cpu(), hits_GN[0].double().cpu() if split.has_classes else None
+
+    def _alone(
+        self, split: ResidentSplit, indices: Sequence[int], forward: ForwardPass
+    ) -> tuple[Tensor, Tensor | None]:
+        inputs, targets = split.samples(indices, exact=forward is self._network.exact)
+        output = in_precision(forward(inputs).to(targets.device), torch.float64)
+        losses = of_samples(self._loss, output, targets)
+        right = hits(output, targets).cpu() if split.has_classes else None
+        return losses.values[: 1 if losses.is_mean else None].double().cpu(), right
+
     def exact_losses(self, cell: Cell) -> Metrics:
         """Return the metrics of a cell in the precision of the weights, by the network itself."""
         with self._evaluating():
             self._network.displace_model_to(cell)
-            return self._fitting(self._exact_metrics)
+            return self._fitting(lambda: self._metrics(self._network.exact))
 
     def losses_of(self, fill: Callable[[nn.Module], None]) -> Metrics:
         """Return the metrics of other weights, without curvature; the model is left as it was.
@@ -193,8 +247,8 @@ class Objective:
         ``fill`` puts all parameters and running statistics into the model, in place.  With
         recalibration the statistics are then computed anew.
         """
-        with self._evaluating(), self._network.filled_by(fill):
-            return self._fitting(self._forward_metrics)
+        with self._evaluating(), self._network.filled_by(fill) as forward:
+            return self._fitting(lambda: self._metrics(forward))
 
     def _displace_to(self, cell: Cell) -> None:
         with self._evaluating():
@@ -242,26 +296,16 @@ class Objective:
             if self._settings.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _forward_metrics(self) -> Metrics:
-        """Return the metrics of the numbers that the forward pass holds."""
-        return self._metrics(self._network.forward, lambda split: [b.inputs for b in split.batches])
-
-    def _exact_metrics(self) -> Metrics:
-        """Return the metrics of the model as it stands, unfused and in its own precision."""
-        with devices.tf32(False):
-            return self._metrics(ForwardPass(self.model), ResidentSplit.exact_inputs)
-
-    def _metrics(
-        self, network: ForwardPass, inputs_of: Callable[[ResidentSplit], Sequence[Tensor]]
-    ) -> Metrics:
-        for split in self._splits.values():
-            for x, batch in zip(inputs_of(split), split.batches, strict=True):
-                self._tick()
-                logits = network(x).to(batch.losses.device, torch.float64)
-                loss = self._loss(logits, batch.targets)
-                split.has_bars = loss.ndim > 0
-                batch.losses.copy_(per_sample(loss, len(batch.losses)))
-                if batch.hits is not None:
-                    hits = (logits.argmax(1) == batch.targets).double()
-                    batch.hits.copy_(hits.flatten(1).mean(1) if hits.ndim > 1 else hits)
+    def _metrics(self, forward: ForwardPass) -> Metrics:
+        """Return the metrics of the numbers that a forward pass holds."""
+        is_exact = forward is self._network.exact
+        with devices.tf32(False) if is_exact else contextlib.nullcontext():
+            for split in self._splits.values():
+                inputs = split.exact_inputs() if is_exact else [b.inputs for b in split.batches]
+                for x, batch in zip(inputs, split.batches, strict=True):
+                    self._tick()
+                    output = in_precision(forward(x).to(batch.losses.device), torch.float64)
+                    split.keep(batch, of_samples(self._loss, output, batch.targets))
+                    if batch.hits is not None:
+                        batch.hits.copy_(hits(output, batch.targets))
         return {k: v for split in self._splits.values() for k, v in split.means().items()}

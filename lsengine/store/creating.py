@@ -20,11 +20,11 @@ from lsengine.store.file import (
     FORMAT_VERSION,
     PROVENANCE,
     add_dataset,
+    add_direction,
     add_scale,
     allocate,
     directions_group,
     in_place_of,
-    length_scales,
     refuses_parallel,
     reserve,
 )
@@ -63,8 +63,8 @@ class Layout:
 
     Attributes:
         quantities: Names of the float64 datasets of the grid's shape.
-        directions: By axis and parameter name, float32, with a leading repeat axis where the
-            grid has one.
+        directions: By axis and parameter name, real or complex, with a leading repeat axis where
+            the grid has one.
         state_dict_layout: The network's state dict without its numbers: JSON, a list of name,
             shape and whether it is a parameter, in order.  Directions are written to files that
             number parameters by it.
@@ -74,7 +74,7 @@ class Layout:
     grid: Grid
     quantities: Sequence[str]
     attributes: Mapping[str, str | int | float]
-    directions: Mapping[str, Mapping[str, NDArray[np.float32]]] = field(default_factory=dict)
+    directions: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
     trajectory: TrajectoryLayout | None = None
     curve: CurveLayout | None = None
     state_dict_layout: str = ""
@@ -153,7 +153,7 @@ def _lay_out(file: h5py.File, layout: Layout) -> None:
         for axis, parameters in layout.directions.items():
             inner = group.create_group(directions_group(axis))
             for name, values in parameters.items():
-                add_dataset(inner, name, values, length_scales(group, values.shape, np.int32))
+                add_direction(group, inner, name, values)
         texts = {"state": layout.state_dict_layout, "roles": layout.roles}
         for name, text in texts.items():
             if text:

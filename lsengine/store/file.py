@@ -197,6 +197,24 @@ def add_dataset(
         axis.attach_scale(scale)
 
 
+def add_direction(group: h5py.Group, inner: h5py.Group, name: str, values: NDArray[Any]) -> None:
+    """Store one parameter of a direction; the scales of its axes are in ``group``.
+
+    netCDF has no complex numbers: they are stored as pairs of real ones, along one more axis.
+    """
+    is_complex = np.iscomplexobj(values)
+    real = np.stack([values.real, values.imag], axis=-1) if is_complex else values
+    add_dataset(inner, name, real, length_scales(group, real.shape, np.int32))
+    if is_complex:
+        inner[name].attrs["complex"] = 1
+
+
+def read_direction(dataset: h5py.Dataset) -> NDArray[Any]:
+    """Return what `add_direction` has stored."""
+    values: NDArray[Any] = dataset[...]
+    return values[..., 0] + 1j * values[..., 1] if dataset.attrs.get("complex") else values
+
+
 def allocate(
     group: h5py.Group, name: str, scales: Sequence[h5py.Dataset], dtype: Any, fill: Any
 ) -> None:

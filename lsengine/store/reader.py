@@ -19,6 +19,7 @@ from lsengine.store.file import (
     opened,
     plain,
     quantity_names,
+    read_direction,
     scale_name,
 )
 from lsengine.surface import PlaneCurve, Surface, Trajectory
@@ -80,7 +81,7 @@ def read_trajectory(path: Path) -> Trajectory | None:
         return _trajectory(file)
 
 
-def read_directions(path: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
+def read_directions(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
     """Return the stored directions by axis and parameter name; raises like `read`.
 
     Of a direction file of github.com/tomgoldstein/loss-landscape the names are numbers, in the
@@ -90,7 +91,7 @@ def read_directions(path: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
         if loss_landscape.is_one(file):
             return loss_landscape.read_directions(file)
         return {
-            axis: {name: values[...] for name, values in group.items()}
+            axis: {name: read_direction(values) for name, values in group.items()}
             for axis, group in direction_groups(file).items()
         }
 

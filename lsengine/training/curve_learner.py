@@ -16,9 +16,9 @@ from lsengine.devices import row_major
 from lsengine.geometry.curve import coefficients, initial, point
 from lsengine.geometry.parameters import Parameters, require_same, selected
 from lsengine.job.schema import CurveSpec
+from lsengine.objective import losses
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def learning_rate(base: float, epoch: int, epochs: int) -> float:
@@ -44,7 +44,7 @@ class CurveTrainer:
         model: Used in train mode, on its own device; its parameters, buffers and mode are
             left as they are.
         ends: Parameters of both ends, all those of the model; further entries are ignored.
-        loss: Called as ``loss(output, target)``; the mean of what it returns is taken.
+        loss: Called as ``loss(output, target)``; returns what `losses.of_samples` takes.
         settings: Of the curve and its training.
 
     Attributes:
@@ -58,7 +58,7 @@ class CurveTrainer:
         self,
         model: nn.Module,
         ends: tuple[Parameters, Parameters],
-        loss: Loss,
+        loss: losses.Loss,
         settings: CurveSpec,
     ) -> None:
         if settings.bends < 1:
@@ -90,16 +90,16 @@ class CurveTrainer:
         draws = np.random.default_rng([s.seed, number])
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(s.lr, number, s.epochs)
-        losses, sizes = [], []
+        means, sizes = [], []
         with _training(self._model, int(draws.integers(2**31))):
             for inputs, targets in batches:
                 tick()
-                losses.append(self.gradients(float(draws.random()), inputs, targets))
+                means.append(self.gradients(float(draws.random()), inputs, targets))
                 sizes.append(len(inputs))
                 self._optimizer.step()
-        if not losses:
+        if not means:
             raise ValueError(f"epoch {number} has no batches")
-        mean = float(np.average(torch.stack(losses).double().cpu().numpy(), weights=sizes))
+        mean = float(np.average(torch.stack(means).double().cpu().numpy(), weights=sizes))
         if not math.isfinite(mean):
             raise FloatingPointError(
                 f"epoch {number} of the curve: the loss is {mean}; use a lower learning rate"
@@ -114,7 +114,7 @@ class CurveTrainer:
             tensor.requires_grad_(True)
         with torch.enable_grad():
             output = functional_call(self._model, {**weights, **self._buffers}, (inputs,))
-            value = self._loss(output, targets).mean()
+            value = losses.mean(self._loss, output, targets)
         gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         shares = coefficients(s.kind, s.bends, t)[1:-1].tolist()
         for (name, tensor), gradient in zip(weights.items(), gradients, strict=True):

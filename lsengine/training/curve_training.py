@@ -97,7 +97,8 @@ class CurveTraining(ResumableTraining):
         if "train" not in dataset.splits:
             raise UsageError("data.splits: a curve needs the train split")
         self._model = model.to(self._device).requires_grad_(True)
-        self._x = data.normalized(dataset, "train", torch.float32).to(self._device)
+        dtype = next(self._model.parameters()).dtype.to_real()
+        self._x = data.normalized(dataset, "train", dtype).to(self._device)
         self._y = dataset.splits["train"].y.to(self._device)
         loss = loss_function(job.document.loss, job_folder=job.source.parent)
         self._trainer = curve_learner.CurveTrainer(self._model, (start, end), loss, settings)

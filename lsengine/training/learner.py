@@ -19,6 +19,7 @@ from lsengine import data, models
 from lsengine.devices import device_of, is_channels_last_safe, tune_malloc
 from lsengine.errors import UsageError
 from lsengine.job.schema import Document
+from lsengine.objective import losses
 from lsengine.objective.losses import Loss, loss_function
 from lsengine.training import recipe
 
@@ -128,7 +129,7 @@ class Learner:
         self.model.eval()
         try:
             with torch.no_grad():
-                self._loss(self.model(self._inputs(x)), y)
+                losses.of_samples(self._loss, self.model(self._inputs(x)), y)
         except Exception as error:
             raise UsageError(
                 f"loss: {loss} refuses the network's output: {type(error).__name__}: {error}"
@@ -157,7 +158,7 @@ class Learner:
             if settings.noise:
                 inputs.add_(torch.randn_like(inputs), alpha=settings.noise)
             self.optimizer.zero_grad()
-            self._loss(self.model(inputs), y[indices]).mean().backward()
+            losses.mean(self._loss, self.model(inputs), y[indices]).backward()
             self.optimizer.step()
 
     def measure(self, epoch: int) -> tuple[dict[str, float], list[float]]:
@@ -185,9 +186,9 @@ class Learner:
                 output = self.model(self._inputs(x_N)).to(self._host).double()
                 target = y_N.to(self._host)
                 target = target.double() if target.is_floating_point() else target
-                loss += self._loss(output, target).mean() * len(y_N)
+                loss += losses.mean(self._loss, output, target) * len(y_N)
                 if self._dataset.classes is not None:
-                    wrong += (output.argmax(1) != target).sum()
+                    wrong += (1 - losses.hits(output, target)).sum()
         measured = {f"{split}_loss": float(loss) / len(y)}
         if self._dataset.classes is not None:
             measured[f"{split}_error"] = float(wrong) / len(y)

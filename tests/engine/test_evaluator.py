@@ -11,7 +11,7 @@ from lsengine.objective import device_state
 
 
 def test_a_centre_that_is_not_the_checkpoint_stops_the_run(make_job, monkeypatch):
-    """If displacing were wrong by a little, the check at the centre would say so as a bug."""
+    """If displacing were wrong by a little, the naive twin would say so."""
     displace = device_state.Vectors.displace
 
     def wrong(self, cell, out):
@@ -20,9 +20,7 @@ def test_a_centre_that_is_not_the_checkpoint_stops_the_run(make_job, monkeypatch
 
     monkeypatch.setattr(device_state.Vectors, "displace", wrong)
     job = make_job()
-    with pytest.raises(
-        RuntimeError, match=r"centre check: train_loss of the cell at 0 is .*own is"
-    ):
+    with pytest.raises(UsageError, match=r"at alpha=0 beta=0 are .*by a plain evaluation"):
         evaluate([job], Options(progress="none"), world=None)
     assert store.read(job.with_suffix(".h5")).counts()["done"] == 0
 

@@ -114,4 +114,4 @@ def small_objective(kind, **more):
         **{"curvature": LanczosOptions(max_products=4, basis=4), **more},
     )
     loss = loss_function("cross_entropy", job_folder=Path())
-    return Objective(network, dataset, loss, directions, settings, with_reference=True)
+    return Objective(network, dataset, loss, directions, settings)

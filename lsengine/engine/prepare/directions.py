@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from lsengine import models
 from lsengine.errors import SurfaceError, UsageError
-from lsengine.geometry import directions
-from lsengine.geometry.parameters import misfit, selected
+from lsengine.geometry import curve, directions
+from lsengine.geometry.parameters import can_move, misfit, selected
 from lsengine.job import Job
 from lsengine.job.schema import (
     CurveDirection,
@@ -24,12 +25,13 @@ from lsengine.job.schema import (
     TowardDirection,
 )
 from lsengine.models import checkpoint
-from lsengine.objective import Directions
+from lsengine.objective import Directions, Steps
 from lsengine.store import read_directions
 from lsengine.surface import parts
+from lsengine.surface.grid import Cell
 from lsengine.wording import listed
 
-Arrays = dict[str, dict[str, NDArray[np.float32]]]
+Arrays = dict[str, dict[str, NDArray[Any]]]
 
 
 def make_directions(job: Job, model: nn.Module, computed: Directions | None = None) -> Arrays:
@@ -69,6 +71,26 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
     return {a: {n: np.stack([r[n].numpy() for r in d]) for n in d[0]} for a, d in repeats.items()}
 
 
+def cell_steps(
+    job: Job, stored: Mapping[str, Mapping[str, NDArray[Any]]]
+) -> tuple[list[dict[str, Tensor]], Steps]:
+    """Return directions as a file has them, and how far a cell lies along each.
+
+    Along a curve there are as many as control points but one.
+    """
+    along = [{n: torch.from_numpy(v) for n, v in axis.items()} for axis in stored.values()]
+    spec = job.directions["alpha"]
+    if not isinstance(spec, CurveDirection) or job.is_curve_plane:
+        return along, lambda cell: (cell.alpha, cell.beta)
+    count = len(next(iter(along[0].values())))
+
+    def steps(cell: Cell) -> Sequence[float]:
+        weights = curve.coefficients(spec.shape, count - 1, cell.alpha)
+        return [float(weight) for weight in weights[1:]]
+
+    return [{n: t[k] for n, t in along[0].items()} for k in range(count)], steps
+
+
 def cosine(arrays: Arrays) -> float | None:
     """Return the cosine between the two directions of a plane, None for a curve."""
     both = [{n: torch.from_numpy(v) for n, v in array.items()} for array in arrays.values()]
@@ -77,7 +99,7 @@ def cosine(arrays: Arrays) -> float | None:
 
 def movable_tensors(job: Job, model: nn.Module, spec: Direction | None) -> dict[str, Tensor]:
     """Return the centre's tensors that a direction moves, by name; without one, all that can."""
-    tensors = {n: p.detach() for n, p in model.named_parameters() if p.is_floating_point()}
+    tensors = {n: p.detach() for n, p in model.named_parameters() if can_move(p)}
     if job.document.batch_norm.policy == "interpolated":
         buffers = models.batch_norm_buffers(model)
         tensors |= {n: b for n, b in model.named_buffers() if n in buffers}
@@ -103,8 +125,8 @@ def _raw(
     if isinstance(spec, RandomDirection):
         # Drawn for every parameter, so that `ignore` does not change the others.
         everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        floating = {n: t for n, t in everything.items() if t.is_floating_point()}
-        drawn = directions.draw(floating, seed=spec.seed, axis=seeds[0], repeat=seeds[1])
+        movable = {n: t for n, t in everything.items() if can_move(t)}
+        drawn = directions.draw(movable, seed=spec.seed, axis=seeds[0], repeat=seeds[1])
         return {n: drawn[n] for n in centre}
     if isinstance(spec, TowardDirection):
         key = f"directions.{axis}.checkpoint"
@@ -141,7 +163,7 @@ def control_points(
 
 def stored_direction(
     job: Job, spec: FileDirection, axis: str, model: nn.Module
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, NDArray[Any]]:
     """Return a direction out of a file, by parameter name.
 
     Raises:

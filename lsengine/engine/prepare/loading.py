@@ -6,7 +6,7 @@ import fnmatch
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,23 +17,27 @@ from lsengine import data, files, models
 from lsengine.curvature import cells
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.errors import UsageError
+from lsengine.geometry.parameters import can_move
 from lsengine.job import Job
 from lsengine.job.schema import PrincipalDirection
 from lsengine.models import checkpoint
-from lsengine.objective.losses import Loss, loss_function, per_sample
+from lsengine.objective.device_state import in_precision
+from lsengine.objective.forward import cast, manner_of
+from lsengine.objective.losses import Loss, hits, loss_function, of_samples
 from lsengine.surface.grid import Grid, make_grid
 from lsengine.surface.parts import ROLES
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """What a job's files hold."""
 
-    model: nn.Module  # at the centre, on the CPU in float32
+    model: nn.Module  # at the centre, on the CPU
     dataset: data.Dataset
     digests: Mapping[str, str]  # SHA-256 of `checkpoint` and `data`
+    is_wide: bool = False  # whether the network is in float64, as the job's precision is
 
 
 def load(job: Job) -> Loaded:
@@ -44,21 +48,38 @@ def load(job: Job) -> Loaded:
     """
     document, job_folder = job.document, job.source.parent
     root = job.path(document.data.root) if document.data.root else None
-    exact = document.precision == "float64"
+    is_wide = document.precision == "float64"
     dataset = data.load(
-        document.data, root=root, job_folder=job_folder, seed=document.seed, exact=exact
+        document.data, root=root, job_folder=job_folder, seed=document.seed, exact=is_wide
     )
+    model = network(job, dataset, wide=is_wide)
+    digests = {"checkpoint": checkpoint.digest(job.checkpoint), "data": dataset.sha256}
+    return Loaded(model=model, dataset=dataset, digests=digests, is_wide=is_wide)
+
+
+def network(job: Job, dataset: data.Dataset, *, wide: bool = False) -> nn.Module:
+    """Return the network of a job with its checkpoint's numbers, in evaluation mode.
+
+    It is in the precision in which its factory makes it, or ``wide``: in float64.
+
+    Raises:
+        UsageError: If it cannot be made, or the checkpoint is not of it.
+    """
     model = models.build(
-        document.model,
+        job.document.model,
         channels=dataset.channels,
         classes=dataset.outputs,
         size=dataset.size,
-        job_folder=job_folder,
+        job_folder=job.source.parent,
     )
-    centre = checkpoint.load(job.checkpoint, spec=document.model)
+    split = next(iter(dataset.splits))
+    dtype = next((p.dtype.to_real() for p in model.parameters()), torch.float32)
+    models.initialise_lazy(model, data.normalized(first_samples(dataset, split, 2), split, dtype))
+    if wide:  # before the checkpoint, so that nothing of it is rounded
+        cast(model, torch.float64)
+    centre = checkpoint.load(job.checkpoint, spec=job.document.model)
     checkpoint.fit(model, centre, key="model.checkpoint")
-    digests = {"checkpoint": checkpoint.digest(job.checkpoint), "data": dataset.sha256}
-    return Loaded(model.eval(), dataset, digests)
+    return model.eval()
 
 
 def check(job: Job, loaded: Loaded) -> None:
@@ -70,6 +91,7 @@ def check(job: Job, loaded: Loaded) -> None:
     document = job.document
     loss = loss_function(document.loss, job_folder=job.source.parent)
     check_loss_accepts(loaded.model, loaded.dataset, loss, document.loss)
+    _check_accuracy(job, loaded)
     _warn_of_undefined(loaded.model)
     if "curvature" in document.quantities:
         moved = None
@@ -96,32 +118,49 @@ def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, name
     """
     split = next(iter(dataset.splits))
     y = dataset.splits[split].y
-    if name == "cross_entropy" and y.is_floating_point() and not _are_probabilities(y):
+    if name == "cross_entropy" and can_move(y) and not _are_probabilities(y):
         raise UsageError(
             "loss: cross_entropy needs integer labels, or a probability for every class; these "
             "targets are other real numbers; use mse or a loss of your own"
         )
-    inputs = data.normalized(dataset, split, torch.float32)[:2]
-    targets = y[:2]
-    models.check_model_accepts(model, inputs, dataset.classes)
+    dtype = next((p.dtype.to_real() for p in model.parameters()), torch.float32)
+    inputs = data.normalized(first_samples(dataset, split, 2), split, dtype)
+    # A loss of one's own may want one logit for two classes, or a number for something else.
+    outputs = None if ":" in name else dataset.classes
+    output = models.check_model_accepts(model, inputs, outputs, call=_called)
+    output, targets = (in_precision(t, torch.float64) for t in (output, y[:2]))
     try:
-        with torch.inference_mode():
-            output = model.eval()(inputs).double()
-            targets = targets.double() if targets.is_floating_point() else targets
-            both = loss(output, targets)
-            one_by_one = [loss(output[i : i + 1], targets[i : i + 1]) for i in range(len(targets))]
-            per_sample(both, len(targets))
+        with torch.no_grad():
+            of_samples(loss, output, targets)
     except Exception as error:
         raise UsageError(
             f"loss: {name} refuses the network's output of shape {[*output.shape]} with targets "
             f"of shape {[*targets.shape]}: {type(error).__name__}: {error}"
         ) from error
-    mean = torch.stack([one.double().mean() for one in one_by_one]).mean()
-    if both.ndim == 0 and not torch.isclose(both.double(), mean, rtol=1e-4, equal_nan=True):
-        raise UsageError(
-            f"loss: {name} returns one number, {float(both):.6g}, which is not the mean of the "
-            f"samples' own losses ({float(mean):.6g}); return one loss per sample, or their mean"
-        )
+
+
+def first_samples(dataset: data.Dataset, split: str, count: int) -> data.Dataset:
+    """Return a data set of the first samples of one split."""
+    whole = dataset.splits[split]
+    return replace(dataset, splits={split: data.Split(whole.x[:count], whole.y[:count])})
+
+
+def _called(model: nn.Module, inputs: Tensor) -> Tensor:
+    return manner_of(model, inputs).call(model, inputs)
+
+
+def _check_accuracy(job: Job, loaded: Loaded) -> None:
+    """Refuse an accuracy that outputs and labels do not define."""
+    dataset = loaded.dataset
+    if dataset.classes is None or "accuracy" not in job.document.quantities:
+        return
+    split = next(iter(dataset.splits))
+    dtype = next((p.dtype.to_real() for p in loaded.model.parameters()), torch.float32)
+    inputs = data.normalized(first_samples(dataset, split, 2), split, dtype)
+    try:
+        hits(_called(loaded.model, inputs), dataset.splits[split].y[:2])
+    except ValueError as error:
+        raise UsageError(f"quantities: accuracy: {error}; leave it out: [loss]") from None
 
 
 def _are_probabilities(y: Tensor) -> bool:
@@ -130,7 +169,9 @@ def _are_probabilities(y: Tensor) -> bool:
 
 
 def _warn_of_undefined(model: nn.Module) -> None:
-    numbers = {n: t for n, t in model.state_dict().items() if t.is_floating_point()}
+    statistics = models.batch_norm_buffers(model)
+    numbers: dict[str, Tensor] = dict(model.named_parameters())
+    numbers |= {n: b for n, b in model.named_buffers() if n in statistics}
     if name := next((n for n, t in numbers.items() if not bool(t.isfinite().all())), None):
         log.warning(
             f"model.checkpoint: {name} holds NaN or infinite numbers, and so will the cells; a "

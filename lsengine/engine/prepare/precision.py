@@ -27,7 +27,7 @@ from lsengine.engine.prepare.settings import (
     evaluation_settings,
     sample_shape,
 )
-from lsengine.errors import EnvironmentUnfit
+from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.geometry import directions
 from lsengine.job import Job
 from lsengine.log import NOTICE
@@ -57,6 +57,31 @@ def check(precision: str, device: torch.device) -> None:
         )
 
 
+def unfit(loaded: Loaded) -> str:
+    """Return why a network or its data have no precision of 16 bits; empty if they have one."""
+    tensors = [*loaded.model.named_parameters(), *loaded.model.named_buffers()]
+    if name := next((n for n, t in tensors if t.is_complex()), ""):
+        return f"{name} is complex, and 16-bit precisions have no complex numbers"
+    for split, samples in loaded.dataset.splits.items():
+        x = samples.x
+        if x.is_floating_point() and float(x.abs().max()) > 256 and bool((x == x.round()).all()):
+            return (
+                f"the {split} inputs are whole numbers, some larger than 256, which 16 bits round "
+                "(are they tokens? then store them as integers)"
+            )
+    return ""
+
+
+def refuse_unfit(precision: str, loaded: Loaded) -> None:
+    """Refuse a precision of 16 bits where it would not only round.
+
+    Raises:
+        UsageError: With the reason.
+    """
+    if precision in ("bfloat16", "float16") and (obstacle := unfit(loaded)):
+        raise UsageError(f"precision: {precision} cannot be used: {obstacle}; use float32")
+
+
 def settle(job: Job, loaded: Loaded, device: torch.device, tick: Callable[[], None]) -> str:
     """Return the fastest precision whose error stays within the job's tolerance.
 
@@ -65,6 +90,9 @@ def settle(job: Job, loaded: Loaded, device: torch.device, tick: Callable[[], No
     is called before every mini-batch and may raise to stop.
     """
     tolerance = job.document.precision_tolerance
+    if obstacle := unfit(loaded):
+        log.log(NOTICE, "precision: float32, since %s", obstacle)
+        return "float32"
     for candidate in devices.fast_precisions(device):
         objective = _objective(job, loaded, device, candidate, tick)
         rows = [_row(objective, cell) for cell in (Cell(0.0), Cell(1.0))]

@@ -39,6 +39,7 @@ def evaluation_settings(
         "seed": document.seed,
         "channels_last": not document.model.is_own,
         "curvature": lanczos_options(job) if "curvature" in document.quantities else None,
+        "accuracy": "accuracy" in document.quantities,
         "curvature_of_moved": document.curvature.parameters == "moved",
     }
     followed = {name: value for name, value in fields.items() if name not in without}

@@ -50,6 +50,7 @@ class Coordinator:
         self._idle: deque[int] = deque()
         self._local: LocalWorker | None = None  # of rank 0, if it takes part
         self._checker: int | None = None
+        self._checked: set[int] = set()  # workers that have asked for their first cells
         self._nap_s, self._looked = _NAPS_S[0], 0.0
         self._sink: Callable[[CellResults], None] = lambda results: None
 
@@ -132,10 +133,12 @@ class Coordinator:
         for rank in [rank for rank in self._placement.infos if rank]:
             self._send_plan(rank)
         if local is not None:
-            local.begin(self._plan_for(0))
+            report = local.begin(self._plan_for(0))
+            if report is not None:
+                self._absorb(0, report)
             if 0 not in self._placement.infos:
                 self._placement.loaded(0, local.info(self._world.host))
-        while self._leases:
+        while self._leases or self._awaits_check:
             if local is not None and self._leases.waiting:
                 local.run(self._leases.take(0), self._absorb_local)
             else:
@@ -239,6 +242,7 @@ class Coordinator:
         elif message.tag == Tag.READY:
             if payload is not None:
                 self._absorb(rank, payload)
+            self._checked.add(rank)
             self._idle.append(rank)
             self._hand_out()
         elif message.tag == Tag.FAIL:
@@ -252,6 +256,12 @@ class Coordinator:
 
     def _send_plan(self, rank: int) -> None:
         self._world.send(self._plan_for(rank), to=rank, tag=Tag.PLAN)
+
+    @property
+    def _awaits_check(self) -> bool:
+        """Whether the error of a fast precision is still measured, when all cells are done."""
+        is_fast = self._plan is not None and self._plan.precision not in ("float32", "float64")
+        return is_fast and bool(self._checker) and self._checker not in self._checked
 
     def _plan_for(self, rank: int) -> Plan:
         """Return the plan for a rank; the first one that asks checks the centre."""
@@ -272,7 +282,7 @@ class Coordinator:
             wanted_s = report.seconds / len(results.cells) / 100
             self._nap_s = min(max(wanted_s, _NAPS_S[0]), _NAPS_S[1])
         new = self._leases.finish(rank, results.cells, report.seconds, goes_on=goes_on)
-        if new:
+        if new or results.precision_error:
             self._sink(results if len(new) == len(results.cells) else results.of(new))
         if report.interrupted and rank not in self._roster.dismissed:
             self._stop.request(f"{report.interrupted} on rank {rank}")

@@ -117,7 +117,9 @@ class _Worker:
     def _chunks(
         self, evaluator: Evaluator, writer: Writer | None, report_s: float
     ) -> tuple[Farewell, Report | None]:
-        report: Report | None = None
+        report = evaluator.first_report
+        if report is not None and writer is not None:
+            writer.write(report.results)
         while True:
             self._tell(report, Tag.READY)
             message = self._world.wait(Tag.WORK, Tag.STOP)
@@ -187,11 +189,12 @@ class LocalWorker:
         """Return where its values come from."""
         return self._workspace.info(host)
 
-    def begin(self, plan: Plan) -> None:
-        """Put everything on the device."""
+    def begin(self, plan: Plan) -> Report | None:
+        """Put everything on the device; return what there is to tell before the first cell."""
         workspace = self._workspace
         with self._watchdog.watching():
             self._evaluator = self._call(lambda: workspace.evaluator(plan))
+        return self._evaluator.first_report
 
     def run(self, cells: Sequence[int], absorb: Callable[[Report, bool], None]) -> None:
         """Evaluate cells, and hand each report on, with whether there are cells left.

@@ -87,6 +87,8 @@ class _Workspace:
             forward="eager",
         )
 
+    first_report = None
+
     def evaluator(self, plan):
         return self
 

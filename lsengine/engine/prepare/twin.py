@@ -1,0 +1,328 @@
+"""The naive twin of a run: values of a few samples by the plainest path, to check the engine by.
+
+Rank 0 makes it before the first cell, and every worker compares its own values with it before its
+first cell.  So it also finds what differs between two processes.
+
+Shape suffix: N samples.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lsengine import models
+from lsengine.data import Dataset
+from lsengine.engine.messages import Probe, Twin
+from lsengine.engine.prepare.directions import cell_steps
+from lsengine.engine.prepare.loading import Loaded, network
+from lsengine.errors import UsageError
+from lsengine.job import Job
+from lsengine.models import checkpoint
+from lsengine.objective import naive
+from lsengine.objective.losses import loss_function
+from lsengine.surface.grid import Cell, Grid
+
+log = logging.getLogger(__name__)
+Stored = Mapping[str, Mapping[str, NDArray[Any]]]
+_SAMPLES = ((2 * 10**5, 24), (10**7, 8))  # by the number of parameters; more of them take 3
+_NAIVE = {"cross_entropy": naive.cross_entropy, "mse": naive.mse}
+# Rounding that piles up over the layers, in units of the difference between two precisions that
+# was seen over the same samples, and of the largest loss.
+_TIMES, _RELATIVE = 30.0, 1e-5
+_UNLIKE = 0.05
+
+
+def make_twin(
+    job: Job,
+    loaded: Loaded,
+    grid: Grid,
+    stored: Stored,
+    *,
+    checkpoints: Sequence[Path] = (),
+    tick: Callable[[], None] = lambda: None,
+) -> Twin:
+    """Evaluate a few samples of every split at the centre, away from it, and at a checkpoint.
+
+    ``stored`` are the directions as the surface file has them.  The loaded model is left as it is.
+    ``tick`` is called now and then and may raise to stop.
+
+    Raises:
+        UsageError: If what the network or the loss makes of a sample depends on the other samples
+            of its batch, on chance, or on what is not in the checkpoint; or if nothing changes
+            along the directions.
+    """
+    maker = _Maker(job, loaded, stored, tick)
+    maker.refuse_other_network()
+    maker.widen()
+    probes = [maker.probe(Cell(0.0))]
+    if (away := _away(grid)) is not None:
+        try:
+            probes.append(maker.probe(away))
+            maker.refuse_flat(away)
+        except _CannotEvaluateError as error:  # and so will the cells there
+            log.info("no sample is compared away from the centre: %s", error)
+    probes += [maker.probe_of_checkpoint(path) for path in checkpoints[:1]]
+    return Twin(samples=maker.samples, probes=probes)
+
+
+class _CannotEvaluateError(UsageError):
+    """The network or the loss raises something."""
+
+
+class _Maker:
+    """The network of the twin, in the precision that it came in and, where it can, in float64."""
+
+    def __init__(self, job: Job, loaded: Loaded, stored: Stored, tick: Callable[[], None]) -> None:
+        self._job, self._loaded, self._tick = job, loaded, tick
+        dataset = loaded.dataset
+        self.samples = {n: _draw(job, n, dataset, loaded.model) for n in dataset.splits}
+        along, self._steps = cell_steps(job, stored)
+        repeats = job.document.repeats > 1
+        self._directions = [{n: d[0] if repeats else d for n, d in a.items()} for a in along]
+        self._native = naive.NaiveNetwork(lambda: network(job, dataset))
+        self._wide: naive.NaiveNetwork | None = None
+        dtypes = [p.dtype.to_real() for p in self._native.model.parameters()]
+        self._dtype = dtypes[0] if dtypes else torch.float32
+        self._calibration = self._first_calibration_batch()
+
+    def widen(self) -> None:
+        """Make the network in float64 too, unless its code insists on a dtype."""
+        try:
+            wide = functools.partial(network, self._job, self._loaded.dataset, wide=True)
+            self._wide = naive.NaiveNetwork(wide)
+            if not self._loaded.is_wide:
+                self._require_alike()
+        except (RuntimeError, TypeError, ValueError, UsageError):
+            self._wide = None
+
+    def _require_alike(self) -> None:
+        """Refuse a network that is another one in float64, beyond rounding."""
+        assert self._wide is not None
+        split = next(iter(self.samples))
+        wide = self._evaluate(self._wide, split, torch.float64).losses
+        if _distance(self._evaluate(self._native, split, self._dtype).losses, wide) > _UNLIKE * (
+            _largest(wide)
+        ):
+            raise UsageError("its losses in float64 are others")
+
+    def probe(self, cell: Cell) -> Probe:
+        """Return the values at a cell."""
+        for net in self._networks():
+            net.displace(self._steps(cell), self._directions)
+        return self._probed(cell)
+
+    def probe_of_checkpoint(self, path: Path) -> Probe:
+        """Return the values of a checkpoint of the trajectory."""
+        assert self._job.trajectory is not None
+        spec = self._job.document.model
+        content = checkpoint.load(path, key=self._job.trajectory[0], spec=spec)
+        for net in self._networks():
+            checkpoint.fit(net.model, content, key=self._job.trajectory[0])
+        return self._probed(Cell(0.0), path)
+
+    def refuse_other_network(self) -> None:
+        """Refuse a factory that gives another function when it is called again.
+
+        Raises:
+            UsageError: If the loaded network's losses at the centre are others.
+        """
+        own, wide = naive.NaiveNetwork(lambda: self._loaded.model), self._loaded.is_wide
+        dtype = torch.float64 if wide else self._dtype
+        again = naive.NaiveNetwork(lambda: network(self._job, self._loaded.dataset, wide=wide))
+        for split in self.samples:
+            first, repeated, other = (self._evaluate(n, split, dtype) for n in (own, own, again))
+            if not _is_same(first, repeated):
+                raise UsageError(
+                    "model.arch: two evaluations of the same weights differ; is there dropout or "
+                    "noise that evaluation mode does not switch off?"
+                )
+            if not _is_same(first, other):
+                raise UsageError(
+                    f"model.arch: two calls of {self._job.document.model.arch} give networks "
+                    f"whose {split} losses differ with the same checkpoint ({first.loss:.6g} and "
+                    f"{other.loss:.6g}); it has a state that is not in the checkpoint: make it "
+                    "a parameter or a persistent buffer, or give it by model.args"
+                )
+
+    def refuse_flat(self, away: Cell) -> None:
+        """Refuse directions along which no output changes.
+
+        Raises:
+            UsageError: For every axis by itself.
+        """
+        axes = {"alpha": Cell(away.alpha)} | ({"beta": Cell(0.0, away.beta)} if away.beta else {})
+        split, net = next(iter(self.samples)), self._native
+        values, has_moved = {}, {}
+        for axis, cell in {"": Cell(0.0), **axes}.items():
+            has_moved[axis] = net.displace(self._steps(cell), self._directions)
+            self._measure_statistics(net, self._dtype)
+            values[axis] = self._evaluate(net, split, self._dtype)
+        for axis, cell in axes.items():
+            is_same = torch.equal(values[""].outputs, values[axis].outputs)
+            if is_same and has_moved[axis] and torch.equal(values[""].losses, values[axis].losses):
+                raise UsageError(
+                    f"directions.{axis}: no output of {len(self.samples[split])} samples changes "
+                    f"at {axis}={getattr(cell, axis):g}: the parameters that move are not used "
+                    "in evaluation mode (were adapters merged into the weights by eval()?)"
+                )
+
+    def _networks(self) -> list[naive.NaiveNetwork]:
+        return [self._native] if self._wide is None else [self._native, self._wide]
+
+    def _probed(self, cell: Cell, path: Path | None = None) -> Probe:
+        losses, hits, allowed = {}, {}, {}
+        for net in self._networks():
+            self._measure_statistics(net, torch.float64 if net is self._wide else self._dtype)
+        for split in self.samples:
+            self._tick()
+            full = self._evaluate(self._native, split, self._dtype)
+            exact = full
+            if self._wide is not None:
+                exact = self._evaluate(self._wide, split, torch.float64)
+            allowed[split] = self._allowed(full.losses, exact.losses)
+            if path is None:
+                self._check_batches(split, full, exact)
+            losses[split] = exact.losses.numpy()
+            if exact.hits is not None and self._loaded.dataset.classes is not None:
+                hits[split] = exact.hits.numpy()
+        return Probe(cell=cell, checkpoint=path, losses=losses, hits=hits, allowed=allowed)
+
+    def _allowed(self, native: Tensor, exact: Tensor) -> float:
+        """Return how far a value of the engine may be off: the rounding of its precision."""
+        if self._loaded.is_wide:
+            return 1e-6 * _distance(native, exact) + 1e-9 * _largest(exact)
+        return self._rounding(native, exact)
+
+    def _rounding(self, native: Tensor, exact: Tensor) -> float:
+        """Return how far values in float32, or what the network came in, may be off."""
+        # Neither a network in float64 nor one that insists on a dtype shows how float32 rounds.
+        relative = _RELATIVE if self._wide is not None and self._dtype != torch.float64 else 2e-4
+        return _TIMES * _distance(native, exact) + relative * _largest(exact)
+
+    def _check_batches(self, split: str, full: naive.Values, exact: naive.Values) -> None:
+        """Compare values with those in batches of other sizes."""
+        sizes, allowed = self._pieces(split), self._rounding(full.losses, exact.losses)
+        pieces = self._evaluate(self._native, split, self._dtype, sizes)
+        rounding = self._rounding(full.outputs, exact.outputs)
+        if _distance(full.outputs, pieces.outputs) > rounding:
+            self._refuse_dependence(split, sizes)
+            return
+        per_sample = len(full.losses) > 1 and len(full.losses) == len(pieces.losses)
+        apart = _distance(full.losses, pieces.losses) if per_sample else 0.0
+        if abs(full.loss - pieces.loss) > allowed or apart > allowed:
+            raise UsageError(
+                f"loss: {self._job.document.loss} of {sum(sizes)} {split} samples is "
+                f"{full.loss:.6g} at once and {pieces.loss:.6g} in batches of "
+                f"{' and '.join(map(str, sizes))}, so it is not a mean over samples; return one "
+                "number per sample, or a pair (numbers, weights) for a weighted mean"
+            )
+
+    def _refuse_dependence(self, split: str, sizes: Sequence[int]) -> None:
+        """Refuse outputs that depend on the rest of the batch, unless its size is given."""
+        if self._job.document.batch_size == "auto":
+            raise UsageError(
+                f"model.arch: its outputs for {sum(sizes)} {split} samples are others in batches "
+                f"of {' and '.join(map(str, sizes))}: a sample's output depends on the rest of "
+                "its batch (statistics of the batch in evaluation mode?); if that is meant, say "
+                "batch_size in the job"
+            )
+        log.warning(
+            "model.arch: a sample's output depends on the rest of its batch; the losses are those "
+            "of batch_size: %d",
+            self._job.document.batch_size,
+        )
+
+    def _pieces(self, split: str) -> list[int]:
+        """Return two sizes of batches, one of them that of the split's last batch."""
+        count, wanted = len(self.samples[split]), self._job.document.batch_size
+        total = len(self._loaded.dataset.splits[split].y)
+        last = total % wanted if wanted != "auto" else 0
+        first = last if 0 < last < count else count // 2 + (count > 2)
+        return [first, count - first] if 0 < first < count else [count]
+
+    def _evaluate(
+        self,
+        net: naive.NaiveNetwork,
+        split: str,
+        dtype: torch.dtype,
+        sizes: Sequence[int] | None = None,
+    ) -> naive.Values:
+        dataset, document = self._loaded.dataset, self._job.document
+        chosen = torch.from_numpy(self.samples[split])
+        x, y = (getattr(dataset.splits[split], part)[chosen] for part in "xy")
+        x = naive.inputs(x, dataset.mean, dataset.std)
+        if x.is_floating_point() or x.is_complex():
+            x = x.to(dtype.to_complex() if x.is_complex() else dtype)
+        y = y.double() if y.is_floating_point() else y
+        own = functools.partial(loss_function, document.loss, job_folder=self._job.source.parent)
+        loss = _NAIVE[document.loss] if document.loss in _NAIVE else own()
+        sizes = sizes or [len(chosen)]
+        try:
+            return net.evaluate(x, y, loss, sizes)
+        except Exception as error:
+            batches = " and ".join(map(str, sizes))
+            raise _CannotEvaluateError(
+                f"model.arch: network or loss fail for batches of {batches} {split} samples: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _measure_statistics(self, net: naive.NaiveNetwork, dtype: torch.dtype) -> None:
+        if self._calibration is not None:
+            net.measure_statistics(self._calibration.to(dtype))
+
+    def _first_calibration_batch(self) -> Tensor | None:
+        policy = self._job.document.batch_norm
+        if policy.policy != "recalibrated" or not models.batch_norm_buffers(self._native.model):
+            return None
+        split = self._loaded.dataset.splits["train"].x
+        generator = torch.Generator().manual_seed(self._job.document.seed)
+        drawn = torch.randperm(len(split), generator=generator)[: policy.samples]
+        dataset = self._loaded.dataset
+        return naive.inputs(split[drawn[: policy.batch_size]], dataset.mean, dataset.std)
+
+
+def _draw(job: Job, split: str, dataset: Dataset, model: nn.Module) -> NDArray[np.int64]:
+    """Draw the samples of a split, by the seed."""
+    parameters = sum(p.numel() for p in model.parameters())
+    wanted = next((count for most, count in _SAMPLES if parameters <= most), 3)
+    total = len(dataset.splits[split].y)
+    generator = np.random.default_rng([job.document.seed, len(split)])
+    return generator.choice(total, min(wanted, total), replace=False).astype(np.int64)
+
+
+def _away(grid: Grid) -> Cell | None:
+    """Return the cell nearest the middle between the centre and the end of every axis."""
+    at = {}
+    for axis in ("alpha", "beta"):
+        coordinates = grid.axes.get(axis, np.zeros(1))
+        others = coordinates[coordinates != 0]
+        if len(others):
+            at[axis] = float(others[np.argmin(abs(others - others[np.argmax(abs(others))] / 2))])
+    return Cell(at.get("alpha", 0.0), at.get("beta", 0.0)) if at else None
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference; of numbers that are alike NaN or infinite it is 0."""
+    if a.shape != b.shape or not a.numel():
+        return 0.0
+    is_same = (a == b) | (a.isnan() & b.isnan())
+    apart = torch.where(is_same, torch.zeros_like(a), (a - b).abs())
+    return float(apart.nan_to_num(nan=np.inf).max())
+
+
+def _is_same(a: naive.Values, b: naive.Values) -> bool:
+    return torch.equal(a.losses.nan_to_num(), b.losses.nan_to_num())
+
+
+def _largest(values: Tensor) -> float:
+    finite = values[values.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0

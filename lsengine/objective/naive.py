@@ -1,0 +1,182 @@
+"""The plainest evaluation there is, for a few samples: what the engine's values are checked by.
+
+It shares no code with the rest of this room: no flat vector, no fused layers, no other layout, no
+cast but the one to float64, no inference mode.  Parameters are displaced in place, by name, and
+the network's own forward is called.
+
+Shape suffix: N samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Numbers = Mapping[str, Tensor]
+
+
+class Values(NamedTuple):
+    """What a network makes of some samples, all float64.
+
+    Attributes:
+        outputs: (N, ...); empty if they are no real numbers.
+        losses: One per sample (N,), or one mean (1,).
+        loss: Their mean, weighted where the loss gives weights.
+        hits: Which share of its labels each sample has right (N,); None without classes.
+    """
+
+    outputs: Tensor
+    losses: Tensor
+    loss: float
+    hits: Tensor | None
+
+
+class NaiveNetwork:
+    """A network of its own, displaced in place.
+
+    ``build`` gives a fresh network with the checkpoint's numbers, in evaluation mode.  Any call of
+    it may be the first one of the factory's.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module]) -> None:
+        self.model = build()
+        self._centre = {name: t.detach().clone() for name, t in self._tensors().items()}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+
+    @torch.no_grad()
+    def displace(self, steps: Sequence[float], directions: Sequence[Numbers]) -> bool:
+        """Put every number to the centre's, plus each step times each direction.
+
+        Returns whether any number is another one than the centre's.
+        """
+        has_moved = False
+        for name, tensor in self._tensors().items():
+            tensor.copy_(self._centre[name])
+            for step, direction in zip(steps, directions, strict=False):
+                if step and name in direction:
+                    tensor += step * direction[name].to(tensor.dtype)
+                    has_moved = has_moved or not torch.equal(tensor, self._centre[name])
+        return has_moved
+
+    @torch.no_grad()
+    def measure_statistics(self, x: Tensor) -> None:
+        """Replace running statistics by those of one batch."""
+        layers: list[Any] = [m for m in self.model.modules() if _has_statistics(m)]
+        before = [(layer.momentum, layer.training) for layer in layers]
+        for layer in layers:
+            layer.momentum, layer.training = 1.0, True
+        self(x)
+        for layer, (momentum, training) in zip(layers, before, strict=True):
+            layer.momentum, layer.training = momentum, training
+
+    def __call__(self, x: Tensor) -> Any:
+        """Return the network's output; with gradients recorded if it does not work without."""
+        try:
+            with torch.no_grad():
+                return self.model(x.clone())
+        except RuntimeError:
+            with torch.enable_grad():
+                return self.model(x.clone())
+
+    def evaluate(
+        self, x: Tensor, y: Tensor, loss: Callable[..., Any], sizes: Sequence[int]
+    ) -> Values:
+        """Return the values of samples, in batches of these sizes."""
+        outputs, losses, weights, hits = [], [], [], []
+        for x_N, y_N in zip(x.split(list(sizes)), y.split(list(sizes)), strict=True):
+            output = self(x_N)
+            output = output.detach().cpu()
+            output = output.to(torch.complex128 if output.is_complex() else torch.float64)
+            outputs.append(output if not output.is_complex() else torch.view_as_real(output))
+            with torch.no_grad():
+                result = loss(output, y_N)
+            result, weight = result if isinstance(result, tuple | list) else (result, None)
+            if result.ndim == 0:
+                result, weight = result.reshape(1), result.new_full((1,), len(y_N))
+            losses.append(result.detach().double())
+            ones = torch.ones(len(result), dtype=torch.float64)
+            weights.append(ones if weight is None else weight.detach().double())
+            hits.append(_hits(output, y_N))
+        values, shares = torch.cat(losses), torch.cat(weights)
+        return Values(
+            _joined(outputs),
+            values,
+            float((values * shares).sum() / shares.sum()),
+            None if any(h is None for h in hits) else torch.cat([h for h in hits if h is not None]),
+        )
+
+
+def widened(model: nn.Module) -> nn.Module:
+    """Bring a network to float64 and complex128."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_complex():
+            tensor.data = tensor.data.to(torch.complex128)
+        elif tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.float64)
+    return model
+
+
+def inputs(raw: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
+    """Return raw inputs as the network sees them, in float64."""
+    if raw.is_complex():
+        return raw.to(torch.complex128)
+    if not raw.is_floating_point() and raw.dtype != torch.uint8:
+        return raw
+    x = raw.double()
+    if raw.dtype == torch.uint8:
+        x = x / 255
+    if mean is not None and std is not None:
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        x = (x - mean.double().reshape(shape)) / std.double().reshape(shape)
+    return x
+
+
+def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Return -log softmax of the label, or of the labels' probabilities, by its definition."""
+    logs = output - output.exp().sum(1, keepdim=True).log() if _is_tame(output) else None
+    if logs is None:
+        logs = torch.log_softmax(output, 1)
+    if target.is_floating_point():
+        each = -(logs * target).sum(1)
+    else:
+        each = -logs.gather(1, target.reshape(output[:, :1].shape))[:, 0]
+    return each.reshape(len(output), -1).mean(1)
+
+
+def mse(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared difference of each sample's numbers."""
+    if not target.is_floating_point() and not target.is_complex() and target.ndim == 1:
+        target = torch.eye(output.shape[1], dtype=output.dtype)[target]
+    return (output.reshape(len(output), -1) - target.reshape(len(target), -1)).abs().pow(2).mean(1)
+
+
+def _is_tame(output: Tensor) -> bool:
+    return bool(output.abs().max() < 100)
+
+
+def _hits(output: Tensor, y: Tensor) -> Tensor | None:
+    if y.is_floating_point() or y.is_complex() or output.is_complex():
+        return None
+    if output.ndim > 1 and output.shape[1] > 1 and output[:, 0].numel() == y.numel():
+        right = output.max(1).indices == y.reshape(output[:, 0].shape)
+    elif output.numel() == y.numel():
+        right = (output.reshape(y.shape) > 0).long() == y
+    else:
+        return None
+    return right.double().reshape(len(y), -1).mean(1)
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    names = dict(module.named_buffers(recurse=False))
+    return names.get("running_mean") is not None and hasattr(module, "momentum")
+
+
+def _joined(outputs: Sequence[Tensor]) -> Tensor:
+    if len({o.shape[1:] for o in outputs}) == 1 and all(o.ndim for o in outputs):
+        return torch.cat(list(outputs))
+    return torch.zeros(0, dtype=torch.float64)
