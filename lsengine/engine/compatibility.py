@@ -16,12 +16,15 @@ from lsengine.engine.messages import Twin, WorkerInfo
 from lsengine.errors import SurfaceError
 from lsengine.job import Job
 from lsengine.surface.identity import (
+    Difference,
     cell_identity,
+    differs_in_sources_known,
     disagreements,
     fingerprint,
     first_difference,
     read_identity,
 )
+from lsengine.wording import listed
 
 if TYPE_CHECKING:
     from lsengine.engine.prepare.checkpoint_series import CheckpointSeries
@@ -52,11 +55,13 @@ def refuse_other_job(job: Job, identity: dict[str, Any], series: CheckpointSerie
     if stored_identity is None:
         raise SurfaceError(f"{job.output}: damaged: it does not say which job it is of")
     difference = first_difference(identity, stored_identity)
+    if _knows_other_sources(job.output, identity, stored_identity):
+        return
     same_cells = attributes.get("cell_fingerprint") == fingerprint(cell_identity(identity))
     also = f", and take its cells over with --extend {job.output}" if same_cells else ""
     raise SurfaceError(
-        f"{job.output}: belongs to another job: {difference}; give this job another output{also}, "
-        "or move the file away"
+        f"{job.output}: belongs to another job: {difference}; {_undo(difference)}give this job "
+        f"another output{also}, or move the file away"
     )
 
 
@@ -70,11 +75,30 @@ def refuse_other_cells(old: Path, identity: dict[str, Any]) -> None:
     if attributes.get("cell_fingerprint") == fingerprint(ours):
         return
     stored, unknown = read_identity(attributes), "it does not say which job it is of"
+    if stored is not None and _knows_other_sources(old, ours, cell_identity(stored)):
+        return
     difference = unknown if stored is None else first_difference(ours, cell_identity(stored))
     raise SurfaceError(
-        f"--extend {old}: its cells are of another job: {difference}; only grid, repeats and "
-        "quantities may differ"
+        f"--extend {old}: its cells are of another job: {difference}; {_undo(difference)}only "
+        "grid, repeats and quantities may differ"
     )
+
+
+def _knows_other_sources(path: Path, ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    """Whether a file is of this job, as far as it knows the sources; it may be older."""
+    if not differs_in_sources_known(ours, theirs):
+        return False
+    if unknown := sorted(ours.get("code", {}).keys() - theirs.get("code", {}).keys()):
+        log.warning(
+            "%s: does not say what was in %s; whether it has been edited since is not known",
+            *(path, listed(unknown)),
+        )
+    return True
+
+
+def _undo(difference: object) -> str:
+    is_code = isinstance(difference, Difference) and difference.key.startswith("code.")
+    return "undo the edit, or " if is_code else ""
 
 
 def refuse_other_directions(old: Path, directions: Arrays) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Evaluator:
         rank: int = 0,
     ) -> None:
         self._job, self._dataset, self._rank = job, loaded.dataset, rank
-        _refuse_other_files(loaded, plan)
+        _refuse_other_files(loaded, prepare.code(job, loaded.model), plan)
         self._grid = read_grid(plan.path)  # an automatic axis has its range there
         self._coarse = self._grid.warm_start_cells()
         self._batch_size, self._cells_per_pass = plan.batch_size, plan.cells_per_pass
@@ -223,10 +223,11 @@ class Evaluator:
             self._has_warned = True
 
 
-def _refuse_other_files(loaded: prepare.Loaded, plan: Plan) -> None:
+def _refuse_other_files(loaded: prepare.Loaded, code: Mapping[str, str], plan: Plan) -> None:
     """Compare what this process has read with what the surface is of; hosts may differ."""
-    for name, digest in loaded.digests.items():
-        if (expected := plan.digests[name]) != digest:
+    read = {**plan.code, **plan.digests}
+    for name, digest in {**loaded.digests, **code}.items():
+        if (expected := read.get(name, digest)) != digest:
             raise UsageError(
                 f"{name}: its content differs from what rank 0 has read (SHA-256 "
                 f"{digest[:12]}..., there {expected[:12]}...); all hosts need the same files"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +105,7 @@ class Plan:
     precision: str
     batch_size: int
     digests: Mapping[str, str]  # SHA-256 of checkpoint and data as the coordinator has read them
+    code: Mapping[str, str] = field(default_factory=dict)  # likewise, of the user's sources
     cells_per_pass: int = 1  # how many cells are evaluated at once
     checkpoints: tuple[Path, ...] = ()  # the trajectory's: the cells after those of the grid
     twin: Twin = NO_TWIN  # what every worker compares its values with before its first cell

@@ -135,6 +135,7 @@ class Run:
             batch_size=int(attributes["batch_size"]),
             cells_per_pass=self._cells_per_pass,
             digests=self.loaded.digests,
+            code=self._identity.get("code", {}),
             checkpoints=self._checkpoints,
             twin=twin,
         )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -106,11 +107,13 @@ class Job:
         given = {k: v for k, v in reading.items() if v is not None}  # files are older than these
         return {k: content[k] for k in ("arch", "args")} | given
 
-    def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
+    def identity(
+        self, digests: Mapping[str, str], code: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, Any]:
         """Return everything that decides the values of the surface, as plain JSON values.
 
         ``digests`` are the SHA-256 of the checkpoint, of the data and of each direction's files,
-        and of the trajectory's where an axis fits it.
+        and of the trajectory's where an axis fits it; ``code`` those of the user's sources.
         """
         content = self.document.model_dump(mode="json")
         identity = {k: content[k] for k in _IDENTITY}
@@ -126,6 +129,8 @@ class Job:
         if self.fits_trajectory:
             identity["trajectory"] = {"margin": self.margin}
         identity["digests"] = dict(digests)
+        if code:
+            identity["code"] = dict(code)
         return identity
 
 

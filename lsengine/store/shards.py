@@ -19,7 +19,13 @@ from lsengine.store import lock
 from lsengine.store.file import FORMAT, PROVENANCE, in_place_of, opened, quantity_names, scale_name
 from lsengine.store.reader import direction_groups, read_attributes
 from lsengine.surface import DONE, FAILED, MISSING
-from lsengine.surface.identity import disagreements, first_difference, read_identity, tolerance
+from lsengine.surface.identity import (
+    differs_in_sources_known,
+    disagreements,
+    first_difference,
+    read_identity,
+    tolerance,
+)
 from lsengine.wording import listed
 
 log = logging.getLogger(__name__)
@@ -99,11 +105,21 @@ def _refuse_other(
 ) -> None:
     if attributes.get("fingerprint") != expected.get("fingerprint"):
         ours, theirs = read_identity(attributes), read_identity(expected)
+        if ours is not None and theirs is not None and differs_in_sources_known(ours, theirs):
+            log.warning("%s: of another version than %s: sources are not compared", path, first)
+            _refuse_other_layout(path, attributes, first, expected)
+            return
         why = "a file does not say which job it is of"
         if ours is not None and theirs is not None:
             difference = first_difference(ours, theirs)
             why = difference.words("here", "there") if difference else "of an unknown kind"
         raise SurfaceError(f"{path}: belongs to another job than {first}: {why}")
+    _refuse_other_layout(path, attributes, first, expected)
+
+
+def _refuse_other_layout(
+    path: Path, attributes: Mapping[str, Any], first: Path, expected: Mapping[str, Any]
+) -> None:
     if attributes.get("precision") != expected.get("precision"):
         raise SurfaceError(
             f"{path}: precision is {attributes.get('precision')}, but {expected.get('precision')} "

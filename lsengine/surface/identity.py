@@ -53,6 +53,8 @@ class Difference:
 
     def words(self, here: str = "in the job", there: str = "in the file") -> str:
         """Return it as a clause, with names for the places of the two values."""
+        if self.key.startswith("code."):
+            return f"the source {self.key.removeprefix('code.')} is not what it was"
         if self.key.startswith("digests."):
             return f"the content of {self.key.removeprefix('digests.')} is not what it was"
         return f"{self.key} is {short(self.ours)} {here}, {short(self.theirs)} {there}"
@@ -64,16 +66,27 @@ class Difference:
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Difference | None:
     """Return where two identities differ first, contents of files last; None if nowhere.
 
+    Sources are compared where both know them: files are older than their digests.
+
     Example:
         >>> str(first_difference({"seed": 1}, {"seed": 2}))
         'seed is 1 in the job, 2 in the file'
     """
     left, right = dict(_flat(ours)), dict(_flat(theirs))
-    for key in sorted(left.keys() | right.keys(), key=lambda k: (k.startswith("digests."), k)):
+    for key in sorted(
+        left.keys() | right.keys(), key=lambda k: (k.startswith(("digests.", "code.")), k)
+    ):
         a, b = left.get(key, "absent"), right.get(key, "absent")
+        if key.startswith("code.") and "absent" in (a, b):
+            continue
         if json.dumps(a) != json.dumps(b):  # as in the fingerprint, where 1 is not 1.0
             return Difference(key, a, b)
     return None
+
+
+def differs_in_sources_known(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two identities are of one job, but one of them knows more of the user's sources."""
+    return ours.get("code") != theirs.get("code") and first_difference(ours, theirs) is None
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

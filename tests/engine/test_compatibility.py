@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import h5py
 import pytest
 import torch
 
 from lsengine.engine import Options, evaluate
 from lsengine.errors import SurfaceError
+from lsengine.surface.identity import cell_identity, fingerprint
 
 
 def test_a_resume_elsewhere_is_warned_of(make_job, capsys):
@@ -96,3 +99,64 @@ def test_extending_a_surface_that_lies_elsewhere_is_refused(make_job, tmp_path, 
     with pytest.raises(SurfaceError, match=said):
         evaluate([finer], Options(progress="none", extend=old), world=None)
     assert not finer.with_suffix(".h5").exists()
+
+
+NETWORK = "from torch import nn\ndef make():\n    from {part} import layers\n    return layers()\n"
+LAYERS = """from torch import nn
+def layers():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.fixture
+def own_job(make_job, tmp_path):
+    """Return a function that makes a job of a network of the user's, in two files."""
+    (tmp_path / "edited_net.py").write_text(NETWORK.format(part="edited_layers"))
+    (tmp_path / "edited_layers.py").write_text(LAYERS)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    torch.save(network.state_dict(), tmp_path / "own.pt")
+
+    def make(points=2):
+        return make_job(
+            model={"arch": "edited_net:make", "checkpoint": "own.pt"},
+            data={"dataset": "digits", "subset": 20, "splits": ["train"]},
+            directions={"alpha": {"kind": "random"}},
+            grid={"alpha": [0, 1, points]},
+        )
+
+    return make
+
+
+def test_edited_code_is_refused_with_its_file(own_job, tmp_path):
+    """On a resume and where cells are taken over; the edit undone, the run goes on."""
+    job = own_job()
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    source = tmp_path / "edited_layers.py"
+    source.write_text(LAYERS.replace("64, 10)", "64, 10, bias=True)"))
+    with pytest.raises(
+        SurfaceError, match=r"the source edited_layers\.py is not .*; undo the edit"
+    ):
+        evaluate([job], Options(progress="none"), world=None)
+    old = tmp_path / "old.h5"
+    job.with_suffix(".h5").rename(old)
+    finer = own_job(points=3)
+    with pytest.raises(SurfaceError, match=r"--extend .*source edited_layers\.py is not"):
+        evaluate([finer], Options(progress="none", extend=old), world=None)
+    assert not finer.with_suffix(".h5").exists()
+    source.write_text(LAYERS)
+    assert evaluate([finer], Options(progress="none", extend=old), world=None) == 0
+
+
+def test_a_surface_that_does_not_know_its_code_goes_on_with_a_warning(own_job, capsys):
+    """As an older version made it."""
+    job = own_job()
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+        identity = json.loads(file.attrs["identity"])
+        assert set(identity.pop("code")) == {"edited_net.py", "edited_layers.py"}
+        file.attrs["identity"] = json.dumps(identity, sort_keys=True)
+        file.attrs["fingerprint"] = fingerprint(identity)
+        file.attrs["cell_fingerprint"] = fingerprint(cell_identity(identity))
+        file["status"][0] = 0
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    assert "does not say what was in edited_layers.py, edited_net.py" in capsys.readouterr().err

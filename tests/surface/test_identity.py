@@ -7,6 +7,7 @@ import pytest
 from lsengine.surface.identity import (
     SETTLED,
     Difference,
+    differs_in_sources_known,
     disagreements,
     first_difference,
     read_identity,
@@ -39,6 +40,17 @@ def test_a_difference_is_told_with_the_names_of_its_places():
     assert difference.words("here", "there") == 'seed is "in the job" here, 2 there'
     content = Difference("digests.data", "a", "b")
     assert content.words("here", "there") == "the content of data is not what it was"
+
+
+def test_sources_are_compared_where_both_know_them():
+    """What only one side knows does not differ, but it is known which case it is."""
+    ours, older = {"a": 1, "code": {"net.py": "x", "b.py": "y"}}, {"a": 1}
+    assert first_difference(ours, older) is None
+    assert differs_in_sources_known(ours, older)
+    assert not differs_in_sources_known(ours, ours)
+    assert not differs_in_sources_known(ours, {"a": 2})
+    edited = first_difference(ours, {"a": 1, "code": {"net.py": "z"}})
+    assert str(edited) == "the source net.py is not what it was"
 
 
 @pytest.mark.parametrize("text", [None, "", "no JSON", "[1, 2]", 7])

@@ -17,6 +17,7 @@ from lsengine import data, files, models
 from lsengine.curvature import cells
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.errors import UsageError
+from lsengine.external import sources
 from lsengine.geometry.parameters import can_move
 from lsengine.job import Job
 from lsengine.job.schema import PrincipalDirection
@@ -222,7 +223,21 @@ def identity(job: Job, loaded: Loaded, trajectory: str | None = None) -> dict[st
                 digests[f"directions.{axis}"] = trajectory
         if job.fits_trajectory:
             digests["trajectory"] = trajectory
-    return job.identity(digests)
+    return job.identity(digests, code(job, loaded.model))
+
+
+def code(job: Job, model: nn.Module) -> dict[str, str]:
+    """Return the SHA-256 of the user's own sources, by path: of network, data and loss.
+
+    A network may come out of modules that no source names.
+    """
+    document = job.document
+    specs = [document.data.dataset, document.loss]
+    modules = [spec.partition(":")[0] for spec in specs if ":" in spec]
+    if document.model.is_own:
+        modules.append(document.model.arch.partition(":")[0])
+        modules += {type(module).__module__ for module in model.modules()}
+    return sources.digests(modules, job.source.parent)
 
 
 def state_dict_layout(model: nn.Module) -> str:
