@@ -182,7 +182,7 @@ def fitted(
         UsageError: With what is missing, unexpected or of another shape; if several state dicts
             fit and differ; or if names of one tensor have different numbers.
     """
-    own = _tensors(model)
+    own, parameters = _tensors(model), dict(model.named_parameters(remove_duplicate=False))
     if lazy := [name for name, tensor in own.items() if is_lazy(tensor)]:
         raise UsageError(f"model.arch: the shape of {listed(lazy)} is not known yet (lazy module)")
     expected = Expected(own, own if needed is None else needed, _ties(model))
@@ -194,7 +194,7 @@ def fitted(
         raise UsageError(f"{where} {reason}{checkpoint.note}")
     match = _chosen(whole, where)
     for name, entry in match.used.items():
-        _refuse_other_kind(name, entry.tensor, own[name], where)
+        _refuse_other_kind(name, entry.tensor, own[name], name in parameters, where)
     for name, tied in expected.ties.items():
         for other in tied:
             if not state_dicts.equal(match.used[name].tensor, match.used[other].tensor):
@@ -237,26 +237,50 @@ def _say(text: str) -> None:
     log.info(text)
 
 
-def _refuse_other_kind(name: str, found: Tensor, own: Tensor, where: str) -> None:
-    """Refuse numbers that the model's tensor would lose."""
+def _refuse_other_kind(
+    name: str, found: Tensor, own: Tensor, is_parameter: bool, where: str
+) -> None:
+    """Refuse numbers that the model's tensor cannot hold."""
+    is_real, has_fractions = found.is_floating_point(), own.is_floating_point() or own.is_complex()
+    is_narrow = (
+        is_real
+        and own.is_floating_point()
+        and torch.finfo(own.dtype).max < torch.finfo(found.dtype).max
+    )
     if found.is_complex() and not own.is_complex():
         problem = "is complex, and real in the model"
-    elif found.is_floating_point() and not (own.is_floating_point() or own.is_complex()):
+    elif is_parameter and has_fractions and not (is_real or found.is_complex()):
+        problem = f"is {_type(found)}, as in quantised networks, and a parameter in the model"
+    elif is_real and not has_fractions:
         if state_dicts.equal(found, found.to(own.dtype).to(found.dtype)):
             return
-        problem = f"has fractions, and is {str(own.dtype).removeprefix('torch.')} in the model"
+        problem = f"has fractions, and is {_type(own)} in the model"
+    elif is_narrow and bool((found.isfinite() & ~found.to(own.dtype).isfinite()).any()):
+        problem = f"has numbers beyond {_type(own)}, which it is in the model"
     else:
         return
     raise UsageError(f"{where} does not fit the model: {name} {problem}; check model.args")
 
 
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def _ties(model: nn.Module) -> dict[str, list[str]]:
     """Return by name all names of the same tensor, where there are several."""
-    names: dict[int, list[str]] = {}
+    names: dict[Any, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor):
-            names.setdefault(id(tensor), []).append(name)
+            names.setdefault(_memory(tensor), []).append(name)
     return {name: tied for tied in names.values() if len(tied) > 1 for name in tied}
+
+
+def _memory(tensor: Tensor) -> Any:
+    """Return what tells tensors of one memory, by which they are the same numbers."""
+    if tensor.is_meta or not tensor.numel() or tensor.layout != torch.strided:
+        return id(tensor)
+    start = tensor.untyped_storage().data_ptr(), tensor.storage_offset()
+    return *start, tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

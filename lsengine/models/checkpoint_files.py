@@ -13,6 +13,7 @@ import json
 import logging
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -34,13 +35,11 @@ _WHOLE = (
     "write them whole with get_model_state_dict(model, "
     "options=StateDictOptions(full_state_dict=True, cpu_offload=True)) and torch.save"
 )
-# What pickles a NumPy number, which checkpoints carry as their accuracy: harmless, and
+# What pickles a NumPy number, such as an accuracy, and describes an array: harmless, and
 # not among the things torch allows by itself.
 _HARMLESS: list[Any] = [
     np.dtype,
-    np.dtypes.Float64DType,
-    np.dtypes.Float32DType,
-    np.dtypes.Int64DType,
+    *(getattr(np.dtypes, name) for name in dir(np.dtypes) if name.endswith("DType")),
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
 ]
@@ -57,6 +56,9 @@ _HOSTILE: tuple[str, ...] = (
     "pty",
 )
 _HOSTILE += ("importlib", "shutil", "socket", "ctypes", "code", "pickle", "marshal")
+# What of `builtins` the pickles of settings name: types, and how members of classes are found.
+_TYPES: tuple[str, ...] = ("list", "dict", "tuple", "set", "frozenset", "int", "float", "str")
+_TYPES += ("bool", "bytes", "object", "type", "slice", "range", "getattr")
 _MOST_CLASSES = 200  # that a file may name and torch does not know
 
 
@@ -162,38 +164,41 @@ def _of_torch(path: Path, key: str, mapped: bool) -> Content:
     """Read a file of torch's, and pass over objects of classes that torch does not know."""
     can_map = path.is_file() and zipfile.is_zipfile(path)
     stand_ins: dict[str, type] = {}
+    known = {f"builtins.{name}" for name in _TYPES}
     while True:
         try:
             # Mapped while it may still fail: nothing is read twice.
             tree = _load(path, key, can_map and (mapped or bool(stand_ins)), stand_ins)
             break
         except _ForeignError as error:
-            module = error.name.partition(".")[0] if "." in error.name else "builtins"
-            is_known = error.name in stand_ins and not _adjusted(stand_ins, error)
-            if module in _HOSTILE or is_known or len(stand_ins) >= _MOST_CLASSES:
+            # torch leaves `builtins` away in its message.
+            name = f"builtins.{error.name}" if error.name in _TYPES else error.name
+            is_hostile = "." not in name or name.partition(".")[0] in _HOSTILE
+            is_known = name in stand_ins and not _adjusted(stand_ins, name, str(error))
+            if (is_hostile and name not in known) or is_known or len(stand_ins) >= _MOST_CLASSES:
                 raise UsageError(needs_code(path, key, [error.name])) from None
-            stand_ins.setdefault(error.name, _stand_in(error.name))
+            stand_ins.setdefault(name, _stand_in(name))
     return Content(tree, tuple(stand_ins))
 
 
-def _stand_in(name: str) -> type:
-    """Return a class that takes whatever a file gives it, and keeps nothing."""
+def _stand_in(name: str, made: type = object) -> type:
+    """Return a class that takes whatever a file gives it, and makes something empty of it."""
 
     def new(cls: type, *_: Any, **__: Any) -> Any:
-        return object.__new__(cls)
+        return object.__new__(cls) if made is object else made()
 
     def ignore(*_: Any, **__: Any) -> None:
         pass
 
-    body = {"__new__": new, "__init__": ignore, "__setstate__": ignore}
+    body = {"__new__": new, "__init__": ignore, "__setstate__": ignore, "made": made}
     return type(f"<{name}>", (), body)
 
 
-def _adjusted(stand_ins: dict[str, type], error: _ForeignError) -> bool:
-    """Exchange the stand-in of a class that turned out to be a dict or a list; whether it did."""
-    if stand_ins[error.name] in (dict, list):
+def _adjusted(stand_ins: dict[str, type], name: str, message: str) -> bool:
+    """Exchange the stand-in of a class whose objects are filled like a dict or a list."""
+    if vars(stand_ins[name])["made"] is not object:
         return False
-    stand_ins[error.name] = list if "lists" in str(error) else dict
+    stand_ins[name] = _stand_in(name, list if "lists" in message else OrderedDict)
     return True
 
 
@@ -215,6 +220,8 @@ def _load(path: Path, key: str, mapped: bool, stand_ins: Mapping[str, type]) -> 
         for name in stand_ins:
             if f"<{name}>" in text:
                 raise _ForeignError(name, text) from None
+        if "persistent_load" in text:
+            raise _ForeignError("torch.nn.Module", text) from None
         if "torch.distributed.tensor" in text:
             raise _ForeignError("torch.distributed.tensor.DTensor", text) from None
         if "GLOBAL" in text or "global" in text:

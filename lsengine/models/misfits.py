@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 from lsengine.geometry.parameters import misfit
-from lsengine.models.state_dicts import Entry, Expected, Match, is_numeric, reshaped
+from lsengine.models.state_dicts import Entry, Expected, Match, holds_numbers, reshaped
 from lsengine.wording import listed
 
 _CHECK = "check model.arch and model.args"
@@ -36,7 +36,7 @@ def explained(best: Match | None, entries: Sequence[Entry], expected: Expected) 
         fullest = max(places(entries) or [""], key=lambda p: sum(e.place == p for e in entries))
         others = [entry for entry in entries if entry.place == fullest]
         best = Match(prefix=fullest, used={}, missing=list(expected.needed), unexpected=others)
-    odd = [n for n, e in best.used.items() if not is_numeric(e.tensor)]
+    odd = [n for n, e in best.used.items() if not holds_numbers(e.tensor)]
     if odd:
         return f"holds no plain numbers for {listed(odd)}; save the network as it is in memory"
     if best.outside and not (best.missing or best.unexpected or reshaped(best, expected)):

@@ -97,7 +97,8 @@ def _walk(node: Any, path: tuple[str, ...], above: set[int], seen: list[int]) ->
     for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
         seen[0] += 1
         if isinstance(value, Tensor) and isinstance(node, Mapping):
-            yield Entry(place, str(key), value.detach())
+            dense = value.detach().to_dense() if value.is_sparse else value.detach()
+            yield Entry(place, str(key), dense)
         elif isinstance(value, _NODES):
             yield from _walk(value, (*path, str(key)), above, seen)
 
@@ -135,7 +136,8 @@ def matches(found: Sequence[Entry], expected: Expected) -> list[Match]:
 def fits(match: Match, expected: Expected) -> bool:
     """Whether a match is complete."""
     others = match.missing or match.unexpected or match.outside
-    return not others and not reshaped(match, expected)
+    is_numeric = all(holds_numbers(entry.tensor) for entry in match.used.values())
+    return is_numeric and not others and not reshaped(match, expected)
 
 
 def reshaped(match: Match, expected: Expected) -> list[str]:
@@ -283,7 +285,7 @@ def _defects(match: Match, expected: Expected) -> tuple[int, int, int, bool, int
     return -right, -len(match.used), others, not match.is_plain, len(_parts(match.prefix))
 
 
-def is_numeric(tensor: Tensor) -> bool:
+def holds_numbers(tensor: Tensor) -> bool:
     """Whether a tensor holds plain numbers in memory."""
     is_there = not tensor.is_quantized and tensor.device.type != "meta"
     return is_there and tensor.layout == torch.strided

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import collections
+import enum
+import functools
 import json
+import pathlib
+import sys
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from lsengine.errors import EnvironmentUnfit
 from lsengine.models import checkpoint
 from tests.support.state_dicts import (
     KEY,
@@ -90,6 +99,69 @@ class Evil:
 
     def __reduce__(self):
         return (print, ("code was run",))
+
+
+class Color(enum.Enum):
+    """A kind of setting."""
+
+    RED = 1
+
+
+class Counted(dict):
+    """A dict that has attributes."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.count = 3
+
+
+class Chain(list):
+    """A list of one's own."""
+
+
+SETTINGS = {
+    "defaultdict": collections.defaultdict(list, {"a": [1]}),
+    "dict with attributes": Counted({"a": 1}),
+    "list": Chain([1, 2]),
+    "deque": collections.deque([1, 2]),
+    "enum": Color.RED,
+    "path": pathlib.Path("/data"),
+    "class": torch.optim.Adam,
+    "function of some arguments": functools.partial(int, base=2),
+    "module": nn.CrossEntropyLoss(weight=torch.ones(2)),
+    "random state": np.random.RandomState(1).get_state(),
+    "array": np.arange(3),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_beside_are_passed_over(tmp_path, state, setting, zipped):
+    """Whatever the class of an object, the parameters beside it are read."""
+    content = {"state_dict": state, "settings": SETTINGS[setting], "epoch": 4}
+    path = tmp_path / "a.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    if setting == "module" and not zipped:  # that format keeps the source of modules
+        refused(path, r"Python objects, .*torch\.nn\.Module")
+        return
+    assert_same(taken(path), state)
+    assert checkpoint.numbers(path, key="k") == {"epoch": 4}
+
+
+def test_archives_of_code_are_refused(tmp_path):
+    """With how to get at their parameters."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(nn.Linear(1, 1)).save(str(tmp_path / "a.pt"))
+    refused(tmp_path / "a.pt", "is a TorchScript archive.*torch.jit.load and write its parameters")
+
+
+def test_a_missing_library_is_named(tmp_path, state, monkeypatch):
+    """With the extra that installs it."""
+    safetensors.save_file(state, tmp_path / "a.safetensors")
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(EnvironmentUnfit, match=r"pip install 'lsengine\[safetensors\]'"):
+        taken(tmp_path / "a.safetensors")
 
 
 def test_objects_are_passed_over_without_running_code(tmp_path, state, capfd):

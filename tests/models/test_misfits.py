@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from tests.support.state_dicts import Settings, network, other, prefixed, refused, write
 
@@ -43,6 +44,35 @@ REFUSED = {
     "complex": (
         lambda s: {n: t.to(torch.complex64) if n == "head.weight" else t for n, t in s.items()},
         r"head\.weight is complex, and real in the model",
+    ),
+    "infinite": (
+        lambda s: {**s, "head.weight": s["head.weight"].double() * 1e300},
+        r"head\.weight has numbers beyond float32",
+    ),
+    "integers": (
+        lambda s: {n: t.mul(100).to(torch.int8) for n, t in s.items()},
+        r"body\.0\.weight is int8, as in quantised networks",
+    ),
+    "quantised": (
+        lambda s: {**s, "head.weight": torch.quantize_per_tensor(
+            s["head.weight"], 0.1, 0, torch.qint8)},
+        r"holds no plain numbers for head\.weight",
+    ),
+    "without numbers": (
+        lambda s: {**s, "head.weight": s["head.weight"].to("meta")},
+        r"holds no plain numbers for head\.weight",
+    ),
+    "layers of the same shape": (
+        lambda _: nn.Sequential(*(nn.Linear(4, 2) for _ in range(3))).state_dict(),
+        "does not fit the model: missing",
+    ),
+    "weight normalisation": (
+        lambda s: {n.replace("head.weight", "head.weight_g"): t for n, t in s.items()},
+        "remove_weight_norm",
+    ),
+    "two ends": (
+        lambda s: {**prefixed(s, "left."), **prefixed(other(s), "right.")},
+        "differ: left, right; choose one",
     ),
     "a model of one's own": (lambda s: {"model": Settings()}, r"Python objects.*Settings"),
 }  # fmt: skip

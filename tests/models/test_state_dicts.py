@@ -80,6 +80,7 @@ FOUND = {
         "state_dict": {**prefixed(s, "model."), **prefixed(other(s), "ema_model.")}
     },
     "the same twice": lambda s: {"best": s, "last": {n: t.clone() for n, t in s.items()}},
+    "sparse": lambda s: {"m": {n: t.to_sparse() if t.ndim > 1 else t for n, t in s.items()}},
     "parameters": lambda s: {"w": {n: nn.Parameter(t, False) for n, t in s.items()}},
     "compiled, and its average plain": lambda s: {
         "model": prefixed(s, "_orig_mod."),

@@ -73,10 +73,12 @@ def test_a_line_between_two_averages(tmp_path):
         evaluate([path], Options(progress="none"), world=None)
 
 
-def test_a_trajectory_of_folders(tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_a_trajectory_of_folders(tmp_path, dtype):
     """Their numbers are the column, their own losses those of a plain loop."""
     safetensors = pytest.importorskip("safetensors.torch")
-    states = dict(zip((200, 1000, 30), _states(3), strict=True))
+    rounded = [{n: t.to(dtype) for n, t in state.items()} for state in _states(3)]
+    states = dict(zip((200, 1000, 30), rounded, strict=True))
     for step, state in states.items():
         folder = tmp_path / "run" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
