@@ -165,10 +165,18 @@ def matching(pattern: str) -> list[Path]:
 
     These are all files, and the folders that are checkpoints; hidden ones are left out.
     """
+    return [path for path in _visible(pattern) if path.is_file() or not problem(path)]
+
+
+def hollow(pattern: str) -> list[str]:
+    """Return why folders that match an absolute glob are no checkpoints."""
+    return [problem(path) for path in _visible(pattern) if path.is_dir() and problem(path)]
+
+
+def _visible(pattern: str) -> list[Path]:
     path = Path(pattern)
     found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-    visible = [p for p in found if not p.name.startswith(".")]
-    return sorted(p for p in visible if p.is_file() or (p.is_dir() and not problem(p)))
+    return sorted(p for p in found if not p.name.startswith(".") and (p.is_file() or p.is_dir()))
 
 
 def file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
@@ -211,7 +219,8 @@ def _no_match(source: Path, key: str, written: str) -> Iterator[str]:
     if pattern.is_dir():
         yield f"{key}: {pattern} is a folder; expected a pattern such as {pattern / 'epoch_*.pt'}"
     elif not matching(str(pattern)):
-        yield f"{key}: no file matches {pattern}"
+        reasons = hollow(str(pattern))
+        yield f"{key}: no file matches {pattern}{f'; {reasons[0]}' if reasons else ''}"
 
 
 def _unwritable(path: Path, key: str) -> Iterator[str]:

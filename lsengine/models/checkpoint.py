@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from lsengine import files
 from lsengine.errors import UsageError
 from lsengine.job.schema import ModelSpec
-from lsengine.models import checkpoint_files, progress, state_dicts
+from lsengine.models import checkpoint_files, own_loading, progress, state_dicts
 from lsengine.models.checkpoint_files import digest as digest
 from lsengine.models.checkpoint_files import read as read
 from lsengine.models.misfits import explained, places
@@ -167,6 +167,7 @@ def fit(model: nn.Module, checkpoint: Checkpoint, *, key: str) -> None:
     with torch.no_grad():
         for name, tensor in _tensors(model).items():
             tensor.copy_(state[name])
+        own_loading.set_extra(model, state)
 
 
 def fitted(
@@ -189,6 +190,8 @@ def fitted(
     found = state_dicts.matches(checkpoint.entries, expected)
     whole = [match for match in found if state_dicts.fits(match, expected)]
     where = f"{key}: {checkpoint.path}"
+    if own_loading.is_own(model) and (loaded := _own(model, found, whole, where, needed)):
+        return loaded
     if not whole:
         reason = explained(found[0] if found else None, checkpoint.entries, expected)
         raise UsageError(f"{where} {reason}{checkpoint.note}")
@@ -206,6 +209,33 @@ def fitted(
     if needed is None:
         return {name: state.get(name, own[name]) for name in own}
     return state
+
+
+def _own(
+    model: nn.Module,
+    found: Sequence[Match],
+    whole: Sequence[Match],
+    where: str,
+    needed: Collection[str] | None,
+) -> dict[str, Tensor]:
+    """Return what a model's own way of loading makes of a checkpoint; empty if it refuses.
+
+    Names that the model knows how to change need not fit.
+
+    Raises:
+        UsageError: If the names fit, and the model refuses all the same.
+    """
+    candidates = [_chosen(whole, where)] if whole else found[:3]
+    for match in candidates:
+        state = {match.relative(entry): entry.tensor for entry in match.unexpected}
+        state |= {name: entry.tensor for name, entry in match.used.items()}
+        loaded = own_loading.taken_up(model, state, partly=needed is not None)
+        if isinstance(loaded, dict):
+            names = state if needed is not None else loaded
+            return {name: loaded[name] for name in loaded if name in names}
+        if whole:
+            raise UsageError(f"{where} is refused by the model's own way of loading: {loaded}")
+    return {}
 
 
 def _chosen(whole: Sequence[Match], where: str) -> Match:

@@ -106,7 +106,7 @@ def _of_outputs(best: Match, expected: Expected) -> str:
     if theirs_count < ours_count:
         return f"the checkpoint has {theirs_count} outputs; check the labels, or model.args"
     return (
-        f"the checkpoint has {theirs_count} outputs and the labels show {ours_count}: say "
-        f"data.args.classes: {theirs_count} (a data set of your own returns classes: "
-        f"{theirs_count}), or give the network as many by model.args"
+        f"the checkpoint has {theirs_count} outputs and the network {ours_count}: where the "
+        f"labels show fewer classes than there are, say data.args.classes: {theirs_count} (a data "
+        f"set of your own returns classes: {theirs_count}); else see model.args"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lsengine.errors import UsageError
-from lsengine.job import checkpoint_paths
+from lsengine.job import checkpoint_paths, hollow, matching
 
 
 def test_what_a_folder_lacks_is_said(tmp_path):
@@ -19,6 +19,18 @@ def test_what_a_folder_lacks_is_said(tmp_path):
     (tmp_path / ".metadata").unlink()
     (tmp_path / "zero_pp_rank_0_mp_rank_00_model_states.pt").touch()
     assert "parts of each rank (ZeRO stage 3)" in checkpoint_paths.problem(tmp_path)
+
+
+def test_folders_that_match_a_pattern(tmp_path):
+    """Those without a checkpoint are left out, with the reason."""
+    for name in ("step-1", "step-2", ".step-3"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step-1" / "model.safetensors").touch()
+    (tmp_path / "step-4.pt").touch()
+    pattern = str(tmp_path / "*step-*")
+    assert [path.name for path in matching(pattern)] == ["step-1", "step-4.pt"]
+    (reason,) = hollow(pattern)
+    assert reason.startswith(f"{tmp_path / 'step-2'} is a directory; expected")
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def _of_one(
     pairs = sorted(zip(numbers, paths, strict=True))
     for (first, a), (second, b) in pairwise(pairs):
         if first == second:
-            return f"{a} and {b} are both of {unit} {first}"
+            return f"{a} and {b} are both of {unit} {first}; select one of them by the pattern"
     return Order(
         paths=tuple(path for _, path in pairs),
         numbers=tuple(number for number, _ in pairs),
@@ -121,7 +121,7 @@ def _of_pairs(
     rows = sorted(zip(epochs, steps, paths, strict=True))
     for (e, s, a), (later_e, later_s, b) in pairwise(rows):
         if (e, s) == (later_e, later_s):
-            return f"{a} and {b} are both of epoch {e}, step {s}"
+            return f"{a} and {b} are both of epoch {e}, step {s}; select one by the pattern"
     is_whole = all(s <= later for (_, s, _), (_, later, _) in pairwise(rows))
     if len(set(epochs)) == len(rows):
         if not is_whole:

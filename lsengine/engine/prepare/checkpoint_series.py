@@ -22,7 +22,7 @@ from lsengine.engine.prepare import checkpoint_order
 from lsengine.engine.prepare.checkpoint_order import Order, Unit
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import CheckpointVectors
-from lsengine.job import Job, matching
+from lsengine.job import Job, hollow, matching
 from lsengine.job.schema import ModelSpec, TrainSpec
 from lsengine.models import checkpoint
 from lsengine.surface.records import History
@@ -112,6 +112,8 @@ def find(job: Job, tick: Tick = lambda: None) -> CheckpointSeries | None:
     matches = matching(pattern)
     if not matches:
         raise UsageError(f"{key}: no file matches {pattern}")
+    for reason in hollow(pattern):
+        log.warning("%s: left out: %s", key, reason)
     numbers = {path: checkpoint.numbers(path, key=key) for path in matches}
     order = checkpoint_order.ordered(numbers, key)
     if len(matches) > 1:
