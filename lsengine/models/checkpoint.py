@@ -232,6 +232,11 @@ def _own(
         loaded = own_loading.taken_up(model, state, partly=needed is not None)
         if isinstance(loaded, dict):
             names = state if needed is not None else loaded
+            if needed is not None and (other := own_loading.other_extra(model, state)):
+                raise UsageError(
+                    f"{where}: {listed(other)} differs from the centre's, and cannot move as "
+                    "tensors do; make it a buffer of the network"
+                )
             return {name: loaded[name] for name in loaded if name in names}
         if whole:
             raise UsageError(f"{where} is refused by the model's own way of loading: {loaded}")

@@ -44,6 +44,13 @@ def taken_up(
         return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
+def other_extra(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of extra state that a state dict has and the network has otherwise."""
+    own = model.state_dict()
+    names = [name for name in state if name.rpartition(".")[2] == _EXTRA]
+    return [name for name in names if not torch.equal(own[name], state[name])]
+
+
 def set_extra(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Give modules the tensors that they keep as extra state."""
     for name, module in model.named_modules():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lsengine import devices
 from lsengine.errors import EnvironmentUnfit
+from lsengine.models import own_loading
 from lsengine.objective.device_state import EvaluationSettings, FlatParameters
 from lsengine.objective.forward import ForwardPass, in_dtype, manner_of
 from lsengine.objective.fused import fused
@@ -113,6 +114,7 @@ class DisplacedNetwork:
         finally:
             for name, tensor in self.model.state_dict().items():
                 tensor.copy_(before[name])
+            own_loading.set_extra(self.model, before)
             self.forward.sync()
 
     def _recalibrate(self) -> None:

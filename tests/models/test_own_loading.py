@@ -55,6 +55,19 @@ def test_extra_state_is_taken_up(tmp_path):
     assert model[0].weight.tolist() == [0.5, 0.5]
 
 
+def test_extra_state_that_cannot_move_is_refused(tmp_path):
+    """The other end of a direction must have that of the centre."""
+    model = nn.Sequential(Scaled(1.0))
+    for scale in (1.0, 2.0):
+        path = write(tmp_path / f"{scale}.pt", nn.Sequential(Scaled(scale)).state_dict())
+        other = checkpoint.load(path)
+        if scale == 1.0:
+            assert "0.weight" in checkpoint.fitted(model, other, key="k", needed=["0.weight"])
+            continue
+        with pytest.raises(UsageError, match=r"0\._extra_state differs from the centre's"):
+            checkpoint.fitted(model, other, key="k", needed=["0.weight"])
+
+
 def test_old_names_are_changed_by_the_network(tmp_path):
     """As its own `load_state_dict` does; the model is changed only by `fit`."""
     kernel, bias = torch.randn(3, 2), torch.randn(2)
