@@ -41,6 +41,7 @@ class Checkpoint:
         path: A file or a folder.
         entries: All tensors, on the CPU, as far as the job's keys select them.
         note: What to know about the selection where nothing fits.
+        lacks_key: Whether it is a state dict alone, and does not have the job's key.
         epoch: If the file says it.
         numbers: Other numbers by name, such as ``test_error``.
     """
@@ -48,6 +49,7 @@ class Checkpoint:
     path: Path
     entries: Sequence[Entry]
     note: str = ""
+    lacks_key: bool = False
     epoch: int | None = None
     numbers: dict[str, float] = field(default_factory=dict)
 
@@ -90,14 +92,16 @@ def load(path: Path, *, key: str = "model.checkpoint", spec: ModelSpec | None = 
     entries = state_dicts.entries(content.tree)
     if not entries:
         _refuse_hollow(path, content, key)
-    note = ""
+    note, lacks_key = "", False
     if spec is not None:
-        entries, note = _selected(entries, spec, path, key)
+        entries, lacks_key = _selected(entries, spec, path, key)
+        entries, note = _stripped(entries, spec)
     numbers = progress.numbers(content.tree, path)
     return Checkpoint(
         path=path,
         entries=entries,
         note=note,
+        lacks_key=lacks_key,
         epoch=epoch_of(numbers),
         numbers={k: float(v) for k, v in numbers.items() if k != "epoch"},
     )
@@ -119,17 +123,22 @@ def _refuse_hollow(path: Path, content: checkpoint_files.Content, key: str) -> N
 
 def _selected(
     entries: list[Entry], spec: ModelSpec, path: Path, key: str
-) -> tuple[list[Entry], str]:
-    """Return what the keys of a job select, and what to know where nothing fits."""
-    # A state dict alone is what any key means.
-    if spec.checkpoint_key is not None and any(entry.place for entry in entries):
-        chosen = state_dicts.chosen(entries, spec.checkpoint_key)
-        if not chosen:
-            raise UsageError(
-                f"model.checkpoint_key: {key}: {path} has no {spec.checkpoint_key} that is one "
-                f"state dict; it has: {listed(places(entries), most=10)}"
-            )
-        entries = chosen
+) -> tuple[list[Entry], bool]:
+    """Return what the key of a job selects, and whether all is left because nothing is nested."""
+    if spec.checkpoint_key is None:
+        return entries, False
+    if chosen := state_dicts.chosen(entries, spec.checkpoint_key):
+        return chosen, False
+    if any(entry.place for entry in entries):
+        raise UsageError(
+            f"model.checkpoint_key: {key}: {path} has no {spec.checkpoint_key} that is one state "
+            f"dict; it has: {listed(places(entries), most=10)}"
+        )
+    return entries, True
+
+
+def _stripped(entries: list[Entry], spec: ModelSpec) -> tuple[list[Entry], str]:
+    """Return entries without the prefix of a job, and what to know where nothing fits."""
     if spec.strip_prefix is None:
         return entries, ""
     if not any(entry.name.startswith(spec.strip_prefix) for entry in entries):
@@ -190,12 +199,14 @@ def fitted(
     found = state_dicts.matches(checkpoint.entries, expected)
     whole = [match for match in found if state_dicts.fits(match, expected)]
     where = f"{key}: {checkpoint.path}"
-    if own_loading.is_own(model) and (loaded := _own(model, found, whole, where, needed)):
-        return loaded
-    if not whole:
+    match = _chosen(whole, where, checkpoint.lacks_key) if whole else None
+    if own_loading.is_own(model):
+        loaded = _own(model, [match] if match else found[:3], bool(match), where, needed)
+        if loaded:
+            return loaded
+    if match is None:
         reason = explained(found[0] if found else None, checkpoint.entries, expected)
         raise UsageError(f"{where} {reason}{checkpoint.note}")
-    match = _chosen(whole, where)
     for name, entry in match.used.items():
         _refuse_other_kind(name, entry.tensor, own[name], name in parameters, where)
     for name, tied in expected.ties.items():
@@ -213,8 +224,8 @@ def fitted(
 
 def _own(
     model: nn.Module,
-    found: Sequence[Match],
-    whole: Sequence[Match],
+    candidates: Sequence[Match],
+    is_whole: bool,
     where: str,
     needed: Collection[str] | None,
 ) -> dict[str, Tensor]:
@@ -225,7 +236,6 @@ def _own(
     Raises:
         UsageError: If the names fit, and the model refuses all the same.
     """
-    candidates = [_chosen(whole, where)] if whole else found[:3]
     for match in candidates:
         state = {match.relative(entry): entry.tensor for entry in match.unexpected}
         state |= {name: entry.tensor for name, entry in match.used.items()}
@@ -238,12 +248,12 @@ def _own(
                     "tensors do; make it a buffer of the network"
                 )
             return {name: loaded[name] for name in loaded if name in names}
-        if whole:
+        if is_whole:
             raise UsageError(f"{where} is refused by the model's own way of loading: {loaded}")
     return {}
 
 
-def _chosen(whole: Sequence[Match], where: str) -> Match:
+def _chosen(whole: Sequence[Match], where: str, lacks_key: bool) -> Match:
     """Return the match that is meant, and say what has been chosen from what."""
     distinct: list[Match] = []
     for match in sorted(whole, key=lambda match: not match.is_plain):
@@ -252,7 +262,7 @@ def _chosen(whole: Sequence[Match], where: str) -> Match:
     names = [match.prefix or "those without a prefix" for match in distinct]
     plain = [match for match in distinct if match.is_plain]
     first = distinct[0]
-    if len(distinct) > 1 and len(plain) != 1:
+    if len(distinct) > 1 and (len(plain) != 1 or lacks_key):
         raise UsageError(
             f"{where} holds several state dicts that fit the model and differ: {listed(names)}; "
             f"choose one, such as model.checkpoint_key: {names[0]}"
@@ -264,6 +274,8 @@ def _chosen(whole: Sequence[Match], where: str) -> Match:
         )
     elif not first.is_plain:
         _say(f"{where}: the parameters are {names[0]}")
+    if first.apart:
+        log.warning("%s: left out: %s", where, listed(first.apart))
     return first
 
 

@@ -51,6 +51,7 @@ class Match:
         missing: Names of the model that are not there.
         unexpected: What else begins with the prefix in the same dicts.
         outside: Numbers in the same dicts that do not begin with the prefix.
+        apart: Dicts beside several that are used together, those of optimizers left out.
     """
 
     prefix: str
@@ -58,6 +59,7 @@ class Match:
     missing: list[str] = field(default_factory=list)
     unexpected: list[Entry] = field(default_factory=list)
     outside: list[Entry] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)
 
     @property
     def is_plain(self) -> bool:
@@ -268,12 +270,19 @@ def _match(
     missing = [n for n in absent if n.rpartition(".")[2] != COUNTER]
     match = Match(prefix=prefix, used=used, missing=missing)
     homes = {entry.place for entry in used.values()}
+    is_one = len(homes) == 1  # else a dict of dicts, all of which count
     for entry in found:
-        if entry.place not in homes or id(entry) in ids:
+        if id(entry) in ids or (entry.place not in homes and (is_one or "optim" in entry.place)):
+            continue
+        if entry.place not in homes and not prefix:
+            if entry.place not in match.apart:
+                match.apart.append(entry.place)
             continue
         if not prefix or entry.full.startswith(f"{prefix}."):
             match.unexpected.append(entry)
-        elif entry.tensor.is_floating_point() or entry.tensor.is_complex():
+        elif entry.place in homes and (
+            entry.tensor.is_floating_point() or entry.tensor.is_complex()
+        ):
             match.outside.append(entry)
     return match
 

@@ -70,6 +70,14 @@ REFUSED = {
         lambda s: {n.replace("head.weight", "head.weight_g"): t for n, t in s.items()},
         "remove_weight_norm",
     ),
+    "a layer more, in dicts of dicts": (
+        lambda s: {"params": {
+            "body": {n[5:]: t for n, t in s.items() if n.startswith("body.")},
+            "head": {n[5:]: t for n, t in s.items() if n.startswith("head.")},
+            "neck": {"weight": torch.ones(4, 4)},
+        }},
+        r"unexpected: neck\.weight",
+    ),
     "two ends": (
         lambda s: {**prefixed(s, "left."), **prefixed(other(s), "right.")},
         "differ: left, right; choose one",

@@ -141,6 +141,24 @@ def test_a_key_chooses(tmp_path, state, key, short):
     assert_same(taken(path, checkpoint_key=key), ema)
 
 
+def test_a_key_chooses_among_names_of_one_dict(tmp_path, state):
+    """One that is not there is refused where there is a choice."""
+    ema = other(state)
+    path = write(tmp_path / "a.pt", {**prefixed(state, "model."), **prefixed(ema, "ema.")})
+    assert_same(taken(path), state)
+    assert_same(taken(path, checkpoint_key="ema"), ema)
+    refused(path, "differ: model, ema; choose one", checkpoint_key="swa")
+
+
+def test_dicts_beside_several_are_named(tmp_path, state, caplog):
+    """What is left out of a dict of dicts is said."""
+    logging.getLogger("lsengine").propagate = True
+    path = write(tmp_path / "a.pt", FOUND["parts"](state))
+    with caplog.at_level(logging.WARNING, "lsengine"):
+        assert_same(taken(path), state)
+    assert "left out: critic" in caplog.text
+
+
 def test_the_choice_is_said(tmp_path, state, caplog):
     """The plain one is taken, and the others are named."""
     logging.getLogger("lsengine").propagate = True
