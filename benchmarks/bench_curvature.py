@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from lsengine import devices
 from lsengine import job as jobs
 from lsengine import objective as objectives
-from lsengine.curvature import Hessian, LanczosOptions
+from lsengine.curvature import Hessian, LanczosOptions, Way
 from lsengine.curvature.cells import NAMES
 from lsengine.engine import prepare
 from lsengine.objective import losses
@@ -153,9 +153,9 @@ def timed(hessian: Hessian, repeats: int) -> dict[str, float]:
             jvp(lambda w, b=batch: grad(mean_loss)(w, b), (weights,), (tangents,))
 
     def two_backward_passes() -> None:
-        hessian.forward_mode = False
+        hessian.way = Way(kind="reverse")
         hessian(vector)
-        hessian.forward_mode = True
+        hessian.way = Way()
 
     ways: dict[str, Callable[[], object]] = {
         "gradient": gradient,

@@ -18,6 +18,10 @@ ACROSS = {"system", "launch", "slurm", "archive", "support"}
 
 FEW = 10  # statements of a module that needs no tests of its own
 TESTED_THROUGH_OTHERS = {  # module: the test file that covers it
+    "curvature/culprit": "curvature/test_choice.py",
+    "curvature/differences": "curvature/test_choice.py",
+    "curvature/plain": "curvature/test_choice.py",
+    "curvature/products": "curvature/test_hessian.py",
     "engine/messages": "engine/protocol/test_coordinator.py",
     "engine/protocol/roster": "engine/protocol/test_coordinator.py",
     "engine/protocol/worker": "engine/protocol/test_coordinator.py",

@@ -24,3 +24,4 @@ from lsengine.curvature.hessian import Hessian as Hessian
 from lsengine.curvature.lanczos import LanczosOptions as LanczosOptions
 from lsengine.curvature.lanczos import LanczosRun as LanczosRun
 from lsengine.curvature.lanczos import krylov_bytes as krylov_bytes
+from lsengine.curvature.products import Way as Way

@@ -6,12 +6,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from lsengine import objective as objectives
+from lsengine.curvature import Way
 from lsengine.curvature.cells import NAMES
 from lsengine.engine import prepare
 from lsengine.engine.messages import Plan, Report
@@ -41,7 +43,8 @@ class Evaluator:
         first_report: What there is to tell before the first cell: the error of a fast precision.
 
     The loaded model is taken over.  ``tick`` is called before every mini-batch; it raises `Stopped`
-    to abandon the cell.  The rank is recorded with the cells.
+    to abandon the cell.  The rank is recorded with the cells.  ``products_by`` is the way of
+    products with Hessians, if it is known.
 
     Raises:
         UsageError: If checkpoint or data are not those that the file was laid out for, or losses
@@ -57,8 +60,10 @@ class Evaluator:
         device: torch.device,
         tick: Callable[[], None],
         rank: int = 0,
+        products_by: Way | None = None,
     ) -> None:
         self._job, self._dataset, self._rank = job, loaded.dataset, rank
+        self._products_by = products_by
         _refuse_other_files(loaded, prepare.code(job, loaded.model), plan)
         self._grid = read_grid(plan.path)  # an automatic axis has its range there
         self._coarse = self._grid.warm_start_cells()
@@ -88,6 +93,7 @@ class Evaluator:
         settings = evaluation_settings(
             self._job, device, precision=plan.precision, batch_size=plan.batch_size
         )
+        settings = replace(settings, products_by=self._products_by)
         return objectives.Objective(
             model,
             self._dataset,

@@ -54,6 +54,7 @@ class WorkerInfo:
     sample_shape: tuple[int, ...]  # of one input sample
     precision: str  # the job's, or what `auto` comes to here
     forward: str  # `fused` if layers are fused, `eager` if the network's own code runs
+    products_by: str = ""  # the way of products with Hessians; empty without curvature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

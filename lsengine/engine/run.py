@@ -226,6 +226,7 @@ class Run:
             "threads": info.threads,
             "device_kind": info.device_kind,
             "forward": info.forward,
+            **({"products_by": info.products_by} if info.products_by else {}),
         }
 
     def _layout(self, attributes: Attributes, info: WorkerInfo, tick: Callable[[], None]) -> Layout:

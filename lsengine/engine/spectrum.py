@@ -113,6 +113,7 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> 
     device = devices.device_of(document.device, 0)
     if device.type == "cpu":
         devices.tune_malloc()
+    devices.use_deterministic_kernels()
     loaded = prepare.load(job)
     prepare.check(job, loaded)
     size = batch_size(job, sample_shape(loaded.dataset), device.type)
@@ -128,6 +129,7 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> 
         "precision": hessian_directions.precision(job),
         "batch_size": size,
         "threads": threads,
+        "products_by": str(hessian.way),
         "parameters": hessian.size,
     }
     spectrum = _spectrum(job, hessian, sizes, attributes)
@@ -160,7 +162,7 @@ def _spectrum(
         parts |= {"eigenvalues": pairs.values, "residuals": pairs.residuals}
         rows = [hessian.unflatten(row) for row in pairs.vectors]
         parts["vectors"] = {
-            name: np.stack([row[name].detach().float().cpu().numpy() for row in rows])
+            name: np.stack([hessian_directions.stored(row[name]).numpy() for row in rows])
             for name in hessian.names
         }
         products, converged = products + pairs.products, pairs.converged

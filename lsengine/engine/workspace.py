@@ -8,10 +8,11 @@ from collections.abc import Callable
 import torch
 
 from lsengine import data, devices
+from lsengine.curvature import Way
 from lsengine.engine import prepare
 from lsengine.engine.evaluator import Evaluator
 from lsengine.engine.messages import Assignment, Plan, WorkerInfo
-from lsengine.engine.prepare import precision
+from lsengine.engine.prepare import hessian_directions, precision
 from lsengine.engine.prepare.loading import first_samples
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
 from lsengine.job.schema import HessianDirection
@@ -54,6 +55,9 @@ class Workspace:
             self._precision = precision.settle(self._job, self._loaded, self._device, tick)
         precision.check(self._precision, self._device)
         precision.refuse_unfit(self._precision, self._loaded)
+        self._way: Way | None = None
+        if "curvature" in document.quantities:
+            self._way = hessian_directions.way_of_products(self._job, self._loaded, self._device)
 
     def info(self, host: str) -> WorkerInfo:
         """Return where the values come from."""
@@ -72,12 +76,20 @@ class Workspace:
             sample_shape=sample_shape(self._loaded.dataset),
             precision=self._precision,
             forward=self._forward_kind(),
+            products_by=str(self._way or ""),
         )
 
     def evaluator(self, plan: Plan) -> Evaluator:
         """Return what evaluates the cells of a surface that is laid out; see `Evaluator`."""
-        device, tick, rank = self._device, self._tick, self._rank
-        return Evaluator(self._job, self._loaded, plan, device=device, tick=tick, rank=rank)
+        return Evaluator(
+            self._job,
+            self._loaded,
+            plan,
+            device=self._device,
+            tick=self._tick,
+            rank=self._rank,
+            products_by=self._way,
+        )
 
     def _forward_kind(self) -> str:
         """Return how losses will be computed, by a trial with a copy of the network."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lsengine import data as datasets
-from lsengine.curvature import LanczosOptions
+from lsengine.curvature import LanczosOptions, Way
 from lsengine.geometry.parameters import as_real, can_move, dtype_like, like_kind
 from lsengine.objective.losses import SampleLosses
 from lsengine.surface.grid import Cell
@@ -43,6 +43,7 @@ class EvaluationSettings:
         curvature: How to look for extreme eigenvalues; None not to.
         curvature_of_moved: Whether only the parameters that move count, or all.
         accuracy: Whether to tell which samples of classes are right.
+        products_by: The way of products with Hessians, if it is known; else it is found out.
     """
 
     device: torch.device
@@ -55,6 +56,7 @@ class EvaluationSettings:
     curvature: LanczosOptions | None = None
     curvature_of_moved: bool = False
     accuracy: bool = True
+    products_by: Way | None = None
 
     @property
     def dtype(self) -> torch.dtype:

@@ -88,6 +88,7 @@ class Objective:
             self.model.requires_grad_(False)
         self._splits = {name: ResidentSplit(dataset, name, settings) for name in dataset.splits}
         self._curvature: CellCurvature | None = None
+        self._way = settings.products_by  # or what is found with the first Hessian
         self._flat = FlatParameters(self.model, directions, settings, repeats=repeats, steps=steps)
         calibration = calibration_batches(dataset, settings)
         sample = next(iter(self._splits.values())).exact_inputs()[0][:2]
@@ -144,7 +145,11 @@ class Objective:
         split = self._splits["train"]
         pairs = zip(split.exact_inputs(), split.batches, strict=True)
         batches = [(inputs, batch.targets) for inputs, batch in pairs]
-        return Hessian(self.model, batches, self._loss, names=names, tick=self._tick)
+        hessian = Hessian(
+            self.model, batches, self._loss, names=names, tick=self._tick, way=self._way
+        )
+        self._way = hessian.way
+        return hessian
 
     def losses(self, cell: Cell) -> Metrics:
         """Return the metrics of a cell without curvature."""

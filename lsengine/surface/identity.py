@@ -18,7 +18,15 @@ from typing import Any
 
 from lsengine.wording import short
 
-SETTLED = ("batch_size", "cells_per_pass", "device_kind", "forward", "threads", "torch_version")
+SETTLED = (
+    "batch_size",
+    "cells_per_pass",
+    "device_kind",
+    "forward",
+    "products_by",
+    "threads",
+    "torch_version",
+)
 """Attributes of a surface file, and fields of what a worker says of itself."""
 _TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 5e-2}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import lsengine
 from lsengine import data, store
 from lsengine import job as jobs
 from lsengine.cli import main
@@ -127,6 +129,89 @@ def test_no_file_is_made_where_nothing_trainable_moves(make_job, tmp_path, capsy
     assert not job.with_suffix(".h5").exists()
     job = make_job(**{**MAP, "model": model, "grid": {"alpha": [0, 0, 1], "beta": [0, 0, 1]}})
     assert main(["eval", str(job), "--progress", "none"]) == 0
+
+
+ONCE = """
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+
+class Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = torch.tanh(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return grad * (1 - ctx.saved_tensors[0] ** 2)
+
+
+class Once(nn.Module):
+    def __init__(self, stop):
+        super().__init__()
+        self.a, self.b, self.stop = nn.Linear(6, 5), nn.Linear(5, 3), stop
+
+    def forward(self, x):
+        h = Tanh.apply(self.a(x))
+        return self.b(h.detach() if self.stop else h)
+
+
+def once(stop=False):
+    return Once(stop)
+"""
+
+
+def _plain_ends(loaded, direction, alpha):
+    """Return both ends of the spectrum by differences of float64 gradients."""
+    model, split = copy.deepcopy(loaded.model).double(), loaded.dataset.splits["train"]
+    weights = [p for _, p in model.named_parameters()]
+    for name, p in model.named_parameters():
+        if name in direction:
+            p.data += alpha * torch.from_numpy(direction[name]).double()
+    centre = nn.utils.parameters_to_vector(weights).detach()
+
+    def gradient(at):
+        nn.utils.vector_to_parameters(at, weights)
+        loss = nn.functional.cross_entropy(model(split.x.double()), split.y)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
+
+    rows = [
+        gradient(centre + h) - gradient(centre - h) for h in 1e-6 * torch.eye(len(centre)).double()
+    ]
+    matrix = torch.stack(rows) / 2e-6
+    return torch.linalg.eigvalsh((matrix + matrix.T) / 2)[[0, -1]].tolist()
+
+
+def test_operations_with_one_derivative_have_the_eigenvalues_of_plain_gradients(make_job, tmp_path):
+    """At every cell, and the file says how; a detach is refused before there is a file."""
+    (tmp_path / "onenets.py").write_text(ONCE)
+    names = {
+        "model": {"arch": "onenets:once", "checkpoint": "once.pt"},
+        "grid": {"alpha": [-0.5, 0.5, 3]},
+    }
+    namespace = {"__name__": "onenets"}
+    exec(compile(ONCE, "onenets.py", "exec"), namespace)
+    torch.save(namespace["once"]().state_dict(), tmp_path / "once.pt")
+    options = {"tolerance": 1e-4, "max_products": 200, "basis": 53}
+    wanted = {"quantities": ["loss", "curvature"], "curvature": options}
+    path = make_job("one", directions={"alpha": {"kind": "random", "seed": 1}}, **names, **wanted)
+    assert main(["eval", str(path), "--progress", "none"]) == 0
+    surface = lsengine.open(path.with_suffix(".h5"))
+    assert surface.attributes["products_by"] == "differences, float64"
+    loaded = prepare.load(jobs.load(path, command="eval"))
+    direction = store.read_directions(path.with_suffix(".h5"))["alpha"]
+    for alpha, low, high in zip(
+        surface.alpha, *(surface.quantities[f"eigenvalue_{n}"] for n in ("min", "max")), strict=True
+    ):
+        assert [low, high] == pytest.approx(_plain_ends(loaded, direction, alpha), rel=1e-3)
+    names["model"] = {**names["model"], "args": {"stop": True}}
+    path = make_job("stop", directions={"alpha": {"kind": "random", "seed": 1}}, **names, **wanted)
+    assert main(["eval", str(path), "--progress", "none"]) == 2
+    assert not path.with_suffix(".h5").exists()
 
 
 def test_memory_that_ends_in_a_product_names_the_basis():

@@ -19,6 +19,7 @@ ALL = {
     "cells_per_pass": 1,
     "device_kind": "cpu AVX2",
     "forward": "fused",
+    "products_by": "forward",
     "threads": 4,
     "torch_version": "2.13",
 }

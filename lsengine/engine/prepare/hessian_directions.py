@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lsengine import devices
-from lsengine.curvature import Eigenpairs, Hessian, cells, krylov_bytes, leading_eigenvectors
+from lsengine import data, devices
+from lsengine.curvature import Eigenpairs, Hessian, Way, cells, krylov_bytes, leading_eigenvectors
 from lsengine.engine.messages import WorkerInfo
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import Loaded
@@ -23,6 +24,7 @@ from lsengine.objective import Objective, losses
 from lsengine.surface.grid import Cell
 
 log = logging.getLogger(__name__)
+_FEW = 48  # samples that a way of products is chosen with, at most
 
 
 def hessian_directions(
@@ -51,6 +53,7 @@ def hessian_directions(
     if device.type != facts.device_kind.partition(" ")[0]:
         log.warning("hessian directions: computed on %s, cells on %s", device, facts.device_kind)
     torch.set_num_threads(facts.threads)
+    devices.use_deterministic_kernels()
     for axis, spec in specs.items():
         if axis in directions:
             continue
@@ -93,7 +96,6 @@ def hessian_at_centre(
     if names is not None and not names:
         raise UsageError("directions: kind hessian, but every parameter is ignored")
     names = cells.hessian_parameters(cells.trainable_names(loaded.model), names)
-    devices.use_deterministic_kernels()
     # Without curvature: the Hessian itself is wanted, not its extreme eigenvalues at cells.
     settings = evaluation_settings(
         job, device, precision=precision(job), batch_size=batch_size, without=CURVATURE
@@ -102,6 +104,24 @@ def hessian_at_centre(
     model = copy.deepcopy(loaded.model)
     centre = Objective(model, loaded.dataset, loss, {}, settings, tick=tick)
     return centre.hessian(Cell(0.0), names)
+
+
+def way_of_products(job: Job, loaded: Loaded, device: torch.device) -> Way:
+    """Return how products with the Hessians of a job's cells are computed, by a few samples.
+
+    Raises:
+        UsageError: If none can be right.
+    """
+    split = loaded.dataset.splits["train"]
+    generator = np.random.Generator(np.random.PCG64(job.document.seed))
+    drawn = np.sort(generator.permutation(len(split.x))[:_FEW])
+    few = data.Split(split.x[drawn], split.y[drawn])
+    part = replace(loaded, dataset=replace(loaded.dataset, splits={"train": few}))
+    moved = None
+    if job.document.curvature.parameters == "moved":
+        specs = job.directions.values()
+        moved = [name for spec in specs for name in movable_tensors(job, loaded.model, spec)]
+    return hessian_at_centre(job, part, device, batch_size=_FEW, names=moved).way
 
 
 def precision(job: Job) -> str:
@@ -135,6 +155,12 @@ def leading_eigenpairs(job: Job, hessian: Hessian, count: int) -> Eigenpairs:
     return pairs
 
 
+def stored(tensor: Tensor) -> Tensor:
+    """Return a part of a vector as files have it: on the CPU, in float32 or complex64."""
+    narrow = torch.complex64 if tensor.is_complex() else torch.float32
+    return tensor.detach().to("cpu", narrow).contiguous()
+
+
 def _pair(
     job: Job, key: str, hessian: Hessian, pairs: Eigenpairs, rank: int
 ) -> tuple[float, float, dict[str, Tensor]]:
@@ -148,5 +174,5 @@ def _pair(
     value, residual = float(pairs.values[rank - 1]), float(pairs.residuals[rank - 1])
     log.info("%s: eigenvalue=%.6g residual=%.1g", key, value, residual)
     views = hessian.unflatten(pairs.vectors[rank - 1])
-    vector = {name: view.detach().float().cpu().contiguous() for name, view in views.items()}
+    vector = {name: stored(view) for name, view in views.items()}
     return value, residual, vector
