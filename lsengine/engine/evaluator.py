@@ -111,10 +111,15 @@ class Evaluator:
             basis = self._job.document.curvature.basis
             log.log(NOTICE, "curvature: basis=%d vectors=%.2g GiB", basis, krylov_bytes / 2**30)
         is_exact = plan.precision in ("float32", "float64")
-        self._tell_centre(plan)
-        if not is_exact:
-            rows = precision.compared(self._objective, self._grid)
-            self.first_report = Report(CellResults(precision_error=rows), 0.0)
+        try:
+            self._tell_centre(plan)
+            if not is_exact:
+                rows = precision.compared(self._objective, self._grid)
+                self.first_report = Report(CellResults(precision_error=rows), 0.0)
+        except LsengineError:
+            raise
+        except Exception as error:  # of the user's code; and so will the cells there
+            log.warning("the centre cannot be evaluated: %s: %s", type(error).__name__, error)
 
     def run(self, cells: Sequence[int], limit_s: float = _REPORT_S) -> Report:
         """Evaluate cells, flat indices, until the time is up, at least one.

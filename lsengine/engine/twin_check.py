@@ -6,6 +6,7 @@ Shape suffix: N samples.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lsengine.engine.messages import Plan, Probe, Twin
-from lsengine.errors import UsageError
+from lsengine.errors import LsengineError, UsageError
 from lsengine.job import Job
 from lsengine.models import checkpoint
 from lsengine.objective import Objective
 
+log = logging.getLogger(__name__)
 _Values = Mapping[str, tuple[Tensor, Tensor | None]]
 
 
@@ -33,7 +35,13 @@ def compare_with_twin(job: Job, objective: Objective, plan: Plan, rank: int) -> 
     is_fast = plan.precision not in ("float32", "float64")
     for probe in plan.twin.probes:
         values_at = functools.partial(_values, job, objective, plan.twin, probe)
-        values = values_at(exact=is_fast, cells_per_pass=1 if is_fast else plan.cells_per_pass)
+        try:
+            values = values_at(exact=is_fast, cells_per_pass=1 if is_fast else plan.cells_per_pass)
+        except LsengineError:
+            raise
+        except Exception as error:  # of the user's code; and so will the cells there
+            log.info("no sample is compared at %s: %s", probe.describe(), error)
+            continue
         for split, (losses, hits) in values.items():
             found, expected = losses.numpy(), probe.losses[split]
             if _differs(found, expected, probe.allowed[split]):

@@ -32,7 +32,7 @@ class Manner:
         """Return the outputs of a batch, without a history of gradients."""
         with torch.set_grad_enabled(self.records):
             output: Tensor = model(inputs.clone() if self.copies else inputs)
-        return output.detach()
+        return output.detach() if isinstance(output, Tensor) else output  # refused elsewhere
 
     def __str__(self) -> str:
         extras = {"gradients recorded": self.records, "inputs copied": self.copies}

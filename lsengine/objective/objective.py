@@ -235,10 +235,15 @@ class Objective:
         self, split: ResidentSplit, indices: Sequence[int], forward: ForwardPass
     ) -> tuple[Tensor, Tensor | None]:
         inputs, targets = split.samples(indices, exact=forward is self._network.exact)
-        output = in_precision(forward(inputs).to(targets.device), torch.float64)
-        losses = of_samples(self._loss, output, targets)
-        right = hits(output, targets).cpu() if split.has_classes else None
-        return losses.values[: 1 if losses.is_mean else None].double().cpu(), right
+
+        def evaluate() -> tuple[Tensor, Tensor | None]:
+            pieces = [forward(x).to(targets.device) for x in inputs.split(self.batch_size)]
+            output = in_precision(torch.cat(pieces), torch.float64)
+            losses = of_samples(self._loss, output, targets)
+            right = hits(output, targets).cpu() if split.has_classes else None
+            return losses.values[: 1 if losses.is_mean else None].double().cpu(), right
+
+        return self._fitting(evaluate)
 
     def exact_losses(self, cell: Cell) -> Metrics:
         """Return the metrics of a cell in the precision of the weights, by the network itself."""

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lsengine import models
+from lsengine import devices, models
 from lsengine.data import Dataset
 from lsengine.engine.messages import Probe, Twin
 from lsengine.engine.prepare.directions import cell_steps
@@ -265,11 +265,19 @@ class _Maker:
         y = y.double() if y.is_floating_point() else y
         own = functools.partial(loss_function, document.loss, job_folder=self._job.source.parent)
         loss = _NAIVE[document.loss] if document.loss in _NAIVE else own()
-        sizes = sizes or [len(chosen)]
+        size = len(chosen) if document.batch_size == "auto" else document.batch_size
+        whole = [min(size, len(chosen) - i) for i in range(0, len(chosen), size)]
+        sizes = list(sizes or whole)
         try:
-            return net.evaluate(x, y, loss, sizes)
+            while True:
+                try:
+                    return net.evaluate(x, y, loss, sizes)
+                except (RuntimeError, MemoryError) as error:
+                    if max(sizes) == 1 or not devices.is_out_of_memory(error):
+                        raise
+                sizes = [part for n in sizes for part in (n // 2, n - n // 2) if part]
         except Exception as error:
-            batches = " and ".join(map(str, sizes))
+            batches = " and ".join(map(str, sizes[:2]))
             raise _CannotEvaluateError(
                 f"model.arch: network or loss fail for batches of {batches} {split} samples: "
                 f"{type(error).__name__}: {error}"
