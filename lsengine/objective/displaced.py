@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lsengine import devices
 from lsengine.errors import EnvironmentUnfit
 from lsengine.models import own_loading
-from lsengine.objective.device_state import EvaluationSettings, FlatParameters
+from lsengine.objective.device_state import EvaluationSettings, FlatParameters, in_precision
 from lsengine.objective.forward import ForwardPass, in_dtype, manner_of
 from lsengine.objective.fused import fused
 from lsengine.objective.recalibration import recalibrate
@@ -56,6 +56,7 @@ class DisplacedNetwork:
     ) -> None:
         self.model, self._flat, self._settings = model, flat, settings
         self._calibration, self._tick = calibration, tick
+        self._sample = in_precision(sample, settings.compute_dtype)
         self._manner = None if settings.channels_last else manner_of(model, sample)
         self.exact = ForwardPass(model, self._manner)
         try:
@@ -88,7 +89,7 @@ class DisplacedNetwork:
         else:
             self.displace_model_to(cell)
             self.forward.sync()
-        if self.forward.is_finite():
+        if self.forward.is_tame(self._sample):
             return self.forward
         self.displace_model_to(cell)
         return self.exact
@@ -110,7 +111,7 @@ class DisplacedNetwork:
             fill(self.model)
             self._recalibrate()
             self.forward.sync()
-            yield self.forward if self.forward.is_finite() else self.exact
+            yield self.forward if self.forward.is_tame(self._sample) else self.exact
         finally:
             for name, tensor in self.model.state_dict().items():
                 tensor.copy_(before[name])

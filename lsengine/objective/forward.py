@@ -83,8 +83,11 @@ class ForwardPass:
     def sync(self) -> None:
         """Copy all numbers from the network, where there are copies."""
 
-    def is_finite(self) -> bool:
-        """Whether the pass treats its numbers as the network would: all of them are finite."""
+    def is_tame(self, sample: Tensor) -> bool:
+        """Whether the pass treats its numbers as the network would, by a few inputs.
+
+        Fused layers do not where a number is not finite, or an activation overflows.
+        """
         return True
 
     def fold_scales(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

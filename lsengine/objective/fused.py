@@ -32,6 +32,7 @@ from lsengine.objective.fused_layers import (
 
 log = logging.getLogger(__name__)
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
+_TAME = 1e-6  # of the largest number of a precision
 _RELUS = (torch.relu, torch.relu_, F.relu)
 
 
@@ -148,11 +149,23 @@ class FusedForward(ForwardPass):
         for layer in self._layers:
             layer.sync()
 
-    def is_finite(self) -> bool:
-        """Whether all folded numbers are finite: a fused ReLU makes 0 of what is NaN."""
+    def is_tame(self, sample: Tensor) -> bool:
+        """Whether all folded numbers are finite, and all activations far from overflowing.
+
+        Otherwise a fused ReLU may make 0 of what is NaN: oneDNN's does.  Weights make activations
+        overflow, so a few samples tell it, with a margin for the others.
+        """
+        if sample.device.type != "cpu" or sample.dtype == torch.float16:
+            return True  # no fused ReLU of oneDNN's
         tensors = [t for layer in self._layers for t in (layer.weight, layer.bias)]
-        sums = [t.sum() for t in tensors if t is not None]
-        return bool(torch.stack(sums).isfinite().all()) if sums else True
+        largest: list[Tensor] = [t.sum() for t in tensors if t is not None]  # NaN, infinite
+        for layer in self._layers:
+            layer.seen = largest
+        outputs = self(sample)
+        for layer in self._layers:
+            layer.seen = None
+        values = torch.stack([value.float() for value in (*largest, outputs.abs().max())])
+        return bool((values.abs() < _TAME * torch.finfo(sample.dtype).max).all())
 
     def fold_scales(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Return the scales of the normalisations that follow the weights' layers."""

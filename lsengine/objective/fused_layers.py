@@ -41,6 +41,13 @@ class FusedLayer(nn.Module):
 
     weight: Tensor
     bias: Tensor | None
+    seen: list[Tensor] | None = None  # where the largest modulus of each output is noted
+
+    def note(self, output: Tensor) -> Tensor:
+        """Return the output of the layer, noted if somebody wants it."""
+        if self.seen is not None:
+            self.seen.append(output.abs().amax())
+        return output
 
     def __init__(
         self, layer: nn.Module, norm: BatchNorm | None, *, relu: bool, dtype: torch.dtype
@@ -93,13 +100,14 @@ class FusedConvolution(FusedLayer):
     def forward(self, x_NCHW: Tensor, other_NFHW: Tensor | None = None) -> Tensor:
         """Return the output, (N, F, H', W'), plus the summand, rectified."""
         numbers = (self.weight, self.bias, other_NFHW, self._relu)
-        return self._convolve(x_NCHW, *numbers, *self._geometry, into_other=self.into_other)
+        output = self._convolve(x_NCHW, *numbers, *self._geometry, into_other=self.into_other)
+        return self.note(output)
 
 
 class _Linear(FusedLayer):
     def forward(self, x_NC: Tensor) -> Tensor:
         output = F.linear(x_NC, self.weight, self.bias)
-        return torch.relu_(output) if self._relu else output
+        return self.note(torch.relu_(output) if self._relu else output)
 
 
 class _Norm(FusedLayer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,30 @@ def test_whatever_moves_is_taken_up(digits, name):
         assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
         values.append(found["train_loss"])
     assert len(set(values)) == 3
+
+
+@pytest.mark.parametrize("scale", [0.5, 1e3, 1e7])
+def test_what_overflows_is_undefined_as_in_the_network_itself(digits, scale):
+    """A fused ReLU makes 0 of NaN, so cells that overflow are the network's own work."""
+    network = resnet()
+    direction = {n: scale * p.detach() for n, p in network.named_parameters() if p.ndim == 4}
+    objective = objective_of(network, digits, {"alpha": direction})
+    found = objective.losses(Cell(1.0))
+    moved = copy.deepcopy(network)
+    with torch.inference_mode():
+        for name, step in direction.items():
+            moved.get_parameter(name).add_(step)
+        for split, content in digits.splits.items():
+            output = moved(data.normalized(digits, split, torch.float32)).double()
+            expected = F.cross_entropy(output, content.y)
+            torch.testing.assert_close(
+                torch.tensor(found[f"{split}_loss"]).double(),
+                expected,
+                equal_nan=True,
+                rtol=1e-4,
+                atol=0.0,
+            )
+    assert math.isnan(found["train_loss"]) == (scale > 1)
+    assert objective.losses(Cell(0.0)) == objective_of(
+        network, digits, {"alpha": direction}
+    ).losses(Cell(0.0))
