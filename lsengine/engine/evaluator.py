@@ -19,6 +19,7 @@ from lsengine.engine import prepare
 from lsengine.engine.messages import Plan, Report
 from lsengine.engine.prepare import precision
 from lsengine.engine.prepare.directions import cell_steps
+from lsengine.engine.prepare.loading import failures_named
 from lsengine.engine.prepare.settings import evaluation_settings
 from lsengine.engine.twin_check import compare_with_twin
 from lsengine.errors import LsengineError, Stopped, UsageError
@@ -83,7 +84,8 @@ class Evaluator:
         self.first_report: Report | None = None
         compare_with_twin(job, self._objective, plan, rank)
         if plan.check:
-            self._check(plan)
+            with failures_named(job, "at the centre"):
+                self._check(plan)
 
     def _make_objective(
         self, model: nn.Module, plan: Plan, device: torch.device, tick: Callable[[], None]

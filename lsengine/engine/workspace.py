@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -16,7 +15,7 @@ from lsengine.engine.prepare import hessian_directions, precision
 from lsengine.engine.prepare.loading import first_samples
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
 from lsengine.job.schema import HessianDirection
-from lsengine.objective.forward import Manner, cast, manner_of
+from lsengine.objective.forward import Manner, cast, copied, manner_in_precision
 from lsengine.objective.fused import can_fuse
 
 
@@ -100,10 +99,10 @@ class Workspace:
         name = next(iter(self._loaded.dataset.splits))
         two = first_samples(self._loaded.dataset, name, 2)
         sample = data.normalized(two, name, settings.dtype).to(self._device)
-        model = cast(copy.deepcopy(self._loaded.model).to(self._device), settings.dtype).eval()
+        model = cast(copied(self._loaded.model).to(self._device), settings.dtype).eval()
         if not settings.channels_last:
             try:
-                return str(manner_of(model, sample))
+                return str(manner_in_precision(model, sample))
             except Exception:  # the coordinator, which has the same network, says so
                 return str(Manner())
         with torch.inference_mode():

@@ -35,22 +35,47 @@ def check_model_accepts(
     try:
         with torch.no_grad():
             out = call(model.eval(), x[:2])
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"model.arch: the network refuses data of shape {[*x.shape[1:]]} per sample: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{_cure(error, x)}"
         ) from error
     finally:
         model.train(training)
-    if not isinstance(out, Tensor) or out.shape[0] != min(2, x.shape[0]):
-        kind = f"shape {[*out.shape]}" if isinstance(out, Tensor) else type(out).__name__
-        raise UsageError(f"model.arch: expected one tensor, a row per sample; got {kind}")
+    if not isinstance(out, Tensor):
+        raise UsageError(
+            f"model.arch: expected one tensor, a row per sample; got {type(out).__name__}; let the "
+            "factory return a module whose forward returns the outputs alone (output.logits, "
+            "output[0])"
+        )
+    if not out.ndim or out.shape[0] != min(2, x.shape[0]):
+        raise UsageError(
+            f"model.arch: expected one tensor, a row per sample; got shape {[*out.shape]} for "
+            f"{min(2, x.shape[0])} samples"
+        )
     if outputs is not None and (out.ndim < 2 or out.shape[1] < outputs):
         raise UsageError(
             f"model.arch: the outputs have shape {[*out.shape[1:]]}, but the data "
             f"need {outputs}; check model.args, or use a loss of your own"
         )
     return out
+
+
+def _cure(error: BaseException, x: Tensor) -> str:
+    """Return what to do about an error of a network's, as far as that is known."""
+    said = str(error)
+    if "to have 3 channels, but got 1" in said and x.ndim == 4:
+        return "; for grey images in three channels say data.args.channels: 3 (image folders)"
+    if "same dtype" in said or "scalar type" in said:
+        if not (x.is_floating_point() or x.is_complex()):
+            return "; the inputs are integers: store them as floats, unless they are tokens"
+        if "indices" in said:
+            return "; the inputs are real numbers: store tokens as integers"
+        return (
+            "; its code or its parts insist on other dtypes, while all its numbers have that of "
+            "the job's precision: take dtypes from the inputs or the weights in forward"
+        )
+    return ""
 
 
 def normalisation_parameters(model: nn.Module) -> frozenset[str]:
@@ -106,11 +131,11 @@ def initialise_lazy(model: nn.Module, x: Tensor) -> None:
 
 
 def statistics_modules(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that keep running statistics: buffers running_mean and running_var."""
+    """Return the modules that keep running statistics: buffers running_mean or running_var."""
     return [
         module
         for module in model.modules()
-        if all(
+        if any(
             isinstance(dict(module.named_buffers(recurse=False)).get(name), Tensor)
             for name in ("running_mean", "running_var")
         )

@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from lsengine.wording import did_you_mean
 
 Size = tuple[int, int]
 _SMALLEST = 8
+_given_out: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # what users' factories have made
 
 
 def build(
@@ -51,7 +53,14 @@ def build(
                 f"model.arch: {model.arch} returned {type(network).__name__}; expected a "
                 "torch.nn.Module"
             )
-        return unwrapped(network)
+        network = unwrapped(network)
+        if network in _given_out:
+            raise UsageError(
+                f"model.arch: {model.arch} returned the same network again, whose numbers are "
+                "others by now; it has to make a new one in every call"
+            )
+        _given_out.add(network)
+        return network
     entry = NETWORKS.get(model.arch)
     if entry is None:
         near = did_you_mean(model.arch, NETWORKS)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from lsengine import data as datasets
 from lsengine.curvature import LanczosOptions, Way
+from lsengine.errors import UsageError
 from lsengine.geometry.parameters import as_real, can_move, dtype_like, like_kind
 from lsengine.objective.losses import SampleLosses
 from lsengine.surface.grid import Cell
@@ -284,6 +285,8 @@ class ResidentSplit:
             bar_G = (spread_G / max(1, count - 1) / count).sqrt()
         else:
             total = _sum(weights_N[None])
+            if not float(total):
+                raise UsageError(f"loss: the weights of all {count} {self._name} samples are 0")
             mean_G = _sum(losses_GN * weights_N) / total
             spread_G = _sum(((losses_GN - mean_G[:, None]) * weights_N).square())
             bar_G = (spread_G * count / max(1, count - 1)).sqrt() / total

@@ -15,7 +15,7 @@ from lsengine import devices
 from lsengine.errors import EnvironmentUnfit
 from lsengine.models import own_loading
 from lsengine.objective.device_state import EvaluationSettings, FlatParameters, in_precision
-from lsengine.objective.forward import ForwardPass, in_dtype, manner_of
+from lsengine.objective.forward import ForwardPass, in_dtype, manner_in_precision
 from lsengine.objective.fused import fused
 from lsengine.objective.recalibration import recalibrate
 from lsengine.surface.grid import Cell
@@ -57,7 +57,7 @@ class DisplacedNetwork:
         self.model, self._flat, self._settings = model, flat, settings
         self._calibration, self._tick = calibration, tick
         self._sample = in_precision(sample, settings.compute_dtype)
-        self._manner = None if settings.channels_last else manner_of(model, sample)
+        self._manner = None if settings.channels_last else manner_in_precision(model, sample)
         self.exact = ForwardPass(model, self._manner)
         try:
             self.forward = self._forward_pass(sample)

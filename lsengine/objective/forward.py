@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lsengine import devices
+from lsengine.errors import UsageError
 from lsengine.geometry.parameters import can_move, dtype_like
 
 
@@ -39,25 +41,73 @@ class Manner:
         return ", ".join(["eager", *(what for what, is_so in extras.items() if is_so)])
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """Return a copy of a network that has numbers of its own.
+
+    Raises:
+        UsageError: If it keeps what cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise UsageError(
+            f"model.arch: the network cannot be copied by copy.deepcopy ({error}); compute what "
+            "it keeps of its parameters (views, products) in forward"
+        ) from error
+
+
+def manner_in_precision(model: nn.Module, sample: Tensor) -> Manner:
+    """Find out the manner of a network whose numbers have been brought to the job's precision.
+
+    Raises:
+        UsageError: If it does not run so.
+    """
+    try:
+        return manner_of(model, sample)
+    except Exception as error:
+        if devices.is_out_of_memory(error):
+            raise
+        raise UsageError(
+            f"model.arch: the network does not run with all its numbers in {sample.dtype}: "
+            f"{type(error).__name__}: {error}; its code or its parts insist on other dtypes: take "
+            "dtypes from the inputs or the weights in forward"
+        ) from error
+
+
 def manner_of(model: nn.Module, sample: Tensor) -> Manner:
     """Find out by a few inputs how a network in evaluation mode has to be called.
+
+    Where it makes something else of them while gradients are recorded, that is what was trained.
 
     Raises:
         Exception: What the network raises over the sample in every manner.
     """
-    copies = False
+    outputs: dict[bool, Tensor] = {}
+    copies, failure = False, None
     for records in (False, True):
         inputs = sample.clone()
         try:
             with torch.set_grad_enabled(records):
-                model(inputs)
-        except RuntimeError:  # a derivative of what is not recorded, for instance
-            if records:
-                raise
+                outputs[records] = model(inputs)
+        except RuntimeError as error:  # a derivative of what is not recorded, for instance
+            failure = error
             continue
-        copies = not torch.equal(inputs.detach().nan_to_num(), sample.nan_to_num())
-        break
-    return Manner(records=records, copies=copies or records)
+        copies = copies or not torch.equal(inputs.detach().nan_to_num(), sample.nan_to_num())
+    if not outputs:
+        assert failure is not None
+        raise failure
+    has_to_record = False not in outputs or (len(outputs) == 2 and _differ(*outputs.values()))
+    return Manner(records=has_to_record, copies=copies or has_to_record)
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    """Whether two outputs of the same inputs differ by more than rounding."""
+    if not all(isinstance(t, Tensor) and can_move(t) for t in (a, b)) or a.shape != b.shape:
+        return False
+    wide = dtype_like(a, torch.float64)
+    a, b = a.detach().to(wide), b.detach().to(wide)
+    largest = float(a.abs().nan_to_num(posinf=0).max()) if a.numel() else 0.0
+    return not torch.allclose(a, b, rtol=1e-3, atol=1e-3 * largest, equal_nan=True)
 
 
 class ForwardPass:
@@ -106,7 +156,7 @@ class _InDtype(ForwardPass):
     """The pass of a copy of the network in another precision."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, manner: Manner | None) -> None:
-        super().__init__(cast(copy.deepcopy(model), dtype), manner)
+        super().__init__(cast(copied(model), dtype), manner)
         copies, originals = (
             dict(m.named_parameters()) | dict(m.named_buffers()) for m in (self._model, model)
         )

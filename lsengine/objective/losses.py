@@ -5,6 +5,7 @@ Shape suffixes: N samples, K outputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
+from lsengine.errors import UsageError
 from lsengine.external import user_code
 from lsengine.geometry.parameters import as_real
 
@@ -46,7 +48,12 @@ def loss_function(name: str, *, job_folder: Path) -> Loss:
         return cross_entropy
     if name == "mse":
         return mse
-    return user_code.lookup(name, key="loss", job_folder=job_folder)
+    own = user_code.lookup(name, key="loss", job_folder=job_folder)
+
+    def on_copies(output: Tensor, target: Tensor) -> Any:
+        return own(output.clone(), target.clone())  # it may write into what it is given
+
+    return on_copies
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -81,11 +88,14 @@ def of_samples(loss: Loss, output: Tensor, targets: Tensor) -> SampleLosses:
 
     Raises:
         ValueError: If it gives something else, with the shapes.
+        UsageError: If a weight is negative or no number.
     """
     result, samples = loss(output, targets), len(targets)
     weights = None
     if isinstance(result, tuple | list) and len(result) == 2:
         result, weights = result
+        if isinstance(result, Tensor) and result.ndim == 0:
+            raise ValueError(f"it returned a pair that begins with one number; {_EXPECTED}")
     shapes = _shapes(output, targets)
     if not isinstance(result, Tensor) or result.is_complex():
         kind = result.dtype if isinstance(result, Tensor) else type(result).__name__
@@ -95,12 +105,16 @@ def of_samples(loss: Loss, output: Tensor, targets: Tensor) -> SampleLosses:
     if result.shape != (samples,):
         raise ValueError(
             f"it returned shape {[*result.shape]} for {shapes}; {_EXPECTED}"
-            f"{_broadcast_hint(output, targets)}"
+            f"{shape_hint(output, targets, result)}"
         )
     if weights is not None and (not isinstance(weights, Tensor) or weights.shape != (samples,)):
         found = [*weights.shape] if isinstance(weights, Tensor) else type(weights).__name__
         raise ValueError(f"it returned weights {found} for {samples} samples; {_EXPECTED}")
-    return SampleLosses(result, None if weights is None else weights.detach())
+    if weights is None:
+        return SampleLosses(result)
+    if not bool(((weights >= 0) & (weights < math.inf)).all()):
+        raise UsageError("loss: it returned weights that are negative, NaN or infinite")
+    return SampleLosses(result, weights.detach())
 
 
 def mean(loss: Loss, output: Tensor, targets: Tensor) -> Tensor:
@@ -143,7 +157,14 @@ def _shapes(output: Tensor, targets: Tensor) -> str:
     return f"outputs of shape {[*output.shape]} and targets of shape {[*targets.shape]}"
 
 
-def _broadcast_hint(output: Tensor, targets: Tensor) -> str:
-    if output.shape == targets.shape or output.numel() != targets.numel():
-        return ""
-    return "; outputs and targets of unlike shapes are broadcast: use output.view_as(target)"
+def shape_hint(output: Tensor, targets: Tensor, result: Tensor | None = None) -> str:
+    """Return what to do where shapes make a loss another one than is meant; empty if none do."""
+    if output.shape != targets.shape and output.numel() == targets.numel():
+        return (
+            f"; {_shapes(output, targets)} are broadcast against each other: use "
+            "output.view_as(target)"
+        )
+    samples = len(targets)
+    if result is not None and result.ndim and result.numel() and result.numel() % samples == 0:
+        return "; take the mean over each sample's numbers: .reshape(len(target), -1).mean(1)"
+    return ""

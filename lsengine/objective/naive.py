@@ -75,12 +75,12 @@ class NaiveNetwork:
             layer.momentum, layer.training = momentum, training
 
     def __call__(self, x: Tensor) -> Any:
-        """Return the network's output; with gradients recorded if it does not work without."""
+        """Return the network's output; with gradients recorded unless it works only without."""
         try:
-            with torch.no_grad():
+            with torch.enable_grad():
                 return self.model(x.clone())
         except RuntimeError:
-            with torch.enable_grad():
+            with torch.no_grad():
                 return self.model(x.clone())
 
     def evaluate(
@@ -88,6 +88,7 @@ class NaiveNetwork:
     ) -> Values:
         """Return the values of samples, in batches of these sizes."""
         outputs, losses, weights, hits = [], [], [], []
+        is_mean = False
         for x_N, y_N in zip(x.split(list(sizes)), y.split(list(sizes)), strict=True):
             output = self(x_N)
             output = output.detach().cpu()
@@ -98,15 +99,17 @@ class NaiveNetwork:
             result, weight = result if isinstance(result, tuple | list) else (result, None)
             if result.ndim == 0:
                 result, weight = result.reshape(1), result.new_full((1,), len(y_N))
+                is_mean = True
             losses.append(result.detach().double())
             ones = torch.ones(len(result), dtype=torch.float64)
             weights.append(ones if weight is None else weight.detach().double())
             hits.append(_hits(output, y_N))
         values, shares = torch.cat(losses), torch.cat(weights)
+        mean = (values * shares).sum() / shares.sum()
         return Values(
             _joined(outputs),
-            values,
-            float((values * shares).sum() / shares.sum()),
+            mean.reshape(1) if is_mean else values,
+            float(mean),
             None if any(h is None for h in hits) else torch.cat([h for h in hits if h is not None]),
         )
 
@@ -173,7 +176,8 @@ def _hits(output: Tensor, y: Tensor) -> Tensor | None:
 
 def _has_statistics(module: nn.Module) -> bool:
     names = dict(module.named_buffers(recurse=False))
-    return names.get("running_mean") is not None and hasattr(module, "momentum")
+    kinds = ("running_mean", "running_var")
+    return any(names.get(n) is not None for n in kinds) and hasattr(module, "momentum")
 
 
 def _joined(outputs: Sequence[Tensor]) -> Tensor:

@@ -43,8 +43,8 @@ def recalibrate(
 ) -> None:
     """Set running statistics to the plain average over some batches.
 
-    Of every module that has some: torch's own, and a user's with ``running_mean``,
-    ``running_var`` and ``momentum``, whose update is ``old + momentum * (new - old)``.
+    Of every module that has some: torch's own, and a user's with ``running_mean`` or
+    ``running_var``, and ``momentum``, whose update is ``old + momentum * (new - old)``.
 
     Not by torch's ``update_bn``: it puts the whole model into training mode, dropout included.
 
@@ -72,12 +72,17 @@ def recalibrate(
             layer.momentum, layer.training = momentum, training
 
 
+def _statistics(layer: nn.Module) -> list[Tensor]:
+    named = dict(layer.named_buffers(recurse=False))
+    return [named[name] for name in ("running_mean", "running_var") if name in named]
+
+
 def _refuse_without_momentum(layers: Sequence[nn.Module]) -> None:
     for layer in layers:
         if not isinstance(getattr(layer, "momentum", None), float | int):
             raise UsageError(
                 f"batch_norm: recalibrated cannot measure the statistics of "
-                f"{type(layer).__name__}, which has running_mean, but no momentum that is a "
+                f"{type(layer).__name__}, which has running statistics, but no momentum that is a "
                 "number; use frozen or interpolated"
             )
 
@@ -94,9 +99,10 @@ def _refuse_other_rules(layers: Sequence[Any], forward: ForwardPass, batch: Tens
     for start in (0.0, 1.0):
         for layer in layers:
             layer.momentum = 1.0
-            layer.running_mean.fill_(start)
+            for statistics in _statistics(layer):
+                statistics.fill_(start)
         forward(batch)
-        seen.append([layer.running_mean.clone() for layer in layers])
+        seen.append([torch.cat([t.flatten() for t in _statistics(layer)]) for layer in layers])
     for layer, first, second in zip(layers, *seen, strict=True):
         if not torch.allclose(first, second, atol=1e-6):
             raise UsageError(

@@ -96,7 +96,9 @@ class CurveTraining(ResumableTraining):
             )
         if "train" not in dataset.splits:
             raise UsageError("data.splits: a curve needs the train split")
-        self._model = model.to(self._device).requires_grad_(True)
+        self._model = model.to(self._device)
+        for parameter in self._model.parameters():
+            parameter.requires_grad_(True)
         dtype = next(self._model.parameters()).dtype.to_real()
         self._x = data.normalized(dataset, "train", dtype).to(self._device)
         self._y = dataset.splits["train"].y.to(self._device)

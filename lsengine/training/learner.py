@@ -13,13 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lsengine import data, models
 from lsengine.devices import device_of, is_channels_last_safe, tune_malloc
 from lsengine.errors import UsageError
 from lsengine.job.schema import Document
 from lsengine.objective import losses
+from lsengine.objective.device_state import in_precision
+from lsengine.objective.forward import manner_of
 from lsengine.objective.losses import Loss, loss_function
 from lsengine.training import recipe
 
@@ -72,6 +74,8 @@ class Learner:
             size=dataset.size,
             job_folder=job_folder,
         ).to(self.device)
+        is_wide = any(p.dtype.to_real() == torch.float64 for p in self.model.parameters())
+        self._dtype = torch.float64 if is_wide else torch.float32
         # Convolutions are faster with channels last, but a user's own network may depend on
         # the other order (``view`` does), and a narrow one may not survive it.
         last = dataset.size is not None and not document.model.is_own
@@ -125,18 +129,25 @@ class Learner:
     def _check_network(self, loss: str) -> None:
         """Run two samples through network and loss, before anything is written."""
         x, y = (tensor[:2] for tensor in self._splits["train"])
-        models.check_model_accepts(self.model, self._inputs(x), self._dataset.classes)
+        # A loss of one's own may want one logit for two classes.
+        outputs = None if ":" in loss else self._dataset.classes
+        output = models.check_model_accepts(self.model, self._inputs(x), outputs, call=_called)
         self.model.eval()
+        self._manner = manner_of(self.model, self._inputs(x))
         try:
             with torch.no_grad():
-                losses.of_samples(self._loss, self.model(self._inputs(x)), y)
+                losses.of_samples(self._loss, output, y)
+                if self._dataset.classes is not None:
+                    losses.hits(output, y)
+        except UsageError:
+            raise
         except Exception as error:
             raise UsageError(
                 f"loss: {loss} refuses the network's output: {type(error).__name__}: {error}"
             ) from error
 
     def _inputs(self, x: Tensor) -> Tensor:
-        inputs = data.standardized(x, self._dataset, torch.float32)
+        inputs = data.standardized(x, self._dataset, self._dtype)
         return inputs.contiguous(memory_format=self._format) if inputs.ndim == 4 else inputs
 
     def train_epoch(self, epoch: int) -> None:
@@ -179,13 +190,14 @@ class Learner:
         loss = torch.zeros((), dtype=torch.float64, device=self._host)
         wrong = torch.zeros_like(loss)
         self.model.eval()
-        with torch.inference_mode():
+        with torch.no_grad():
             size = _EVALUATION_BATCH
             for x_N, y_N in zip(x.split(size), y.split(size), strict=True):
                 self._tick()
-                output = self.model(self._inputs(x_N)).to(self._host).double()
+                output = self._manner.call(self.model, self._inputs(x_N)).to(self._host)
+                output = in_precision(output, torch.float64)
                 target = y_N.to(self._host)
-                target = target.double() if target.is_floating_point() else target
+                target = in_precision(target, torch.float64)
                 loss += losses.mean(self._loss, output, target) * len(y_N)
                 if self._dataset.classes is not None:
                     wrong += (1 - losses.hits(output, target)).sum()
@@ -193,3 +205,7 @@ class Learner:
         if self._dataset.classes is not None:
             measured[f"{split}_error"] = float(wrong) / len(y)
         return measured
+
+
+def _called(model: nn.Module, inputs: Tensor) -> Tensor:
+    return manner_of(model, inputs).call(model, inputs)

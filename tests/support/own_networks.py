@@ -104,4 +104,4 @@ def naive(
     with np.load(job.with_name("d.npz")) as data:
         x, y = torch.from_numpy(data["x_train"]), torch.from_numpy(data["y_train"])
     x, y = (t[samples].double() if t.is_floating_point() else t[samples] for t in (x, y))
-    return [float(loss(model(x).detach(), y)) for model in networks_at_cells(job)]
+    return [float(loss(model(x.clone()).detach(), y)) for model in networks_at_cells(job)]

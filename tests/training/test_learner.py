@@ -151,3 +151,57 @@ def test_noise_and_augmentation_do_not_part_inputs_from_targets(tmp_path, make_j
         np.savez(tmp_path / "a.npz", x_train=x, y_train=y)
         with pytest.raises(UsageError, match=said):
             run(make_job(dataset=dataset, **settings))
+
+
+OWN = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Slope(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(6, 1)
+
+    def forward(self, x):
+        x = x.clone().requires_grad_(True)
+        return torch.autograd.grad(self.a(x).square().sum(), x, create_graph=True)[0][:, :1]
+
+
+def make(wide=False): return Slope().double() if wide else Slope()
+
+
+def loss(o, t): return F.binary_cross_entropy_with_logits(o[:, 0], t.to(o.dtype), reduction="none")
+"""
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_one_logit_and_a_derivative_are_learned(tmp_path, wide):
+    """Labels 0 and 1 for one logit, from a network that differentiates, also one in float64."""
+    (tmp_path / "slope.py").write_text(OWN)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 6)).astype(np.float32), rng.integers(0, 2, 40)
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y)
+    content = {
+        "model": {"arch": "slope:make", "args": {"wide": wide}},
+        "data": {"dataset": "arrays", "root": "d.npz", "splits": ["train"]},
+        "loss": "slope:loss",
+        "threads": 1,
+        "device": "cpu",
+        "train": {"output": "run", "epochs": 2, "save_every": 1},
+    }
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(content))
+    loaded = job.load(tmp_path / "a.yaml", command="train")
+    run(loaded)
+    found = store.read_history(folder(loaded) / "history.h5")
+    a = torch.load(folder(loaded) / "epoch_002.pt")
+    state = a.get("state_dict", a)
+    w, b = state["a.weight"].double(), state["a.bias"].double()
+    logit = 2 * (torch.from_numpy(x).double() @ w[0] + b) * w[0, 0]
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        logit, torch.from_numpy(y).double()
+    )
+    assert found.columns["train_loss"][2] == pytest.approx(float(expected), rel=1e-5)
+    error = ((logit > 0).long() != torch.from_numpy(y)).double().mean()
+    assert found.columns["train_error"][2] == pytest.approx(float(error))

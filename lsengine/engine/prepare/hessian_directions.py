@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +20,7 @@ from lsengine.errors import UsageError
 from lsengine.job import Job
 from lsengine.job.schema import HessianDirection
 from lsengine.objective import Objective, losses
+from lsengine.objective.forward import copied
 from lsengine.surface.grid import Cell
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def hessian_at_centre(
         job, device, precision=precision(job), batch_size=batch_size, without=CURVATURE
     )
     loss = losses.loss_function(job.document.loss, job_folder=job.source.parent)
-    model = copy.deepcopy(loaded.model)
+    model = copied(loaded.model)
     centre = Objective(model, loaded.dataset, loss, {}, settings, tick=tick)
     return centre.hessian(Cell(0.0), names)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lsengine import data, files, models
+from lsengine import data, devices, files, models
 from lsengine.curvature import cells
 from lsengine.engine.prepare.directions import movable_tensors
-from lsengine.errors import UsageError
+from lsengine.errors import LsengineError, UsageError
 from lsengine.external import sources
 from lsengine.geometry.parameters import can_move
 from lsengine.job import Job
@@ -133,11 +134,33 @@ def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, name
     try:
         with torch.no_grad():
             of_samples(loss, output, targets)
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(
             f"loss: {name} refuses the network's output of shape {[*output.shape]} with targets "
             f"of shape {[*targets.shape]}: {type(error).__name__}: {error}"
         ) from error
+
+
+@contextlib.contextmanager
+def failures_named(job: Job, where: str) -> Iterator[None]:
+    """Turn what a user's own code raises at the centre into a message without a traceback.
+
+    Raises:
+        UsageError: With the exception, if network, loss or data are the user's own.
+    """
+    try:
+        yield
+    except LsengineError:
+        raise
+    except Exception as error:
+        document = job.document
+        is_own = document.model.is_own or ":" in document.loss or ":" in document.data.dataset
+        if not is_own or devices.is_out_of_memory(error):
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"model.arch: network or loss fail {where}: {what}") from error
 
 
 def first_samples(dataset: data.Dataset, split: str, count: int) -> data.Dataset:
@@ -159,9 +182,15 @@ def _check_accuracy(job: Job, loaded: Loaded) -> None:
     dtype = next((p.dtype.to_real() for p in loaded.model.parameters()), torch.float32)
     inputs = data.normalized(first_samples(dataset, split, 2), split, dtype)
     try:
-        hits(_called(loaded.model, inputs), dataset.splits[split].y[:2])
+        output = _called(loaded.model, inputs)
+        hits(output, dataset.splits[split].y[:2])
     except ValueError as error:
         raise UsageError(f"quantities: accuracy: {error}; leave it out: [loss]") from None
+    if ":" in job.document.loss and output.ndim == 3 and output.shape[1] == output.shape[2]:
+        raise UsageError(
+            f"quantities: accuracy: outputs of shape {[*output.shape]} do not say which axis has "
+            "the classes, with a loss of your own; leave it out: [loss]"
+        )
 
 
 def _are_probabilities(y: Tensor) -> bool:

@@ -8,7 +8,6 @@ Shape suffixes: A alphas, B betas.
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from lsengine.geometry import directions
 from lsengine.job import Job
 from lsengine.log import NOTICE
 from lsengine.objective import losses
+from lsengine.objective.forward import copied
 from lsengine.surface.grid import Cell, Grid
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def nearest_to_centre(grid: Grid) -> Cell:
 def _objective(
     job: Job, loaded: Loaded, device: torch.device, precision: str, tick: Callable[[], None]
 ) -> objectives.Objective:
-    document, model = job.document, copy.deepcopy(loaded.model)
+    document, model = job.document, copied(loaded.model)
     centre = movable_tensors(job, model, job.directions["alpha"])
     drawn = directions.draw(centre, seed=document.seed, axis=0, repeat=0)
     settings = evaluation_settings(

@@ -28,7 +28,7 @@ from lsengine.errors import UsageError
 from lsengine.job import Job
 from lsengine.models import checkpoint
 from lsengine.objective import naive
-from lsengine.objective.losses import loss_function
+from lsengine.objective.losses import loss_function, shape_hint
 from lsengine.surface.grid import Cell, Grid
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ def make_twin(
         try:
             probes.append(maker.probe(away))
             maker.refuse_flat(away)
+            if job.document.model.is_own:
+                maker.refuse_stale(away)
         except _CannotEvaluateError as error:  # and so will the cells there
             log.info("no sample is compared away from the centre: %s", error)
     probes += [maker.probe_of_checkpoint(path) for path in checkpoints[:1]]
@@ -141,6 +143,11 @@ class _Maker:
         for split in self.samples:
             first, repeated, other = (self._evaluate(n, split, dtype) for n in (own, own, again))
             if not _is_same(first, repeated):
+                if torch.equal(first.outputs.nan_to_num(), repeated.outputs.nan_to_num()):
+                    raise UsageError(
+                        f"loss: two calls of {self._job.document.loss} for the same outputs and "
+                        "targets differ; is there noise, or does it keep something between calls?"
+                    )
                 raise UsageError(
                     "model.arch: two evaluations of the same weights differ; is there dropout or "
                     "noise that evaluation mode does not switch off?"
@@ -174,6 +181,31 @@ class _Maker:
                     f"at {axis}={getattr(cell, axis):g}: the parameters that move are not used "
                     "in evaluation mode (were adapters merged into the weights by eval()?)"
                 )
+
+    def refuse_stale(self, away: Cell) -> None:
+        """Refuse a network that evaluates what it has made of the centre's weights earlier.
+
+        Raises:
+            UsageError: If one that is displaced before its first use, and before it comes to
+                evaluation mode, has other losses.
+        """
+        split = next(iter(self.samples))
+        fresh = naive.NaiveNetwork(lambda: network(self._job, self._loaded.dataset))
+        fresh.model.train()
+        values = []
+        for net in (fresh, self._native):
+            net.displace(self._steps(away), self._directions)
+            net.model.eval()
+            self._measure_statistics(net, self._dtype)
+            values.append(self._evaluate(net, split, self._dtype).losses)
+        if _distance(*values) > self._rounding(values[0], values[0]):
+            first, kept = (float(v.mean()) for v in values)
+            raise UsageError(
+                f"model.arch: displaced to alpha={away.alpha:g} beta={away.beta:g}, its {split} "
+                f"losses are {kept:.6g} on average, but {first:.6g} if it is displaced before its "
+                "first use: it keeps something that it has made of its weights (a copy, adapters "
+                "merged by eval()); make it anew in every forward"
+            )
 
     def _networks(self) -> list[naive.NaiveNetwork]:
         return [self._native] if self._wide is None else [self._native, self._wide]
@@ -219,11 +251,13 @@ class _Maker:
         per_sample = len(full.losses) > 1 and len(full.losses) == len(pieces.losses)
         apart = _distance(full.losses, pieces.losses) if per_sample else 0.0
         if abs(full.loss - pieces.loss) > allowed or apart > allowed:
+            y = self._loaded.dataset.splits[split].y[: len(full.outputs)]
+            hint = shape_hint(full.outputs, y) if y.is_floating_point() else ""
             raise UsageError(
                 f"loss: {self._job.document.loss} of {sum(sizes)} {split} samples is "
                 f"{full.loss:.6g} at once and {pieces.loss:.6g} in batches of "
                 f"{' and '.join(map(str, sizes))}, so it is not a mean over samples; return one "
-                "number per sample, or a pair (numbers, weights) for a weighted mean"
+                f"number per sample, or a pair (numbers, weights) for a weighted mean{hint}"
             )
 
     def _refuse_dependence(self, split: str, sizes: Sequence[int]) -> None:

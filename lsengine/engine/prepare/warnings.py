@@ -109,6 +109,9 @@ def _differences(centre: Parameters, other: Parameters) -> str:
     a fifth, on average over all channels.
     """
     names = [name.removesuffix("running_mean") for name in centre if name.endswith("running_mean")]
+    names = [name for name in names if f"{name}running_var" in centre]
+    if not names:
+        return ""
 
     def channels(side: Parameters, kind: str) -> Tensor:
         return torch.cat([side[f"{n}running_{kind}"].double() for n in names])
