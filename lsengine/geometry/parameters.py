@@ -10,7 +10,7 @@ Shape suffix: P numbers of a vector.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -44,6 +44,11 @@ def like_kind(real: Tensor, like: Tensor) -> Tensor:
 def dtype_like(tensor: Tensor, real: torch.dtype) -> torch.dtype:
     """Return a real dtype, or for a complex tensor the complex one of that precision."""
     return real.to_complex() if tensor.is_complex() else real
+
+
+def real_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
+    """Return the precision of the first tensor that can move; float32 if there is none."""
+    return next((t.dtype.to_real() for t in tensors if can_move(t)), torch.float32)
 
 
 def dot(a: Parameters, b: Parameters) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lsengine.models.copies import duplicate
 
 _EXTRA = "_extra_state"  # torch's name for what a module keeps besides tensors
 
@@ -36,7 +37,7 @@ def taken_up(
     If ``partly``, names may be missing.
     """
     try:
-        twin = copy.deepcopy(model)
+        twin = duplicate(model)
         with torch.no_grad():
             twin.load_state_dict(dict(state), strict=not partly)
         return {n: t for n, t in twin.state_dict().items() if isinstance(t, Tensor)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from lsengine import devices
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import can_move, dtype_like
+from lsengine.models.copies import duplicate
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -48,7 +48,7 @@ def copied(model: nn.Module) -> nn.Module:
         UsageError: If it keeps what cannot be copied.
     """
     try:
-        return copy.deepcopy(model)
+        return duplicate(model)
     except Exception as error:
         raise UsageError(
             f"model.arch: the network cannot be copied by copy.deepcopy ({error}); compute what "

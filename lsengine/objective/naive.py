@@ -97,7 +97,8 @@ class NaiveNetwork:
             with torch.no_grad():
                 result = loss(output, y_N)
             result, weight = result if isinstance(result, tuple | list) else (result, None)
-            if result.ndim == 0:
+            is_mean = result.ndim == 0
+            if is_mean:
                 result, weight = result.reshape(1), result.new_full((1,), len(y_N))
                 is_mean = True
             losses.append(result.detach().double())

@@ -21,7 +21,7 @@ from lsengine import data as datasets
 from lsengine import devices
 from lsengine.curvature import Hessian
 from lsengine.curvature.cells import NAMES, CellCurvature, hessian_parameters, trainable_names
-from lsengine.errors import EnvironmentUnfit
+from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.objective import batched
 from lsengine.objective.device_state import (
     Directions,
@@ -142,6 +142,12 @@ class Objective:
         return self._curvature.bytes if self._curvature is not None else 0
 
     def _hessian(self, names: Sequence[str]) -> Hessian:
+        if left := [n for n, m in self.model.named_modules() if m.training]:
+            raise UsageError(
+                f"model.arch: {left[0] or 'the network'} is in training mode after a forward pass, "
+                "so the loss of a sample depends on others or on chance; curvature needs a "
+                "network that stays in evaluation mode"
+            )
         split = self._splits["train"]
         pairs = zip(split.exact_inputs(), split.batches, strict=True)
         batches = [(inputs, batch.targets) for inputs, batch in pairs]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lsengine import data
 from lsengine.devices import device_of
 from lsengine.errors import UsageError
+from lsengine.geometry.parameters import can_move, real_dtype
 from lsengine.job import Job
 from lsengine.log import Progress
 from lsengine.models import checkpoint
@@ -98,8 +99,8 @@ class CurveTraining(ResumableTraining):
             raise UsageError("data.splits: a curve needs the train split")
         self._model = model.to(self._device)
         for parameter in self._model.parameters():
-            parameter.requires_grad_(True)
-        dtype = next(self._model.parameters()).dtype.to_real()
+            parameter.requires_grad_(can_move(parameter))
+        dtype = real_dtype(self._model.parameters())
         self._x = data.normalized(dataset, "train", dtype).to(self._device)
         self._y = dataset.splits["train"].y.to(self._device)
         loss = loss_function(job.document.loss, job_folder=job.source.parent)

@@ -19,7 +19,7 @@ from lsengine.curvature import cells
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.errors import LsengineError, UsageError
 from lsengine.external import sources
-from lsengine.geometry.parameters import can_move
+from lsengine.geometry.parameters import can_move, real_dtype
 from lsengine.job import Job
 from lsengine.job.schema import PrincipalDirection
 from lsengine.models import checkpoint
@@ -75,7 +75,7 @@ def network(job: Job, dataset: data.Dataset, *, wide: bool = False) -> nn.Module
         job_folder=job.source.parent,
     )
     split = next(iter(dataset.splits))
-    dtype = next((p.dtype.to_real() for p in model.parameters()), torch.float32)
+    dtype = real_dtype(model.parameters())
     models.initialise_lazy(model, data.normalized(first_samples(dataset, split, 2), split, dtype))
     if wide:  # before the checkpoint, so that nothing of it is rounded
         cast(model, torch.float64)
@@ -125,7 +125,7 @@ def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, name
             "loss: cross_entropy needs integer labels, or a probability for every class; these "
             "targets are other real numbers; use mse or a loss of your own"
         )
-    dtype = next((p.dtype.to_real() for p in model.parameters()), torch.float32)
+    dtype = real_dtype(model.parameters())
     inputs = data.normalized(first_samples(dataset, split, 2), split, dtype)
     # A loss of one's own may want one logit for two classes, or a number for something else.
     outputs = None if ":" in name else dataset.classes
@@ -179,7 +179,7 @@ def _check_accuracy(job: Job, loaded: Loaded) -> None:
     if dataset.classes is None or "accuracy" not in job.document.quantities:
         return
     split = next(iter(dataset.splits))
-    dtype = next((p.dtype.to_real() for p in loaded.model.parameters()), torch.float32)
+    dtype = real_dtype(loaded.model.parameters())
     inputs = data.normalized(first_samples(dataset, split, 2), split, dtype)
     try:
         output = _called(loaded.model, inputs)

@@ -25,6 +25,7 @@ from lsengine.engine.messages import Probe, Twin
 from lsengine.engine.prepare.directions import cell_steps
 from lsengine.engine.prepare.loading import Loaded, network
 from lsengine.errors import UsageError
+from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
 from lsengine.models import checkpoint
 from lsengine.objective import naive
@@ -92,8 +93,7 @@ class _Maker:
         self._directions = [{n: d[0] if repeats else d for n, d in a.items()} for a in along]
         self._native = naive.NaiveNetwork(lambda: network(job, dataset))
         self._wide: naive.NaiveNetwork | None = None
-        dtypes = [p.dtype.to_real() for p in self._native.model.parameters()]
-        self._dtype = dtypes[0] if dtypes else torch.float32
+        self._dtype = real_dtype(self._native.model.parameters())
         self._calibration = self._first_calibration_batch()
 
     def widen(self) -> None:

@@ -152,3 +152,52 @@ def test_weights_of_samples_make_a_weighted_mean(tmp_path):
         return ((w * (each - mean)).square().sum() * 40 / 39).sqrt() / w.sum()
 
     np.testing.assert_allclose(found["train_loss_se"], own_networks.naive(job, bar), rtol=1e-5)
+
+
+def test_a_loss_that_is_a_mean_bears_any_batch_size(tmp_path):
+    """Means of batches are compared as one mean."""
+    code = LINEAR + "def loss(o, t): return F.cross_entropy(o, t)"
+    job = own_networks.write(tmp_path, code, X, Y, loss="net:loss", batch_size=7)
+    found = own_networks.run(job)["train_loss"]
+    np.testing.assert_allclose(found, own_networks.naive(job, F.cross_entropy), rtol=1e-6)
+
+
+def test_the_precision_is_that_of_the_numbers_that_move(tmp_path):
+    """A first parameter of whole numbers says nothing about the inputs."""
+    code = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.order = nn.Parameter(torch.arange(6).flip(0), requires_grad=False)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(x[:, self.order])
+
+
+make = Net
+"""
+    job = own_networks.write(tmp_path, code, X, Y)
+    found = own_networks.run(job)["train_loss"]
+    np.testing.assert_allclose(found, own_networks.naive(job, F.cross_entropy), rtol=1e-5)
+
+
+def test_curvature_of_a_network_that_leaves_evaluation_mode_is_refused(tmp_path):
+    """A layer in training mode after a forward pass is named."""
+    code = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Linear(6, 3), nn.BatchNorm1d(3)
+
+    def forward(self, x):
+        self.norm.train()
+        return self.norm(self.first(x))
+
+
+make = Net
+"""
+    changes = {"quantities": ["loss", "curvature"], "batch_size": 40}
+    job = own_networks.write(tmp_path, code, X, Y, **changes)
+    with pytest.raises(UsageError, match=r"norm is in training mode|depends on the rest"):
+        own_networks.run(job)

@@ -1,0 +1,23 @@
+"""Copies of networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lsengine.models.copies import duplicate
+
+
+@pytest.mark.parametrize("normalised", [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm])
+def test_a_network_that_keeps_a_result_is_copied(normalised):
+    """The copy computes the same, and has numbers of its own."""
+    model = normalised(nn.Linear(3, 2)).eval()
+    x = torch.randn(4, 3)
+    expected = model(x).detach()
+    copied = duplicate(model)
+    assert torch.equal(copied(x), expected)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+    assert torch.equal(model(x), expected)
