@@ -135,7 +135,7 @@ def measured(
 
 def timed(hessian: Hessian, repeats: int) -> dict[str, float]:
     """Return the processor time of a gradient, and of a product by each way of differentiating."""
-    model, batches = hessian._model, hessian._batches
+    model, batches = hessian._products.model, hessian._batches
     vector = torch.randn(hessian.size, generator=torch.Generator().manual_seed(0))
     weights = {k: p.detach() for k, p in model.named_parameters()}
     tangents = hessian.unflatten(vector)
