@@ -2,9 +2,9 @@
 
     python benchmarks/bench_twin.py
 
-Rank 0 makes the twin and every worker compares its values with it, once per run.  Both are timed for the
-network of the demo, a ResNet-56 on images of 32x32, and a perceptron of a user's own.  In the table: CPU
-seconds (the smallest of several runs), and how many samples it looks at.
+Rank 0 makes the twin and every worker compares its values with it, once per run.  Both are timed
+for the network of the demo, a ResNet-56 on images of 32x32, and a perceptron of a user's own.  The
+table has CPU seconds of one thread, the smallest of several runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ from lsengine.models import checkpoint
 from lsengine.wording import table
 
 RUNS = 3
-OWN = "from torch import nn\n\n\ndef make():\n    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))\n"
+OWN = """
+from torch import nn
+
+
+def make():
+    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+"""
 NETWORKS: dict[str, tuple[str, tuple[int, ...]]] = {
     "resnet20 of the demo, 8x8": ("resnet20", (1, 8, 8)),
     "resnet56, 32x32": ("resnet56", (3, 32, 32)),
@@ -50,6 +56,7 @@ def write_job(folder: Path, arch: str, shape: tuple[int, ...]) -> Path:
         "directions": {axis: {"kind": "random"} for axis in ("alpha", "beta")},
         "grid": {axis: [-1, 1, 3] for axis in ("alpha", "beta")},
         "device": "cpu",
+        "threads": 1,
         "output": "surface.h5",
     }
     job = folder / "job.yaml"
@@ -73,6 +80,7 @@ def timed(module: Any, name: str, spent: dict[str, list[float]]) -> None:
 def main() -> None:
     """Print the table."""
     spent: dict[str, list[float]] = {}
+    torch.set_num_threads(1)
     timed(run, "make_twin", spent)
     timed(evaluator, "compare_with_twin", spent)
     rows = [["network", "parameters", "make, s", "compare, s"]]
@@ -83,7 +91,9 @@ def main() -> None:
                 job = write_job(Path(folder), arch, shape)
                 evaluate([job], Options(progress="none"), world=None)
                 layout = store.read_state_dict_layout(job.with_name("surface.h5"))
-        count = sum(int(np.prod(s)) for _, s, is_parameter in yaml.safe_load(layout) if is_parameter)
+        count = sum(
+            int(np.prod(s)) for _, s, is_parameter in yaml.safe_load(layout) if is_parameter
+        )
         seconds = [min(spent[name]) for name in ("make_twin", "compare_with_twin")]
         rows.append([label, f"{count:,}", *(f"{s:.2f}" for s in seconds)])
     print(table(rows))
