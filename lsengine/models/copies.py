@@ -14,7 +14,11 @@ def duplicate(model: nn.Module) -> nn.Module:
     forward pass: the older weight and spectral normalisation, and pruning.
     """
     memo = {id(tensor): tensor.detach().clone() for tensor in _computed_by_hooks(model)}
-    return copy.deepcopy(model, memo)
+    made = copy.deepcopy(model, memo)
+    for original, parameter in zip(model.parameters(), made.parameters(), strict=True):
+        if not parameter.is_leaf:  # of TorchScript: a copy that gradients would be led through
+            parameter.detach_().requires_grad_(original.requires_grad)
+    return made
 
 
 def _computed_by_hooks(model: nn.Module) -> list[Tensor]:

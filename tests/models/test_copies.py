@@ -21,3 +21,15 @@ def test_a_network_that_keeps_a_result_is_copied(normalised):
         for parameter in copied.parameters():
             parameter.zero_()
     assert torch.equal(model(x), expected)
+
+
+def test_the_parameters_of_a_copied_script_are_leaves():
+    """Gradients are those of the copy; torch's own copy would lead them to the original."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(3, 2), nn.Tanh())
+    x = torch.randn(4, 3)
+    plain(x).sum().backward()
+    copied = duplicate(torch.jit.script(plain))
+    copied(x).sum().backward()
+    for found, expected in zip(copied.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad)
