@@ -124,6 +124,8 @@ class Run:
             f"precision={attributes['precision']} batch_size={attributes['batch_size']} "
             f"threads={info.threads}"
         )
+        if (manner := info.forward.removeprefix("eager, ")) != info.forward:
+            log.info("the network's own code runs with %s", manner)
         if "direction_cosine" in attributes:
             log.info("cosine of the two directions: %.4f", attributes["direction_cosine"])
         self._take_stock()  # of a grid with its ranges, and of what has been taken over
