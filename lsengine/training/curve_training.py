@@ -97,6 +97,11 @@ class CurveTraining(ResumableTraining):
             )
         if "train" not in dataset.splits:
             raise UsageError("data.splits: a curve needs the train split")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise UsageError(
+                "model.arch: the weights of a TorchScript network cannot be put on a curve; let "
+                "the factory return the network that was scripted or traced"
+            )
         self._model = model.to(self._device)
         for parameter in self._model.parameters():
             parameter.requires_grad_(can_move(parameter))

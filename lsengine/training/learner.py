@@ -74,8 +74,7 @@ class Learner:
             size=dataset.size,
             job_folder=job_folder,
         ).to(self.device)
-        is_wide = any(p.dtype.to_real() == torch.float64 for p in self.model.parameters())
-        self._dtype = torch.float64 if is_wide else torch.float32
+        self._dtype = _dtype_of(self.model)
         # Convolutions are faster with channels last, but a user's own network may depend on
         # the other order (``view`` does), and a narrow one may not survive it.
         last = dataset.size is not None and not document.model.is_own
@@ -209,3 +208,14 @@ class Learner:
 
 def _called(model: nn.Module, inputs: Tensor) -> Tensor:
     return manner_of(model, inputs).call(model, inputs)
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the precision of inputs that a network wants, by that of its parameters."""
+    dtypes = {p.dtype.to_real() for p in model.parameters()}
+    if not dtypes.isdisjoint({torch.float16, torch.bfloat16}):
+        raise UsageError(
+            "model.arch: the network has parameters of 16 bits; trainings are in float32 or "
+            "float64: let the factory make those"
+        )
+    return torch.float64 if torch.float64 in dtypes else torch.float32

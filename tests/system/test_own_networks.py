@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lsengine.engine import Options, connect
 from lsengine.errors import UsageError
 from tests.support import own_networks
 
@@ -339,3 +340,15 @@ def make(): return nn.Sequential(Centred(), nn.Linear(6, 3))
         for model in own_networks.networks_at_cells(job)
     ]
     np.testing.assert_allclose(found, expected, rtol=2e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_network_is_not_connected(tmp_path):
+    """Its weights cannot be put on a curve; the message says what can."""
+    code = LAYERS + FACTORIES["scripted"] + "\n"
+    curve = {"to": "other.pt", "epochs": 1, "output": "curve"}
+    grid = {"alpha": [0, 1, 3]}
+    job = own_networks.write(tmp_path, code, X, Y, curve=curve, directions=None, grid=grid)
+    torch.save(own_networks.module(tmp_path).make().state_dict(), tmp_path / "other.pt")
+    with pytest.raises(UsageError, match="TorchScript network cannot be put on a curve"):
+        connect.run(job, Options(progress="none"), world=None)

@@ -205,3 +205,13 @@ def test_one_logit_and_a_derivative_are_learned(tmp_path, wide):
     assert found.columns["train_loss"][2] == pytest.approx(float(expected), rel=1e-5)
     error = ((logit > 0).long() != torch.from_numpy(y)).double().mean()
     assert found.columns["train_error"][2] == pytest.approx(float(error))
+
+
+def test_networks_of_16_bits_are_refused(tmp_path, make_job):
+    """By name, not by what a layer says of its inputs."""
+    (tmp_path / "halved.py").write_text(
+        "from torch import nn\n\n\n"
+        "def make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).half()\n"
+    )
+    with pytest.raises(UsageError, match="parameters of 16 bits"):
+        run(make_job(model={"arch": "halved:make"}))
