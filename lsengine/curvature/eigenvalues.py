@@ -25,6 +25,9 @@ from lsengine.curvature.lanczos import (
 
 _FLOOR = 1e-4  # no residual is asked below this share of the largest modulus
 _FEWEST = 6  # products before a residual is believed: an unlucky start looks converged
+# Of small operators a product costs next to nothing, and few numbers make it likely that a start
+# nearly misses the end of the spectrum and its neighbour is taken for it.
+_SMALL, _FEWEST_OF_SMALL = 128, 24
 _NOISE = 0.3  # weight of the random vector beside the given ones in a start
 
 
@@ -97,10 +100,11 @@ def _solve(
 ) -> Eigenpairs:
     """Extend a run until the ``count`` chosen Ritz pairs are good enough, or it ends."""
     run = LanczosRun(operator, _start(operator, start, options.seed), options)
+    fewest = _FEWEST_OF_SMALL if operator.size <= _SMALL else _FEWEST
     while run.extend():
         values_K, residuals_K = run.ritz()
         which_K = choose(values_K, count)
-        enough = run.products >= _FEWEST and len(which_K) == count
+        enough = run.products >= min(fewest, options.max_products) and len(which_K) == count
         if enough and _met(values_K[which_K], residuals_K[which_K], options.tolerance):
             break
         run.make_room(choose)

@@ -273,7 +273,8 @@ def _objective_of(job):
 
 def test_fine_cells_of_a_map_start_from_the_vectors_of_their_coarse_cell(tmp_path, capsys):
     """To the last bit, and not cold, which the engine would take more products for."""
-    job = write_job(tmp_path, **MAP)
+    model = {"arch": "testnets:mlp", "args": {"width": 40}, "checkpoint": "centre.pt"}
+    job = write_job(tmp_path, **{**MAP, "model": model})
     assert evaluate([job], Options(progress="none"), world=None) == 0
     assert "curvature: basis=32 vectors=" in capsys.readouterr().err
     found = store.read(job.with_suffix(".h5")).quantities
