@@ -491,12 +491,11 @@ def wrapper(parts: Sequence[Block], rng: np.random.Generator) -> Block:
         Block("seeded", "torch.manual_seed(3)", "Net()"),
     ]
     if all(p.plain for p in parts):
-        odd = {"with_curvature": EITHER}
         ways += [
             Block("double", forward="Net().double()"),
             Block("half", forward="Net().half()"),
             Block("bfloat16", forward="Net().bfloat16()"),
-            Block("scripted", forward="torch.jit.script(Net())", **odd),
+            Block("scripted", forward="torch.jit.script(Net())", with_curvature=EITHER),
             Block("deep copy", "import copy", "copy.deepcopy(Net())"),
             Block("frozen body", "net = Net()\nnet.entry.requires_grad_(False)", "net"),
         ]
