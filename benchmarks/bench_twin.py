@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
 import yaml
@@ -79,6 +80,7 @@ def timed(module: Any, name: str, spent: dict[str, list[float]]) -> None:
 
 def main() -> None:
     """Print the table."""
+    options = harness.arguments(__doc__.partition("\n")[0]).parse_args()
     spent: dict[str, list[float]] = {}
     torch.set_num_threads(1)
     timed(run, "make_twin", spent)
@@ -86,7 +88,7 @@ def main() -> None:
     rows = [["network", "parameters", "make, s", "compare, s"]]
     for label, (arch, shape) in NETWORKS.items():
         spent.clear()
-        for _ in range(RUNS):
+        for _ in range(1 if options.quick else RUNS):
             with tempfile.TemporaryDirectory() as folder:
                 job = write_job(Path(folder), arch, shape)
                 evaluate([job], Options(progress="none"), world=None)

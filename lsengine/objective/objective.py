@@ -243,7 +243,10 @@ class Objective:
         inputs, targets = split.samples(indices, exact=forward is self._network.exact)
 
         def evaluate() -> tuple[Tensor, Tensor | None]:
-            pieces = [forward(x).to(targets.device) for x in inputs.split(self.batch_size)]
+            pieces = []
+            for x in inputs.split(self.batch_size):
+                self._tick()
+                pieces.append(forward(x).to(targets.device))
             output = in_precision(torch.cat(pieces), torch.float64)
             losses = of_samples(self._loss, output, targets)
             right = hits(output, targets).cpu() if split.has_classes else None

@@ -55,16 +55,17 @@ class Gated(nn.Module):
 
 
 class Uneven(Slow):
-    """Slower on one rank, or stuck there for good once it has begun."""
+    """Slower on some ranks, or stuck there for good, after so many calls."""
 
-    def __init__(self, seconds, rank, times):
+    def __init__(self, seconds, rank, times, most=12):
         super().__init__(seconds)
-        self.is_here = os.environ.get("OMPI_COMM_WORLD_RANK", "alone") == str(rank)
-        self.times, self.calls = times, 0
+        ranks = [str(r) for r in (rank if isinstance(rank, list) else [rank])]
+        self.is_here = os.environ.get("OMPI_COMM_WORLD_RANK", "alone") in ranks
+        self.times, self.calls, self.most = times, 0, most
 
     def forward(self, x):
         self.calls += 1
-        if self.is_here and self.calls > 12:
+        if self.is_here and self.calls > self.most:
             time.sleep(self.seconds * (self.times - 1))
         return super().forward(x)
 

@@ -113,8 +113,13 @@ def test_signals_stop_a_process_alone(make_job, number):
 
 def test_a_stop_abandons_the_cell_in_hand(make_job):
     """A cell of many seconds does not hold up the stop, which comes between mini-batches."""
-    model = {**SLOW, "args": {"seconds": 2.0}}  # six batches a cell
-    job = make_job(model=model, grid={"alpha": [-1, 1, 2], "beta": [-1, 1, 2]})
+    args = {"seconds": 0.01, "rank": 1, "times": 200}  # six batches a cell
+    model = {"arch": "testnets:Uneven", "args": args, "checkpoint": "centre.pt"}
+    job = make_job(
+        model=model,
+        grid={"alpha": [-1, 1, 2], "beta": [-1, 1, 2]},
+        launch={"coordinator": "waits"},
+    )
     command = [str(BIN / "mpirun"), "-n", "2", str(BIN / "lsengine"), "eval", str(job)]
     process = subprocess.Popen(
         command,
@@ -234,7 +239,8 @@ def test_waiting_costs_next_to_nothing(make_job):
     kernel at both ends of a wait.  The least of several waits counts, because what else a
     machine does makes the same work take longer, never shorter.
     """
-    model = {**SLOW, "args": {"seconds": 4.0}}  # six batches a cell
+    args = {"seconds": 0.01, "rank": [1, 2], "times": 400, "most": 5}  # six batches a cell
+    model = {"arch": "testnets:Uneven", "args": args, "checkpoint": "centre.pt"}
     job = make_job(model=model, directions={"alpha": {"kind": "random"}}, grid={"alpha": [1, 1, 1]})
     command = [str(BIN / "mpirun"), "-n", "3", str(BIN / "lsengine"), "eval", str(job)]
     process = subprocess.Popen(

@@ -156,7 +156,8 @@ def test_a_hung_coordinator_that_evaluates_ends_itself(make_job):
 
 def test_a_hung_process_alone_ends_itself(make_job):
     """By SIGALRM, after it has named the line; a shell calls that 142."""
-    model = {"arch": "testnets:Uneven", "args": {"seconds": 0.005, "rank": "alone", "times": 1e8}}
+    args = {"seconds": 0.005, "rank": "alone", "times": 1e8, "most": 40}
+    model = {"arch": "testnets:Uneven", "args": args}
     job = make_job(model={**model, "checkpoint": "centre.pt"}, grid=GRID, launch={"hang_s": HANG_S})
     ended = run_alone(["eval", str(job)], timeout=60)
     assert ended.returncode == -signal.SIGALRM, ended.stderr

@@ -24,7 +24,7 @@ from lsengine.data import Dataset
 from lsengine.engine.messages import Probe, Twin
 from lsengine.engine.prepare.directions import cell_steps
 from lsengine.engine.prepare.loading import Loaded, network
-from lsengine.errors import UsageError
+from lsengine.errors import Stopped, UsageError
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
 from lsengine.models import checkpoint
@@ -311,12 +311,15 @@ class _Maker:
         sizes = list(sizes or whole)
         try:
             while True:
+                self._tick()
                 try:
                     return net.evaluate(x, y, loss, sizes)
                 except (RuntimeError, MemoryError) as error:
                     if max(sizes) == 1 or not devices.is_out_of_memory(error):
                         raise
                 sizes = [part for n in sizes for part in (n // 2, n - n // 2) if part]
+        except Stopped:
+            raise
         except Exception as error:
             batches = " and ".join(map(str, sizes[:2]))
             raise _CannotEvaluateError(
