@@ -100,7 +100,6 @@ class NaiveNetwork:
             is_mean = result.ndim == 0
             if is_mean:
                 result, weight = result.reshape(1), result.new_full((1,), len(y_N))
-                is_mean = True
             losses.append(result.detach().double())
             ones = torch.ones(len(result), dtype=torch.float64)
             weights.append(ones if weight is None else weight.detach().double())
