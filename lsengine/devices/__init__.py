@@ -12,3 +12,5 @@ from lsengine.devices.device import tf32 as tf32
 from lsengine.devices.device import tune_malloc as tune_malloc
 from lsengine.devices.device import use_deterministic_kernels as use_deterministic_kernels
 from lsengine.devices.device import visible_count as visible_count
+from lsengine.devices.instances import choose_instance as choose_instance
+from lsengine.devices.instances import instances as instances

@@ -84,7 +84,7 @@ def _torch(probe: HostProbe) -> Check:
         return warning("torch", found, remedy)
     if not driver or torch.available:
         return ok("torch", found)
-    if probe.hello.visible is not None and not probe.hello.visible.strip("-1 "):
+    if probe.hello.visible is not None and probe.hello.visible.strip() in ("", "-1"):
         remedy = "ask the batch system for a card, if one is wanted"
         return warning("torch", f"{found}; CUDA_VISIBLE_DEVICES hides all cards", remedy)
     if _version(torch.cuda) > _version(driver):
@@ -124,8 +124,9 @@ def _device(rank: int, probes: Probes, seats: Seats) -> str:
 def _shared_cards(probes: Probes, seats: Seats) -> list[Check]:
     users: dict[tuple[str, str], list[int]] = defaultdict(list)
     for rank, (index, _) in sorted(seats.items()):
-        if index is None:
-            continue
+        visible = probes[rank].hello.visible or ""
+        if index is None or ("MIG-" in visible and "," in visible):
+            continue  # a run gives each rank an instance of its own, which the doctor does not
         host = probes[rank].hello.host
         others = {seats[r][0] for r, p in probes.items() if r != rank and p.hello.host == host}
         if rank or len(probes) == 1 or index not in others:  # rank 0 takes what is left idle

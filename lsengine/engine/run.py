@@ -90,6 +90,8 @@ class Run:
     def visible_devices(self) -> VisibleDevices:
         """Return the devices of the job's kind that this process sees."""
         wanted, visible = self._job.document.device, os.environ.get("CUDA_VISIBLE_DEVICES")
+        if wanted in ("auto", "cuda") and (listed := devices.instances(visible)):
+            return VisibleDevices("cuda", len(listed), visible)  # torch would fix on the first one
         try:
             kind = devices.device_of(wanted, 0).type
         except EnvironmentUnfit:  # rank 0 may be where there is none

@@ -41,6 +41,8 @@ class Workspace:
         document = self._job.document
         threads = assignment.threads if document.threads == "auto" else document.threads
         torch.set_num_threads(threads)
+        if document.device in ("auto", "cuda"):
+            devices.choose_instance(assignment.slot)
         self._device = devices.device_of(document.device, assignment.slot)
         if self._device.type == "cpu":
             devices.tune_malloc()

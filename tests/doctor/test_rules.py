@@ -69,6 +69,12 @@ def test_two_workers_on_one_card_are_a_warning():
     assert "one worker per card" in checks[1].remedy
 
 
+def test_instances_of_one_card_are_not_shared():
+    """CUDA shows every rank the first of a list, but a run gives each its own."""
+    one = _probe(torch=_torch(1), driver="13.0", visible="MIG-1,MIG-2")
+    assert _verdicts(_devices({0: one, 1: one, 2: one})) == [Verdict.OK]
+
+
 @pytest.mark.parametrize(
     ("torch", "driver", "visible", "verdict", "words"),
     [
@@ -79,6 +85,7 @@ def test_two_workers_on_one_card_are_a_warning():
         (_torch(), "13.1", None, Verdict.PROBLEM, "no card can be used"),
         (_torch(), "13.0", "", Verdict.WARNING, "hides all cards"),
         (_torch(), "13.0", "-1", Verdict.WARNING, "hides all cards"),
+        (_torch(), "13.0", "1", Verdict.PROBLEM, "no card can be used"),
         (Torch(error="ImportError: none"), "", None, Verdict.PROBLEM, "cannot be imported"),
         (_torch(error="RuntimeError: CUDA"), "13.0", None, Verdict.PROBLEM, "RuntimeError"),
     ],

@@ -27,6 +27,7 @@ class Placement:
         self.hellos: dict[int, Hello] = {}
         self.infos: dict[int, WorkerInfo] = {}
         self._slots: dict[int, int] = {}
+        self._shared: set[str] = set()  # cards that have been warned of
 
     def assign(self, rank: int, job: Job) -> Assignment:
         """Give a rank that has said hello its device and its threads."""
@@ -63,12 +64,14 @@ class Placement:
                     f"ranks {rank} and {other} differ in {', '.join(pairs)}; their cells agree to "
                     "the precision's tolerance, not bit by bit"
                 )
-        for other, theirs in self.infos.items():
-            if info.device_id and info.device_id == theirs.device_id:
-                log.warning(
-                    f"ranks {other} and {rank} share one card ({info.device_kind} on {info.host}); "
-                    "start one worker per card, and one rank more for the coordinator"
-                )
+        card = info.device_id
+        others = [r for r, theirs in self.infos.items() if card and theirs.device_id == card]
+        if others and card not in self._shared:
+            self._shared.add(card)
+            log.warning(
+                f"ranks {others[0]} and {rank} share one card ({info.device_kind} on {info.host}); "
+                "start one worker per card, and one rank more for the coordinator"
+            )
         self.infos[rank] = info
 
     def forget(self, rank: int) -> str:

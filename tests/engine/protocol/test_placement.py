@@ -131,6 +131,25 @@ def test_a_card_shared_with_rank_0_is_warned_of(tmp_path, caplog):
     assert "ranks 0 and 2 share one card (cuda card on a)" in caplog.text
 
 
+def test_every_shared_card_is_warned_of_once(caplog):
+    """Five ranks on one card and three on another are two warnings, not thirteen."""
+    placement = Placement()
+    for rank in range(1, 9):
+        card = "card 0" if rank < 6 else "card 1"
+        placement.loaded(rank, _info("a", "cuda card", card))
+    warned = [record.message for record in caplog.records]
+    assert [text.partition(" share")[0] for text in warned] == ["ranks 1 and 2", "ranks 6 and 7"]
+
+
+@pytest.mark.parametrize(
+    "visible",
+    ["0,1", "GPU-8932f937,GPU-72ab5c10", "MIG-GPU-8932f937/1/0,MIG-GPU-8932f937/2/0"],
+)
+def test_lists_of_all_kinds_are_taken_in_turn(visible):
+    """Numbers, UUIDs of cards and MIG instances: the workers that see a list count through it."""
+    assert _slots(_hellos(*[("a", range(8), visible)] * 2)) == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("kind", "forward", "difference"),
     [
