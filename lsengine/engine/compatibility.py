@@ -58,9 +58,10 @@ def refuse_other_job(job: Job, identity: dict[str, Any], series: CheckpointSerie
     if _knows_other_sources(job.output, identity, stored_identity):
         return
     same_cells = attributes.get("cell_fingerprint") == fingerprint(cell_identity(identity))
+    undo = "undo the edit, or " if _is_edit(difference) else ""
     also = f", and take its cells over with --extend {job.output}" if same_cells else ""
     raise SurfaceError(
-        f"{job.output}: belongs to another job: {difference}; {_undo(difference)}give this job "
+        f"{job.output}: belongs to another job: {difference}; {undo}give this job "
         f"another output{also}, or move the file away"
     )
 
@@ -78,9 +79,10 @@ def refuse_other_cells(old: Path, identity: dict[str, Any]) -> None:
     if stored is not None and _knows_other_sources(old, ours, cell_identity(stored)):
         return
     difference = unknown if stored is None else first_difference(ours, cell_identity(stored))
+    undo = "undo the edit, or " if _is_edit(difference) else ""
     raise SurfaceError(
-        f"--extend {old}: its cells are of another job: {difference}; {_undo(difference)}only "
-        "grid, repeats and quantities may differ"
+        f"--extend {old}: its cells are of another job: {difference}; allowed: another grid, "
+        f"repeats or quantities; {undo}evaluate this job without --extend"
     )
 
 
@@ -96,9 +98,8 @@ def _knows_other_sources(path: Path, ours: dict[str, Any], theirs: dict[str, Any
     return True
 
 
-def _undo(difference: object) -> str:
-    is_code = isinstance(difference, Difference) and difference.key.startswith("code.")
-    return "undo the edit, or " if is_code else ""
+def _is_edit(difference: Difference | str | None) -> bool:
+    return isinstance(difference, Difference) and difference.is_of_code
 
 
 def refuse_other_directions(old: Path, directions: Arrays) -> None:

@@ -38,7 +38,7 @@ def digests(modules: Iterable[str], job_folder: Path) -> dict[str, str]:
         waiting += [name.rpartition(".")[0]] if "." in name else []
         spec = _spec(name, [*sys.path, str(job_folder.absolute())])
         file = Path(spec.origin) if spec and spec.has_location and spec.origin else None
-        if file is None or not _is_own(file):
+        if file is None or not is_own(file):
             continue
         is_package = file.stem == "__init__"
         folders = name.split(".") if is_package else name.split(".")[:-1]
@@ -65,7 +65,8 @@ def _spec(name: str, path: list[str]) -> ModuleSpec | None:
     return spec or getattr(sys.modules.get(name), "__spec__", None)
 
 
-def _is_own(file: Path) -> bool:
+def is_own(file: Path) -> bool:
+    """Whether a file is neither of the standard library, nor of lsengine, nor installed."""
     file = file.resolve()
     others = any(file.is_relative_to(folder) for folder in (_OURS, *_PYTHONS))
     return not others and _INSTALLED.isdisjoint(file.parts)

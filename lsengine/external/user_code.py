@@ -1,4 +1,8 @@
-"""The user's own modules: networks, data sets and losses that a job names."""
+"""The user's own modules: networks, data sets and losses that a job names.
+
+They may import their neighbours at any time, in a forward pass as well.  So the folder of the job
+stays on the search path, behind everything else, until a job of another folder is used.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,25 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lsengine.errors import UsageError
+from lsengine.external.sources import is_own
 from lsengine.wording import did_you_mean
 
-_in_job_folders: dict[str, Path] = {}  # the folder of each module from one
+
+@dataclass(frozen=True, slots=True)
+class _InUse:
+    """The folder of the job in use, what was imported before it, and what it adds to the path."""
+
+    folder: Path
+    modules: frozenset[str]
+    added: list[str] = field(default_factory=list)
+
+
+_in_use: list[_InUse] = []  # one at most
 
 
 def call(spec: str, args: dict[str, Any], *, key: str, job_folder: Path) -> Any:
@@ -68,28 +84,40 @@ def _import_failure(name: str, error: BaseException, key: str, job_folder: Path)
     return f'{key}: importing "{name}" failed: {type(error).__name__}: {error}'
 
 
+def imported(job_folder: Path) -> list[str]:
+    """Return the user's modules of a job's folder that it has imported so far, sorted."""
+    folder = job_folder.absolute()
+    if not _in_use or _in_use[0].folder != folder:
+        return []
+    new = [name for name in sys.modules if name not in _in_use[0].modules]
+    return sorted(name for name in new if _is_in(folder, name))
+
+
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Let modules of ``folder`` be imported, after everything else, within the context.
+    """Let modules of ``folder`` be imported, after everything else, from now on.
 
     Modules that came from another job's folder are forgotten: the same name may mean
-    something else here.
+    something else here.  So are the places that they have added to the search path.
     """
     folder = folder.absolute()
-    for name in [name for name, origin in _in_job_folders.items() if origin != folder]:
-        sys.modules.pop(name, None)
-        del _in_job_folders[name]
-    before, path = set(sys.modules), list(sys.path)
-    sys.path.append(str(folder))
+    if _in_use and _in_use[0].folder != folder:
+        for name in imported(_in_use[0].folder):
+            del sys.modules[name]
+        gone = _in_use.pop().added
+        sys.path[:] = [entry for entry in sys.path if entry not in gone]
+    if not _in_use:
+        _in_use.append(_InUse(folder, frozenset(sys.modules)))
+    before = list(sys.path)
+    if str(folder) not in before:
+        sys.path.append(str(folder))
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        if sys.path and sys.path[-1] == str(folder):
-            sys.path.pop()
-        else:
-            sys.path[:] = path  # the user's module changed it
-        for name in set(sys.modules) - before:
-            origin = getattr(sys.modules[name], "__file__", None)
-            if origin and Path(origin).is_relative_to(folder):
-                _in_job_folders[name] = folder
+        _in_use[0].added.extend(entry for entry in sys.path if entry not in before)
+
+
+def _is_in(folder: Path, name: str) -> bool:
+    origin = getattr(sys.modules[name], "__file__", None)
+    return bool(origin) and Path(origin).is_relative_to(folder) and is_own(Path(origin))

@@ -92,6 +92,15 @@ class Job:
                 section[last] = str(self.path(section[last]))
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
+    @property
+    def own_modules(self) -> list[str]:
+        """The names of the user's modules that the job names: of data, loss and network."""
+        document = self.document
+        specs = [document.data.dataset, document.loss]
+        if document.model.is_own:
+            specs.append(document.model.arch)
+        return [spec.partition(":")[0] for spec in specs if ":" in spec]
+
     def data_identity(self) -> dict[str, Any]:
         """Return what the job says of its data, but where they are, as plain JSON values."""
         content = self.document.data.model_dump(mode="json")

@@ -59,9 +59,14 @@ class Difference:
     ours: Any
     theirs: Any
 
+    @property
+    def is_of_code(self) -> bool:
+        """Whether it is the content of one of the user's sources."""
+        return self.key.startswith("code.")
+
     def words(self, here: str = "in the job", there: str = "in the file") -> str:
         """Return it as a clause, with names for the places of the two values."""
-        if self.key.startswith("code."):
+        if self.is_of_code:
             return f"the source {self.key.removeprefix('code.')} is not what it was"
         if self.key.startswith("digests."):
             return f"the content of {self.key.removeprefix('digests.')} is not what it was"

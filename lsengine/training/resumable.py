@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lsengine.errors import Stopped, UsageError
+from lsengine.external import sources
 from lsengine.job import Job
 from lsengine.ranks import StopRequest
 from lsengine.surface.identity import first_difference
@@ -74,9 +75,11 @@ def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str
     """Return what decides a training's result, as plain JSON values.
 
     ``section`` is the training's own in the job, of which the ``ignored`` keys do not matter.
+    The user's own sources are in it, if there are any.
     """
     content = job.document.model_dump(mode="json")
-    return {
+    code = sources.digests(job.own_modules, job.source.parent)
+    return ({"code": code} if code else {}) | {
         "model": {k: content["model"][k] for k in ("arch", "args")},
         "data": job.data_identity(),
         "loss": content["loss"],
@@ -92,4 +95,5 @@ def refuse_other(ours: Mapping[str, Any], theirs: Mapping[str, Any], what: str) 
         UsageError: With the first difference.
     """
     if difference := first_difference(ours, theirs):
-        raise UsageError(f"{what}: {difference}; name another folder, or remove that one")
+        undo = "undo the edit, " if difference.is_of_code else ""
+        raise UsageError(f"{what}: {difference}; {undo}name another folder, or remove that one")

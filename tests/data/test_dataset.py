@@ -91,6 +91,7 @@ def test_a_subset_keeps_the_order_and_the_pairs():
     whole, part = load("digits").splits["test"], load("digits", subset=37).splits["test"]
     rows = [(x.tolist(), int(y)) for x, y in zip(whole.x, whole.y, strict=True)]
     position = -1
+    assert len(part.x) == len(part.y) == 37
     for x, y in zip(part.x, part.y, strict=True):
         position = rows.index((x.tolist(), int(y)), position + 1)
 

@@ -140,7 +140,7 @@ def test_edited_code_is_refused_with_its_file(own_job, tmp_path):
     old = tmp_path / "old.h5"
     job.with_suffix(".h5").rename(old)
     finer = own_job(points=3)
-    with pytest.raises(SurfaceError, match=r"--extend .*source edited_layers\.py is not"):
+    with pytest.raises(SurfaceError, match=r"--extend .*source edited_layers\.py is not .*undo"):
         evaluate([finer], Options(progress="none", extend=old), world=None)
     assert not finer.with_suffix(".h5").exists()
     source.write_text(LAYERS)
@@ -160,3 +160,33 @@ def test_a_surface_that_does_not_know_its_code_goes_on_with_a_warning(own_job, c
         file["status"][0] = 0
     assert evaluate([job], Options(progress="none"), world=None) == 0
     assert "does not say what was in edited_layers.py, edited_net.py" in capsys.readouterr().err
+
+
+LATE = """import importlib
+from torch import nn
+class make(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+    def forward(self, x):
+        part = importlib.import_module("late" + "_scale")
+        return self.layer(x.flatten(1)) * part.SCALE
+"""
+
+
+def test_what_a_forward_pass_imports_is_known(make_job, tmp_path):
+    """Also by a name that no source holds; its edit is refused."""
+    (tmp_path / "late_net.py").write_text(LATE)
+    (tmp_path / "late_scale.py").write_text("SCALE = 2")
+    state = torch.nn.Linear(64, 10).state_dict()
+    torch.save({f"layer.{name}": t for name, t in state.items()}, tmp_path / "own.pt")
+    job = make_job(
+        model={"arch": "late_net:make", "checkpoint": "own.pt"},
+        data={"dataset": "digits", "subset": 20, "splits": ["train"]},
+        directions={"alpha": {"kind": "random"}},
+        grid={"alpha": [0, 1, 2]},
+    )
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    (tmp_path / "late_scale.py").write_text("SCALE = 3")
+    with pytest.raises(SurfaceError, match=r"the source late_scale\.py is not what it was"):
+        evaluate([job], Options(progress="none"), world=None)

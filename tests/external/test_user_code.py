@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from lsengine.errors import UsageError
+from lsengine.external import user_code
 from tests.support.networks import build
 
 MODULE = """
@@ -35,11 +36,33 @@ def user_folder(tmp_path):
 
 
 def test_a_module_beside_the_job_is_found(user_folder):
-    """Its factory may import its neighbours, early and late; the search path is restored."""
-    before = list(sys.path)
+    """Its factory may import its neighbours, early and late; what it has imported is known."""
     network = build("usermodel_a:make", job_folder=user_folder, outputs=5)
     assert network.weight.shape == (5, 3)
-    assert sys.path == before
+    assert user_code.imported(user_folder) == ["helper_a", "late_a", "usermodel_a"]
+
+
+def test_neighbours_may_be_imported_in_forward(tmp_path, tmp_path_factory):
+    """From the job's folder and from where its module says, until another job is used."""
+    beside, elsewhere, other = tmp_path, tmp_path / "src", tmp_path_factory.mktemp("other")
+    elsewhere.mkdir()
+    (beside / "net_b.py").write_text(
+        "import sys\nfrom torch import nn\n"
+        f"sys.path.insert(0, {str(elsewhere)!r})\n"
+        "class make(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        import near_b, far_b\n"
+        "        return x * near_b.FACTOR * far_b.FACTOR\n"
+    )
+    (beside / "near_b.py").write_text("FACTOR = 3")
+    (elsewhere / "far_b.py").write_text("FACTOR = 5")
+    (other / "net_c.py").write_text("from torch import nn\nmake = nn.Identity")
+    before = list(sys.path)
+    assert build("net_b:make", job_folder=beside)(2) == 30
+    assert set(user_code.imported(beside)) == {"net_b", "near_b", "far_b"}
+    build("net_c:make", job_folder=other)
+    assert not {"net_b", "near_b", "far_b"} & set(sys.modules)
+    assert [p for p in sys.path if p not in before] == [str(other)]
 
 
 def test_the_same_name_in_another_folder_is_another_module(user_folder, tmp_path_factory):

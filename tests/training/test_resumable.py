@@ -129,6 +129,19 @@ def test_another_trainings_folder_is_refused(make_job, changed, said):
     assert {p: p.read_bytes() for p in folder(loaded).iterdir()} == before
 
 
+def test_an_edited_network_is_refused_with_its_file(tmp_path, make_job):
+    """A training that was done, or begun, with another source of the user's."""
+    source = tmp_path / "trained_net.py"
+    text = "from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))"
+    source.write_text(text)
+    run(make_job(epochs=1, model={"arch": "trained_net:make"}))
+    source.write_text(text + "\n# edited")
+    with pytest.raises(UsageError, match=r"the source trained_net\.py is not .*; undo the edit"):
+        run(make_job(epochs=1, model={"arch": "trained_net:make"}))
+    source.write_text(text)
+    run(make_job(epochs=1, model={"arch": "trained_net:make"}))
+
+
 def test_other_data_under_the_same_name_are_noticed(tmp_path, make_job):
     """An interrupted training does not go on with an .npz that was replaced."""
     dataset = {"dataset": "arrays", "root": "a.npz", "splits": ["train"]}

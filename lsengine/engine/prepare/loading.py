@@ -18,7 +18,7 @@ from lsengine import data, devices, files, models
 from lsengine.curvature import cells
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.errors import LsengineError, UsageError
-from lsengine.external import sources
+from lsengine.external import sources, user_code
 from lsengine.geometry.parameters import can_move, real_dtype
 from lsengine.job import Job
 from lsengine.job.schema import PrincipalDirection
@@ -258,15 +258,13 @@ def identity(job: Job, loaded: Loaded, trajectory: str | None = None) -> dict[st
 def code(job: Job, model: nn.Module) -> dict[str, str]:
     """Return the SHA-256 of the user's own sources, by path: of network, data and loss.
 
-    A network may come out of modules that no source names.
+    A network may come out of modules that no source names, and what is beside the job may be
+    imported by names that are put together.  So it is asked after network and loss have run.
     """
-    document = job.document
-    specs = [document.data.dataset, document.loss]
-    modules = [spec.partition(":")[0] for spec in specs if ":" in spec]
-    if document.model.is_own:
-        modules.append(document.model.arch.partition(":")[0])
+    modules, folder = job.own_modules, job.source.parent
+    if job.document.model.is_own:
         modules += {type(module).__module__ for module in model.modules()}
-    return sources.digests(modules, job.source.parent)
+    return sources.digests([*modules, *user_code.imported(folder)], folder)
 
 
 def state_dict_layout(model: nn.Module) -> str:
