@@ -53,8 +53,9 @@ def decode(file: Path, resize: Sequence[int] | None) -> tuple[Pixels, list[str]]
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 _check_nothing_is_lost(file, image)
+                read = _deep_colours if _is_deep_colour(image) else _pixels
                 image.load()
-                return _pixels(file, image, resize), list(_notes(image))
+                return read(file, image, resize), list(_notes(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         most = f"{Image.MAX_IMAGE_PIXELS:,}"
         raise UsageError(
@@ -79,10 +80,11 @@ def _lost(image: Any) -> Iterator[str]:
     if frames > 1 and image.format != "MPO":  # a camera's: the others are previews
         yield f"has {frames} pictures (an animation, or pages); expected one"
     deep = image.mode == "F" or image.mode.startswith("I")
-    if image.format == "PNG" and not deep and _png_bits(image) > 8:
-        yield "has 16 bits per colour, which pillow reads with 8"
+    is_deep_png = image.format == "PNG" and not deep and _png_bits(image) > 8
+    if is_deep_png and not _is_deep_colour(image):
+        yield "has 16 bits per colour, which pillow reads with 8; leave out its alpha"
     if image.format == "PPM" and not deep and _largest_of_ppm(image) > 255:
-        yield "has 16 bits per colour, which pillow reads with 8"
+        yield "has 16 bits per colour, which pillow reads with 8; make it a PNG"
     if image.format == "TIFF":
         yield from _lost_of_tiff(image.tag_v2, deep)
 
@@ -90,6 +92,11 @@ def _lost(image: Any) -> Iterator[str]:
 def _png_bits(image: Any) -> int:
     image.fp.seek(0)
     return int(image.fp.read(25)[24])  # in the header, which is the first chunk
+
+
+def _is_deep_colour(image: Any) -> bool:
+    """Whether pillow keeps the high byte alone of each colour of a PNG."""
+    return image.format == "PNG" and image.tile and image.tile[0][3] in ("RGB;16B", "RGBA;16B")
 
 
 def _largest_of_ppm(image: Any) -> int:
@@ -100,7 +107,7 @@ def _largest_of_ppm(image: Any) -> int:
 def _lost_of_tiff(tags: Any, deep: bool) -> Iterator[str]:
     bits = max(tags.get(_BITS, (1,)))
     if (bits > 8 and not deep) or (deep and bits not in (16, 32)):
-        yield f"is a TIFF of {bits} bits per colour; allowed: 8, or grey of 16 or 32"
+        yield f"is a TIFF of {bits} bits per colour; allowed: 8, or grey of 16 or 32, or PNG"
     if _SIGNED in tags.get(_SAMPLE_FORMAT, (1,)):
         yield "holds integers with a sign, which have no range to be scaled by"
     if deep and tags.get(_PHOTOMETRIC) == 0:
@@ -125,16 +132,38 @@ def _notes(image: Any) -> Iterator[str]:
 
 
 def _pixels(file: Path, image: Any, resize: Sequence[int] | None) -> Pixels:
-    from PIL import Image
 
     if image.mode == "F" or image.mode.startswith("I"):
         deep = _of_floats(file, image) if image.mode == "F" else _of_16_bits(file, image)
-        if resize is None:
-            return deep
-        resized = np.asarray(_resized(Image.fromarray(deep.astype(np.float32)), resize))
-        return resized if image.mode == "F" else np.rint(resized).astype(np.uint16)
+        return deep if resize is None else _resized_deep(deep, resize)
     image = image.convert("L" if image.mode in ("1", "L") else "RGB")
     return np.array(image if resize is None else _resized(image, resize))
+
+
+def _deep_colours(file: Path, image: Any, resize: Sequence[int] | None) -> Pixels:
+    """Return colours of 16 bits.
+
+    Pillow keeps the first byte of each number.  It gives the second one, too, when it is told that
+    this is the high byte.
+    """
+    from PIL import Image
+
+    with Image.open(file) as again:
+        codec, extents, offset, mode = again.tile[0]
+        again.tile = [(codec, extents, offset, mode.replace("16B", "16L"))]
+        low = np.asarray(again)[..., :3]
+    deep: Pixels = np.asarray(image)[..., :3] * np.uint16(256) + low
+    if resize is None:
+        return deep
+    return np.stack([_resized_deep(channel, resize) for channel in np.moveaxis(deep, 2, 0)], 2)
+
+
+def _resized_deep(pixels: Pixels, resize: Sequence[int]) -> Pixels:
+    """Return floats, or numbers of 16 bits, of rows and columns ``resize``."""
+    from PIL import Image
+
+    resized = np.asarray(_resized(Image.fromarray(pixels.astype(np.float32)), resize))
+    return resized if pixels.dtype == np.float32 else np.rint(resized).astype(np.uint16)
 
 
 def _resized(image: Any, resize: Sequence[int]) -> Any:

@@ -39,6 +39,8 @@ READ = {
     "png 8": (lambda: _saved(GREY, "PNG"), GREY),
     "png 16": (lambda: _saved(DEEP[..., 0], "PNG"), DEEP[..., 0]),
     "png 16, other writer": (lambda: images.png(DEEP[..., 0], images.GREY), DEEP[..., 0]),
+    "png 16, colour": (lambda: images.png(DEEP[..., :3], images.COLOUR), DEEP[..., :3]),
+    "png 16, colour, alpha": (lambda: images.png(DEEP, images.COLOUR_ALPHA), DEEP[..., :3]),
     "png 1": (lambda: _saved(GREY > 99, "PNG"), np.where(GREY > 99, 255, 0)),
     "tiff 1": (lambda: _saved(GREY > 99, "TIFF"), np.where(GREY > 99, 255, 0)),
     "tiff 16": (lambda: _saved(DEEP[..., 0], "TIFF"), DEEP[..., 0]),
@@ -78,10 +80,8 @@ def test_a_palette_and_four_inks_become_colours(tmp_path):
 
 
 REFUSED = {
-    "16 bits of colour": (lambda: images.png(DEEP[..., :3], images.COLOUR), "16 bits per colour"),
-    "16 bits, grey alpha": (lambda: images.png(DEEP[..., :2], images.GREY_ALPHA), "16 bits"),
-    "16 bits, alpha": (lambda: images.png(DEEP, images.COLOUR_ALPHA), "16 bits per colour"),
-    "ppm 16": (lambda: b"P6 1 1 65535\n" + bytes(6), "16 bits per colour"),
+    "16 bits, grey alpha": (lambda: images.png(DEEP[..., :2], images.GREY_ALPHA), "its alpha"),
+    "ppm 16": (lambda: b"P6 1 1 65535\n" + bytes(6), "16 bits per colour.*make it a PNG"),
     "ppm 10, as text": (lambda: b"P3 1 1 1023\n1 2 1000\n", "16 bits per colour"),
     "tiff 12": (lambda: images.tiff(GREY[:, :3], bits=12), "12 bits per colour"),
     "tiff signed 8": (lambda: images.tiff(GREY, bits=8, sample_format=2), "with a sign"),
@@ -153,11 +153,20 @@ def _triangles(x, size):
 
 @pytest.mark.parametrize("size", [(3, 2), (9, 4), (6, 5), (1, 11)])
 @pytest.mark.parametrize(
-    ("pixels", "step"), [(GREY, 1.01), (BYTES[..., :3], 1.01), (DEEP[..., 0], 0.6), (FLOATS, 1e-6)]
+    ("pixels", "step"),
+    [
+        (GREY, 1.01),
+        (BYTES[..., :3], 1.01),
+        (DEEP[..., 0], 0.6),
+        (DEEP[..., :3], 0.6),
+        (FLOATS, 1e-6),
+    ],
 )
 def test_a_resized_image_is_a_mean_with_triangles(tmp_path, size, pixels, step):
     """Every type, smaller and larger, to the rounding of its type (bytes: twice)."""
-    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    is_deep_colour = pixels.dtype == np.uint16 and pixels.ndim == 3
+    content = images.png(pixels, images.COLOUR) if is_deep_colour else _saved(pixels, "TIFF")
+    (tmp_path / "a.tif").write_bytes(content)
     found, _ = decode(tmp_path / "a.tif", size)
     across = _triangles(np.swapaxes(pixels, 0, 1), size[1])
     expected = _triangles(np.swapaxes(across, 0, 1), size[0])
