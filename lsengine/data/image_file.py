@@ -149,8 +149,9 @@ def _deep_colours(file: Path, image: Any, resize: Sequence[int] | None) -> Pixel
     from PIL import Image
 
     with Image.open(file) as again:
-        codec, extents, offset, mode = again.tile[0]
-        again.tile = [(codec, extents, offset, mode.replace("16B", "16L"))]
+        tiles: Any = again.tile
+        codec, extents, offset, mode = tiles[0]
+        tiles[:] = [(codec, extents, offset, mode.replace("16B", "16L"))]
         low = np.asarray(again)[..., :3]
     deep: Pixels = np.asarray(image)[..., :3] * np.uint16(256) + low
     if resize is None:

@@ -119,5 +119,5 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 def _is_in(folder: Path, name: str) -> bool:
-    origin = getattr(sys.modules[name], "__file__", None)
+    origin: str = getattr(sys.modules[name], "__file__", None) or ""
     return bool(origin) and Path(origin).is_relative_to(folder) and is_own(Path(origin))
