@@ -49,6 +49,7 @@ class WorkerInfo:
     host: str
     device_kind: str  # `cpu` and its instruction set, `mps`, or `cuda` and the name of the card
     device_id: str = ""  # of the card, to find out two workers on one; empty without card
+    memory: int = 0  # of the card, in bytes; 0 without card
     threads: int  # CPU threads in use
     torch_version: str  # with the build's suffix
     sample_shape: tuple[int, ...]  # of one input sample

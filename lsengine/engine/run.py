@@ -205,7 +205,9 @@ class Run:
 
     def _attributes(self, info: WorkerInfo, world: World, parallel: bool) -> Attributes:
         document, digests = self._job.document, self._identity["digests"]
-        batch_size = settings.batch_size(self._job, info.sample_shape, info.device_kind)
+        batch_size = settings.batch_size(
+            self._job, info.sample_shape, info.device_kind, info.memory
+        )
         precision = info.precision
         if self._extended is not None:
             extended = store.read_attributes(self._extended)

@@ -116,7 +116,7 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> 
     devices.use_deterministic_kernels()
     loaded = prepare.load(job)
     prepare.check(job, loaded)
-    size = batch_size(job, sample_shape(loaded.dataset), device.type)
+    size = batch_size(job, sample_shape(loaded.dataset), device.type, devices.memory_of(device))
     hessian = hessian_directions.hessian_at_centre(job, loaded, device, batch_size=size, tick=tick)
     attributes: dict[str, str | int | float] = {
         "lsengine_version": __version__,

@@ -72,6 +72,7 @@ class Workspace:
             host=host,
             device_kind=kind,
             device_id=identity,
+            memory=devices.memory_of(self._device),
             threads=torch.get_num_threads(),
             torch_version=str(torch.__version__),
             sample_shape=sample_shape(self._loaded.dataset),
@@ -96,13 +97,13 @@ class Workspace:
         """Return how losses will be computed, by a trial with a copy of the network."""
         exact = "float32" if self._precision == "auto" else self._precision
         settings = evaluation_settings(self._job, self._device, precision=exact, batch_size=1)
-        if settings.dtype == torch.float64 and settings.channels_last:
+        if settings.dtype == torch.float64 and settings.fuses:
             return str(Manner())
         name = next(iter(self._loaded.dataset.splits))
         two = first_samples(self._loaded.dataset, name, 2)
         sample = data.normalized(two, name, settings.dtype).to(self._device)
         model = cast(copied(self._loaded.model).to(self._device), settings.dtype).eval()
-        if not settings.channels_last:
+        if not settings.fuses:
             try:
                 return str(manner_in_precision(model, sample))
             except Exception:  # the coordinator, which has the same network, says so

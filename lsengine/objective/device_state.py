@@ -38,9 +38,10 @@ class EvaluationSettings:
         batch_norm: ``frozen``, ``interpolated`` or ``recalibrated``.
         recalibration: Training samples and batch size of ``recalibrated``.
         seed: Of the draw of the recalibration's samples.
-        channels_last: Whether images and filters are laid out channels-last and layers fused, which
-            is faster; not for a user's own network, whose ``view`` calls may count on the other
-            layout, and whose Python code tracing would skip.
+        fuses: Whether the network is traced and its layers fused, which is faster; not for a
+            user's own network, whose Python code tracing would skip.
+        channels_last: Whether images and filters are laid out channels-last; `Objective` decides
+            it by `lsengine.objective.layout`.
         curvature: How to look for extreme eigenvalues; None not to.
         curvature_of_moved: Whether only the parameters that move count, or all.
         accuracy: Whether to tell which samples of classes are right.
@@ -53,6 +54,7 @@ class EvaluationSettings:
     batch_norm: str = "frozen"
     recalibration: tuple[int, int] = (5000, 128)
     seed: int = 0
+    fuses: bool = True
     channels_last: bool = True
     curvature: LanczosOptions | None = None
     curvature_of_moved: bool = False

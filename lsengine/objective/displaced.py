@@ -57,7 +57,7 @@ class DisplacedNetwork:
         self.model, self._flat, self._settings = model, flat, settings
         self._calibration, self._tick = calibration, tick
         self._sample = in_precision(sample, settings.compute_dtype)
-        self._manner = None if settings.channels_last else manner_in_precision(model, sample)
+        self._manner = None if settings.fuses else manner_in_precision(model, sample)
         self.exact = ForwardPass(model, self._manner)
         try:
             self.forward = self._forward_pass(sample)
@@ -126,7 +126,7 @@ class DisplacedNetwork:
         settings = self._settings
         if settings.dtype == torch.float64:
             return self.exact
-        if not settings.channels_last:
+        if not settings.fuses:
             return in_dtype(self.model, settings.compute_dtype, self._manner)
         return fused(self.model, settings.compute_dtype, sample)
 

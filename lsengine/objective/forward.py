@@ -133,6 +133,15 @@ class ForwardPass:
     def sync(self) -> None:
         """Copy all numbers from the network, where there are copies."""
 
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether its kernels are the same for all numbers and inputs, as far as is known."""
+        return self._manner is None or not self._manner.records
+
+    def tensors(self) -> list[Tensor]:
+        """Return the tensors that the pass computes with."""
+        return [*self._model.parameters(), *self._model.buffers()]
+
     def is_tame(self, sample: Tensor) -> bool:
         """Whether the pass treats its numbers as the network would, by a few inputs.
 

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -23,6 +24,7 @@ from lsengine.curvature import Hessian
 from lsengine.curvature.cells import NAMES, CellCurvature, hessian_parameters, trainable_names
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.objective import batched
+from lsengine.objective.cuda_graphs import Replayed
 from lsengine.objective.device_state import (
     Directions,
     EvaluationSettings,
@@ -33,12 +35,14 @@ from lsengine.objective.device_state import (
 )
 from lsengine.objective.displaced import DisplacedNetwork
 from lsengine.objective.forward import ForwardPass, cast
-from lsengine.objective.losses import Loss, hits, of_samples
+from lsengine.objective.layout import is_channels_last
+from lsengine.objective.losses import Loss, SampleLosses, hits, of_samples
 from lsengine.objective.recalibration import calibration_batches
 from lsengine.surface.grid import Cell
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
+Step = Callable[[Tensor, Tensor], tuple[SampleLosses, Tensor | None]]
 T = TypeVar("T")
 
 
@@ -80,13 +84,15 @@ class Objective:
         steps: Steps | None = None,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
+        settings = replace(settings, channels_last=is_channels_last(model, settings))
         self._settings, self._loss, self._tick = settings, loss, tick
         self.batch_size = settings.batch_size
         self._trainable = trainable_names(model)
         self.model = cast(model.to(settings.device), settings.dtype).eval()
-        if settings.channels_last:  # a user's own code may differentiate by its weights
+        if settings.fuses:  # a user's own code may differentiate by its weights
             self.model.requires_grad_(False)
         self._splits = {name: ResidentSplit(dataset, name, settings) for name in dataset.splits}
+        self._has_classes = any(split.has_classes for split in self._splits.values())
         self._curvature: CellCurvature | None = None
         self._way = settings.products_by  # or what is found with the first Hessian
         self._flat = FlatParameters(self.model, directions, settings, repeats=repeats, steps=steps)
@@ -97,6 +103,7 @@ class Objective:
                 self.model, self._flat, settings, calibration=calibration, sample=sample, tick=tick
             )
         self.forward = self._network.forward.kind
+        self._step = self._recorded_step()
         if settings.curvature:
             self._curvature = self._make_curvature()
 
@@ -106,7 +113,7 @@ class Objective:
 
         Not in inference mode where a user's code runs: it may differentiate.
         """
-        without = torch.inference_mode() if self._settings.channels_last else torch.no_grad()
+        without = torch.inference_mode() if self._settings.fuses else torch.no_grad()
         with without, devices.tf32(self._settings.precision == "tf32"):
             yield
 
@@ -307,6 +314,8 @@ class Objective:
             # Outside of the handler, whose traceback keeps the activations.
             self.batch_size //= 2
             log.warning("out of memory (%s); going on with batch_size=%d", reason, self.batch_size)
+            if isinstance(self._step, Replayed):
+                self._step.forget()
             with torch.inference_mode(False):
                 for split in self._splits.values():
                     split.cut(self.batch_size)
@@ -318,13 +327,33 @@ class Objective:
     def _metrics(self, forward: ForwardPass) -> Metrics:
         """Return the metrics of the numbers that a forward pass holds."""
         is_exact = forward is self._network.exact
+        step = self._step if forward is self._network.forward else self._step_of(forward)
+        if isinstance(step, Replayed):
+            step.refresh()
         with devices.tf32(False) if is_exact else contextlib.nullcontext():
             for split in self._splits.values():
                 inputs = split.exact_inputs() if is_exact else [b.inputs for b in split.batches]
                 for x, batch in zip(inputs, split.batches, strict=True):
                     self._tick()
-                    output = in_precision(forward(x).to(batch.losses.device), torch.float64)
-                    split.keep(batch, of_samples(self._loss, output, batch.targets))
-                    if batch.hits is not None:
-                        batch.hits.copy_(hits(output, batch.targets))
+                    losses, right = step(x, batch.targets)
+                    split.keep(batch, losses)
+                    if batch.hits is not None and right is not None:
+                        batch.hits.copy_(right)
         return {k: v for split in self._splits.values() for k, v in split.means().items()}
+
+    def _recorded_step(self) -> Step:
+        """Return the step of cells, on a CUDA device recorded as a graph."""
+        forward = self._network.forward
+        step = self._step_of(forward)
+        can_be = self._settings.device.type == "cuda" and forward.can_be_recorded
+        return Replayed(step, forward.tensors) if can_be else step
+
+    def _step_of(self, forward: ForwardPass) -> Step:
+        """Return what makes of inputs and targets the losses of samples, and which are right."""
+
+        def step(inputs: Tensor, targets: Tensor) -> tuple[SampleLosses, Tensor | None]:
+            output = in_precision(forward(inputs).to(targets.device), torch.float64)
+            losses = of_samples(self._loss, output, targets)
+            return losses, hits(output, targets) if self._has_classes else None
+
+        return step

@@ -64,7 +64,7 @@ def made(model, *, precision="float64", samples=40, loss=cross_entropy, batch=16
         device=torch.device("cpu"),
         precision=precision,
         batch_size=batch,
-        channels_last=False,
+        fuses=False,
         **given,
     )
     return Objective(model, digits(samples), loss, directions, settings)
@@ -265,7 +265,7 @@ def _objective_of(job):
         device=torch.device("cpu"),
         precision="float64",
         batch_size=16,
-        channels_last=False,
+        fuses=False,
         curvature=LanczosOptions(),
     )
     return Objective(loaded.model, loaded.dataset, cross_entropy, directions, settings)

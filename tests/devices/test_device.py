@@ -75,19 +75,24 @@ def test_a_device_that_is_not_there_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("shape", "device", "expected"),
+    ("shape", "device", "gib", "expected"),
     [
-        ((3, 32, 32), "cpu", 128),
-        ((1, 8, 8), "cpu", 512),
-        ((3, 224, 224), "cpu", 16),
-        ((64,), "cpu", 512),
-        ((3, 32, 32), "cuda", 1024),
-        ((1, 8, 8), "cuda", 4096),
+        ((3, 32, 32), "cpu", 0, 128),
+        ((1, 8, 8), "cpu", 0, 512),
+        ((3, 224, 224), "cpu", 0, 16),
+        ((64,), "cpu", 0, 512),
+        ((3, 32, 32), "cuda", 0, 1024),
+        ((3, 32, 32), "cuda", 16, 2048),
+        ((3, 32, 32), "cuda", 80, 4096),
+        ((3, 224, 224), "cuda", 24, 32),
+        ((3, 224, 224), "cuda", 80, 64),
+        ((1, 8, 8), "cuda", 80, 4096),
+        ((1024,), "cuda", 80, 1024),
     ],
 )
-def test_automatic_batch_size_is_arithmetic_on_the_shape(shape, device, expected):
-    """The same shape and device kind give the same batch size, in every run."""
-    assert automatic_batch_size(shape, device) == expected
+def test_automatic_batch_size_is_arithmetic_on_shape_and_memory(shape, device, gib, expected):
+    """The same shape and the same kind of device give the same batch size, in every run."""
+    assert automatic_batch_size(shape, device, gib * 2**30) == expected
 
 
 def test_keeping_freed_memory_changes_no_value_and_spares_page_faults():

@@ -191,7 +191,7 @@ def test_an_objective_says_how_it_computes(digits):
     network = resnet()
     assert objective_of(network, digits, {}).forward == "fused"
     assert objective_of(network, digits, {}, "float64").forward == "eager"
-    assert objective_of(network, digits, {}, channels_last=False).forward == "eager"
+    assert objective_of(network, digits, {}, fuses=False).forward == "eager"
     assert objective_of(Branching(), digits, {}).forward == "eager"
 
 
@@ -209,6 +209,6 @@ def test_a_users_network_that_reshapes_after_a_convolution_works(digits):
     torch.manual_seed(3)
     network = Reshaping()
     directions = filter_normalized(network)
-    objective = objective_of(network, digits, directions, "float64", channels_last=False)
+    objective = objective_of(network, digits, directions, "float64", fuses=False)
     expected = naive(network, digits, directions, CELLS[1])["train_loss"]
     assert objective.evaluate(CELLS[1])["train_loss"] == pytest.approx(expected, rel=1e-12)

@@ -110,7 +110,7 @@ def small_objective(kind, **more):
         batch_size=16,
         batch_norm="recalibrated" if kind == "recalibrated" else "frozen",
         recalibration=(32, 16),
-        channels_last=kind != "own network",
+        fuses=kind != "own network",
         **{"curvature": LanczosOptions(max_products=4, basis=4), **more},
     )
     loss = loss_function("cross_entropy", job_folder=Path())

@@ -143,7 +143,9 @@ def _objective(
         job,
         device,
         precision=precision,
-        batch_size=batch_size(job, sample_shape(loaded.dataset), device.type),
+        batch_size=batch_size(
+            job, sample_shape(loaded.dataset), device.type, devices.memory_of(device)
+        ),
         # Rounding is compared for one network, with the statistics that it has.
         without=BATCH_NORM | CURVATURE,
     )

@@ -37,7 +37,7 @@ def evaluation_settings(
         "batch_norm": document.batch_norm.policy,
         "recalibration": (document.batch_norm.samples, document.batch_norm.batch_size),
         "seed": document.seed,
-        "channels_last": not document.model.is_own,
+        "fuses": not document.model.is_own,
         "curvature": lanczos_options(job) if "curvature" in document.quantities else None,
         "accuracy": "accuracy" in document.quantities,
         "curvature_of_moved": document.curvature.parameters == "moved",
@@ -52,13 +52,14 @@ def lanczos_options(job: Job) -> LanczosOptions:
     return LanczosOptions(**asked, seed=job.document.seed)
 
 
-def batch_size(job: Job, sample_shape: Sequence[int], device_kind: str) -> int:
+def batch_size(job: Job, sample_shape: Sequence[int], device_kind: str, memory: int = 0) -> int:
     """Return the job's batch size, or where it leaves it open one by arithmetic.
 
-    ``device_kind`` begins with the type of the device, such as ``cuda``.
+    ``device_kind`` begins with the type of the device, such as ``cuda``; ``memory`` is that of a
+    card, in bytes.
     """
     if job.document.batch_size == "auto":
-        return automatic_batch_size(sample_shape, device_kind.partition(" ")[0])
+        return automatic_batch_size(sample_shape, device_kind.partition(" ")[0], memory)
     return job.document.batch_size
 
 
