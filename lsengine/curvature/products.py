@@ -76,7 +76,9 @@ class Products:
         self.dtype = torch.float32
         for p in self._parameters.values():
             self.dtype = torch.promote_types(self.dtype, p.dtype).to_real()
-        self._as_it_is = devices.is_channels_last_safe(model, self.device)
+        # On CUDA float32 is fast in row-major order only.
+        is_safe = devices.is_channels_last_safe(model, self.device)
+        self._as_it_is = is_safe and self.device.type != "cuda"
 
     def unflatten(self, vector_P: Tensor) -> Tensors:
         """View a vector (P,) as tensors like the parameters; of complex ones they are copies."""

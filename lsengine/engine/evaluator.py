@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -131,10 +132,10 @@ class Evaluator:
         results = CellResults(values={name: [] for name in self._quantities}, worker=self._rank)
         begin = time.monotonic()
         interrupted = None
-        for index in cells:
+        for index, following in itertools.zip_longest(cells, cells[1:]):
             start = time.monotonic()
             try:
-                metrics, shared_s = self._metrics(index)
+                metrics, shared_s = self._metrics(index, following)
             except Stopped as stop:
                 interrupted = str(stop)
                 break
@@ -166,14 +167,19 @@ class Evaluator:
         self._quantities += [name for name in names if name not in self._quantities]
         return [Cell(a, b) for a, b in zip(alpha.tolist(), beta.tolist(), strict=True)]
 
-    def _metrics(self, index: int) -> tuple[objectives.Metrics, float | None]:
+    def _metrics(
+        self, index: int, following: int | None
+    ) -> tuple[objectives.Metrics, float | None]:
         """Return a cell's metrics, and its share of the seconds if it was evaluated with others."""
         if index >= self._grid.size:
             return self._metrics_of_checkpoint(index), None
         if self._cells_per_pass > 1:
             return self._metrics_of_group(index)
         cell, coarse = self._grid.cell(index), self._grid.cell(self._coarse[index])
-        return self._objective.evaluate(cell, coarse, self._known(index)), None
+        then = None
+        if following is not None and following < self._grid.size:
+            then = self._grid.cell(following)
+        return self._objective.evaluate(cell, coarse, self._known(index), then), None
 
     def _metrics_of_group(self, index: int) -> tuple[objectives.Metrics, float]:
         """Evaluate a cell's whole group, whatever of it is missing; the others wait their turn."""

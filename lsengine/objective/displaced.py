@@ -56,6 +56,9 @@ class DisplacedNetwork:
     ) -> None:
         self.model, self._flat, self._settings = model, flat, settings
         self._calibration, self._tick = calibration, tick
+        # A GPU is told what to do long before it does it; a CPU has nothing to wait for.
+        self._works_ahead = settings.device.type == "cuda" and not calibration
+        self._ahead: Cell | None = None  # whose numbers the forward pass has already
         self._sample = in_precision(sample, settings.compute_dtype)
         self._manner = None if settings.fuses else manner_in_precision(model, sample)
         self.exact = ForwardPass(model, self._manner)
@@ -79,20 +82,32 @@ class DisplacedNetwork:
 
     def displace_model_to(self, cell: Cell) -> None:
         """Give the model the numbers of a cell, statistics included."""
+        self._ahead = None
         self._flat.displace(cell)
         self._recalibrate()
 
     def displace_to(self, cell: Cell) -> ForwardPass:
         """Return a pass with the numbers of a cell; the model's own may be any cell's."""
+        if cell != self._ahead:
+            self._displace_pass_to(cell)
+        self._ahead = None
+        if self.forward.is_tame(self._sample):
+            return self.forward
+        self.displace_model_to(cell)
+        return self.exact
+
+    def prepare(self, cell: Cell) -> None:
+        """Let a GPU make the numbers of the cell to come while it is still at work on another."""
+        if self._works_ahead:
+            self._displace_pass_to(cell)
+            self._ahead = cell
+
+    def _displace_pass_to(self, cell: Cell) -> None:
         if self._displace_folded is not None:
             self._displace_folded(cell)
         else:
             self.displace_model_to(cell)
             self.forward.sync()
-        if self.forward.is_tame(self._sample):
-            return self.forward
-        self.displace_model_to(cell)
-        return self.exact
 
     @contextlib.contextmanager
     def calibrated_by(self, batches: int) -> Iterator[None]:
@@ -106,6 +121,7 @@ class DisplacedNetwork:
     @contextlib.contextmanager
     def filled_by(self, fill: Callable[[nn.Module], None]) -> Iterator[ForwardPass]:
         """Give a pass with the numbers that ``fill`` puts into the model, and take them back."""
+        self._ahead = None
         before = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         try:
             fill(self.model)

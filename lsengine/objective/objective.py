@@ -118,7 +118,11 @@ class Objective:
             yield
 
     def evaluate(
-        self, cell: Cell, coarse: Cell | None = None, known: Metrics | None = None
+        self,
+        cell: Cell,
+        coarse: Cell | None = None,
+        known: Metrics | None = None,
+        following: Cell | None = None,
     ) -> Metrics:
         """Return the metrics of a cell: ``<split>_loss``, ``_accuracy`` and ``_loss_se``.
 
@@ -126,11 +130,12 @@ class Objective:
         accumulated in float64.  With curvature, also `lsengine.curvature.cells.NAMES`.
 
         Without a coarse cell curvature starts cold.  What is known of the cell is not evaluated
-        again: all losses and accuracies, or all of curvature.
+        again: all losses and accuracies, or all of curvature.  A GPU prepares the ``following``
+        cell meanwhile; that changes no value.
         """
         metrics = dict(known or {})
         if not any(name.endswith("_loss") for name in metrics):
-            metrics |= self.losses(cell)
+            metrics |= self.losses(cell, following)
         if self._curvature is not None and NAMES[0] not in metrics:
             metrics |= self._measure(cell, coarse or cell)
         return metrics
@@ -164,11 +169,14 @@ class Objective:
         self._way = hessian.way
         return hessian
 
-    def losses(self, cell: Cell) -> Metrics:
-        """Return the metrics of a cell without curvature."""
+    def losses(self, cell: Cell, following: Cell | None = None) -> Metrics:
+        """Return the metrics of a cell without curvature; ``following`` as in `evaluate`."""
         with self._evaluating():
             forward = self._network.displace_to(cell)
-            return self._fitting(lambda: self._metrics(forward))
+            self._fitting(lambda: self._queue(forward))
+            if following is not None and self._curvature is None:
+                self._network.prepare(following)
+            return self._read()
 
     def losses_of_group(self, cells: Sequence[Cell]) -> list[Metrics]:
         """Return the metrics of several cells, without curvature, evaluated in one pass.
@@ -265,7 +273,8 @@ class Objective:
         """Return the metrics of a cell in the precision of the weights, by the network itself."""
         with self._evaluating():
             self._network.displace_model_to(cell)
-            return self._fitting(lambda: self._metrics(self._network.exact))
+            self._fitting(lambda: self._queue(self._network.exact))
+            return self._read()
 
     def losses_of(self, fill: Callable[[nn.Module], None]) -> Metrics:
         """Return the metrics of other weights, without curvature; the model is left as it was.
@@ -274,7 +283,8 @@ class Objective:
         recalibration the statistics are then computed anew.
         """
         with self._evaluating(), self._network.filled_by(fill) as forward:
-            return self._fitting(lambda: self._metrics(forward))
+            self._fitting(lambda: self._queue(forward))
+            return self._read()
 
     def _displace_to(self, cell: Cell) -> None:
         with self._evaluating():
@@ -324,8 +334,8 @@ class Objective:
             if self._settings.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _metrics(self, forward: ForwardPass) -> Metrics:
-        """Return the metrics of the numbers that a forward pass holds."""
+    def _queue(self, forward: ForwardPass) -> None:
+        """Compute losses and hits with the numbers of a forward pass; a GPU does it later."""
         is_exact = forward is self._network.exact
         step = self._step if forward is self._network.forward else self._step_of(forward)
         if isinstance(step, Replayed):
@@ -339,6 +349,9 @@ class Objective:
                     split.keep(batch, losses)
                     if batch.hits is not None and right is not None:
                         batch.hits.copy_(right)
+
+    def _read(self) -> Metrics:
+        """Return the metrics of what was queued, when it is done."""
         return {k: v for split in self._splits.values() for k, v in split.means().items()}
 
     def _recorded_step(self) -> Step:

@@ -154,3 +154,25 @@ def test_what_overflows_is_undefined_as_in_the_network_itself(digits, scale):
     assert objective.losses(Cell(0.0)) == objective_of(
         network, digits, {"alpha": direction}
     ).losses(Cell(0.0))
+
+
+@pytest.mark.parametrize("between", ["nothing", "exact losses", "other weights", "another cell"])
+@pytest.mark.parametrize("kind", ["everything", "weights", "own network", "bfloat16"])
+def test_a_cell_whose_numbers_were_made_ahead_has_the_same_bytes(kind, between):
+    """Whatever comes between the two, and whether layers are folded or not."""
+    disturb = {
+        "nothing": lambda o: None,
+        "exact losses": lambda o: o.exact_losses(CELLS[2]),
+        "other weights": lambda o: o.losses_of(visit),
+        "another cell": lambda o: o.losses(CELLS[2]),
+    }
+    plain, ahead = (small_objective(kind, curvature=None) for _ in range(2))
+    ahead._network._works_ahead = True  # as on a GPU
+    expected = [plain.losses(cell) for cell in CELLS]
+    found = [ahead.losses(CELLS[0], CELLS[1])]
+    assert ahead._network._ahead == CELLS[1]
+    disturb[between](ahead)
+    assert (ahead._network._ahead is None) == (between != "nothing")
+    found.append(ahead.losses(CELLS[1], CELLS[2]))
+    found.append(ahead.losses(CELLS[2]))
+    assert found == expected
