@@ -236,11 +236,30 @@ def models(parsed: argparse.Namespace) -> int:
 
 
 def init(parsed: argparse.Namespace) -> int:
-    """Write a starter job."""
+    """Write a starter job, or list what the directions of a job move."""
+    if parsed.list:
+        return _list_parts(parsed.path)
     if (path := parsed.path).exists():
         raise UsageError(f"{path}: exists; give another name")
     files.write(path, (Path(lsengine.__file__).parent / "job" / "starter.yaml").read_bytes())
     tell(f"{path}: try  lsengine train {path}  and then  lsengine eval {path}")
+    return 0
+
+
+def _list_parts(path: Path) -> int:
+    from lsengine.engine import prepare
+    from lsengine.job import load
+    from lsengine.surface import parts
+
+    job = load(path)
+    if not job.document.directions:
+        raise UsageError(f"{path}: has no section directions; nothing moves")
+    said: dict[str, list[str]] = {}
+    for axis, of in prepare.moving_parts(job).items():
+        lines = [f"  {why}: {', '.join(part.names)}" for why, part in of.items()]
+        said.setdefault("\n".join([parts.text(of).partition(";")[0], *lines]), []).append(axis)
+    for words, axes in said.items():
+        tell(f"{' and '.join(axes)}: {words}")
     return 0
 
 

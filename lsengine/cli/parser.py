@@ -336,8 +336,9 @@ _COMMANDS = {
     "models": _Command(commands.models, "the built-in networks with parameter counts"),
     "init": _Command(
         commands.init,
-        "write a commented starter job",
+        "write a commented starter job, or list what a job moves",
         _path("path FILE", None, nargs="?", default="job.yaml"),
+        _flag("--list", "list what the directions of this job move and what stays, by its network"),
     ),
     "schema": _Command(commands.schema, "print the JSON schema of job files, for editors"),
 }

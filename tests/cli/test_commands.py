@@ -12,11 +12,12 @@ import pytest
 import yaml
 
 from lsengine import job as jobs
-from lsengine import store
+from lsengine import models, store
 from lsengine.cli import main
-from lsengine.job.schema import ARCHITECTURES, Document
+from lsengine.job.schema import ARCHITECTURES, Document, ModelSpec
 from lsengine.store import lock
 from lsengine.surface.grid import Grid
+from tests.support.jobs import write_job
 from tests.support.planes import finish, partial_plane
 
 PARAMETERS = {  # at 3x32x32 and 10 classes; sums over the layers of the papers' tables
@@ -217,6 +218,46 @@ def test_init_writes_a_job_that_loads(tmp_path, capsys):
     assert "1 problem(s)" in error
     assert "model.checkpoint: no such file: " in error
     assert '"lsengine train" of this job writes one' in error
+
+
+def test_init_lists_what_a_job_moves_before_any_checkpoint(tmp_path, capsys):
+    """By the network that the job names; every name is there."""
+    path = write_job(
+        tmp_path,
+        "a",
+        model={"arch": "mlp", "checkpoint": "not_yet.pt"},
+        directions={
+            "alpha": {"kind": "random", "ignore": ["bias"]},
+            "beta": {"kind": "random", "ignore": ["*.weight"]},
+        },
+        grid={"alpha": [0, 1, 2], "beta": [0, 1, 2]},
+    )
+    assert main(["init", "--list", str(path)]) == 0
+    network = models.build(
+        ModelSpec(arch="mlp"), channels=6, classes=3, size=None, job_folder=tmp_path
+    )
+    sizes = {name: p.numel() for name, p in network.named_parameters()}
+    expected = []
+    for axis, (moves, stays, why) in {
+        "alpha": ("weight", "bias", "bias"),
+        "beta": ("bias", "weight", "*.weight"),
+    }.items():
+        first = [name for name in sizes if name.endswith(moves)]
+        second = [name for name in sizes if name.endswith(stays)]
+        numbers = sum(sizes[name] for name in first)
+        expected += [
+            f"{axis}: moves {len(first)} of {len(sizes)} parameters ({numbers:,} numbers)",
+            f"  moves: {', '.join(first)}",
+            f"  {why}: {', '.join(second)}",
+        ]
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(expected)
+
+
+def test_a_job_without_directions_lists_nothing(tmp_path, capsys):
+    """One message, no traceback."""
+    path = write_job(tmp_path, "a", directions=None, grid=None)
+    assert main(["init", "--list", str(path)]) == 2
+    assert "has no section directions" in capsys.readouterr().err
 
 
 def test_the_zoo_is_listed_with_its_parameters(capsys):

@@ -9,5 +9,6 @@ from lsengine.engine.prepare.loading import code as code
 from lsengine.engine.prepare.loading import grid as grid
 from lsengine.engine.prepare.loading import identity as identity
 from lsengine.engine.prepare.loading import load as load
+from lsengine.engine.prepare.loading import moving_parts as moving_parts
 from lsengine.engine.prepare.loading import quantity_names as quantity_names
 from lsengine.engine.prepare.loading import trajectory_quantity_names as trajectory_quantity_names

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lsengine import data, devices, files, models
 from lsengine.curvature import cells
-from lsengine.engine.prepare.directions import movable_tensors
+from lsengine.engine.prepare.directions import movable_tensors, roles
 from lsengine.errors import LsengineError, UsageError
 from lsengine.external import sources, user_code
 from lsengine.geometry.parameters import can_move, real_dtype
@@ -26,6 +26,7 @@ from lsengine.models import checkpoint
 from lsengine.objective.device_state import in_precision
 from lsengine.objective.forward import cast, manner_of
 from lsengine.objective.losses import Loss, hits, loss_function, of_samples
+from lsengine.surface import parts
 from lsengine.surface.grid import Grid, make_grid
 from lsengine.surface.parts import ROLES
 
@@ -67,6 +68,16 @@ def network(job: Job, dataset: data.Dataset, *, wide: bool = False) -> nn.Module
     Raises:
         UsageError: If it cannot be made, or the checkpoint is not of it.
     """
+    model = _made(job, dataset)
+    if wide:  # before the checkpoint, so that nothing of it is rounded
+        cast(model, torch.float64)
+    centre = checkpoint.load(job.checkpoint, spec=job.document.model)
+    checkpoint.fit(model, centre, key="model.checkpoint")
+    return model.eval()
+
+
+def _made(job: Job, dataset: data.Dataset) -> nn.Module:
+    """Return the network of a job as its factory makes it, lazy layers with shapes."""
     model = models.build(
         job.document.model,
         channels=dataset.channels,
@@ -77,11 +88,24 @@ def network(job: Job, dataset: data.Dataset, *, wide: bool = False) -> nn.Module
     split = next(iter(dataset.splits))
     dtype = real_dtype(model.parameters())
     models.initialise_lazy(model, data.normalized(first_samples(dataset, split, 2), split, dtype))
-    if wide:  # before the checkpoint, so that nothing of it is rounded
-        cast(model, torch.float64)
-    centre = checkpoint.load(job.checkpoint, spec=job.document.model)
-    checkpoint.fit(model, centre, key="model.checkpoint")
-    return model.eval()
+    return model
+
+
+def moving_parts(job: Job) -> dict[str, dict[str, parts.Part]]:
+    """Return by axis which parameters move and which stay, and why; no checkpoint is needed.
+
+    Raises:
+        UsageError: If there is no data or network, or they do not go together.
+    """
+    document = job.document
+    root = job.path(document.data.root) if document.data.root else None
+    dataset = data.load(document.data, root=root, job_folder=job.source.parent, seed=document.seed)
+    model = _made(job, dataset)
+    state, known = json.loads(state_dict_layout(model)), roles(model)
+    return {
+        axis: parts.parts(state, movable_tensors(job, model, spec).keys(), spec.ignore, known)
+        for axis, spec in job.directions.items()
+    }
 
 
 def check(job: Job, loaded: Loaded) -> None:
