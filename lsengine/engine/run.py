@@ -259,7 +259,7 @@ class Run:
             )
             ranges = ranges or principal_directions.ranges(job, trajectory)
         self._grid = prepare.grid(job, ranges)
-        warnings.log_all(job, loaded.model, directions, self._grid)
+        warnings.log_all(job, loaded, directions, self._grid)
         return Layout(
             grid=self._grid,
             quantities=prepare.quantity_names(job, loaded.dataset),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from lsengine.errors import UsageError
+from lsengine.models.copies import duplicate
 
 BatchNorm = _BatchNorm  # torch has no public name for what its batch normalisations share
 _NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -149,3 +150,29 @@ def batch_norm_buffers(model: nn.Module) -> frozenset[str]:
         for name, _ in model.named_buffers(remove_duplicate=False)
         if name.rpartition(".")[2] in ("running_mean", "running_var")
     )
+
+
+def changing_statistics(model: nn.Module, x: Tensor) -> set[str]:
+    """Return the names of tensors, counters aside, that a forward pass in training mode changes.
+
+    The network and torch's random numbers are left as they are.  Nothing is returned of a network
+    that cannot be copied, or does not run in training mode.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            copy = duplicate(model).train()
+            before = {name: t.detach().clone() for name, t in _numbers(copy).items()}
+            copy(x.clone())
+    except Exception:  # of the user's code
+        return set()
+    return {n for n, t in _numbers(copy).items() if n in before and not _is_same(t, before[n])}
+
+
+def _numbers(model: nn.Module) -> dict[str, Tensor]:
+    both = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {n: t for n, t in both.items() if t.is_floating_point() or t.is_complex()}
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    same = a.dtype == b.dtype and a.shape == b.shape
+    return same and bool(torch.equal(a.detach().nan_to_num(), b.nan_to_num()))

@@ -13,21 +13,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lsengine import models
+from lsengine import data, models
 from lsengine.engine.prepare.directions import Arrays, require_shapes, stored_direction
-from lsengine.geometry.parameters import Parameters
+from lsengine.engine.prepare.loading import Loaded, first_samples
+from lsengine.geometry.parameters import Parameters, real_dtype
 from lsengine.job import Job
 from lsengine.job.schema import CurveDirection, FileDirection, TowardDirection
 from lsengine.models import checkpoint
 from lsengine.surface.grid import Grid, coordinates
+from lsengine.wording import listed
 
 log = logging.getLogger(__name__)
 
 
-def log_all(job: Job, model: nn.Module, directions: Arrays, grid: Grid) -> None:
+def log_all(job: Job, loaded: Loaded, directions: Arrays, grid: Grid) -> None:
     """Log all warnings of a run that is about to begin; the arguments are those below."""
+    model = loaded.model
     of_batch_norm = of_statistics(job, model), of_variances(job, model, directions, grid)
-    for warning in chain(*of_batch_norm, of_centre(job), of_labels(job)):
+    for warning in chain(
+        *of_batch_norm, of_other_statistics(job, loaded), of_centre(job), of_labels(job)
+    ):
         log.warning(warning)
 
 
@@ -148,6 +153,24 @@ def of_variances(job: Job, model: nn.Module, directions: Arrays, grid: Grid) -> 
         yield (
             f"batch_norm: interpolated makes {negative} running variances negative towards the "
             "edge of the grid, where the loss is NaN; use recalibrated, or a smaller grid"
+        )
+
+
+def of_other_statistics(job: Job, loaded: Loaded) -> Iterator[str]:
+    """Yield what a training of a user's own network changes, and no policy for statistics reaches.
+
+    It is found by a forward pass of a copy in training mode, where there can be one.
+    """
+    if not job.document.model.is_own:
+        return
+    split, dtype = next(iter(loaded.dataset.splits)), real_dtype(loaded.model.parameters())
+    x = data.normalized(first_samples(loaded.dataset, split, 4), split, dtype)
+    known = models.batch_norm_buffers(loaded.model)
+    if names := models.changing_statistics(loaded.model, x) - known:
+        yield (
+            f"model.arch: a forward pass in training mode changes {listed(sorted(names), most=4)}; "
+            f"batch_norm: {job.document.batch_norm.policy} leaves them as the checkpoint has them "
+            "(running statistics are buffers with the names running_mean and running_var)"
         )
 
 

@@ -130,3 +130,41 @@ def test_frozen_statistics_along_a_curve_are_warned_of(tmp_path):
         )  # fmt: skip
         warning = next(warnings.of_statistics(job, prepare.load(job).model), None)
         assert ("use recalibrated" in (warning or "")) == batch_norm
+
+
+AVERAGED = """import torch
+from torch import nn
+class Centred(nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.name, self.momentum = name, 0.1
+        self.register_buffer(name, torch.zeros(6))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+    def forward(self, x):
+        mean = getattr(self, self.name)
+        if self.training:
+            self.seen += 1
+            mean.lerp_(x.detach().mean(0), self.momentum)
+        return x - mean
+def make(name):
+    return nn.Sequential(Centred(name), nn.Dropout(), nn.Linear(6, 3))
+"""
+
+
+@pytest.mark.parametrize("policy", ["frozen", "recalibrated"])
+@pytest.mark.parametrize("name", ["moving_mean", "running_mean"])
+def test_statistics_under_other_names_are_said_to_stay(tmp_path, capsys, name, policy):
+    """Once, with their names; counters, and those that are known, are not spoken of."""
+    (tmp_path / "averaged_net.py").write_text(AVERAGED)
+    state = {"2.weight": torch.ones(3, 6), "2.bias": torch.zeros(3)}
+    state |= {f"0.{name}": torch.ones(6), "0.seen": torch.tensor(5)}
+    torch.save(state, tmp_path / "own.pt")
+    job = write_job(
+        tmp_path,
+        model={"arch": "averaged_net:make", "checkpoint": "own.pt", "args": {"name": name}},
+        grid={"alpha": [0, 1, 2], "beta": [0, 1, 2]},
+        batch_norm=policy,
+    )
+    assert main(["eval", str(job), "--progress", "none"]) == 0
+    said = f"changes 0.moving_mean; batch_norm: {policy} leaves them as the checkpoint has them"
+    assert capsys.readouterr().err.count(said) == (name == "moving_mean")
