@@ -40,6 +40,7 @@ class EvaluationSettings:
         seed: Of the draw of the recalibration's samples.
         fuses: Whether the network is traced and its layers fused, which is faster; not for a
             user's own network, whose Python code tracing would skip.
+        compiles: Whether the network is compiled by ``torch.compile`` in the place of fusing.
         channels_last: Whether images and filters are laid out channels-last; `Objective` decides
             it by `lsengine.objective.layout`.
         curvature: How to look for extreme eigenvalues; None not to.
@@ -55,6 +56,7 @@ class EvaluationSettings:
     recalibration: tuple[int, int] = (5000, 128)
     seed: int = 0
     fuses: bool = True
+    compiles: bool = False
     channels_last: bool = True
     curvature: LanczosOptions | None = None
     curvature_of_moved: bool = False
