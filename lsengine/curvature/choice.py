@@ -15,6 +15,7 @@ Shape suffix: P numbers of the chosen parameters.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -91,7 +92,10 @@ def _few(products: Products, batches: Sequence[Batch], most: int) -> Batch:
     drawn = np.sort(generator.permutation(int(ends[-1]))[:count])
     rows = [(int(np.searchsorted(ends, n, side="right")), int(n)) for n in drawn]
     starts = [0, *ends.tolist()]
-    picked = [[t[n - starts[b]] for t in batches[b]] for b, n in rows]
+    picked: list[list[Tensor]] = []
+    for number, of_batch in itertools.groupby(rows, key=lambda row: row[0]):
+        batch = batches[number]  # which may be made for this
+        picked += [[t[n - starts[number]] for t in batch] for _, n in of_batch]
     few_inputs, few_targets = (torch.stack(column) for column in zip(*picked, strict=True))
     return few_inputs.to(inputs.device), few_targets
 

@@ -1,7 +1,7 @@
 """The fixed data: whole splits as tensors, loaded once, the same samples every time.
 
-There is no loader: a split is one tensor of raw inputs and one of labels, small enough to
-stay on the device.  `normalized` turns the raw inputs into what the network sees.
+There is no loader: a split is one tensor of raw inputs and one of labels, in memory or in a file
+that is mapped into it.  `normalized` turns the raw inputs into what the network sees.
 
 Shapes: N samples, C channels, H rows, W columns, F features, K values to predict.
 """
@@ -31,10 +31,13 @@ class Split:
             complex128 (N, ...), taken as they are.
         y: Labels, int64 (N, ...), or values to predict, of any of the other types but bytes.
             They keep the shape in which they were given.
+        is_mapped: Whether the inputs are in a file that is mapped into memory, which cannot be
+            written to.
     """
 
     x: Tensor
     y: Tensor
+    is_mapped: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,8 @@ class Dataset:
             x, y = self.splits[name].x, self.splits[name].y
             for tensor in (x, y if y.dtype == torch.int64 else y.reshape(len(y), -1)):
                 array = tensor.numpy()
-                array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
+                little = array.dtype.newbyteorder("<")
+                array = np.ascontiguousarray(array.astype(little, copy=False))
                 digest.update(f"{name} {array.dtype.name} {[*array.shape]}\n".encode())
                 digest.update(array.data)
         return digest.hexdigest()
@@ -111,7 +115,9 @@ def standardized(x: Tensor, dataset: Dataset, dtype: torch.dtype) -> Tensor:
     working = torch.float64 if dtype == torch.float64 else torch.float32
     out = x.to(working.to_complex() if x.is_complex() else working, copy=True)
     if x.dtype == torch.uint8:
-        out.div_(255)
+        out.div_(
+            torch.full((), 255, dtype=working, device=x.device)
+        )  # by a number, CUDA multiplies
     if dataset.mean is not None and dataset.std is not None:
         shape = (-1, *(1,) * (x.ndim - 2))
         out.sub_(dataset.mean.to(working).to(x.device).reshape(shape))

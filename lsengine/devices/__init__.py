@@ -15,3 +15,5 @@ from lsengine.devices.device import use_deterministic_kernels as use_determinist
 from lsengine.devices.device import visible_count as visible_count
 from lsengine.devices.instances import choose_instance as choose_instance
 from lsengine.devices.instances import instances as instances
+from lsengine.devices.memory import free_bytes as free_bytes
+from lsengine.devices.memory import free_host_bytes as free_host_bytes

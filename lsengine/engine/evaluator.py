@@ -113,6 +113,7 @@ class Evaluator:
         if krylov_bytes := self._objective.krylov_bytes:
             basis = self._job.document.curvature.basis
             log.log(NOTICE, "curvature: basis=%d vectors=%.2g GiB", basis, krylov_bytes / 2**30)
+        log.log(NOTICE, "data: %s", self._objective.inputs)
         is_exact = plan.precision in ("float32", "float64")
         try:
             self._tell_centre(plan)

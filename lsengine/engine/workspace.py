@@ -15,7 +15,7 @@ from lsengine.engine.prepare import hessian_directions, precision
 from lsengine.engine.prepare.loading import first_samples
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
 from lsengine.job.schema import HessianDirection
-from lsengine.objective.forward import COMPILED, Manner, cast, copied, manner_in_precision
+from lsengine.objective.forward import Manner, cast, copied, manner_in_precision
 from lsengine.objective.fused import can_fuse
 
 
@@ -97,8 +97,6 @@ class Workspace:
         """Return how losses will be computed, by a trial with a copy of the network."""
         exact = "float32" if self._precision == "auto" else self._precision
         settings = evaluation_settings(self._job, self._device, precision=exact, batch_size=1)
-        if settings.compiles:
-            return COMPILED
         if settings.dtype == torch.float64 and settings.fuses:
             return str(Manner())
         name = next(iter(self._loaded.dataset.splits))

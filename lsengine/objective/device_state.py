@@ -1,25 +1,20 @@
-"""What is resident on the device: the numbers that move, as one vector, and the data in batches.
+"""What moves, as one vector on the device, and how cells are evaluated.
 
-Shape suffixes: N samples, M numbers that move, G cells.
+Shape suffix: M numbers that move.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lsengine import data as datasets
 from lsengine.curvature import LanczosOptions, Way
-from lsengine.errors import UsageError
 from lsengine.geometry.parameters import as_real, can_move, dtype_like, like_kind
-from lsengine.objective.losses import SampleLosses
+from lsengine.objective.residence import Residence
 from lsengine.surface.grid import Cell
 
 Steps = Callable[[Cell], Sequence[float]]
@@ -28,7 +23,7 @@ Directions = Mapping[str, Mapping[str, Tensor]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSettings:
-    """How cells are evaluated; all of it is recorded in the surface file.
+    """How cells are evaluated; what values depend on is recorded in the surface file.
 
     Attributes:
         device: Where everything is resident.
@@ -40,13 +35,13 @@ class EvaluationSettings:
         seed: Of the draw of the recalibration's samples.
         fuses: Whether the network is traced and its layers fused, which is faster; not for a
             user's own network, whose Python code tracing would skip.
-        compiles: Whether the network is compiled by ``torch.compile`` in the place of fusing.
         channels_last: Whether images and filters are laid out channels-last; `Objective` decides
             it by `lsengine.objective.layout`.
         curvature: How to look for extreme eigenvalues; None not to.
         curvature_of_moved: Whether only the parameters that move count, or all.
         accuracy: Whether to tell which samples of classes are right.
         products_by: The way of products with Hessians, if it is known; else it is found out.
+        residence: Where inputs are; by default what fits into the memory that is free.
     """
 
     device: torch.device
@@ -56,12 +51,12 @@ class EvaluationSettings:
     recalibration: tuple[int, int] = (5000, 128)
     seed: int = 0
     fuses: bool = True
-    compiles: bool = False
     channels_last: bool = True
     curvature: LanczosOptions | None = None
     curvature_of_moved: bool = False
     accuracy: bool = True
     products_by: Way | None = None
+    residence: Residence | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -185,130 +180,6 @@ class FlatParameters:
         return torch.cat(flat) if flat else torch.zeros(0, device=settings.device)
 
 
-class Batch(NamedTuple):
-    """Samples of a split, and room for what a cell makes of them.
-
-    Attributes:
-        inputs: In the precision of the forward pass.
-        targets: Where losses are computed.
-        losses: Room for the samples' losses, float64 (N,).
-        hits: Room for whether each is classified rightly, float64 (N,); None without classes.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    losses: Tensor
-    hits: Tensor | None
-
-
-class ResidentSplit:
-    """One split on the device, cut into batches.
-
-    Attributes:
-        batches: The split in order.
-        has_classes: Whether there are hits.
-        has_bars: Whether the loss was one number per sample; a mean has no error bar.
-    """
-
-    def __init__(self, dataset: datasets.Dataset, name: str, settings: EvaluationSettings) -> None:
-        self._dataset, self._name, self._settings = dataset, name, settings
-        self._inputs_N = in_precision(self._normalized(), settings.compute_dtype)
-        # MPS has no float64: there, losses are computed on the host.
-        host = torch.device("cpu") if settings.device.type == "mps" else settings.device
-        targets = dataset.splits[name].y.to(host)
-        self._targets_N = in_precision(targets, torch.float64)
-        self._losses_N = torch.empty(len(self._inputs_N), dtype=torch.float64, device=host)
-        self.has_classes = dataset.classes is not None and settings.accuracy
-        self._hits_N = torch.empty_like(self._losses_N) if self.has_classes else None
-        self._weights_N: Tensor | None = None
-        self.has_bars = True
-        self.cut(settings.batch_size)
-
-    def cut(self, size: int) -> None:
-        """Cut the split into batches of another size."""
-        tensors = (self._inputs_N, self._targets_N, self._losses_N)
-        inputs, targets, losses = (tensor.split(size) for tensor in tensors)
-        hits = [None] * len(inputs) if self._hits_N is None else self._hits_N.split(size)
-        self.batches = [Batch(*row) for row in zip(inputs, targets, losses, hits, strict=True)]
-
-    def keep(self, batch: Batch, losses: SampleLosses) -> None:
-        """Put a batch's losses where `means` looks for them."""
-        batch.losses.copy_(losses.values)
-        self.has_bars = not losses.is_mean
-        if losses.weights is not None:
-            if self._weights_N is None:
-                self._weights_N = torch.ones_like(self._losses_N)
-            start = batch.losses.storage_offset()
-            self._weights_N[start : start + len(losses.weights)] = losses.weights
-
-    def slices(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the inputs and targets of the batches, on a CPU of so many samples at once."""
-        for inputs, targets, _, _ in self.batches:
-            step = size if inputs.device.type == "cpu" else len(inputs)
-            yield from zip(inputs.split(step), targets.split(step), strict=True)
-
-    def samples(self, indices: Sequence[int], exact: bool) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of some samples; ``exact``: in the precision of weights."""
-        inputs = self._normalized() if exact else self._inputs_N
-        chosen = torch.as_tensor(indices)
-        inputs = inputs[chosen.to(inputs.device)]
-        if inputs.ndim == 4 and self._settings.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return inputs, self._targets_N[chosen.to(self._targets_N.device)]
-
-    def exact_inputs(self) -> Sequence[Tensor]:
-        """Return the batches' inputs in the precision of the weights, made anew if need be."""
-        if self._settings.compute_dtype == self._settings.dtype:
-            return [batch.inputs for batch in self.batches]
-        return list(torch.split(self._normalized(), len(self.batches[0].inputs)))
-
-    def _normalized(self) -> Tensor:
-        settings = self._settings
-        inputs = datasets.normalized(self._dataset, self._name, settings.dtype).to(settings.device)
-        if inputs.ndim == 4 and settings.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return inputs
-
-    def means(self) -> dict[str, float]:
-        """Return loss, its standard error and accuracy; the cell's one transfer."""
-        hits_1N = None if self._hits_N is None else self._hits_N[None]
-        return self.means_of(self._losses_N[None], hits_1N, self._weights_N)[0]
-
-    def means_of(
-        self, losses_GN: Tensor, hits_GN: Tensor | None, weights_N: Tensor | None = None
-    ) -> list[dict[str, float]]:
-        """Return loss, its standard error and accuracy of each cell, in one transfer.
-
-        The standard error of a weighted mean is that of a ratio of sums over samples (Cochran
-        1977, Sampling Techniques, section 6.3).
-        """
-        count = losses_GN.shape[1]
-        if weights_N is None:
-            mean_G = _sum(losses_GN) / count
-            spread_G = _sum((losses_GN - mean_G[:, None]).square())
-            bar_G = (spread_G / max(1, count - 1) / count).sqrt()
-        else:
-            total = _sum(weights_N[None])
-            if not float(total):
-                raise UsageError(f"loss: the weights of all {count} {self._name} samples are 0")
-            mean_G = _sum(losses_GN * weights_N) / total
-            spread_G = _sum(((losses_GN - mean_G[:, None]) * weights_N).square())
-            bar_G = (spread_G * count / max(1, count - 1)).sqrt() / total
-        columns = [mean_G, bar_G if self.has_bars else torch.full_like(bar_G, math.nan)]
-        if hits_GN is not None:
-            columns.append(_sum(hits_GN) / count)
-        names = [f"{self._name}_{n}" for n in ("loss", "loss_se", "accuracy")]
-        rows = torch.stack(columns, 1).tolist()
-        return [dict(zip(names, row, strict=False)) for row in rows]
-
-
 def in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Return real and complex numbers in a precision; integers, such as tokens, as they are."""
     return tensor.to(dtype_like(tensor, dtype)) if can_move(tensor) else tensor
-
-
-def _sum(values_GN: Tensor) -> Tensor:
-    """Sum rows in blocks of fixed size, so that the number of threads cannot change a bit."""
-    padding = -values_GN.shape[1] % 1024
-    blocks = F.pad(values_GN, (0, padding)).view(len(values_GN), -1, 1024)
-    return blocks.sum(1).sum(1)

@@ -1,7 +1,7 @@
 """The objective: parameters to metrics, on fixed data, on one device.
 
-Model, data, centre and directions are resident.  A cell is one update of a flat buffer (which
-the model's parameters are views of), a forward pass over the data, and one small transfer.
+Model, centre and directions are resident, and data that fit.  A cell is one update of a flat buffer
+(which the model's parameters are views of), a forward pass over the data, and one small transfer.
 
 Shape suffixes: N samples, M numbers that move, G cells, K outputs.
 """
@@ -29,7 +29,6 @@ from lsengine.objective.device_state import (
     Directions,
     EvaluationSettings,
     FlatParameters,
-    ResidentSplit,
     Steps,
     in_precision,
 )
@@ -38,6 +37,7 @@ from lsengine.objective.forward import ForwardPass, cast
 from lsengine.objective.layout import is_channels_last
 from lsengine.objective.losses import Loss, SampleLosses, hits, of_samples
 from lsengine.objective.recalibration import calibration_batches
+from lsengine.objective.splits import ResidentSplit, resident_splits, vectors_bytes
 from lsengine.surface.grid import Cell
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class Objective:
         batch_size: Samples per forward pass; smaller than asked for once memory has run out.
         forward: How losses are computed: ``fused`` layers, or ``eager``, by the network itself,
             and then in which manner.
+        inputs: Where the data's inputs are, in words.
 
     Raises:
         UsageError: If the data lack what the settings need.
@@ -91,7 +92,8 @@ class Objective:
         self.model = cast(model.to(settings.device), settings.dtype).eval()
         if settings.fuses:  # a user's own code may differentiate by its weights
             self.model.requires_grad_(False)
-        self._splits = {name: ResidentSplit(dataset, name, settings) for name in dataset.splits}
+        others = vectors_bytes(self.model, directions, settings)
+        self._splits, self.inputs = resident_splits(dataset, settings, others)
         self._has_classes = any(split.has_classes for split in self._splits.values())
         self._curvature: CellCurvature | None = None
         self._way = settings.products_by  # or what is found with the first Hessian
@@ -161,10 +163,13 @@ class Objective:
                 "network that stays in evaluation mode"
             )
         split = self._splits["train"]
-        pairs = zip(split.exact_inputs(), split.batches, strict=True)
-        batches = [(inputs, batch.targets) for inputs, batch in pairs]
         hessian = Hessian(
-            self.model, batches, self._loss, names=names, tick=self._tick, way=self._way
+            self.model,
+            split.exact_batches(),
+            self._loss,
+            names=names,
+            tick=self._tick,
+            way=self._way,
         )
         self._way = hessian.way
         return hessian
@@ -342,7 +347,7 @@ class Objective:
             step.refresh()
         with devices.tf32(False) if is_exact else contextlib.nullcontext():
             for split in self._splits.values():
-                inputs = split.exact_inputs() if is_exact else [b.inputs for b in split.batches]
+                inputs = split.exact_inputs() if is_exact else split.inputs
                 for x, batch in zip(inputs, split.batches, strict=True):
                     self._tick()
                     losses, right = step(x, batch.targets)

@@ -25,11 +25,11 @@ def calibration_batches(dataset: datasets.Dataset, settings: EvaluationSettings)
         return []
     if "train" not in dataset.splits:
         raise UsageError("batch_norm: recalibrated needs the train split in data.splits")
-    inputs = datasets.normalized(dataset, "train", settings.dtype)
+    raw = dataset.splits["train"].x
     samples, batch_size = settings.recalibration
     generator = torch.Generator().manual_seed(settings.seed)
-    drawn = torch.randperm(len(inputs), generator=generator)[:samples]
-    batches = inputs[drawn].split(batch_size)
+    drawn = torch.randperm(len(raw), generator=generator)[:samples]
+    batches = datasets.standardized(raw[drawn], dataset, settings.dtype).split(batch_size)
     if len(batches) > 1 and len(batches[-1]) < batch_size:
         batches = batches[:-1]  # a smaller batch would weigh as much as a full one
     return [b.to(settings.device) for b in batches]

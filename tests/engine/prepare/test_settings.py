@@ -25,7 +25,6 @@ def job(tmp_path):
             tmp_path,
             batch_norm={"policy": "recalibrated", "samples": 40, "batch_size": 20},
             quantities=["loss", "curvature"],
-            compile=True,
             curvature={"tolerance": 0.1, "max_products": 50, "basis": 12, "parameters": "moved"},
             seed=7,
         )
