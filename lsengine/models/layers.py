@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.optim.swa_utils import AveragedModel
 
 from lsengine.errors import UsageError
 from lsengine.models.copies import duplicate
 
 BatchNorm = _BatchNorm  # torch has no public name for what its batch normalisations share
 _NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 _NAMED_NORM = re.compile(r"norm(\dd)?$", re.IGNORECASE)
 
 
@@ -107,12 +109,12 @@ def class_name(module: nn.Module) -> str:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network within wrappers of torch's: data-parallel and compiled ones.
+    """Return the network within wrappers of torch's: data-parallel, compiled and averaged ones.
 
     They change how a network is run, not what it computes, and give its parameters other names.
     """
     while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        if isinstance(model, _WRAPPERS):
             model = model.module
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
             model = model._orig_mod  # type: ignore[assignment]
@@ -155,8 +157,9 @@ def batch_norm_buffers(model: nn.Module) -> frozenset[str]:
 def changing_statistics(model: nn.Module, x: Tensor) -> set[str]:
     """Return the names of tensors, counters aside, that a forward pass in training mode changes.
 
-    The network and torch's random numbers are left as they are.  Nothing is returned of a network
-    that cannot be copied, or does not run in training mode.
+    Those in modules of torch's own are left out: their statistics are known, and the vectors of a
+    spectral normalisation are none.  The network and torch's random numbers are left as they are.
+    Nothing is returned of a network that cannot be copied, or does not run in training mode.
     """
     try:
         with torch.random.fork_rng(devices=[]):
@@ -169,8 +172,12 @@ def changing_statistics(model: nn.Module, x: Tensor) -> set[str]:
 
 
 def _numbers(model: nn.Module) -> dict[str, Tensor]:
-    both = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {n: t for n, t in both.items() if t.is_floating_point() or t.is_complex()}
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        if not type(module).__module__.startswith("torch."):
+            own = [*module.named_parameters(prefix, False), *module.named_buffers(prefix, False)]
+            found |= {name: t for name, t in own if t.is_floating_point() or t.is_complex()}
+    return found
 
 
 def _is_same(a: Tensor, b: Tensor) -> bool:

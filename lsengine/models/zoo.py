@@ -47,20 +47,7 @@ def build(
     if origin == "torchvision" and name:
         return _from_torchvision(name, {"num_classes": classes, **model.args})
     if name:
-        network = user_code.call(model.arch, model.args, key="model.arch", job_folder=job_folder)
-        if not isinstance(network, nn.Module):
-            raise UsageError(
-                f"model.arch: {model.arch} returned {type(network).__name__}; expected a "
-                "torch.nn.Module"
-            )
-        network = unwrapped(network)
-        if network in _given_out:
-            raise UsageError(
-                f"model.arch: {model.arch} returned the same network again, whose numbers are "
-                "others by now; it has to make a new one in every call"
-            )
-        _given_out.add(network)
-        return network
+        return _own(model, job_folder)
     entry = NETWORKS.get(model.arch)
     if entry is None:
         near = did_you_mean(model.arch, NETWORKS)
@@ -80,6 +67,36 @@ def build(
         if problem:
             raise UsageError(f"model.arch: {model.arch} needs {problem}; use mlp or module:factory")
     return _from_zoo(entry, size or (1, 1), args)
+
+
+def _own(model: schema.ModelSpec, job_folder: Path) -> nn.Module:
+    """Return the network that the user's factory makes, without its wrappers."""
+    network = user_code.call(model.arch, model.args, key="model.arch", job_folder=job_folder)
+    if not isinstance(network, nn.Module):
+        raise UsageError(
+            f"model.arch: {model.arch} returned {type(network).__name__}; expected a "
+            "torch.nn.Module"
+        )
+    network = unwrapped(network)
+    if network in _given_out:
+        raise UsageError(
+            f"model.arch: {model.arch} returned the same network again, whose numbers are "
+            "others by now; it has to make a new one in every call"
+        )
+    if not list(network.parameters()):
+        raise UsageError(
+            f"model.arch: {model.arch} returned a network without parameters, so nothing can "
+            "move; if it is quantized or a frozen script, return it as it was before"
+        )
+    try:
+        network.train(network.training)
+    except NotImplementedError as error:  # a program of torch.export
+        raise UsageError(
+            f"model.arch: {model.arch} returned a network whose mode cannot be set ({error}); "
+            "return it as it was before torch.export"
+        ) from None
+    _given_out.add(network)
+    return network
 
 
 def zoo() -> list[tuple[str, int]]:

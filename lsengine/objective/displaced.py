@@ -15,7 +15,7 @@ from lsengine import devices
 from lsengine.errors import EnvironmentUnfit
 from lsengine.models import own_loading
 from lsengine.objective.device_state import EvaluationSettings, FlatParameters, in_precision
-from lsengine.objective.forward import ForwardPass, in_dtype, manner_in_precision
+from lsengine.objective.forward import ForwardPass, in_dtype, manner_in_precision, require_runs
 from lsengine.objective.fused import fused
 from lsengine.objective.recalibration import recalibrate
 from lsengine.surface.grid import Cell
@@ -143,7 +143,9 @@ class DisplacedNetwork:
         if settings.dtype == torch.float64:
             return self.exact
         if not settings.fuses:
-            return in_dtype(self.model, settings.compute_dtype, self._manner)
+            passes = in_dtype(self.model, settings.compute_dtype, self._manner)
+            require_runs(passes, self._sample)
+            return passes
         return fused(self.model, settings.compute_dtype, sample)
 
     def _fold(self) -> Callable[[Cell], None] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -62,15 +63,21 @@ def manner_in_precision(model: nn.Module, sample: Tensor) -> Manner:
     Raises:
         UsageError: If it does not run so.
     """
-    try:
+    with _failures_named(sample.dtype):
         return manner_of(model, sample)
+
+
+@contextmanager
+def _failures_named(dtype: torch.dtype) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         if devices.is_out_of_memory(error):
             raise
         raise UsageError(
-            f"model.arch: the network does not run with all its numbers in {sample.dtype}: "
+            f"model.arch: the network does not run with all its numbers in {dtype}: "
             f"{type(error).__name__}: {error}; its code or its parts insist on other dtypes: take "
-            "dtypes from the inputs or the weights in forward"
+            "dtypes from the inputs or the weights in forward, or choose another precision"
         ) from error
 
 
@@ -180,3 +187,13 @@ def in_dtype(model: nn.Module, dtype: torch.dtype, manner: Manner | None = None)
     """Return the network's own forward pass in a precision, from a copy if it has another."""
     same = all(p.dtype == dtype_like(p, dtype) for p in model.parameters())
     return ForwardPass(model, manner) if same else _InDtype(model, dtype, manner)
+
+
+def require_runs(forward: ForwardPass, sample: Tensor) -> None:
+    """Try a pass of the network's own code with inputs in its precision.
+
+    Raises:
+        UsageError: If it does not run so.
+    """
+    with _failures_named(sample.dtype):
+        forward(sample)

@@ -49,14 +49,16 @@ def test_neighbours_may_be_imported_in_forward(tmp_path, tmp_path_factory):
     (beside / "net_b.py").write_text(
         "import sys\nfrom torch import nn\n"
         f"sys.path.insert(0, {str(elsewhere)!r})\n"
-        "class make(nn.Module):\n"
+        "class make(nn.Linear):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(1, 1)\n"
         "    def forward(self, x):\n"
         "        import near_b, far_b\n"
         "        return x * near_b.FACTOR * far_b.FACTOR\n"
     )
     (beside / "near_b.py").write_text("FACTOR = 3")
     (elsewhere / "far_b.py").write_text("FACTOR = 5")
-    (other / "net_c.py").write_text("from torch import nn\nmake = nn.Identity")
+    (other / "net_c.py").write_text("from torch import nn\nmake = lambda: nn.Linear(1, 1)")
     before = list(sys.path)
     assert build("net_b:make", job_folder=beside)(2) == 30
     assert set(user_code.imported(beside)) == {"net_b", "near_b", "far_b"}

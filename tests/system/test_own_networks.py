@@ -162,6 +162,11 @@ def test_numbers_of_64_bits_are_not_rounded(tmp_path):
 
 FACTORIES = {
     "data-parallel": "def make(): return nn.DataParallel(N())",
+    "distributed": "from torch import distributed as dist\n\n\ndef make():\n"
+    "    if not dist.is_initialized():\n"
+    "        dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
+    "    return nn.parallel.DistributedDataParallel(N())",
+    "averaged": "def make(): return torch.optim.swa_utils.AveragedModel(N())",
     "compiled": "def make(): return torch.compile(N(), backend='eager')",
     "scripted": "def make(): return torch.jit.script(N())",
     "lazy": "def make():\n    model = N()\n    model.a = nn.LazyLinear(8)\n    return model",
@@ -177,19 +182,31 @@ FACTORIES = {
 }
 
 
+WRAPPED = ("data-parallel", "distributed", "averaged", "compiled", "lazy")
+
+
+@pytest.fixture
+def no_process_group():
+    """End what a factory for distributed training has begun."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("no_process_group")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("name", FACTORIES)
 def test_wrapped_and_unusual_modules_have_their_values(tmp_path, name, capsys):
     """As the plain network, by the loop."""
     torch.manual_seed(0)
-    if name in ("data-parallel", "compiled", "lazy"):
+    if name in WRAPPED:
         plain = tmp_path / "plain"
         own_networks.write(plain, LAYERS + "make = N\n", X, Y)
         (plain / "ck.pt").rename(tmp_path / "ck.pt")
     job = own_networks.write(tmp_path, LAYERS + FACTORIES[name] + "\n", X, Y)
     found = own_networks.run(job)["train_loss"]
     assert "WARNING" not in capsys.readouterr().err
-    if name in ("data-parallel", "compiled", "lazy"):
+    if name in WRAPPED:
         (tmp_path / "net.py").write_text(own_networks.HEADER + LAYERS + "make = N\n")
     np.testing.assert_allclose(found, own_networks.naive(job, F.cross_entropy), rtol=2e-6)
 
@@ -251,6 +268,14 @@ REFUSED = {
         "class M(N):\n    def forward(self, x):\n        return self.b(self.a(x.double()).float())"
         "\n\n\ndef make():\n    model = M()\n    model.a.double()\n    return model",
         "insist on other dtypes",
+    ),
+    "a frozen script": (
+        "def make(): return torch.jit.freeze(torch.jit.script(N().eval()))",
+        "without parameters.*frozen script",
+    ),
+    "an exported program": (
+        "def make(): return torch.export.export(N(), (torch.ones(2, 6),)).module()",
+        "mode cannot be set.*before torch.export",
     ),
     "a dict of outputs": (
         "class D(N):\n    def forward(self, x): return {'o': super().forward(x)}\n\n\nmake = D",

@@ -94,7 +94,11 @@ def settle(job: Job, loaded: Loaded, device: torch.device, tick: Callable[[], No
         log.log(NOTICE, "precision: float32, since %s", obstacle)
         return "float32"
     for candidate in devices.fast_precisions(device):
-        objective = _objective(job, loaded, device, candidate, tick)
+        try:
+            objective = _objective(job, loaded, device, candidate, tick)
+        except UsageError as refusal:  # its code may insist on another dtype
+            log.log(NOTICE, "precision: %s cannot be used: %s", candidate, refusal)
+            continue
         rows = [_row(objective, cell) for cell in (Cell(0.0), Cell(1.0))]
         error = max(_error(row) for row in rows)
         log.log(NOTICE, "precision: error of %s is %.2g, %g allowed", candidate, error, tolerance)
