@@ -38,6 +38,7 @@ class Hessian:
         names: The parameters to differentiate by; default all that are real or complex.
         tick: Called before every mini-batch; may raise to abandon the product.
         way: How to multiply; by default what a check at the present weights finds right.
+        tf32: Whether CUDA may round the factors of products to 10 bits.
 
     Attributes:
         names: The parameters, in the order of the model.
@@ -61,6 +62,7 @@ class Hessian:
         names: Sequence[str] | None = None,
         tick: Callable[[], None] = lambda: None,
         way: Way | None = None,
+        tf32: bool = False,
     ) -> None:
         parameters = dict(model.named_parameters())
         numbers = [n for n, p in parameters.items() if p.is_floating_point() or p.is_complex()]
@@ -75,7 +77,7 @@ class Hessian:
             )
         if any(m.training for m in model.modules()):
             raise ValueError("the model is in training mode; call eval() first")
-        self._products = Products(model, loss, chosen)
+        self._products = Products(model, loss, chosen, tf32=tf32)
         self.names, self.size = self._products.names, self._products.size
         self.dtype, self.device = self._products.dtype, self._products.device
         self._batches, self._tick = batches, tick

@@ -62,8 +62,10 @@ class Products:
         dtype, device: Of vectors; parameters may be narrower.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, names: Iterable[str]) -> None:
-        self.model, self.loss = model, loss
+    def __init__(
+        self, model: nn.Module, loss: Loss, names: Iterable[str], *, tf32: bool = False
+    ) -> None:
+        self.model, self.loss, self._tf32 = model, loss, tf32
         chosen = set(names)
         everything = dict(model.named_parameters())
         self._parameters: Tensors = {n: p for n, p in everything.items() if n in chosen}
@@ -129,7 +131,7 @@ class Products:
     @contextlib.contextmanager
     def _state(self, way: Way) -> Iterator[None]:
         flags = {"plain_kernels": way.plain_kernels, "inner_graphs": way.inner_graphs}
-        with states.differentiating(**flags), contextlib.ExitStack() as stack:
+        with states.differentiating(**flags, tf32=self._tf32), contextlib.ExitStack() as stack:
             if way.kind == "differences" and way.exact:
                 stack.enter_context(states.in_float64(self.model))
             yield

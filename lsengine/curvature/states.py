@@ -98,7 +98,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def differentiating(*, plain_kernels: bool = False, inner_graphs: bool = False) -> Iterator[None]:
+def differentiating(
+    *, plain_kernels: bool = False, inner_graphs: bool = False, tf32: bool = False
+) -> Iterator[None]:
     """Set torch up for derivatives of any order, of whatever has them.
 
     ``plain_kernels`` leaves out cuDNN and oneDNN, some of whose operations have one derivative
@@ -109,7 +111,7 @@ def differentiating(*, plain_kernels: bool = False, inner_graphs: bool = False) 
         stack.enter_context(torch.enable_grad())
         # the only kernel of attention with second derivatives
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(devices.tf32(False))  # its 10 bits would be rounded twice
+        stack.enter_context(devices.tf32(tf32))
         stack.enter_context(_without_checkpointing())
         if plain_kernels:
             cudnn: Any = torch.backends.cudnn

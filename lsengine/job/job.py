@@ -126,8 +126,11 @@ class Job:
         """
         content = self.document.model_dump(mode="json")
         identity = {k: content[k] for k in _IDENTITY}
-        if self.document.cells_per_pass != 1:  # left out where it is 1: files are older than it
+        # Defaults of what is younger than some files are left out.
+        if self.document.cells_per_pass != 1:
             identity["cells_per_pass"] = self.document.cells_per_pass
+        if self.document.curvature.precision == "float32":
+            del identity["curvature"]["precision"]
         identity["model"] = self.network_identity()
         identity["data"] = self.data_identity()
         identity["directions"] = {

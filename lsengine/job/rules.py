@@ -139,6 +139,8 @@ def _curvature(job: Document) -> Iterator[str]:
     basis, products = job.curvature.basis, job.curvature.max_products
     if basis > products:
         yield f"curvature.basis: got {basis}; at most curvature.max_products, which is {products}"
+    if job.curvature.precision == "tf32" and job.precision == "float64":
+        yield "curvature.precision: tf32 rounds what precision: float64 asks for; leave one out"
     for axis, spec in sharp.items():
         if spec.rank > basis // 2 - 1:
             room = f"curvature.basis {basis} has room for ranks up to {basis // 2 - 1}"

@@ -195,6 +195,7 @@ class CurvatureSpec(Section):
     max_products: Annotated[int, Field(ge=2)] = 200
     parameters: Literal["all", "moved"] = "all"
     basis: Annotated[int, Field(ge=8)] = 32
+    precision: Literal["float32", "tf32"] = "float32"
 
 
 def _batch_norm(value: Any, handler: Callable[[Any], Any]) -> Any:

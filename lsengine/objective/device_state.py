@@ -39,6 +39,7 @@ class EvaluationSettings:
             it by `lsengine.objective.layout`.
         curvature: How to look for extreme eigenvalues; None not to.
         curvature_of_moved: Whether only the parameters that move count, or all.
+        tf32_products: Whether products with Hessians may round their factors as tf32 does.
         accuracy: Whether to tell which samples of classes are right.
         products_by: The way of products with Hessians, if it is known; else it is found out.
         residence: Where inputs are; by default what fits into the memory that is free.
@@ -54,6 +55,7 @@ class EvaluationSettings:
     channels_last: bool = True
     curvature: LanczosOptions | None = None
     curvature_of_moved: bool = False
+    tf32_products: bool = False
     accuracy: bool = True
     products_by: Way | None = None
     residence: Residence | None = None

@@ -170,6 +170,7 @@ class Objective:
             names=names,
             tick=self._tick,
             way=self._way,
+            tf32=self._settings.tf32_products,
         )
         self._way = hessian.way
         return hessian

@@ -229,8 +229,11 @@ def test_memory_that_ends_in_a_product_names_the_basis():
     assert objective.losses(Cell(0.1, 0.2))["train_loss"] > 0
 
 
-def test_products_are_in_full_float32_where_losses_are_in_tf32():
-    """The flags of the backend are on for losses, off inside products, and then what they were."""
+@pytest.mark.parametrize(
+    ("precision", "tf32_products"), [("tf32", False), ("float32", True), ("tf32", True)]
+)
+def test_losses_and_products_have_a_precision_each(precision, tf32_products):
+    """The flags of the backend are those of each while it computes, and then what they were."""
     seen, broken = [], False
 
     def flags():
@@ -243,10 +246,12 @@ def test_products_are_in_full_float32_where_losses_are_in_tf32():
         return cross_entropy(output, target)
 
     before = flags()
-    objective = made(mlp(), precision="tf32", loss=recording)
+    objective = made(mlp(), precision=precision, loss=recording, tf32_products=tf32_products)
+    seen.clear()  # of the check of products, which takes plain gradients in full
     objective.evaluate(Cell(0.2, 0.1))
     objective.hessian(Cell(0.1))(torch.ones(objective.hessian(Cell(0.1)).size))
-    assert set(seen) == {(False, True, True), (True, False, False)}
+    of_losses, of_products = (precision == "tf32",) * 2, (tf32_products,) * 2
+    assert set(seen) == {(False, *of_losses), (True, *of_products)}
     assert flags() == before
     broken = True
     with pytest.raises(KeyboardInterrupt):

@@ -63,6 +63,15 @@ def test_the_fingerprint_of_a_job_never_changes(load):
     assert _fingerprint(load()) == _fingerprint(load())
 
 
+def test_the_precision_of_products_belongs_to_the_fingerprint_where_it_is_given(load):
+    """A job without it has the identity that it had before there was the key."""
+    assert "precision" not in load(curvature={"basis": 20}).identity({})["curvature"]
+    given = [load(curvature={"basis": 20, "precision": p}) for p in ("float32", "tf32")]
+    assert given[1].identity({})["curvature"]["precision"] == "tf32"
+    assert _fingerprint(given[0]) == _fingerprint(load(curvature={"basis": 20}))
+    assert _fingerprint(given[0]) != _fingerprint(given[1])
+
+
 def test_the_size_of_images_belongs_to_the_fingerprint_where_it_is_given(load):
     """A job without it has the identity that it had before there was the key."""
     folder = {"dataset": "image_folder", "root": "."}

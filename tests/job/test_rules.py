@@ -103,6 +103,10 @@ def test_a_loaded_job_names_what_does_not_go_together(load, changes, expected):
             _line({**HESSIAN, "rank": 8}, curvature={"basis": 16}),
             "directions.alpha.rank: got 8; curvature.basis 16 has room for ranks up to 7",
         ),
+        (
+            _line(HESSIAN, precision="float64", curvature={"precision": "tf32"}),
+            "curvature.precision: tf32 rounds what precision: float64 asks for",
+        ),
         (_plane(HESSIAN, HESSIAN), "directions.beta: the same eigenvector as alpha"),
         (_line(RANDOM, trajectory=RUN, repeats=2), "a trajectory is projected on one set"),
         (

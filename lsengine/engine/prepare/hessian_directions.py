@@ -15,6 +15,7 @@ from lsengine.curvature import Eigenpairs, Hessian, Way, cells, krylov_bytes, le
 from lsengine.engine.messages import WorkerInfo
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import Loaded
+from lsengine.engine.prepare.precision import check_products
 from lsengine.engine.prepare.settings import CURVATURE, evaluation_settings, lanczos_options
 from lsengine.errors import UsageError
 from lsengine.job import Job
@@ -95,6 +96,7 @@ def hessian_at_centre(
         raise UsageError("data.splits: the Hessian is of the training loss; add train")
     if names is not None and not names:
         raise UsageError("directions: kind hessian, but every parameter is ignored")
+    check_products(job.document.curvature.precision, device)
     names = cells.hessian_parameters(cells.trainable_names(loaded.model), names)
     # Without curvature: the Hessian itself is wanted, not its extreme eigenvalues at cells.
     settings = evaluation_settings(
@@ -125,8 +127,9 @@ def way_of_products(job: Job, loaded: Loaded, device: torch.device) -> Way:
 
 
 def precision(job: Job) -> str:
-    """Return the precision of products with the Hessian: the job's, but never below float32."""
-    return "float64" if job.document.precision == "float64" else "float32"
+    """Return the precision of products with the Hessian: float64 if that of the job is."""
+    document = job.document
+    return "float64" if document.precision == "float64" else document.curvature.precision
 
 
 def leading_eigenpairs(job: Job, hessian: Hessian, count: int) -> Eigenpairs:

@@ -57,6 +57,18 @@ def check(precision: str, device: torch.device) -> None:
         )
 
 
+def check_products(precision: str, device: torch.device) -> None:
+    """Refuse a precision of products with Hessians that a device does not have.
+
+    Raises:
+        EnvironmentUnfit: For tf32 anywhere but on CUDA.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise EnvironmentUnfit(
+            f"curvature.precision: tf32 is not there on {device.type}; leave it out"
+        )
+
+
 def unfit(loaded: Loaded) -> str:
     """Return why a network or its data have no precision of 16 bits; empty if they have one."""
     tensors = [*loaded.model.named_parameters(), *loaded.model.named_buffers()]

@@ -40,6 +40,7 @@ def evaluation_settings(
         "fuses": not document.model.is_own,
         "curvature": lanczos_options(job) if "curvature" in document.quantities else None,
         "accuracy": "accuracy" in document.quantities,
+        "tf32_products": document.curvature.precision == "tf32",
         "curvature_of_moved": document.curvature.parameters == "moved",
     }
     followed = {name: value for name, value in fields.items() if name not in without}

@@ -144,6 +144,16 @@ def test_a_precision_that_is_not_there_is_refused(digits_job, capsys):
     assert "precision: tf32 is not there on cpu; use float32 or auto" in said
 
 
+def test_products_in_a_precision_that_is_not_there_are_refused(digits_job, capsys):
+    """Before a file is made."""
+    changes = {"quantities": ["loss", "curvature"], "curvature": {"precision": "tf32"}}
+    job = digits_job("products", **changes)
+    assert main(["eval", str(job)]) == 3
+    said = capsys.readouterr().err
+    assert "curvature.precision: tf32 is not there on cpu; leave it out" in said
+    assert not job.with_suffix(".h5").exists()
+
+
 def _axis(generator):
     points = int(generator.integers(1, 9))
     ends = sorted(generator.normal(size=2) * 10.0 ** generator.integers(-3, 3))

@@ -25,7 +25,15 @@ def job(tmp_path):
             tmp_path,
             batch_norm={"policy": "recalibrated", "samples": 40, "batch_size": 20},
             quantities=["loss", "curvature"],
-            curvature={"tolerance": 0.1, "max_products": 50, "basis": 12, "parameters": "moved"},
+            compile=True,
+            precision="bfloat16",
+            curvature={
+                "tolerance": 0.1,
+                "max_products": 50,
+                "basis": 12,
+                "parameters": "moved",
+                "precision": "tf32",
+            },
             seed=7,
         )
     )
