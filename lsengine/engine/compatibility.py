@@ -15,6 +15,7 @@ from lsengine import store
 from lsengine.engine.messages import Twin, WorkerInfo
 from lsengine.errors import SurfaceError
 from lsengine.job import Job
+from lsengine.surface import drawn
 from lsengine.surface.identity import (
     Difference,
     cell_identity,
@@ -102,23 +103,32 @@ def _is_edit(difference: Difference | str | None) -> bool:
     return isinstance(difference, Difference) and difference.is_of_code
 
 
-def refuse_other_directions(old: Path, directions: Arrays) -> None:
+def refuse_other_directions(old: Path, directions: Arrays, *, repeats: bool) -> None:
     """Refuse to take cells over from a surface that lies elsewhere, whatever its job says.
 
     Directions are drawn, or parameters left out, by rules that versions may have changed.  Those
     that are computed may differ in their last bits.  With repeats the first ones are compared.
+    Of directions that the file does not hold, all bits are compared.
 
     Raises:
         SurfaceError: Naming the first parameter that differs.
     """
+    again = store.read_drawn(old)
+    differs = again and drawn.difference(drawn.digests(directions, repeats=repeats), again)
+    if differs:
+        raise _lies_elsewhere(old, *differs, "has other numbers")
     for axis, stored in store.read_directions(old).items():
         ours = directions.get(axis, {})
         for name in [*ours, *(n for n in stored if n not in ours)]:
             if why := _difference(ours.get(name), stored.get(name)):
-                raise SurfaceError(
-                    f"--extend {old}: its direction {axis} is not the one of this job: {name} "
-                    f"{why}; an older version may have made it; evaluate this job without --extend"
-                )
+                raise _lies_elsewhere(old, axis, name, why)
+
+
+def _lies_elsewhere(old: Path, axis: str, name: str, why: str) -> SurfaceError:
+    return SurfaceError(
+        f"--extend {old}: its direction {axis} is not the one of this job: {name} {why}; another "
+        "version may have made it; evaluate this job without --extend"
+    )
 
 
 def _difference(ours: Array | None, theirs: Array | None) -> str | None:

@@ -19,7 +19,7 @@ from lsengine.curvature.cells import NAMES
 from lsengine.engine import prepare
 from lsengine.engine.messages import Plan, Report
 from lsengine.engine.prepare import precision
-from lsengine.engine.prepare.directions import cell_steps
+from lsengine.engine.prepare.directions import cell_steps, directions_of
 from lsengine.engine.prepare.loading import failures_named
 from lsengine.engine.prepare.settings import evaluation_settings
 from lsengine.engine.twin_check import compare_with_twin
@@ -28,7 +28,7 @@ from lsengine.job import Job
 from lsengine.log import NOTICE
 from lsengine.models import checkpoint
 from lsengine.objective.losses import loss_function
-from lsengine.store import CellResults, read, read_directions, read_grid, read_trajectory
+from lsengine.store import CellResults, read, read_grid, read_trajectory
 from lsengine.surface.grid import Cell
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ _REPORT_S = 0.25  # finished cells wait no longer than this, and the cell in han
 class Evaluator:
     """Evaluates cells of one surface on one device.
 
-    Puts everything on the device, with the directions that the file holds, and checks the centre
-    if the plan says so.
+    Puts everything on the device, with the directions that the file holds or that are drawn again,
+    and checks the centre if the plan says so.
 
     Attributes:
         first_report: What there is to tell before the first cell: the error of a fast precision.
@@ -51,6 +51,7 @@ class Evaluator:
     Raises:
         UsageError: If checkpoint or data are not those that the file was laid out for, or losses
             are not those of the twin.
+        SurfaceError: If directions are not drawn again as they were.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Evaluator:
         self, model: nn.Module, plan: Plan, device: torch.device, tick: Callable[[], None]
     ) -> objectives.Objective:
         document = self._job.document
-        along, steps = cell_steps(self._job, read_directions(plan.path))
+        along, steps = cell_steps(self._job, directions_of(self._job, model, plan.path))
         settings = evaluation_settings(
             self._job, device, precision=plan.precision, batch_size=plan.batch_size
         )

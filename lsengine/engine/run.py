@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,7 +37,7 @@ from lsengine.job import Job
 from lsengine.objective import batched
 from lsengine.ranks import World
 from lsengine.store import Layout
-from lsengine.surface import parts
+from lsengine.surface import drawn, parts
 from lsengine.surface.identity import cell_identity, fingerprint
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class Run:
         self._add_trajectory(tick)
         attributes = store.read_attributes(output)
         compatibility.warn_of_differences(attributes, info)
-        twin = self._make_twin(store.read_directions(output), tick)
+        twin = self._make_twin(self._directions(), tick)
         compatibility.refuse_other_twin(output, attributes, twin)
         refusal = store.refuses_parallel(output, world.comm_self) if parallel else None
         return attributes, twin, refusal
@@ -165,6 +166,9 @@ class Run:
         layout = self._layout(attributes, info, tick)
         twin = self._make_twin(layout.directions, tick)
         attributes["twin"] = json.dumps(twin.means())
+        if not self._job.stores_directions:
+            digests = drawn.digests(layout.directions, repeats="repeat" in layout.grid.axes)
+            layout = replace(layout, directions={}, drawn=drawn.text(digests))
         comm = world.comm_self if parallel else None
         refusal = store.create(self._job.output, layout, comm=comm)
         self._adopt(info)
@@ -173,6 +177,9 @@ class Run:
     def _make_twin(self, directions: Stored, tick: Callable[[], None]) -> Twin:
         job, loaded, grid = self._job, self.loaded, self._grid
         return make_twin(job, loaded, grid, directions, checkpoints=self._checkpoints, tick=tick)
+
+    def _directions(self) -> Stored:
+        return directions_of_job.directions_of(self._job, self.loaded.model, self._job.output)
 
     def _take_stock(self) -> None:
         self.inventory = Inventory(
@@ -248,7 +255,8 @@ class Run:
         in_plane, curve = curve_directions.curve_directions(job, loaded.model)
         directions = prepare.make_directions(job, loaded.model, computed | principal | in_plane)
         if self._extended is not None:
-            compatibility.refuse_other_directions(self._extended, directions)
+            repeats = job.document.repeats > 1
+            compatibility.refuse_other_directions(self._extended, directions, repeats=repeats)
         if (cosine := directions_of_job.cosine(directions)) is not None:
             attributes["direction_cosine"] = cosine
         ranges = curve_directions.ranges(job, curve) if curve else {}
@@ -276,7 +284,7 @@ class Run:
         output = self._job.output
         if self._series is None or store.read_trajectory(output) is not None:
             return
-        directions = store.read_directions(output)
+        directions = self._directions()
         if not directions:
             raise SurfaceError(f"{output}: holds no directions to project checkpoints on")
         trajectory = principal_directions.project(

@@ -62,6 +62,12 @@ def _shapes(
     Those of the parameters or, if a running statistic moves, of the whole state dict.
     """
     moved = {name for parameters in directions.values() for name in parameters}
+    if store.read_drawn(source):
+        log.warning(
+            "%s: its directions are not written: the file does not hold them, as its job says "
+            "directions.stored: false",
+            source,
+        )
     if not moved:
         return None
     if any(np.iscomplexobj(a) for parameters in directions.values() for a in parameters.values()):

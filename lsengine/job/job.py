@@ -55,6 +55,11 @@ class Job:
         """The directions by axis name, ``alpha`` first."""
         return rules.directions_of(self.document)
 
+    @property
+    def stores_directions(self) -> bool:
+        """Whether the surface file is to hold the directions."""
+        return self.document.directions is None or self.document.directions.stored
+
     def direction_files(self) -> dict[str, Path]:
         """Return every file that a direction reads, by key path."""
         return {key: self.path(p) for key, p in direction_files(self.document)}
@@ -134,9 +139,10 @@ class Job:
         identity["model"] = self.network_identity()
         identity["data"] = self.data_identity()
         identity["directions"] = {
-            axis: {k: v for k, v in spec.items() if k not in _DIRECTION_PATHS}
-            for axis, spec in (content["directions"] or {}).items()
-            if spec is not None
+            axis: {
+                k: v for k, v in content["directions"][axis].items() if k not in _DIRECTION_PATHS
+            }
+            for axis in self.directions
         }
         if self.fits_trajectory:
             identity["trajectory"] = {"margin": self.margin}

@@ -14,7 +14,7 @@ _MOST_CELLS = 100_000_000  # more is a slip of the keyboard, and would fill memo
 
 def between_keys(job: Document) -> Iterator[str]:
     """Yield what is wrong between keys; sections that are wrong by themselves are None."""
-    for rules in (_names, _data, _grid, _curvature, _trajectory, _curve, _repeats):
+    for rules in (_names, _data, _grid, _curvature, _trajectory, _curve, _repeats, _stored):
         yield from rules(job)
 
 
@@ -160,3 +160,12 @@ def _repeats(job: Document) -> Iterator[str]:
     elif specs and specs["alpha"].kind != "random":
         only = "only directions of kind random differ between repeats"
         yield f"repeats: got {repeats}; {only}, got kind {specs['alpha'].kind}"
+
+
+def _stored(job: Document) -> Iterator[str]:
+    if getattr(job.directions, "stored", True):
+        return
+    for axis, spec in directions_of(job).items():
+        if spec.kind != "random":
+            only = "only random ones are drawn again from their seed"
+            yield f"directions.stored: false, but {axis} is of kind {spec.kind}; {only}"

@@ -157,10 +157,14 @@ Direction = Annotated[_Simple | _Computed, Field(discriminator="kind")]
 
 
 class DirectionsSpec(Section):
-    """One entry makes a curve, two make a plane."""
+    """One entry makes a curve, two make a plane.
+
+    Random ones that are not ``stored`` are drawn again by every worker of every run.
+    """
 
     alpha: Direction
     beta: Direction | None = None
+    stored: bool = True
 
 
 class GridSpec(Section):

@@ -16,6 +16,7 @@ from lsengine.store.file import refuses_parallel as refuses_parallel
 from lsengine.store.reader import read as read
 from lsengine.store.reader import read_attributes as read_attributes
 from lsengine.store.reader import read_directions as read_directions
+from lsengine.store.reader import read_drawn as read_drawn
 from lsengine.store.reader import read_grid as read_grid
 from lsengine.store.reader import read_parts as read_parts
 from lsengine.store.reader import read_state_dict_layout as read_state_dict_layout

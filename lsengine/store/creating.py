@@ -65,6 +65,8 @@ class Layout:
         quantities: Names of the float64 datasets of the grid's shape.
         directions: By axis and parameter name, real or complex, with a leading repeat axis where
             the grid has one.
+        drawn: In the place of ``directions``: the digests of random ones that are drawn again, as
+            `lsengine.surface.drawn.text` makes them.
         state_dict_layout: The network's state dict without its numbers: JSON, a list of name,
             shape and whether it is a parameter, in order.  Directions are written to files that
             number parameters by it.
@@ -75,6 +77,7 @@ class Layout:
     quantities: Sequence[str]
     attributes: Mapping[str, str | int | float]
     directions: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    drawn: str = ""
     trajectory: TrajectoryLayout | None = None
     curve: CurveLayout | None = None
     state_dict_layout: str = ""
@@ -135,8 +138,8 @@ def _size(layout: Layout) -> int:
     arrays = [values for parameters in layout.directions.values() for values in parameters.values()]
     directions = sum(int(values.nbytes) + 1024 for values in arrays)
     checkpoints = len(layout.trajectory.columns["epoch"]) if layout.trajectory else 0
-    rest = len(layout.state_dict_layout) + len(layout.roles) + 1024 * checkpoints + _OVERHEAD_BYTES
-    return int(cells + directions + rest)
+    texts = len(layout.drawn) + len(layout.state_dict_layout) + len(layout.roles)
+    return int(cells + directions + texts + 1024 * checkpoints + _OVERHEAD_BYTES)
 
 
 def _lay_out(file: h5py.File, layout: Layout) -> None:
@@ -148,13 +151,13 @@ def _lay_out(file: h5py.File, layout: Layout) -> None:
     names = {"precision_cell": 3, "precision_column": 4}
     scales = [add_scale(file, name, np.arange(size)) for name, size in names.items()]
     allocate(file, "precision_error", scales, np.float64, np.nan)
-    if layout.directions:
+    if layout.directions or layout.drawn:
         group = file.create_group("directions")
         for axis, parameters in layout.directions.items():
             inner = group.create_group(directions_group(axis))
             for name, values in parameters.items():
                 add_direction(group, inner, name, values)
-        texts = {"state": layout.state_dict_layout, "roles": layout.roles}
+        texts = {"state": layout.state_dict_layout, "roles": layout.roles, "drawn": layout.drawn}
         for name, text in texts.items():
             if text:
                 group[name] = np.bytes_(text.encode())

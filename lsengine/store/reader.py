@@ -22,7 +22,7 @@ from lsengine.store.file import (
     read_direction,
     scale_name,
 )
-from lsengine.surface import PlaneCurve, Surface, Trajectory
+from lsengine.surface import PlaneCurve, Surface, Trajectory, drawn
 from lsengine.surface.grid import Grid
 from lsengine.surface.identity import read_identity
 from lsengine.surface.parts import Part, parts, read_roles
@@ -96,6 +96,15 @@ def read_directions(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
         }
 
 
+def read_drawn(path: Path) -> drawn.Digests:
+    """Return the digests of directions that the file does not hold, as they are drawn again.
+
+    Empty if it holds them, or none; raises like `read`.
+    """
+    with opened(path, FORMAT, loss_landscape.FORMAT) as file:
+        return drawn.read(_text(file, "directions/drawn"))
+
+
 def direction_groups(file: h5py.File) -> dict[str, h5py.Group]:
     """Return the stored directions of an open surface file by axis."""
     group, version = file.get("directions", {}), int(file.attrs["format_version"])
@@ -121,9 +130,12 @@ def read_parts(path: Path) -> dict[str, dict[str, Part]]:
         roles = read_roles(_text(file, "directions/roles"))
         identity = read_identity({k: plain(v) for k, v in file.attrs.items()}) or {}
         specs = identity.get("directions", {})
+        moved = {axis: set(group) for axis, group in direction_groups(file).items()}
+        again = drawn.read(_text(file, "directions/drawn"))
+        moved |= {axis: set(of_axis) for axis, of_axis in again.items()}
         return {
-            axis: parts(state, set(group), specs.get(axis, {}).get("ignore", ()), roles)
-            for axis, group in direction_groups(file).items()
+            axis: parts(state, names, specs.get(axis, {}).get("ignore", ()), roles)
+            for axis, names in moved.items()
         }
 
 

@@ -16,9 +16,17 @@ from numpy.typing import NDArray
 from lsengine import files
 from lsengine.errors import CellsFailed, Stopped, SurfaceError, UsageError
 from lsengine.store import lock
-from lsengine.store.file import FORMAT, PROVENANCE, in_place_of, opened, quantity_names, scale_name
-from lsengine.store.reader import direction_groups, read_attributes
-from lsengine.surface import DONE, FAILED, MISSING
+from lsengine.store.file import (
+    FORMAT,
+    PROVENANCE,
+    in_place_of,
+    opened,
+    quantity_names,
+    read_direction,
+    scale_name,
+)
+from lsengine.store.reader import direction_groups, read_attributes, read_drawn
+from lsengine.surface import DONE, FAILED, MISSING, drawn
 from lsengine.surface.identity import (
     differs_in_sources_known,
     disagreements,
@@ -137,6 +145,12 @@ def _difference(one: Path, other: Path) -> str | None:
         for axis in (scale_name(dim) for dim in left["status"].dims):
             if axis not in right or left[axis][...].tobytes() != right[axis][...].tobytes():
                 return f"the coordinates of {axis} differ"
+        again = {path: read_drawn(path) for path in (one, other)}
+        if any(again.values()):
+            differs = drawn.difference(
+                again[one] or _digests(left), again[other] or _digests(right)
+            )
+            return differs and "the direction {} differs in {}".format(*differs)
         ours, theirs = _directions(left), _directions(right)
         if ours.keys() != theirs.keys():
             return "the directions are of other parameters"
@@ -144,6 +158,14 @@ def _difference(one: Path, other: Path) -> str | None:
             if values[()].tobytes() != theirs[axis, name][()].tobytes():
                 return f"the direction {axis} differs in {name}"
     return None
+
+
+def _digests(file: h5py.File) -> drawn.Digests:
+    """Return the digests of the directions that a file holds."""
+    directions: dict[str, dict[str, NDArray[Any]]] = {}
+    for (axis, name), item in _directions(file).items():
+        directions.setdefault(axis, {})[name] = read_direction(item)
+    return drawn.digests(directions, repeats="repeat" in file)
 
 
 def _directions(file: h5py.File) -> dict[tuple[str, str], h5py.Dataset]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lsengine import models
+from lsengine import devices, models
 from lsengine.errors import SurfaceError, UsageError
 from lsengine.geometry import curve, directions
 from lsengine.geometry.parameters import can_move, misfit, selected
@@ -26,19 +27,21 @@ from lsengine.job.schema import (
 )
 from lsengine.models import checkpoint
 from lsengine.objective import Directions, Steps
-from lsengine.store import read_directions
-from lsengine.surface import parts
+from lsengine.store import read_attributes, read_directions, read_drawn
+from lsengine.surface import drawn, parts
 from lsengine.surface.grid import Cell
 from lsengine.wording import listed
 
 Arrays = dict[str, dict[str, NDArray[Any]]]
 
 
+@devices.one_thread()
 def make_directions(job: Job, model: nn.Module, computed: Directions | None = None) -> Arrays:
     """Draw, difference or read the directions of a job; normalise them to the weights.
 
     The model is at the centre, on the CPU.  ``computed`` are by axis the directions of kind hessian
-    and principal, and of a curve's plane.
+    and principal, and of a curve's plane.  All is done on one thread, so that every rank that
+    makes them gets the same bits.
 
     Returns:
         By axis and parameter name; with repeats each array has a leading axis, along a curve
@@ -69,6 +72,31 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
     if all(len(d) == 1 for d in repeats.values()):
         return {a: {n: t.numpy() for n, t in d[0].items()} for a, d in repeats.items()}
     return {a: {n: np.stack([r[n].numpy() for r in d]) for n in d[0]} for a, d in repeats.items()}
+
+
+def directions_of(job: Job, model: nn.Module, path: Path) -> Arrays:
+    """Return the directions of a surface file; those that it does not hold are drawn again.
+
+    The model is at the centre, on the CPU.
+
+    Raises:
+        SurfaceError: If what is drawn is not what was drawn when the file was made.
+    """
+    expected = read_drawn(path)
+    if not expected:
+        return read_directions(path)
+    arrays = make_directions(job, model)
+    found = drawn.digests(arrays, repeats=job.document.repeats > 1)
+    if differs := drawn.difference(found, expected):
+        version = read_attributes(path).get("numpy_version")
+        raise SurfaceError(
+            "{}: its direction {} is not drawn again as it was: {} has other numbers (NumPy {} "
+            "here, {} in the file; processors differ, too, in the last bits of norms); use what "
+            "it was begun with, or directions.stored: true and another output".format(
+                path, *differs, np.__version__, version
+            )
+        )
+    return arrays
 
 
 def cell_steps(
@@ -173,6 +201,11 @@ def stored_direction(
         by_name = read_directions(job.path(spec.path))
     except SurfaceError as error:
         raise UsageError(f"directions.{axis}.path: {error}") from None
+    if spec.which in read_drawn(job.path(spec.path)):
+        raise UsageError(
+            f"directions.{axis}.path: {spec.path} does not hold its random directions, as its job "
+            "says directions.stored: false; give the direction of that job here, of kind random"
+        )
     if spec.which not in by_name:
         raise UsageError(
             f"directions.{axis}.which: {spec.path} has no direction {spec.which}; it has "

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lsengine import devices
 from lsengine.engine.prepare.checkpoint_series import CheckpointSeries, Tick
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import Loaded, trajectory_quantity_names
@@ -140,15 +141,9 @@ def _principal(job: Job) -> dict[str, PrincipalDirection]:
 
 @contextmanager
 def _on_one_thread(key: str) -> Iterator[None]:
-    """Compute on one thread, and turn what does not fit into an error of a key of the job.
-
-    The last bits must not depend on how many cores a rank has.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Compute on one thread, and turn what does not fit into an error of a key of the job."""
     try:
-        yield
+        with devices.one_thread():
+            yield
     except ValueError as error:
         raise UsageError(f"{key}: {error}") from None
-    finally:
-        torch.set_num_threads(threads)
