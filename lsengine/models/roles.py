@@ -105,7 +105,7 @@ def _by_shape(place: _Place, tensor: Tensor) -> frozenset[str]:
     is_weight, long_axes = bool(words & _WEIGHTS), sum(size > 1 for size in tensor.shape)
     if tensor.ndim <= 1:
         return frozenset({"bias", "norm"} if says_gain and tensor.ndim else {"bias"})
-    if long_axes <= 1 and says_gain:
+    if long_axes <= 1 and (says_gain or _is_beside_shift(place, tensor)):
         return frozenset({"norm"})
     if is_weight:
         return _NOTHING
@@ -114,6 +114,16 @@ def _by_shape(place: _Place, tensor: Tensor) -> frozenset[str]:
     if long_axes <= 1 and tensor.ndim > 2 and tensor.shape[-1] == 1:
         return frozenset({"norm"})  # a number for each channel of an image or a sequence
     return frozenset({"bias"}) if _is_beside_weight(place) else _NOTHING
+
+
+def _is_beside_shift(place: _Place, tensor: Tensor) -> bool:
+    """Whether a parameter called ``alpha`` or ``weight`` has a shift of its own shape beside it."""
+    own = dict(place.owner.named_parameters(recurse=False))
+    is_named = place.name in ("alpha", "weight") and tensor.numel() > 1
+    return is_named and any(
+        other.shape == tensor.shape and (_BIASES | _SHIFTS) & set(_words(name))
+        for name, other in own.items()
+    )
 
 
 def _is_beside_weight(place: _Place) -> bool:

@@ -96,6 +96,12 @@ LAYERS = {
         lambda: Own(gamma=[1, 1, 4], beta=[1, 1, 4], cls_token=[1, 1, 4]),
         {"gamma", "beta"},
     ),
+    "affine": (
+        lambda: Named(
+            a=Own(alpha=[1, 1, 4], beta=[1, 1, 4]), b=Own(weight=[4, 1, 1], bias=[4, 1, 1])
+        ),
+        {"a.alpha", "a.beta", "b.weight", "b.bias"},
+    ),
     "own matrices": (lambda: Own(weight=[1, 8], w=[8, 1], bias_table=[9, 2]), {"bias_table"}),
     "by letters": (
         lambda: Own(W_Q=[2, 4, 3], b_Q=[2, 3], w1=[2, 2], b1=[1, 2], basis=[3, 3]),

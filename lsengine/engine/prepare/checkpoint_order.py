@@ -16,7 +16,8 @@ from lsengine.wording import listed
 
 Unit = Literal["epoch", "step", "number", "place"]
 
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:[eE][+-]\d+)?)")
+_UNIT = re.compile(r"[kKmMbBgG](?![a-zA-Z])")  # 10k is more than 500
 _WORDS: dict[str, Unit] = dict.fromkeys(("epoch", "epochs", "ep", "e"), "epoch")
 _WORDS |= dict.fromkeys(("step", "steps", "iter", "iters", "iteration", "it", "updates"), "step")
 # What numbers do not count time, and which words before a number say nothing of it.
@@ -45,7 +46,9 @@ class Order:
         """Return the order for a log."""
         what = {"place": "epoch and step", "number": "the number"}.get(self.unit, self.unit)
         where = "that they say" if self.is_stated else "in their names"
-        pairs = [f"{p.name} ({n})" for p, n in zip(self.paths, self.numbers, strict=True)]
+        is_file = len({p.name for p in self.paths}) == len(self.paths)
+        names = [p.name if is_file else f"{p.parent.name}/{p.name}" for p in self.paths]
+        pairs = [f"{name} ({n})" for name, n in zip(names, self.numbers, strict=True)]
         shown = pairs if len(pairs) <= 8 else [*pairs[:4], "...", *pairs[-2:]]
         return f"{len(pairs)} checkpoints by {what} {where}: {', '.join(shown)}"
 
@@ -186,6 +189,9 @@ def _shared(paths: Sequence[Path]) -> list[tuple[str, Unit, list[int]]]:
         if len({parts[at - 1] for parts in split}) > 1:
             break
         values = [parts[at] for parts in split]
+        units = {_UNIT.match(parts[at + 1]) is None or parts[at + 1][0] for parts in split}
+        if len(units) > 1:
+            break
         if all(value.isdecimal() for value in values) and (
             len(paths) == 1 or len(set(map(int, values))) > 1
         ):

@@ -13,6 +13,12 @@ from lsengine.errors import UsageError
 KEY = "trajectory.checkpoints"
 # Names from the first to the last, the numbers and the unit that they mean.
 NAMED = {
+    "losses with exponents": (
+        ["loss=1e-3-epoch=2.ckpt", "loss=2e-2-epoch=10.ckpt", "loss=5e-1-epoch=11.ckpt"],
+        [2, 10, 11],
+        "epoch",
+    ),
+    "thousands": (["step-2k.pt", "step-10k.pt"], [2, 10], "step"),
     "lightning": ([f"epoch={i}-val_loss=0.{9 - i}5.ckpt" for i in range(8)], range(8), "epoch"),
     "many epochs": ([f"epoch={i}-step={40 * i}.ckpt" for i in range(12)], range(12), "epoch"),
     "steps in epochs": (
@@ -90,6 +96,8 @@ REFUSED = {
         {"run1_part9.pt": {}, "run2_part3.pt": {}},
         r"ambiguous: .*several numbers \(run1_part9\.pt, run2_part3\.pt\)",
     ),
+    "thousands and ones": ({"step-500.pt": {}, "step-1k.pt": {}, "step-10k.pt": {}}, "ambiguous"),
+    "thousands, and seeds": ({"step-500-s2.pt": {}, "step-1k-s1.pt": {}}, "ambiguous"),
     "different texts": ({"epoch_1.pt": {}, "best_epoch_1.pt": {}}, "ambiguous"),
     "the same epoch in names": (
         {"epoch=3-val_loss=0.25.ckpt": {}, "epoch=3-val_loss=0.20.ckpt": {}, "epoch=4.ckpt": {}},
@@ -133,6 +141,12 @@ def test_the_order_is_shown():
     few = checkpoint_order.ordered({Path(f"/m-{i}.pt"): {"epoch": i} for i in range(3)}, KEY)
     assert few.words() == (
         "3 checkpoints by epoch that they say: m-0.pt (0), m-1.pt (1), m-2.pt (2)"
+    )
+    folders = {Path(f"/checkpoint-{i}/model.bin"): {} for i in (500, 1500)}
+    assert (
+        checkpoint_order.ordered(folders, KEY)
+        .words()
+        .endswith("checkpoint-500/model.bin (500), checkpoint-1500/model.bin (1500)")
     )
     many = checkpoint_order.ordered({Path(f"/step_{i}.pt"): {} for i in range(30)}, KEY)
     assert many.words().startswith("30 checkpoints by step in their names: step_0.pt (0), step_1")
