@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lsengine.errors import EnvironmentUnfit, UsageError
+
+log = logging.getLogger(__name__)
+_POLL_S = 0.5
+
+
+class Unwritable(EnvironmentUnfit):
+    """A file or folder cannot be made or written."""
 
 
 def sha256(path: Path) -> str:
@@ -39,7 +47,7 @@ def whole(
     raises when a disk refuses.
 
     Raises:
-        EnvironmentUnfit: If it cannot be written; nothing is left behind.
+        Unwritable: If it cannot be written; nothing is left behind.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
@@ -50,7 +58,7 @@ def whole(
     except failures as error:
         reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
         end = f"; {advice}" if advice else ""
-        raise EnvironmentUnfit(f"{path}: cannot be written: {reason}{end}") from error
+        raise Unwritable(f"{path}: cannot be written: {reason}{end}") from error
     finally:
         with suppress(OSError):  # whatever kept it from being made
             part.unlink()
@@ -73,13 +81,38 @@ def make_folder(folder: Path, key: str = "") -> None:
     """Make a folder and those above it, unless they are there; messages begin with a job's key.
 
     Raises:
-        EnvironmentUnfit: If that cannot be.
+        Unwritable: If that cannot be.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         where = f"{key}: {folder}" if key else f"{folder}:"
-        raise EnvironmentUnfit(f"{where} cannot be made: {error.strerror or error}") from error
+        raise Unwritable(f"{where} cannot be made: {error.strerror or error}") from error
+
+
+@contextmanager
+def locked(path: Path, waiting: str) -> Iterator[bool]:
+    """Let one process at a time into the context, and tell it whether it has waited for another.
+
+    The lock dies with its process; the file stays.  ``waiting`` is for the log: for whom.  Where
+    files cannot be locked all are let in, with a warning.
+    """
+    import filelock  # not needed by most commands
+
+    lock, has_waited = filelock.FileLock(path), False
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            has_waited = True
+            log.info("waiting for %s", waiting)
+            lock.acquire(poll_interval=_POLL_S)
+    except OSError as error:
+        log.warning("%s cannot be locked (%s); going on without", path, error)
+    try:
+        yield has_waited
+    finally:
+        lock.release()
 
 
 def _sync(path: Path) -> None:

@@ -47,7 +47,7 @@ ONLY = {  # foreign library: the modules or folders that may import it
     "trimesh": ("export/",),
     "vtkmodules": ("export/", "render/"),
     "plotly": ("render/html/",),
-    "subprocess": ("submit/slurm", "doctor/"),
+    "subprocess": ("submit/slurm", "doctor/", "data/decoding"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 
 import pytest
 
@@ -77,3 +78,22 @@ def test_a_file_in_place_of_the_folder_is_told_as_any_other_reason(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentUnfit, match="cannot be written: Not a directory"):
         files.write(tmp_path / "file" / "a", b"content")
+
+
+def test_one_at_a_time_is_let_in_and_the_others_know(tmp_path, monkeypatch, caplog):
+    """The first one has not waited, the second one has."""
+    monkeypatch.setattr(files, "_POLL_S", 0.01)
+    path, order = tmp_path / "lock", []
+
+    def enter(name):
+        with files.locked(path, "the first") as has_waited:
+            order.append((name, has_waited))
+
+    other = threading.Thread(target=enter, args=["second"])
+    with caplog.at_level("INFO", "lsengine"), files.locked(path, "nobody") as has_waited:
+        other.start()
+        while "waiting for the first" not in caplog.text and other.is_alive():
+            other.join(0.01)
+        order.append(("first", has_waited))
+    other.join()
+    assert order == [("first", False), ("second", True)]

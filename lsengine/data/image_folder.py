@@ -7,6 +7,7 @@ Shapes: N samples, C channels, H rows, W columns.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections import defaultdict
@@ -17,10 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lsengine.data import pixel_cache
+from lsengine.data import decoding, pixel_cache
 from lsengine.data.dataset import RawData
-from lsengine.data.image_file import NOTES, Pixels, decode
+from lsengine.data.image_file import NOTES, Pixels
+from lsengine.data.pixel_stack import PixelStack
 from lsengine.errors import UsageError
+from lsengine.log import Progress
 from lsengine.wording import listed, short
 
 log = logging.getLogger(__name__)
@@ -74,12 +77,12 @@ def folder(
         raise UsageError(f"data.root: no images in {empty}; expected {allowed}")
     paths = {split: [file for file, _ in rows] for split, rows in files.items()}
     how = f"resize {resize and [*resize]}"
-    images = pixel_cache.pixels(root, paths, how, lambda: _decoded(paths, resize))
+    images = pixel_cache.pixels(root, paths, how, lambda stack: _decode(paths, resize, stack))
     for note in images.notes:
         log.warning("data.root: %s", note)
     splits = {
         split: (
-            torch.from_numpy(_with_channels(images.splits[split], channels)),
+            _with_channels(images.splits[split], channels),
             torch.tensor([label for _, label in rows]),
         )
         for split, rows in files.items()
@@ -183,54 +186,42 @@ def _all_files(folder: Path) -> Iterator[Path]:
         )
 
 
-def _decoded(
-    paths: Mapping[str, Sequence[Path]], resize: Sequence[int] | None
-) -> pixel_cache.Decoded:
-    """Decode the image files of all splits, (N, H, W, C), of one size, type and channels."""
-    decoded: dict[str, list[Pixels]] = {}
+def _decode(
+    paths: Mapping[str, Sequence[Path]], resize: Sequence[int] | None, stack: PixelStack
+) -> list[str]:
+    """Decode the image files of all splits onto a stack, and return what is to be said of them."""
+    files = [file for of_split in paths.values() for file in of_split]
+    is_shown = len(files) >= pixel_cache.FEWEST and log.isEnabledFor(logging.INFO)  # of rank 0
+    style = "auto" if is_shown else "none"
     noted: dict[str, list[Path]] = defaultdict(list)
-    for split, files in paths.items():
-        decoded[split] = []
-        for file in files:
-            image, notes = decode(file, resize)
-            decoded[split].append(image)
+    shape: tuple[int, ...] = ()
+    with (
+        contextlib.closing(decoding.decoded(files, resize)) as images,
+        contextlib.closing(Progress("images", total=len(files), done=0, style=style)) as progress,
+    ):
+        for file, (pixels, notes) in zip(files, images, strict=True):
+            shape = shape or pixels.shape[:2]
+            if pixels.shape[:2] != shape:
+                raise _differs(file, pixels.shape, files[0], shape)
+            stack.append(pixels)
             for note in notes:
                 noted[note].append(file)
-    pairs = [pair for s, files in paths.items() for pair in zip(files, decoded[s], strict=True)]
-    first, shape = pairs[0][0], pairs[0][1].shape[:2]
-    for file, pixels in pairs:
-        if pixels.shape[:2] != shape:
-            size, other = (f"{height}x{width}" for height, width in (pixels.shape[:2], shape))
-            found = f"{file} is {size}, but {first} is {other}"
-            remedy = f"data.resize: [{shape[0]}, {shape[1]}] brings them to it"
-            raise UsageError(f"data.root: {found}; all images must have one size; {remedy}")
-    full = (*shape, 3 if any(pixels.ndim == 3 for _, pixels in pairs) else 1)
-    types = {pixels.dtype for _, pixels in pairs}
-    splits = {
-        split: np.stack(
-            [np.broadcast_to(_as_one_type(p, types).reshape(*shape, -1), full) for p in images]
-        )
-        for split, images in decoded.items()
-    }
-    said = [
+            progress.advance()
+    return [
         f"images are {note}: {listed(files, most=2)}; {NOTES[note]}"
         for note, files in noted.items()
     ]
-    return pixel_cache.Decoded(splits, said)
 
 
-def _as_one_type(pixels: Pixels, types: set[np.dtype[Any]]) -> Pixels:
-    """Return an image in the widest of several types; 255 of 8 bits is 65535 of 16."""
-    if len(types) == 1:
-        return pixels
-    if np.dtype(np.float32) not in types:
-        return pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * 257
-    if pixels.dtype == np.float32:
-        return pixels
-    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+def _differs(file: Path, found: Sequence[int], first: Path, shape: Sequence[int]) -> UsageError:
+    sizes = f"{file} is {found[0]}x{found[1]}, but {first} is {shape[0]}x{shape[1]}"
+    remedy = f"data.resize: [{shape[0]}, {shape[1]}] brings them to it"
+    return UsageError(f"data.root: {sizes}; all images must have one size; {remedy}")
 
 
-def _with_channels(x_NHWC: Pixels, channels: int | None) -> Pixels:
-    """Return images with the channels first, (N, C, H, W)."""
-    wide = x_NHWC if channels is None else np.broadcast_to(x_NHWC, (*x_NHWC.shape[:3], channels))
-    return np.ascontiguousarray(wide.transpose(0, 3, 1, 2))
+def _with_channels(x_NCHW: Pixels, channels: int | None) -> Pixels:
+    """Return images, grey ones with as many channels as are asked for."""
+    if channels is None or x_NCHW.shape[1] == channels:
+        return x_NCHW
+    wide = np.broadcast_to(x_NCHW, (len(x_NCHW), channels, *x_NCHW.shape[2:]))
+    return np.ascontiguousarray(wide)

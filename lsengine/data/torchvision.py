@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 
 from lsengine import files
@@ -19,7 +17,6 @@ from lsengine.errors import UsageError
 from lsengine.external import torchvision
 
 log = logging.getLogger(__name__)
-_POLL_S = 0.5
 _NETWORK_TIMEOUT_S = 30.0
 
 
@@ -92,7 +89,9 @@ def _present(cls: Any, root: Path, split: str) -> Any:
 
 
 def _downloaded(cls: Any, known: _Known, dataset: str, root: Path, split: str) -> Any:
-    with _locked(root):
+    files.make_folder(root, "data.root")
+    waiting = f"another process that downloads into {root}"
+    with files.locked(root / ".download.lock", waiting):
         source = _present(cls, root, split)  # another process may have been faster
         if source is not None:
             return source
@@ -109,22 +108,3 @@ def _downloaded(cls: Any, known: _Known, dataset: str, root: Path, split: str) -
             ) from error
         finally:
             socket.setdefaulttimeout(before)
-
-
-@contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Let one process at a time into the context; the lock dies with its process."""
-    files.make_folder(root, "data.root")
-    lock = filelock.FileLock(root / ".download.lock")
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            log.info("waiting for another process that downloads into %s", root)
-            lock.acquire(poll_interval=_POLL_S)
-    except OSError as error:
-        log.warning("%s cannot be locked (%s); downloading anyway", lock.lock_file, error)
-    try:
-        yield
-    finally:
-        lock.release()

@@ -5,6 +5,8 @@ Shapes: N samples, C channels, H rows, W columns, K values or labels.
 
 from __future__ import annotations
 
+import mmap
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +40,19 @@ def validated(where: str, x_raw: Any, y_raw: Any, *, exact: bool = False) -> Spl
         raise UsageError(f"{where}: is empty: inputs have shape {[*x.shape]}")
     if y.numel() == 0:
         raise UsageError(f"{where}: labels have shape {[*y.shape]}; expected one or more each")
-    return Split(_inputs(where, x, exact), _labels(where, y, exact))
+    inputs = _inputs(where, x, exact)
+    is_mapped = _is_mapped(x_raw) and inputs.data_ptr() == x_raw.ctypes.data
+    return Split(inputs, _labels(where, y, exact), is_mapped)
+
+
+def _is_mapped(raw: Any) -> bool:
+    """Whether an array is in a file that is mapped into memory, and cannot be written to."""
+    if not isinstance(raw, np.ndarray) or raw.flags.writeable:
+        return False
+    base: Any = raw
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    return isinstance(base, mmap.mmap)
 
 
 def _tensor(where: str, raw: Any) -> Tensor:
@@ -47,7 +61,10 @@ def _tensor(where: str, raw: Any) -> Tensor:
         if isinstance(raw, Tensor):
             return _plain(raw)
         array = _unmasked(raw)
-        tensor = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+        array = np.require(array, array.dtype.newbyteorder("="), ["C"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of arrays that cannot be written to
+            tensor = torch.from_numpy(array if _is_mapped(raw) else np.require(array, None, ["W"]))
         return _without_wide_unsigned(tensor)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         raise UsageError(f"{where}: not an array of numbers: {error}") from None
@@ -92,7 +109,7 @@ def _inputs(where: str, x: Tensor, exact: bool) -> Tensor:
     if not _is_real_or_complex(x):
         return x.to(torch.int64).contiguous()
     rounded = _rounded(x, exact)
-    if not bool(torch.isfinite(rounded).all()):
+    if not _is_finite(rounded):
         bad = (~torch.isfinite(rounded.flatten(1)).all(1)).nonzero().flatten()
         found = f"{len(bad)} of {len(x)} inputs have {_not_finite(x)}"
         raise UsageError(f"{where}: {found}, the first at index {bad[0]}; clean them first")
@@ -116,9 +133,14 @@ def _labels(where: str, y: Tensor, exact: bool) -> Tensor:
     if not _is_real_or_complex(y):
         return y.to(torch.int64).contiguous()
     rounded = _rounded(y, exact)
-    if not bool(torch.isfinite(rounded).all()):
+    if not _is_finite(rounded):
         raise UsageError(f"{where}: labels have {_not_finite(y)}")
     return rounded
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite, a few at a time."""
+    return all(bool(torch.isfinite(part).all()) for part in tensor.flatten().split(2**24))
 
 
 def _is_real_or_complex(tensor: Tensor) -> bool:

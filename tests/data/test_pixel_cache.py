@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
 
-from lsengine import data
-from lsengine.data import image_folder, pixel_cache
+from lsengine import data, devices, files
+from lsengine.data import decoding, pixel_cache, pixel_stack
 from lsengine.job import schema
 
 Image = pytest.importorskip("PIL.Image")
@@ -40,13 +42,13 @@ def root(tmp_path):
 @pytest.fixture
 def decodings(monkeypatch):
     """A list that grows by every image file that is decoded."""
-    files, decode = [], image_folder.decode
+    files, decode = [], decoding.decode
 
     def counted(file, resize):
         files.append(file)
         return decode(file, resize)
 
-    monkeypatch.setattr(image_folder, "decode", counted)
+    monkeypatch.setattr(decoding, "decode", counted)
     return files
 
 
@@ -61,8 +63,24 @@ def test_a_second_load_decodes_nothing(root, cache, decodings):
     first, second = _load(root), _load(root)
     assert len(decodings) == 2 * COUNT
     assert second.sha256 == first.sha256
-    assert list(cache.iterdir()) == [pixel_cache.cache_file(root)]
+    path = pixel_cache.cache_file(root)
+    assert set(cache.iterdir()) == {path, path.with_suffix(".lock")}
     assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("free", "is_mapped"), [(8 * 2 * COUNT * 18, False), (0, True)])
+def test_pixels_that_are_much_stay_in_the_file(root, monkeypatch, decodings, free, is_mapped):
+    """Above an eighth of the memory that is free; the first run, too, has them from there."""
+    expected = _load(root).sha256
+    pixel_cache.cache_file(root).unlink()
+    monkeypatch.setattr(devices, "free_host_bytes", lambda: free)
+    for _ in range(2):
+        split = _load(root).splits["train"]
+        assert split.is_mapped is is_mapped
+        stored = np.load(pixel_cache.cache_file(root))  # an array that others can read, too
+        np.testing.assert_array_equal(split.x.numpy(), stored)
+        assert _load(root).sha256 == expected
+    assert len(decodings) == 4 * COUNT
 
 
 def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
@@ -158,11 +176,11 @@ def test_a_cache_that_cannot_be_written_to_is_no_error(
 ):
     """Nothing is kept, nothing is left behind, and the data are there."""
 
-    def refuse(*arguments, **options):
-        raise PermissionError(13, "Permission denied")
+    def refuse(stack, facts):
+        raise OSError(28, "No space left on device")
 
     if obstacle == "disk":
-        monkeypatch.setattr(pixel_cache.np, "savez", refuse)
+        monkeypatch.setattr(pixel_stack.PixelStack, "describe", refuse)
     elif obstacle == "folder":
         cache.write_text("a file where the folder should be")
     else:
@@ -171,8 +189,8 @@ def test_a_cache_that_cannot_be_written_to_is_no_error(
         monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     for _ in range(2):
         assert len(_load(root).splits["train"].y) == 2 * COUNT
-    assert len(decodings) == 4 * COUNT
-    assert not cache.is_dir() or not list(cache.iterdir())
+    assert len(decodings) == (8 if obstacle == "disk" else 4) * COUNT
+    assert not cache.is_dir() or not list(cache.glob("[!.]*.npy")) + list(cache.glob(".*"))
 
 
 def test_few_images_leave_no_file(tmp_path, cache):
@@ -182,3 +200,29 @@ def test_few_images_leave_no_file(tmp_path, cache):
         Image.fromarray(np.zeros((3, 2), np.uint8)).save(tmp_path / kind / "1.png")
     assert len(_load(tmp_path).splits["train"].y) == 2
     assert not cache.exists()
+
+
+def test_of_several_processes_one_decodes(root, cache, caplog, decodings, monkeypatch):
+    """Who comes while another one has the lock waits, and takes its file."""
+    monkeypatch.setattr(files, "_POLL_S", 0.01)
+    expected, path = _load(root).sha256, pixel_cache.cache_file(root)
+    path.rename(cache / "being made")
+    found = []
+    other = threading.Thread(target=lambda: found.append(_load(root).sha256))
+    with caplog.at_level("INFO", "lsengine"), filelock.FileLock(path.with_suffix(".lock")):
+        other.start()
+        while "waiting for another process that decodes" not in caplog.text and other.is_alive():
+            other.join(0.01)
+        (cache / "being made").rename(path)
+    other.join()
+    assert found == [expected]
+    assert len(decodings) == 2 * COUNT
+
+
+def test_what_a_killed_process_has_left_is_removed(root, cache):
+    """A piece of a file, by whoever makes it next."""
+    cache.mkdir()
+    piece = cache / f".{pixel_cache.cache_file(root).name}.0123abcd.part.npy"
+    piece.write_bytes(b"a part")
+    _load(root)
+    assert not piece.exists()

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from lsengine import data
-from lsengine.data import torchvision
+from lsengine import data, files
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.external import torchvision as library
 from tests.support.datasets import load
@@ -80,7 +79,7 @@ def test_a_root_that_cannot_be_made_is_named(tmp_path):
 
 def test_one_process_downloads_and_the_others_wait(tmp_path, monkeypatch, no_checksums, caplog):
     """While another process holds the folder's lock, nobody starts to download."""
-    monkeypatch.setattr(torchvision, "_POLL_S", 0.01)
+    monkeypatch.setattr(files, "_POLL_S", 0.01)
     cls = library.torchvision().datasets.CIFAR10
     monkeypatch.setattr(
         cls, "_check_integrity", lambda self: (tmp_path / "cifar-10-batches-py").exists()
@@ -113,7 +112,7 @@ def test_a_folder_that_cannot_be_locked_is_downloaded_into_all_the_same(
     )
     monkeypatch.setattr(cls, "download", lambda self: write_cifar10(tmp_path))
     assert len(load("cifar10", root=tmp_path).splits["test"].y) == 4
-    assert "cannot be locked ([Errno 37] No locks available); downloading anyway" in caplog.text
+    assert "cannot be locked ([Errno 37] No locks available); going on without" in caplog.text
 
 
 def write_idx(path, array):

@@ -47,6 +47,36 @@ def test_numbers_of_64_bits_are_kept_if_asked(tmp_path):
     assert single.sha256 == rounded.sha256
 
 
+@pytest.mark.parametrize(
+    ("dtype", "stays"), [("u1", True), ("f4", True), ("i8", True), ("f8", False), (">f4", False)]
+)
+def test_a_mapped_file_is_not_read_into_memory(tmp_path, dtype, stays):
+    """What a factory maps stays in its file, if its numbers are those that are needed."""
+    shape = (6, 2, 3, 4)
+    x = np.arange(144).reshape(shape).astype(dtype)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    split = returned(tmp_path, mapped).splits["train"]
+    assert split.is_mapped is stays
+    assert (split.x.data_ptr() == mapped.ctypes.data) is stays
+    np.testing.assert_array_equal(split.x.numpy(), x.astype(x.dtype.newbyteorder("=")))
+    part = returned(tmp_path, mapped[2:], np.arange(4) % 3).splits["train"]
+    assert part.is_mapped is stays
+    in_memory = returned(tmp_path, x).splits["train"]
+    assert not in_memory.is_mapped
+    computed = returned(tmp_path, mapped + 0).splits["train"]  # numpy calls it a memmap, too
+    assert not computed.is_mapped
+    assert torch.equal(split.x, in_memory.x)
+
+
+def test_numbers_that_are_not_finite_are_found_far_behind(tmp_path):
+    """Numbers are looked at a few million at a time."""
+    x = np.zeros((3, 2**23), np.float32)
+    x[2, -1] = np.inf
+    with pytest.raises(UsageError, match="1 of 3 inputs have NaN or infinite values, the first at"):
+        returned(tmp_path, x, np.arange(3))
+
+
 def test_the_digest_of_values_does_not_know_their_shape(tmp_path):
     """Surfaces made when all values were float32 (N, K) are still resumed."""
     flat = of(tmp_path, VALUES.astype("f4"), np.arange(6.0).reshape(6, 1)).sha256

@@ -76,7 +76,9 @@ def unfit(loaded: Loaded) -> str:
         return f"{name} is complex, and 16-bit precisions have no complex numbers"
     for split, samples in loaded.dataset.splits.items():
         x = samples.x
-        if x.is_floating_point() and float(x.abs().max()) > 256 and bool((x == x.round()).all()):
+        parts = x.flatten().split(2**24) if x.is_floating_point() else ()
+        is_large = any(float(part.abs().max()) > 256 for part in parts)
+        if is_large and all(bool((part == part.round()).all()) for part in parts):
             return (
                 f"the {split} inputs are whole numbers, some larger than 256, which 16 bits round "
                 "(are they tokens? then store them as integers)"
