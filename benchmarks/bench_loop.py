@@ -117,7 +117,7 @@ def _case(folder: Path, name: str, section: dict[str, Any]) -> Case:
     network = copy.deepcopy(model).eval().requires_grad_(False)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     second = copy.deepcopy(model)
-    assignment = Assignment(task, slot=0, threads=1)
+    assignment = Assignment(job=task, slot=0, threads=1)
     workspace = Workspace(assignment, _tick(world), loaded=run.loaded)
     plan = run.settle(workspace.info(world.host), world, tick=_tick(world))
     evaluator = workspace.evaluator(replace(plan, check=True))

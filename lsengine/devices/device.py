@@ -41,15 +41,27 @@ def device_of(kind: str, slot: int) -> torch.device:
 def tf32(allowed: bool) -> Iterator[None]:
     """Let CUDA round the factors of products to 10 bits, or keep it from that, for a while.
 
-    The switch is of the process.  Whoever computes sets it and puts it back, so that others in
-    the process, of another precision, find what they are used to.
+    Sums of products of 16 bits are kept in float32 in either case.  The switches are of the
+    process.  Whoever computes sets them and puts them back, so that others in the process, of
+    another precision, find what they are used to.
     """
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    sums = (
+        matmul.allow_fp16_reduced_precision_reduction,
+        matmul.allow_bf16_reduced_precision_reduction,
+    )
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    matmul.allow_fp16_reduced_precision_reduction = False
+    matmul.allow_bf16_reduced_precision_reduction = False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+        (
+            matmul.allow_fp16_reduced_precision_reduction,
+            matmul.allow_bf16_reduced_precision_reduction,
+        ) = sums
 
 
 @contextlib.contextmanager

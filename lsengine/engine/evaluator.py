@@ -46,7 +46,7 @@ class Evaluator:
 
     The loaded model is taken over.  ``tick`` is called before every mini-batch; it raises `Stopped`
     to abandon the cell.  The rank is recorded with the cells.  ``products_by`` is the way of
-    products with Hessians, if it is known.
+    products with Hessians, if it is known.  ``peers`` are the workers of this host.
 
     Raises:
         UsageError: If checkpoint or data are not those that the file was laid out for, or losses
@@ -64,9 +64,10 @@ class Evaluator:
         tick: Callable[[], None],
         rank: int = 0,
         products_by: Way | None = None,
+        peers: int = 1,
     ) -> None:
         self._job, self._dataset, self._rank = job, loaded.dataset, rank
-        self._products_by = products_by
+        self._products_by, self._peers = products_by, peers
         _refuse_other_files(loaded, prepare.code(job, loaded.model), plan)
         self._grid = read_grid(plan.path)  # an automatic axis has its range there
         self._coarse = self._grid.warm_start_cells()
@@ -97,7 +98,7 @@ class Evaluator:
         settings = evaluation_settings(
             self._job, device, precision=plan.precision, batch_size=plan.batch_size
         )
-        settings = replace(settings, products_by=self._products_by)
+        settings = replace(settings, products_by=self._products_by, peers=self._peers)
         return objectives.Objective(
             model,
             self._dataset,

@@ -33,13 +33,14 @@ class VisibleDevices:
     visible: str | None  # `CUDA_VISIBLE_DEVICES`
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """What a worker needs to start loading."""
 
     job: Job
     slot: int  # its number among the workers of its host that see the same devices
     threads: int  # its fair share of its host's cores, at least 1
+    peers: int = 1  # workers of its host, itself included
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

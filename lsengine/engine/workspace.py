@@ -15,7 +15,7 @@ from lsengine.engine.prepare import hessian_directions, precision
 from lsengine.engine.prepare.loading import first_samples
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
 from lsengine.job.schema import HessianDirection
-from lsengine.objective.forward import Manner, cast, copied, manner_in_precision
+from lsengine.objective.forward import COMPILED, Manner, cast, copied, manner_in_precision
 from lsengine.objective.fused import can_fuse
 
 
@@ -38,6 +38,7 @@ class Workspace:
         loaded: prepare.Loaded | None = None,
     ) -> None:
         self._job, self._tick, self._rank = assignment.job, tick, rank
+        self._peers = assignment.peers
         document = self._job.document
         threads = assignment.threads if document.threads == "auto" else document.threads
         torch.set_num_threads(threads)
@@ -91,12 +92,15 @@ class Workspace:
             tick=self._tick,
             rank=self._rank,
             products_by=self._way,
+            peers=self._peers,
         )
 
     def _forward_kind(self) -> str:
         """Return how losses will be computed, by a trial with a copy of the network."""
         exact = "float32" if self._precision == "auto" else self._precision
         settings = evaluation_settings(self._job, self._device, precision=exact, batch_size=1)
+        if settings.compiles:
+            return COMPILED
         if settings.dtype == torch.float64 and settings.fuses:
             return str(Manner())
         name = next(iter(self._loaded.dataset.splits))

@@ -315,6 +315,7 @@ class Document(Section):
     precision_tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     batch_size: AutoOrCount = "auto"
     cells_per_pass: Literal[1, "auto"] = 1
+    compile: bool = False
     threads: AutoOrCount = "auto"
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     writing: Literal["auto", "parallel", "gather"] = "auto"

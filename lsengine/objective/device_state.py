@@ -35,6 +35,7 @@ class EvaluationSettings:
         seed: Of the draw of the recalibration's samples.
         fuses: Whether the network is traced and its layers fused, which is faster; not for a
             user's own network, whose Python code tracing would skip.
+        compiles: Whether the network is compiled by ``torch.compile`` in the place of fusing.
         channels_last: Whether images and filters are laid out channels-last; `Objective` decides
             it by `lsengine.objective.layout`.
         curvature: How to look for extreme eigenvalues; None not to.
@@ -42,6 +43,7 @@ class EvaluationSettings:
         tf32_products: Whether products with Hessians may round their factors as tf32 does.
         accuracy: Whether to tell which samples of classes are right.
         products_by: The way of products with Hessians, if it is known; else it is found out.
+        peers: Processes that share the memory of this host in the same way, this one included.
         residence: Where inputs are; by default what fits into the memory that is free.
     """
 
@@ -52,12 +54,14 @@ class EvaluationSettings:
     recalibration: tuple[int, int] = (5000, 128)
     seed: int = 0
     fuses: bool = True
+    compiles: bool = False
     channels_last: bool = True
     curvature: LanczosOptions | None = None
     curvature_of_moved: bool = False
     tf32_products: bool = False
     accuracy: bool = True
     products_by: Way | None = None
+    peers: int = 1
     residence: Residence | None = None
 
     @property

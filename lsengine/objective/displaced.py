@@ -15,7 +15,13 @@ from lsengine import devices
 from lsengine.errors import EnvironmentUnfit
 from lsengine.models import own_loading
 from lsengine.objective.device_state import EvaluationSettings, FlatParameters, in_precision
-from lsengine.objective.forward import ForwardPass, in_dtype, manner_in_precision, require_runs
+from lsengine.objective.forward import (
+    ForwardPass,
+    compiled,
+    in_dtype,
+    manner_in_precision,
+    require_runs,
+)
 from lsengine.objective.fused import fused
 from lsengine.objective.recalibration import recalibrate
 from lsengine.surface.grid import Cell
@@ -140,6 +146,8 @@ class DisplacedNetwork:
 
     def _forward_pass(self, sample: Tensor) -> ForwardPass:
         settings = self._settings
+        if settings.compiles:
+            return compiled(self.model, settings.compute_dtype, self._sample, self._manner)
         if settings.dtype == torch.float64:
             return self.exact
         if not settings.fuses:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lsengine import devices
-from lsengine.errors import UsageError
+from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.geometry.parameters import can_move, dtype_like
 from lsengine.models.copies import duplicate
 
@@ -117,13 +117,17 @@ def _differ(a: Tensor, b: Tensor) -> bool:
     return not torch.allclose(a, b, rtol=1e-3, atol=1e-3 * largest, equal_nan=True)
 
 
+COMPILED = "compiled"  # the kind of a pass that torch.compile has made
+
+
 class ForwardPass:
     """A network's forward pass in a precision; by itself, that of the network as it stands.
 
     It may have copies of the network's numbers.  Then these are those of the last `sync`.
 
     Attributes:
-        kind: ``fused`` if layers are fused, ``eager`` if the network's own code runs, and how.
+        kind: ``fused`` if layers are fused, ``compiled`` if the network is compiled, ``eager`` if
+            its own code runs, and how.
     """
 
     def __init__(self, model: nn.Module, manner: Manner | None = None) -> None:
@@ -197,3 +201,40 @@ def require_runs(forward: ForwardPass, sample: Tensor) -> None:
     """
     with _failures_named(sample.dtype):
         forward(sample)
+
+
+class _Compiled(_InDtype):
+    """The pass of a compiled copy of the network."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, manner: Manner | None) -> None:
+        super().__init__(model, dtype, manner)
+        self.kind = COMPILED
+        # Of any number of samples, so that it does not matter which batch comes first.
+        self._model: nn.Module = torch.compile(self._model, dynamic=True)  # type: ignore[assignment]
+
+
+def compiled(
+    model: nn.Module, dtype: torch.dtype, sample: Tensor, manner: Manner | None = None
+) -> ForwardPass:
+    """Return the pass of the network compiled by ``torch.compile``, which takes seconds to minutes.
+
+    Raises:
+        UsageError: If the network differentiates in its forward pass.
+        EnvironmentUnfit: If it cannot be compiled here.
+    """
+    if manner is not None and manner.records:
+        raise UsageError(
+            "compile: the network differentiates in its forward pass, which a compiled one does "
+            "not do; leave compile out"
+        )
+    try:
+        forward = _Compiled(model, dtype, manner)
+        forward(sample)
+    except Exception as error:
+        if devices.is_out_of_memory(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise EnvironmentUnfit(
+            f"compile: torch.compile does not compile the network here ({reason}); leave it out"
+        ) from error
+    return forward

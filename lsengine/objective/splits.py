@@ -191,6 +191,8 @@ def resident_splits(
     """
     inputs = _inputs(dataset, settings)
     free = devices.free_bytes(settings.device)
+    if settings.device.type == "cpu":  # others look at the same moment
+        free //= settings.peers
     where = settings.residence or residence(
         inputs, device=settings.device.type, free=free, others=others
     )

@@ -25,7 +25,7 @@ def _as_before():
 
 
 def _workspace(path, threads=2, **given):
-    assignment = Assignment(jobs.load(path, command="eval"), 0, threads)
+    assignment = Assignment(job=jobs.load(path, command="eval"), slot=0, threads=threads)
     return Workspace(assignment, lambda: None, **given)
 
 

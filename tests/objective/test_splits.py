@@ -153,6 +153,10 @@ def test_little_memory_sends_inputs_elsewhere(monkeypatch):
         made, said = resident_splits(content, _settings(), others)
         assert said.startswith(f"{expected} for cpu: 0.0 MiB as stored")
         assert all(split._where == expected for split in made.values())
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 16 * raw)
+    for peers, expected in ((2, "ready"), (3, "raw")):
+        said = resident_splits(dataset, _settings(peers=peers))[1]
+        assert said.startswith(f"{expected} for cpu")
     both = splits._inputs(dataset, _settings("bfloat16", curvature=CURVED))
     assert (both.ready, both.raw) == ((2 + 4) * raw, raw)
     assert splits._inputs(_dataset("tokens"), _settings("bfloat16")).ready == (COUNT + 9) * 4 * 8

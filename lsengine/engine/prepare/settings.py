@@ -37,6 +37,7 @@ def evaluation_settings(
         "batch_norm": document.batch_norm.policy,
         "recalibration": (document.batch_norm.samples, document.batch_norm.batch_size),
         "seed": document.seed,
+        "compiles": document.compile,
         "fuses": not document.model.is_own,
         "curvature": lanczos_options(job) if "curvature" in document.quantities else None,
         "accuracy": "accuracy" in document.quantities,

@@ -33,7 +33,9 @@ class Placement:
         """Give a rank that has said hello its device and its threads."""
         slot, threads = assign(rank, self.hellos, self._slots)
         self._slots[rank] = slot
-        return Assignment(job, slot, threads)
+        return Assignment(
+            job=job, slot=slot, threads=threads, peers=self._workers_of(self.hellos[rank].host)
+        )
 
     def assign_coordinator(
         self, hello: Hello, devices: VisibleDevices, job: Job
@@ -53,7 +55,12 @@ class Placement:
         if wanted == "waits" or (wanted == "auto" and not is_idle):
             return None
         self.hellos[0], self._slots[0] = hello, slot  # who comes late finds the device taken
-        return Assignment(job, slot, info.threads)
+        return Assignment(
+            job=job, slot=slot, threads=info.threads, peers=self._workers_of(hello.host)
+        )
+
+    def _workers_of(self, host: str) -> int:
+        return sum(hello.host == host for hello in self.hellos.values())
 
     def loaded(self, rank: int, info: WorkerInfo) -> None:
         """Take note of where a rank's values come from; warn if it differs, or shares a card."""

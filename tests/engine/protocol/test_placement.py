@@ -121,6 +121,16 @@ def test_a_late_worker_does_not_get_rank_0s_card(tmp_path):
     assert (assignment.slot, placement.assign(2, job).slot) == (1, 2)
 
 
+def test_workers_are_told_how_many_share_their_host(tmp_path):
+    """Of three workers two are on rank 0's host, which takes part, too."""
+    job = jobs.load(write_job(tmp_path, launch={"coordinator": "evaluates"}), command="eval")
+    placement = _placement(job, ("a", [1], None), ("b", [0], None), ("a", [2], None))
+    assert [placement.assign(rank, job).peers for rank in (1, 2, 3)] == [2, 1, 2]
+    hello = Hello(host="a", pid=0, cores=frozenset([0]), visible=None)
+    taking_part = placement.assign_coordinator(hello, VisibleDevices("cpu", 1, None), job)
+    assert taking_part.peers == 3
+
+
 def test_a_card_shared_with_rank_0_is_warned_of(tmp_path, caplog):
     """Two names of one card are told by its identity, whoever of the two is rank 0."""
     job = jobs.load(write_job(tmp_path), command="eval")
