@@ -146,8 +146,12 @@ def _difference(ours: Array | None, theirs: Array | None) -> str | None:
     return None if distance <= _SAME * length else "leads elsewhere"
 
 
-def refuse_other_twin(output: Path, attributes: dict[str, Any], twin: Twin) -> None:
-    """Refuse a network that has other losses than when the surface was begun.
+def refuse_other_twin(
+    surface: Path, attributes: dict[str, Any], twin: Twin, *, points: int | None = None
+) -> None:
+    """Refuse a network that has other losses than when a surface was begun.
+
+    The first ``points`` of the twin are compared, the centre first; without it all.
 
     Raises:
         SurfaceError: Naming the first split whose samples' mean loss is another.
@@ -158,10 +162,10 @@ def refuse_other_twin(output: Path, attributes: dict[str, Any], twin: Twin) -> N
         return  # of a version without a twin
     for split, means in twin.means().items():
         allowed = max(probe.allowed[split] for probe in twin.probes)
-        for mean, before in zip(means, stored.get(split, ()), strict=False):
+        for mean, before in zip(means[:points], stored.get(split, ()), strict=False):
             if not (abs(mean - before) <= allowed or mean == before or mean != mean):
                 raise SurfaceError(
-                    f"{output}: the mean loss of a few {split} samples is {mean:.6g} now, and was "
+                    f"{surface}: the mean loss of a few {split} samples is {mean:.6g} now, and was "
                     f"{before:.6g} when the surface was begun; the network has a state that is not "
                     "in the checkpoint, or another version of a library: give the job another "
                     "output, or undo the change"

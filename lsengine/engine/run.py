@@ -165,6 +165,9 @@ class Run:
         attributes = self._attributes(info, world, parallel)
         layout = self._layout(attributes, info, tick)
         twin = self._make_twin(layout.directions, tick)
+        if self._extended is not None:  # whose grid has another point away from the centre
+            earlier = store.read_attributes(self._extended)
+            compatibility.refuse_other_twin(self._extended, earlier, twin, points=1)
         attributes["twin"] = json.dumps(twin.means())
         if not self._job.stores_directions:
             digests = drawn.digests(layout.directions, repeats="repeat" in layout.grid.axes)

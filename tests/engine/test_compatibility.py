@@ -190,3 +190,41 @@ def test_what_a_forward_pass_imports_is_known(make_job, tmp_path):
     (tmp_path / "late_scale.py").write_text("SCALE = 3")
     with pytest.raises(SurfaceError, match=r"the source late_scale\.py is not what it was"):
         evaluate([job], Options(progress="none"), world=None)
+
+
+STATEFUL = (
+    LATE.replace("import importlib", "import os")
+    .replace(
+        'part = importlib.import_module("late" + "_scale")\n',
+        'scale = float(os.environ["SCALE"])\n',
+    )
+    .replace("part.SCALE", "scale")
+)
+
+
+def test_extending_with_another_state_is_refused(make_job, tmp_path, monkeypatch):
+    """One that is in no file: the losses at the centre are not those of the surface."""
+    (tmp_path / "stateful_net.py").write_text(STATEFUL)
+    state = torch.nn.Linear(64, 10).state_dict()
+    torch.save({f"layer.{name}": t for name, t in state.items()}, tmp_path / "own.pt")
+
+    def job(points):
+        return make_job(
+            model={"arch": "stateful_net:make", "checkpoint": "own.pt"},
+            data={"dataset": "digits", "subset": 20, "splits": ["train"]},
+            directions={"alpha": {"kind": "random"}},
+            grid={"alpha": [0, 1, points]},
+        )
+
+    monkeypatch.setenv("SCALE", "2")
+    coarse = job(2)
+    assert evaluate([coarse], Options(progress="none"), world=None) == 0
+    old = tmp_path / "old.h5"
+    coarse.with_suffix(".h5").rename(old)
+    finer = job(3)
+    monkeypatch.setenv("SCALE", "3")
+    with pytest.raises(SurfaceError, match=r"old\.h5: the mean loss of a few train samples is"):
+        evaluate([finer], Options(progress="none", extend=old), world=None)
+    assert not finer.with_suffix(".h5").exists()
+    monkeypatch.setenv("SCALE", "2")
+    assert evaluate([finer], Options(progress="none", extend=old), world=None) == 0
