@@ -18,6 +18,8 @@ ACROSS = {"system", "launch", "slurm", "archive", "support"}
 
 FEW = 10  # statements of a module that needs no tests of its own
 TESTED_THROUGH_OTHERS = {  # module: the test file that covers it
+    "convolution/cudnn": "convolution/test_convolution.py",
+    "convolution/steps": "convolution/test_convolution.py",
     "curvature/culprit": "curvature/test_choice.py",
     "curvature/differences": "curvature/test_choice.py",
     "curvature/plain": "curvature/test_choice.py",
@@ -27,6 +29,8 @@ TESTED_THROUGH_OTHERS = {  # module: the test file that covers it
     "engine/protocol/worker": "engine/protocol/test_coordinator.py",
     "models/densenet": "models/test_checkpoint.py",
     "objective/device_state": "objective/test_objective.py",
+    "objective/forward": "objective/test_objective.py",
+    "objective/fused_layers": "objective/test_fused.py",
     "render/landscapes/terrain": "render/landscapes/test_shaded.py",
     "render/lines/curvature": "render/planes/test_curvature.py",
     "render/lines/curve_data": "render/lines/test_curves.py",
@@ -40,6 +44,7 @@ ONLY = {  # foreign library: the modules or folders that may import it
     "mpi4py": ("ranks/",),
     "h5py": ("store/",),
     "yaml": ("job/",),
+    "triton": ("convolution/kernels",),
     "matplotlib": ("render/",),
     "PIL": ("data/image_file", "render/"),
     "torchvision": ("external/torchvision",),

@@ -154,7 +154,8 @@ class DisplacedNetwork:
             passes = in_dtype(self.model, settings.compute_dtype, self._manner)
             require_runs(passes, self._sample)
             return passes
-        return fused(self.model, settings.compute_dtype, sample)
+        tf32 = settings.precision == "tf32"
+        return fused(self.model, settings.compute_dtype, sample, tf32=tf32)
 
     def _fold(self) -> Callable[[Cell], None] | None:
         """Return what displaces the fused layers themselves; None where it cannot be.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import operator
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from lsengine import devices
+from lsengine.convolution import convolutions
 from lsengine.log import NOTICE
 from lsengine.models.layers import BatchNorm
 from lsengine.objective.forward import ForwardPass, in_dtype
@@ -36,7 +38,9 @@ _TAME = 1e-6  # of the largest number of a precision
 _RELUS = (torch.relu, torch.relu_, F.relu)
 
 
-def fused(model: nn.Module, dtype: torch.dtype, sample: Tensor | None = None) -> ForwardPass:
+def fused(
+    model: nn.Module, dtype: torch.dtype, sample: Tensor | None = None, *, tf32: bool = False
+) -> ForwardPass:
     """Return a fused forward pass of a network in evaluation mode.
 
     A network that cannot be fused is run as it is, in the given precision.  That is slower and
@@ -47,9 +51,10 @@ def fused(model: nn.Module, dtype: torch.dtype, sample: Tensor | None = None) ->
         dtype: Of inputs and activations: float32, bfloat16 or float16.
         sample: A few inputs in float32, by which the two are compared: tracing does not see, for
             instance, what a sum in place does to others who look at the same tensor.
+        tf32: Whether factors of float32 products may be rounded.
     """
     try:
-        return _compared(model, dtype, sample)
+        return _compared(model, dtype, sample, tf32=tf32)
     except CannotFuse as error:
         reason = " ".join(str(error).split())[:200]
     log.log(NOTICE, "running without fused layers, which is slower: %s", reason)
@@ -65,12 +70,15 @@ def can_fuse(model: nn.Module, dtype: torch.dtype, sample: Tensor) -> bool:
     return True
 
 
-def _compared(model: nn.Module, dtype: torch.dtype, sample: Tensor | None) -> ForwardPass:
+def _compared(
+    model: nn.Module, dtype: torch.dtype, sample: Tensor | None, *, tf32: bool = False
+) -> ForwardPass:
     """Return a fused pass whose outputs of a sample are those of the network."""
+    precision = "tf32" if tf32 else str(dtype).removeprefix("torch.")
     if sample is None:
-        return FusedForward(model, dtype)
+        return FusedForward(model, dtype, precision)
     expected = model(sample)
-    network = FusedForward(model, dtype)
+    network = FusedForward(model, dtype, precision)
     with _code_of_the_network():
         outputs = network(sample.to(dtype)).float()
     if bool(expected.isfinite().all()):  # else there is nothing to compare by
@@ -98,11 +106,14 @@ def _code_of_the_network() -> Iterator[None]:
 class FusedForward(ForwardPass):
     """The pass of a traced network whose layers with parameters are all fused ones.
 
+    Attributes:
+        kernels: What convolves, and how many layers by each kernel (``triton 20, steps 1``).
+
     Raises:
         CannotFuse: If something in the network does not fit.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, precision: str) -> None:
         with _code_of_the_network():
             traced = fx.symbolic_trace(model)
         super().__init__(traced)
@@ -119,9 +130,22 @@ class FusedForward(ForwardPass):
             raise CannotFuse("it has parameters outside of its layers")
         self._norms = Norms(self._layers)
         _reuse_summands(traced)
+        self.kernels = self._choose_kernels(precision)
         traced.graph.lint()
         traced.recompile()
         self.sync()
+
+    def _choose_kernels(self, precision: str) -> str:
+        """Give every convolution its kernel, and return their summary."""
+        layers = [layer for layer in self._layers if isinstance(layer, FusedConvolution)]
+        if not layers:
+            return ""
+        device = layers[0].weight.device
+        found = convolutions([layer.geometry for layer in layers], device, precision)
+        for layer, convolution in zip(layers, found, strict=True):
+            layer.convolve = convolution.convolve
+        counts = Counter(convolution.kernel for convolution in found)
+        return ", ".join(f"{kernel} {count}" for kernel, count in counts.most_common())
 
     def _replace(self, traced: fx.GraphModule, chain: _Chain, dtype: torch.dtype) -> None:
         """Put one layer in the place of a chain of nodes."""
@@ -156,7 +180,7 @@ class FusedForward(ForwardPass):
         overflow, so a few samples tell it, with a margin for the others.
         """
         if sample.device.type != "cpu" or sample.dtype == torch.float16:
-            return True  # no fused ReLU of oneDNN's
+            return True  # no fused ReLU of oneDNN's; others keep NaN
         tensors = [t for layer in self._layers for t in (layer.weight, layer.bias)]
         largest: list[Tensor] = [t.sum() for t in tensors if t is not None]  # NaN, infinite
         for layer in self._layers:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lsengine.convolution import trials
 from lsengine.objective import EvaluationSettings
 from lsengine.objective.layout import is_channels_last
 
@@ -31,3 +32,22 @@ def test_the_layout_goes_by_device_and_precision(device, precision, fuses, expec
     )
     network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 1000, 3))
     assert is_channels_last(network, settings) is expected
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()), True),
+        (nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 128, 1)), False),
+        (nn.Sequential(nn.Conv2d(3, 16, 3, padding="same")), False),
+        (nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ConvTranspose2d(16, 16, 3)), False),
+        (nn.Sequential(nn.Flatten(), nn.Linear(8, 8)), False),
+    ],
+)
+@pytest.mark.parametrize("has_triton", [True, False])
+def test_float32_goes_by_what_triton_does(monkeypatch, network, expected, has_triton):
+    """Channels-last if all convolutions are Triton's and all layers are fused."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(trials, "has_triton", lambda device: has_triton)
+    settings = EvaluationSettings(device=torch.device("cuda"), precision="float32", batch_size=1)
+    assert is_channels_last(network, settings) is (expected and has_triton)

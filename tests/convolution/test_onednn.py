@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lsengine.convolution import onednn, steps
 from lsengine.log import NOTICE
-from lsengine.objective import fused_layers
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -16,8 +16,8 @@ from lsengine.objective import fused_layers
 @pytest.mark.parametrize("into_other", [False, True])
 def test_one_step_and_three_steps_agree(dtype, other, relu, stride, into_other):
     """OneDNN's fused convolution does what convolution, sum and ReLU do one by one."""
-    at_once = fused_layers.convolution(torch.device("cpu"), dtype)
-    if at_once is fused_layers._in_steps:
+    at_once = onednn.convolve
+    if not onednn.is_fit(dtype):
         pytest.skip(f"no fused convolution in {dtype} by this torch on this processor")
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (
@@ -32,7 +32,7 @@ def test_one_step_and_three_steps_agree(dtype, other, relu, stride, into_other):
         added = added.to(memory_format=torch.channels_last)
     exact = [None if t is None else t.double() for t in (x, weight, bias, added)]
     found = at_once(x, weight, bias, added, relu, *where, into_other=into_other)
-    expected = fused_layers._in_steps(*exact, relu, *where)
+    expected = steps.convolve(*exact, relu, *where)
     tolerance = 1e-5 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance * 5)
 
@@ -51,18 +51,17 @@ def test_operators_that_have_changed_are_not_used(monkeypatch, caplog, answer):
             _convolution_pointwise = staticmethod(changed)
 
     monkeypatch.setattr(torch.ops, "mkldnn", Operators)
-    fused_layers._does_as_expected.cache_clear()
+    onednn._does_as_expected.cache_clear()
     try:
         with caplog.at_level(NOTICE, "lsengine"):
             for _ in range(2):
-                found = fused_layers.convolution(torch.device("cpu"), torch.float32)
-                assert found is fused_layers._in_steps
+                assert not onednn.is_fit(torch.float32)
         assert caplog.text.count("convolving in several steps, which is slower") == 1
         assert f"this is torch {torch.__version__}" in caplog.text
     finally:
-        fused_layers._does_as_expected.cache_clear()
+        onednn._does_as_expected.cache_clear()
 
 
 def test_the_operators_of_this_torch_have_been_tried():
     """The version that the tests run with is among those that the module names."""
-    assert ".".join(torch.__version__.split(".")[:2]) in fused_layers.TRIED_WITH
+    assert ".".join(torch.__version__.split(".")[:2]) in onednn.TRIED_WITH
