@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from lsengine import store
+from lsengine import devices, store
 from lsengine.engine import Options, evaluate
 from lsengine.errors import UsageError
 from lsengine.objective import device_state
+from tests.support.jobs import values, write_job
 
 
 def test_a_centre_that_is_not_the_checkpoint_stops_the_run(make_job, monkeypatch):
@@ -30,3 +32,35 @@ def test_a_network_of_chance_is_no_bug(make_job):
     job = make_job(model={"arch": "testnets:Chance", "checkpoint": "centre.pt"})
     with pytest.raises(UsageError, match="two evaluations of the same weights differ"):
         evaluate([job], Options(progress="none"), world=None)
+
+
+@pytest.mark.parametrize("quantities", [["loss", "accuracy"], ["loss", "curvature"]])
+def test_a_surface_has_the_same_bytes_wherever_its_inputs_are(
+    tmp_path, monkeypatch, caplog, quantities
+):
+    """A user's own mapped arrays: ready in much memory; from their file, copied ahead, in none."""
+    write_job(tmp_path)  # the data
+    with np.load(tmp_path / "data.npz") as arrays:
+        for name, array in arrays.items():
+            np.save(tmp_path / f"{name}.npy", array)
+    names = "('x_train', 'y_train', 'x_test', 'y_test')"
+    mapped = f"{{n: np.load(f'{{folder}}/{{n}}.npy', mmap_mode='r') for n in {names}}}"
+    (tmp_path / "mine.py").write_text(
+        f"import numpy as np\n\ndef make(folder):\n    return {mapped}\n"
+    )
+    data = {"dataset": "mine:make", "args": {"folder": str(tmp_path)}}
+    grid = {"alpha": [-1, 1, 3], "beta": [0, 1, 2]}
+    found = []
+    for name, free in (("much", 2**40), ("none", 0)):
+        monkeypatch.setattr(devices, "free_bytes", lambda device, free=free: free)
+        job = write_job(tmp_path, name, data=data, grid=grid, quantities=quantities)
+        with caplog.at_level("INFO", "lsengine"):
+            assert evaluate([job], Options(progress="none"), world=None) == 0
+        found.append(values(job.with_suffix(".h5")))
+    assert found[0] == found[1]
+    assert [
+        record.getMessage() for record in caplog.records if "data: " in record.getMessage()
+    ] == [
+        f"data: {place} for cpu: 0.0 MiB as stored, 0.0 MiB ready, {free / 2**20:,.1f} MiB free"
+        for place, free in (("ready", 2**40), ("file", 0))
+    ]
