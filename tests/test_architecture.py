@@ -29,7 +29,6 @@ TESTED_THROUGH_OTHERS = {  # module: the test file that covers it
     "engine/protocol/worker": "engine/protocol/test_coordinator.py",
     "models/densenet": "models/test_checkpoint.py",
     "objective/device_state": "objective/test_objective.py",
-    "objective/forward": "objective/test_objective.py",
     "objective/fused_layers": "objective/test_fused.py",
     "render/landscapes/terrain": "render/landscapes/test_shaded.py",
     "render/lines/curvature": "render/planes/test_curvature.py",
