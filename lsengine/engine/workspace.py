@@ -16,7 +16,7 @@ from lsengine.engine.prepare.loading import first_samples
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
 from lsengine.job.schema import HessianDirection
 from lsengine.objective.forward import COMPILED, Manner, cast, copied, manner_in_precision
-from lsengine.objective.fused import can_fuse
+from lsengine.objective.fused import kind_of_pass
 
 
 class Workspace:
@@ -113,5 +113,5 @@ class Workspace:
             except Exception:  # the coordinator, which has the same network, says so
                 return str(Manner())
         with torch.inference_mode():
-            fits = can_fuse(model, settings.compute_dtype, sample)
-        return "fused" if fits else str(Manner())
+            tf32 = settings.precision == "tf32"
+            return kind_of_pass(model, settings.compute_dtype, sample, tf32=tf32)

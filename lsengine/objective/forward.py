@@ -193,6 +193,23 @@ def in_dtype(model: nn.Module, dtype: torch.dtype, manner: Manner | None = None)
     return ForwardPass(model, manner) if same else _InDtype(model, dtype, manner)
 
 
+class _RowMajor(_InDtype):
+    """The pass of a copy of the network with filters and images in row-major order."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__(model, dtype, None)
+        for tensor in self.tensors():
+            tensor.data = devices.row_major(tensor)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return super().__call__(inputs.contiguous())
+
+
+def in_row_major(model: nn.Module, dtype: torch.dtype) -> ForwardPass:
+    """Return the network's own forward pass in row-major order, from a copy."""
+    return _RowMajor(model, dtype)
+
+
 def require_runs(forward: ForwardPass, sample: Tensor) -> None:
     """Try a pass of the network's own code with inputs in its precision.
 

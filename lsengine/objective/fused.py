@@ -23,7 +23,7 @@ from lsengine import devices
 from lsengine.convolution import convolutions
 from lsengine.log import NOTICE
 from lsengine.models.layers import BatchNorm
-from lsengine.objective.forward import ForwardPass, in_dtype
+from lsengine.objective.forward import ForwardPass, Manner, in_dtype, in_row_major
 from lsengine.objective.fused_layers import (
     FUSED_LAYERS,
     CannotFuse,
@@ -58,16 +58,21 @@ def fused(
     except CannotFuse as error:
         reason = " ".join(str(error).split())[:200]
     log.log(NOTICE, "running without fused layers, which is slower: %s", reason)
-    return in_dtype(model, dtype)
+    # There cuDNN has no fast kernels for channels-last.
+    is_full_on_cuda = (
+        any(p.is_cuda for p in model.parameters()) and dtype == torch.float32 and not tf32
+    )
+    return in_row_major(model, dtype) if is_full_on_cuda else in_dtype(model, dtype)
 
 
-def can_fuse(model: nn.Module, dtype: torch.dtype, sample: Tensor) -> bool:
-    """Whether `fused` fuses; only tried, so nothing is logged."""
+def kind_of_pass(
+    model: nn.Module, dtype: torch.dtype, sample: Tensor, *, tf32: bool = False
+) -> str:
+    """Return the kind of pass that `fused` returns; only tried, so nothing is logged."""
     try:
-        _compared(model, dtype, sample)
+        return _compared(model, dtype, sample, tf32=tf32).kind
     except CannotFuse:
-        return False
-    return True
+        return str(Manner())
 
 
 def _compared(
@@ -106,8 +111,7 @@ def _code_of_the_network() -> Iterator[None]:
 class FusedForward(ForwardPass):
     """The pass of a traced network whose layers with parameters are all fused ones.
 
-    Attributes:
-        kernels: What convolves, and how many layers by each kernel (``triton 20, steps 1``).
+    Its kind is ``fused``, on CUDA with what convolves (``fused (triton 20, steps 1)``).
 
     Raises:
         CannotFuse: If something in the network does not fit.
@@ -117,7 +121,6 @@ class FusedForward(ForwardPass):
         with _code_of_the_network():
             traced = fx.symbolic_trace(model)
         super().__init__(traced)
-        self.kind = "fused"
         self._layers: list[FusedLayer] = []
         replaced: set[fx.Node] = set()
         for node in list(traced.graph.nodes):
@@ -130,22 +133,24 @@ class FusedForward(ForwardPass):
             raise CannotFuse("it has parameters outside of its layers")
         self._norms = Norms(self._layers)
         _reuse_summands(traced)
-        self.kernels = self._choose_kernels(precision)
+        self.kind = self._choose_kernels(precision)
         traced.graph.lint()
         traced.recompile()
         self.sync()
 
     def _choose_kernels(self, precision: str) -> str:
-        """Give every convolution its kernel, and return their summary."""
+        """Give every convolution its kernel, and return the kind of the pass."""
         layers = [layer for layer in self._layers if isinstance(layer, FusedConvolution)]
         if not layers:
-            return ""
+            return "fused"
         device = layers[0].weight.device
         found = convolutions([layer.geometry for layer in layers], device, precision)
         for layer, convolution in zip(layers, found, strict=True):
             layer.convolve = convolution.convolve
         counts = Counter(convolution.kernel for convolution in found)
-        return ", ".join(f"{kernel} {count}" for kernel, count in counts.most_common())
+        if device.type != "cuda":  # one kernel does all
+            return "fused"
+        return f"fused ({', '.join(f'{kernel} {n}' for kernel, n in counts.most_common())})"
 
     def _replace(self, traced: fx.GraphModule, chain: _Chain, dtype: torch.dtype) -> None:
         """Put one layer in the place of a chain of nodes."""

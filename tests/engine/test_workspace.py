@@ -87,7 +87,7 @@ def test_the_file_says_whether_layers_were_fused(
     )
     if not can_fuse:
 
-        def fail(model, dtype):
+        def fail(*_):
             raise fused.CannotFuse("made to fail")
 
         monkeypatch.setattr(fused, "FusedForward", fail)

@@ -171,6 +171,7 @@ def test_graphs_on_a_card_give_the_bytes_of_eager_cells(precision, fuses):
     for alpha in (0.0, 0.5, -1.0, 1e30, 0.0):
         assert str(graph.losses(Cell(alpha))) == str(eager.losses(Cell(alpha)))
     assert not graph._step._gives_up
+    assert graph.forward.startswith("fused (" if fuses else "eager")  # with its kernels
     assert len(graph._step._recorded) == 2  # whole batches, and the last one
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lsengine.errors import EnvironmentUnfit, UsageError
-from lsengine.objective.forward import Manner, compiled
+from lsengine.objective.forward import Manner, compiled, in_row_major
 from tests.support.objectives import CELLS, naive, objective_of
 
 
@@ -58,3 +58,23 @@ def test_a_compiler_that_fails_is_named(monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(EnvironmentUnfit, match=r"no C\+\+ compiler found.*leave it out"):
         compiled(_Small(), torch.float32, torch.zeros(2, 64))
+
+
+def test_a_pass_in_row_major_order_is_that_of_the_network():
+    """Filters and images are copied into that order, and again after the network has moved."""
+    torch.manual_seed(0)
+    last = torch.channels_last
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4)).eval()
+    network.to(memory_format=last)
+    x = torch.randn(2, 3, 8, 8).contiguous(memory_format=last)
+    forward = in_row_major(network, torch.float32)
+    orders = []
+    forward._model.register_forward_pre_hook(lambda _, given: orders.append(given[0].stride()))
+    with torch.no_grad():
+        for _ in range(2):
+            for tensor in (*network.parameters(), network[1].running_mean):
+                tensor.normal_()
+            forward.sync()
+            assert torch.allclose(forward(x), network(x), rtol=1e-5, atol=1e-6)
+    assert set(orders) == {(192, 64, 8, 1)}
+    assert forward._model[0].weight.stride() == (27, 9, 3, 1)
