@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 SPLITS = ("train", "test")
+NO_LABEL = -100  # what torch's losses leave out
 TargetKind = Literal["classes", "labels", "positions", "values"]
 
 
@@ -29,8 +30,8 @@ class Split:
     Attributes:
         x: Inputs as stored: uint8 images (N, C, H, W), or int64, float32, float64, complex64 or
             complex128 (N, ...), taken as they are.
-        y: Labels, int64 (N, ...), or values to predict, of any of the other types but bytes.
-            They keep the shape in which they were given.
+        y: Labels, int64 (N, ...), `NO_LABEL` where there is none; or values to predict, of any of
+            the other types but bytes.  They keep the shape in which they were given.
         is_mapped: Whether the inputs are in a file that is mapped into memory, which cannot be
             written to.
     """
@@ -75,6 +76,12 @@ class Dataset:
     def outputs(self) -> int:
         """Outputs a network needs: the classes, or the values to predict."""
         return self._any.y[0].numel() if self.classes is None else self.classes
+
+    @cached_property
+    def lacks_labels(self) -> bool:
+        """Whether some labels are `NO_LABEL`: they count neither in the loss nor as answers."""
+        labels = (split.y for split in self.splits.values() if self.classes is not None)
+        return any(bool((y == NO_LABEL).any()) for y in labels)
 
     @property
     def _any(self) -> Split:
@@ -132,11 +139,13 @@ class RawData:
     Attributes:
         splits: Inputs and labels by name; arrays or tensors.
         classes: Number of classes, where the source says it.
+        no_label: The label that stands for none, where the source says it.
         mean, std: Of each channel on the scale of [0, 1]; the usual normalisation.
     """
 
     splits: dict[str, tuple[Any, Any]]
     classes: int | None = None
+    no_label: int | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 

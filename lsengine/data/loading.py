@@ -25,7 +25,7 @@ from lsengine.errors import UsageError
 from lsengine.external import user_code
 from lsengine.job import schema
 
-_ARGUMENTS = {"arrays": ("classes",), "image_folder": image_folder.ARGUMENTS}
+_ARGUMENTS = {"arrays": ("classes", "no_label"), "image_folder": image_folder.ARGUMENTS}
 
 
 def load(
@@ -51,7 +51,8 @@ def load(
             raise UsageError(f"data.splits: {name} is asked for, but {found}; ask for those only")
     present = [name for name in SPLITS if name in raw.splits]
     checked = {
-        name: validated(f"{where}: {name}", *raw.splits[name], exact=exact) for name in present
+        name: validated(f"{where}: {name}", *raw.splits[name], exact=exact, no_label=raw.no_label)
+        for name in present
     }
     check_alike(checked, where)
     kind, classes = described(checked, raw.classes, where)
@@ -89,7 +90,7 @@ def _read(spec: schema.DataSpec, root: Path | None, job_folder: Path) -> RawData
                 f"data.dataset: {spec.dataset} returned {type(arrays).__name__}; expected a "
                 "mapping with x_train and y_train, x_test and y_test"
             )
-        return _pairs(arrays, f"data.dataset: {spec.dataset}", arrays.get("classes"))
+        return _pairs(arrays, f"data.dataset: {spec.dataset}", arrays)
     allowed = _ARGUMENTS.get(spec.dataset, ())
     for name in spec.args:
         if name not in allowed:
@@ -100,13 +101,13 @@ def _read(spec: schema.DataSpec, root: Path | None, job_folder: Path) -> RawData
     if root is None:
         raise UsageError(f"data.root: required for dataset {spec.dataset}")
     if spec.dataset == "arrays":
-        return _arrays(root, spec.args.get("classes"))
+        return _arrays(root, spec.args)
     if spec.dataset == "image_folder":
         return image_folder.folder(root, **spec.args, resize=spec.resize)
     return torchvision.torchvision_set(spec.dataset, root, spec.splits)
 
 
-def _arrays(file: Path, classes: Any) -> RawData:
+def _arrays(file: Path, args: Mapping[str, Any]) -> RawData:
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -118,16 +119,13 @@ def _arrays(file: Path, classes: Any) -> RawData:
         raise UsageError(
             f"data.root: {file} is not a readable .npz file of plain arrays: {error}"
         ) from None
-    return _pairs(arrays, f"data.root: {file}", classes)
+    return _pairs(arrays, f"data.root: {file}", args)
 
 
-def _pairs(arrays: Mapping[str, Any], where: str, classes: Any) -> RawData:
-    """Pick x_<split> and y_<split>."""
-    if isinstance(classes, np.integer):
-        classes = int(classes)
-    is_count = isinstance(classes, int) and not isinstance(classes, bool) and classes >= 1
-    if classes is not None and not is_count:
-        raise UsageError(f"{where}: classes: expected an integer of at least 1, got {classes!r}")
+def _pairs(arrays: Mapping[str, Any], where: str, said: Mapping[str, Any]) -> RawData:
+    """Pick x_<split> and y_<split>, and what is ``said`` of the labels."""
+    classes = _integer(said, "classes", where, least=1)
+    no_label = _integer(said, "no_label", where)
     splits = {}
     for name in SPLITS:
         x, y = f"x_{name}", f"y_{name}"
@@ -139,4 +137,17 @@ def _pairs(arrays: Mapping[str, Any], where: str, classes: Any) -> RawData:
     if not splits:
         names = ", ".join(map(str, arrays)) or "nothing"
         raise UsageError(f"{where}: expected x_train and y_train, found {names}")
-    return RawData(splits=splits, classes=classes)
+    return RawData(splits=splits, classes=classes, no_label=no_label)
+
+
+def _integer(
+    said: Mapping[str, Any], name: str, where: str, least: int | None = None
+) -> int | None:
+    value = said.get(name)
+    if value is None:
+        return None
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_integer or (least is not None and value < least):
+        wanted = "an integer" if least is None else f"an integer of at least {least}"
+        raise UsageError(f"{where}: {name}: expected {wanted}, got {value!r}")
+    return int(value)

@@ -15,18 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lsengine.data.dataset import SPLITS, Split, TargetKind
+from lsengine.data.dataset import NO_LABEL, SPLITS, Split, TargetKind
 from lsengine.errors import UsageError
 
 _LARGEST_LABEL = 1_000_000  # beyond this a label is surely something else
 _LARGEST_UINT16 = 65535
-_NO_LABEL = -100  # what torch's losses leave out
+_LARGEST_WHOLE = 2**24  # up to it float32 has all
 
 
-def validated(where: str, x_raw: Any, y_raw: Any, *, exact: bool = False) -> Split:
+def validated(
+    where: str, x_raw: Any, y_raw: Any, *, exact: bool = False, no_label: int | None = None
+) -> Split:
     """Return inputs and labels as tensors of the right type, or refuse them.
 
-    With ``exact`` numbers of 64 bits keep them; else they are rounded to 32.
+    With ``exact`` numbers of 64 bits keep them; else they are rounded to 32.  The integer label
+    ``no_label`` becomes `NO_LABEL`.
     """
     x, y = _tensor(f"{where} inputs", x_raw), _tensor(f"{where} labels", y_raw)
     if x.ndim < 2 or y.ndim < 1:
@@ -40,9 +43,12 @@ def validated(where: str, x_raw: Any, y_raw: Any, *, exact: bool = False) -> Spl
         raise UsageError(f"{where}: is empty: inputs have shape {[*x.shape]}")
     if y.numel() == 0:
         raise UsageError(f"{where}: labels have shape {[*y.shape]}; expected one or more each")
+    labels = _labels(where, y, exact)
+    if no_label is not None and labels.dtype == torch.int64:
+        labels = torch.where(labels == no_label, NO_LABEL, labels)
     inputs = _inputs(where, x, exact)
     is_mapped = _is_mapped(x_raw) and inputs.data_ptr() == x_raw.ctypes.data
-    return Split(inputs, _labels(where, y, exact), is_mapped)
+    return Split(inputs, labels, is_mapped)
 
 
 def _is_mapped(raw: Any) -> bool:
@@ -113,6 +119,11 @@ def _inputs(where: str, x: Tensor, exact: bool) -> Tensor:
         bad = (~torch.isfinite(rounded.flatten(1)).all(1)).nonzero().flatten()
         found = f"{len(bad)} of {len(x)} inputs have {_not_finite(x)}"
         raise UsageError(f"{where}: {found}, the first at index {bad[0]}; clean them first")
+    if x.dtype == torch.float64 != rounded.dtype and whole_and_beyond(x, _LARGEST_WHOLE):
+        raise UsageError(
+            f"{where}: some are whole numbers beyond {_LARGEST_WHOLE:,}, which float32 rounds; "
+            "store tokens as integers, scale measurements, or use precision: float64"
+        )
     return rounded
 
 
@@ -152,6 +163,17 @@ def _rounded(tensor: Tensor, exact: bool) -> Tensor:
     is_wide = exact and tensor.dtype in (torch.float64, torch.complex128)
     real = torch.float64 if is_wide else torch.float32
     return tensor.to(real.to_complex() if tensor.is_complex() else real).contiguous()
+
+
+def whole_and_beyond(x: Tensor, most: float) -> bool:
+    """Whether in one place of all samples there are whole numbers alone, some beyond ``most``."""
+    rows = x.reshape(len(x), -1)
+    are_whole = torch.ones(rows.shape[1], dtype=torch.bool)
+    is_beyond = torch.zeros(rows.shape[1], dtype=torch.bool)
+    for part in rows.split(max(1, 2**24 // rows.shape[1])):  # a mapped file may be large
+        are_whole &= (part == part.round()).all(0)
+        is_beyond |= (part.abs() > most).any(0)
+    return bool((are_whole & is_beyond).any())
 
 
 def _not_finite(tensor: Tensor) -> str:
@@ -201,22 +223,26 @@ def described(
                 "integers, or leave classes out where they are values to predict"
             )
         return "values", None
-    largest = max(int(split.y.max()) for split in splits.values())
-    smallest = min(int(split.y.min()) for split in splits.values())
-    is_binary = smallest >= 0 and largest <= 1
+    labels = {name: split.y[split.y != NO_LABEL] for name, split in splits.items()}
+    if empty := [name for name, y in labels.items() if not y.numel()]:
+        raise UsageError(f"{where}: {empty[0]} has no label but {NO_LABEL}, which stands for none")
+    largest = max(int(y.max()) for y in labels.values())
+    smallest = min(int(y.min()) for y in labels.values())
+    is_full = all(y.numel() == splits[name].y.numel() for name, y in labels.items())
+    is_binary = is_full and smallest >= 0 and largest <= 1
     if len(of_sample) == 1 and of_sample[0] > 1 and is_binary and declared in (None, of_sample[0]):
         return "labels", of_sample[0]
     allowed = declared if declared is not None else _LARGEST_LABEL
-    for name, split in splits.items():
-        _check_labels(split.y, allowed, f"{where}: {name}")
+    for name, y in labels.items():
+        _check_labels(y, allowed, f"{where}: {name}")
     return ("classes" if first[0].numel() == 1 else "positions"), declared or 1 + largest
 
 
 def _check_labels(y: Tensor, allowed: int, where: str) -> None:
     smallest, largest = int(y.min()), int(y.max())
     if smallest < 0 or largest >= allowed:
-        odd = smallest if smallest < 0 else largest
-        remedy = "; for no label, use a number of its own, of weight 0 in a loss of your own"
         raise UsageError(
-            f"{where} has the label {odd}; expected 0 to {allowed - 1}{remedy * (odd == _NO_LABEL)}"
+            f"{where} has the label {smallest if smallest < 0 else largest}; expected 0 to "
+            f"{allowed - 1}, or {NO_LABEL} for none; if it stands for none, say so by no_label "
+            "(docs/JOBS.md); store numbers to predict, such as -1 and 1, as floats"
         )

@@ -96,7 +96,11 @@ def _checkpoint_losses(
             batch_size=int(attributes["batch_size"]),
             without=BATCH_NORM | CURVATURE,  # of either end the statistics of its checkpoint
         )
-        loss = loss_function(job.document.loss, job_folder=job.source.parent)
+        loss = loss_function(
+            job.document.loss,
+            job_folder=job.source.parent,
+            lacks_labels=loaded.dataset.lacks_labels,
+        )
         objective = Objective(loaded.model, loaded.dataset, loss, {}, settings)
         losses = []
         for path, key in ((job.checkpoint, "model.checkpoint"), (job.path(spec.to), "curve.to")):

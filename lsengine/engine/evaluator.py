@@ -102,7 +102,11 @@ class Evaluator:
         return objectives.Objective(
             model,
             self._dataset,
-            loss_function(document.loss, job_folder=self._job.source.parent),
+            loss_function(
+                document.loss,
+                job_folder=self._job.source.parent,
+                lacks_labels=self._dataset.lacks_labels,
+            ),
             {str(k): direction for k, direction in enumerate(along)},
             settings,
             repeats="repeat" in self._grid.axes,

@@ -59,7 +59,8 @@ def check_model_accepts(
     if outputs is not None and (out.ndim < 2 or out.shape[1] < outputs):
         raise UsageError(
             f"model.arch: the outputs have shape {[*out.shape[1:]]}, but the data "
-            f"need {outputs}; check model.args, or use a loss of your own"
+            f"need {outputs} on the axis after the samples; check model.args, or use a loss of "
+            f"your own{', or store numbers to predict as floats' * (out.shape[1:] == (1,))}"
         )
     return out
 

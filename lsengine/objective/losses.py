@@ -5,14 +5,17 @@ Shape suffixes: N samples, K outputs.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lsengine.data.dataset import NO_LABEL
 from lsengine.errors import UsageError
 from lsengine.external import user_code
 from lsengine.geometry.parameters import as_real
@@ -34,33 +37,79 @@ class SampleLosses(NamedTuple):
     weights: Tensor | None = None
     is_mean: bool = False
 
+    def mean(self) -> Tensor:
+        """Return the mean by the weights; 0 if all of them are 0."""
+        if self.weights is None:
+            return self.values.mean()
+        total = self.weights.sum()
+        return (self.values * self.weights).sum() / total.where(total > 0, 1)
 
-def loss_function(name: str, *, job_folder: Path) -> Loss:
+    def total_weight(self) -> float:
+        """Return the sum of the weights."""
+        return len(self.values) if self.weights is None else float(self.weights.sum())
+
+
+def loss_function(name: str, *, job_folder: Path, lacks_labels: bool = False) -> Loss:
     """Return the loss of a job, by which `of_samples` gets its numbers.
 
     It is ``cross_entropy``; ``mse`` (mean over outputs; integer targets are taken as one-hot
-    vectors); or ``module:function``, called as ``function(output, target)``.
+    vectors); or ``module:function``, called as ``function(output, target)``.  With
+    ``lacks_labels`` some targets are `NO_LABEL`: the loss is weighted by how many are not.
 
     Raises:
-        UsageError: If a ``module:function`` cannot be imported.
+        UsageError: If a ``module:function`` cannot be imported; or, when it is called, if it gives
+            no weights where labels are lacking.
     """
     if name == "cross_entropy":
-        return cross_entropy
+        return _cross_entropy_of_labelled if lacks_labels else cross_entropy
     if name == "mse":
+        if lacks_labels:
+            raise UsageError(f"loss: mse has no labels of {NO_LABEL}; use a loss of your own")
         return mse
-    own = user_code.lookup(name, key="loss", job_folder=job_folder)
+    found: Any = user_code.lookup(name, key="loss", job_folder=job_folder)
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        found = user_code.call(name, {}, key="loss", job_folder=job_folder)
+    if isinstance(found, nn.Module):  # with weights of classes, perhaps
+        found = copy.deepcopy(found).double()
+    own: Callable[..., Any] = found
 
     def on_copies(output: Tensor, target: Tensor) -> Any:
-        return own(output.clone(), target.clone())  # it may write into what it is given
+        result = own(output.clone(), target.clone())  # it may write into what it is given
+        if lacks_labels and not isinstance(result, tuple | list):
+            raise UsageError(
+                f"loss: some labels are {NO_LABEL}, which stands for none; return a pair (numbers, "
+                "weights): the mean over each sample's labels, and how many it has"
+            )
+        return result
 
     return on_copies
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     """Return the cross entropy of every sample (N,), classes on the second axis."""
-    if output.ndim == 2 and not target.is_floating_point() and target.ndim == 2:
-        target = target.squeeze(1)
+    output, target = _of_one_class(output, target)
     return _per_sample(F.cross_entropy(output, target, reduction="none"))
+
+
+def _cross_entropy_of_labelled(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean over the labels that each sample has (N,), and their number (N,)."""
+    output, target = _of_one_class(output, target)
+    each = F.cross_entropy(output, target, ignore_index=NO_LABEL, reduction="none")
+    counts = labelled(target)
+    return each.reshape(len(target), -1).sum(1) / counts.clamp(min=1), counts
+
+
+def _of_one_class(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (N, K) and (N,) for any shapes with one label and K outputs per sample."""
+    has_one = not target.is_floating_point() and target.numel() == len(target)
+    if has_one and output.ndim > 1 and output[:, 0].numel() == len(target):
+        return output.flatten(1), target.flatten()
+    return output, target
+
+
+def labelled(targets: Tensor) -> Tensor:
+    """Return how many labels each sample has (N,), float64."""
+    return (targets != NO_LABEL).reshape(len(targets), -1).sum(1, dtype=torch.float64)
 
 
 def mse(output: Tensor, target: Tensor) -> Tensor:
@@ -123,15 +172,14 @@ def mean(loss: Loss, output: Tensor, targets: Tensor) -> Tensor:
     Raises:
         ValueError: As `of_samples`.
     """
-    values, weights, _ = of_samples(loss, output, targets)
-    return values.mean() if weights is None else (values * weights).sum() / weights.sum()
+    return of_samples(loss, output, targets).mean()
 
 
 _EXPECTED = "expected one number per sample, their mean, or a pair (numbers, weights)"
 
 
 def hits(output: Tensor, targets: Tensor) -> Tensor:
-    """Return which share of its labels each sample has right (N,), float64.
+    """Return which share of its labels each sample has right (N,), float64; 0 without labels.
 
     With classes on the second axis the largest output is the answer, of the first of several.
     Outputs of the shape of the targets, one number for each label of 0 or 1, answer 1 where they
@@ -146,7 +194,10 @@ def hits(output: Tensor, targets: Tensor) -> Tensor:
         right = (output > 0) == (targets.view_as(output) > 0)
     else:
         raise ValueError(_shapes(output, targets) + " do not say which answers are right")
-    return right.double().flatten(1).mean(1) if right.ndim > 1 else right.double()
+    right = right & (targets != NO_LABEL).view_as(right)
+    if right.ndim == 1:
+        return right.double()
+    return right.double().flatten(1).sum(1) / labelled(targets).clamp(min=1)
 
 
 def _per_sample(losses: Tensor) -> Tensor:

@@ -87,31 +87,59 @@ class NaiveNetwork:
         self, x: Tensor, y: Tensor, loss: Callable[..., Any], sizes: Sequence[int]
     ) -> Values:
         """Return the values of samples, in batches of these sizes."""
-        outputs, losses, weights, hits = [], [], [], []
-        is_mean = False
+        batches = []
         for x_N, y_N in zip(x.split(list(sizes)), y.split(list(sizes)), strict=True):
-            output = self(x_N)
-            output = output.detach().cpu()
-            output = output.to(torch.complex128 if output.is_complex() else torch.float64)
-            outputs.append(output if not output.is_complex() else torch.view_as_real(output))
-            with torch.no_grad():
-                result = loss(output, y_N)
-            result, weight = result if isinstance(result, tuple | list) else (result, None)
-            is_mean = result.ndim == 0
-            if is_mean:
-                result, weight = result.reshape(1), result.new_full((1,), len(y_N))
-            losses.append(result.detach().double())
-            ones = torch.ones(len(result), dtype=torch.float64)
-            weights.append(ones if weight is None else weight.detach().double())
-            hits.append(_hits(output, y_N))
-        values, shares = torch.cat(losses), torch.cat(weights)
-        mean = (values * shares).sum() / shares.sum()
-        return Values(
-            _joined(outputs),
-            mean.reshape(1) if is_mean else values,
-            float(mean),
-            None if any(h is None for h in hits) else torch.cat([h for h in hits if h is not None]),
-        )
+            output = self(x_N).detach().cpu()
+            wide = torch.complex128 if output.is_complex() else torch.float64
+            batches.append((output.to(wide), y_N))
+        return values_of(batches, loss)
+
+
+@torch.no_grad()
+def values_of(batches: Sequence[tuple[Tensor, Tensor]], loss: Callable[..., Any]) -> Values:
+    """Return the values of batches of outputs and targets."""
+    losses, weights = [], []
+    for output, y_N in batches:
+        result = loss(output, y_N)
+        result, weight = result if isinstance(result, tuple | list) else (result, None)
+        is_mean = result.ndim == 0
+        if is_mean:
+            result, weight = result.reshape(1), result.new_full((1,), len(y_N))
+        losses.append(result.detach().double())
+        ones = torch.ones(len(result), dtype=torch.float64)
+        weights.append(ones if weight is None else weight.detach().double())
+    values, shares = torch.cat(losses), torch.cat(weights)
+    mean = (values.where(shares > 0, 0) * shares).sum() / shares.sum()
+    outputs = [torch.view_as_real(o) if o.is_complex() else o for o, _ in batches]
+    hits = [h for h in (_hits(*batch) for batch in batches) if h is not None]
+    return Values(
+        _joined(outputs),
+        mean.reshape(1) if is_mean else values,
+        float(mean),
+        torch.cat(hits) if len(hits) == len(batches) else None,
+    )
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference; of numbers that are alike NaN or infinite it is 0."""
+    if a.shape != b.shape or not a.numel():
+        return 0.0
+    is_same = (a == b) | (a.isnan() & b.isnan())
+    apart = torch.where(is_same, torch.zeros_like(a), (a - b).abs())
+    return float(apart.nan_to_num(nan=torch.inf).max())
+
+
+def apart(a: Values, b: Values) -> float:
+    """Return the largest difference of the means, and of the losses where there is one each."""
+    if len(a.losses) == 1 or a.losses.shape != b.losses.shape:
+        return distance(torch.tensor([a.loss]), torch.tensor([b.loss]))
+    return max(distance(a.losses, b.losses), abs(a.loss - b.loss))
+
+
+def largest(values: Tensor) -> float:
+    """Return the largest modulus of the finite numbers; 0 if there are none."""
+    finite = values[values.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
 
 
 def widened(model: nn.Module) -> nn.Module:
@@ -139,15 +167,23 @@ def inputs(raw: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
     return x
 
 
-def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """Return -log softmax of the label, or of the labels' probabilities, by its definition."""
+def cross_entropy(output: Tensor, target: Tensor) -> Any:
+    """Return -log softmax of the label, or of the labels' probabilities, by its definition.
+
+    Where labels are -100, which is none, also how many each sample has.
+    """
     logs = output - output.exp().sum(1, keepdim=True).log() if _is_tame(output) else None
     if logs is None:
         logs = torch.log_softmax(output, 1)
     if target.is_floating_point():
         each = -(logs * target).sum(1)
     else:
-        each = -logs.gather(1, target.reshape(output[:, :1].shape))[:, 0]
+        target = target.reshape(output[:, :1].shape)
+        each = -logs.gather(1, target.clamp(min=0))[:, 0]
+        if bool((target == -100).any()):
+            has_label = (target != -100)[:, 0].double().reshape(len(output), -1)
+            losses = (each.reshape(len(output), -1) * has_label).sum(1)
+            return losses / has_label.sum(1).clamp(min=1), has_label.sum(1)
     return each.reshape(len(output), -1).mean(1)
 
 
@@ -171,7 +207,9 @@ def _hits(output: Tensor, y: Tensor) -> Tensor | None:
         right = (output.reshape(y.shape) > 0).long() == y
     else:
         return None
-    return right.double().reshape(len(y), -1).mean(1)
+    has_label = (y != -100).double().reshape(len(y), -1)
+    right = right.double().reshape(len(y), -1) * has_label
+    return right.sum(1) / has_label.sum(1).clamp(min=1)
 
 
 def _has_statistics(module: nn.Module) -> bool:

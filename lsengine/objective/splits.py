@@ -21,7 +21,7 @@ from lsengine.curvature import krylov_bytes
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import as_real
 from lsengine.objective.device_state import Directions, EvaluationSettings, in_precision
-from lsengine.objective.losses import SampleLosses
+from lsengine.objective.losses import SampleLosses, labelled
 from lsengine.objective.residence import Inputs, Residence, residence
 from lsengine.objective.streaming import Paired, PreparedBatches
 
@@ -73,6 +73,8 @@ class ResidentSplit:
         self._losses_N = torch.empty(len(raw_N), dtype=torch.float64, device=self._place)
         self.has_classes = dataset.classes is not None and settings.accuracy
         self._hits_N = torch.empty_like(self._losses_N) if self.has_classes else None
+        lacks_labels = self.has_classes and dataset.lacks_labels
+        self._labelled_N = labelled(targets) if lacks_labels else None
         self._weights_N: Tensor | None = None
         self.has_bars = True
         self.cut(settings.batch_size)
@@ -159,8 +161,9 @@ class ResidentSplit:
     ) -> list[dict[str, float]]:
         """Return loss, its standard error and accuracy of each cell, in one transfer.
 
-        The standard error of a weighted mean is that of a ratio of sums over samples (Cochran
-        1977, Sampling Techniques, section 6.3).
+        Samples of weight 0 count nowhere, and labels that are none do not count as answers.  The
+        standard error of a weighted mean is that of a ratio of sums over samples (Cochran 1977,
+        Sampling Techniques, section 6.3).
         """
         count = losses_GN.shape[1]
         if weights_N is None:
@@ -171,15 +174,23 @@ class ResidentSplit:
             total = _sum(weights_N[None])
             if not float(total):
                 raise UsageError(f"loss: the weights of all {count} {self._name} samples are 0")
+            losses_GN = losses_GN.where(weights_N > 0, 0)  # not a number, perhaps
             mean_G = _sum(losses_GN * weights_N) / total
             spread_G = _sum(((losses_GN - mean_G[:, None]) * weights_N).square())
             bar_G = (spread_G * count / max(1, count - 1)).sqrt() / total
         columns = [mean_G, bar_G if self.has_bars else torch.full_like(bar_G, math.nan)]
         if hits_GN is not None:
-            columns.append(_sum(hits_GN) / count)
+            columns.append(self._share(hits_GN, weights_N))
         names = [f"{self._name}_{n}" for n in ("loss", "loss_se", "accuracy")]
         rows = torch.stack(columns, 1).tolist()
         return [dict(zip(names, row, strict=False)) for row in rows]
+
+    def _share(self, hits_GN: Tensor, weights_N: Tensor | None) -> Tensor:
+        """Return the share of labels that are right (G,), of the samples that count."""
+        labels_N = torch.ones_like(hits_GN[0]) if self._labelled_N is None else self._labelled_N
+        if weights_N is not None:
+            labels_N = labels_N.where(weights_N > 0, 0)
+        return _sum(hits_GN * labels_N) / _sum(labels_N[None])
 
 
 def resident_splits(

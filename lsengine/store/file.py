@@ -212,7 +212,9 @@ def add_direction(group: h5py.Group, inner: h5py.Group, name: str, values: NDArr
 def read_direction(dataset: h5py.Dataset) -> NDArray[Any]:
     """Return what `add_direction` has stored."""
     values: NDArray[Any] = dataset[...]
-    return values[..., 0] + 1j * values[..., 1] if dataset.attrs.get("complex") else values
+    if dataset.attrs.get("complex"):
+        values = np.asarray(values[..., 0] + 1j * values[..., 1])  # of one number, too
+    return values
 
 
 def allocate(

@@ -108,7 +108,9 @@ class CurveTraining(ResumableTraining):
         dtype = real_dtype(self._model.parameters())
         self._x = data.normalized(dataset, "train", dtype).to(self._device)
         self._y = dataset.splits["train"].y.to(self._device)
-        loss = loss_function(job.document.loss, job_folder=job.source.parent)
+        loss = loss_function(
+            job.document.loss, job_folder=job.source.parent, lacks_labels=dataset.lacks_labels
+        )
         self._trainer = curve_learner.CurveTrainer(self._model, (start, end), loss, settings)
         if self._resume_file.exists():
             self._take_up()

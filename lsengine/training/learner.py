@@ -65,7 +65,7 @@ class Learner:
             tune_malloc()
         # MPS has no float64: what needs it is computed on the host.
         self._host = torch.device("cpu") if self.device.type == "mps" else self.device
-        self._loss: Loss = loss_function(document.loss, job_folder=job_folder)
+        self._loss = self._loss_of(document, job_folder)
         torch.manual_seed(recipe.seed_of(self._recipe.seed, "initial parameters"))
         self.model = models.build(
             document.model,
@@ -96,6 +96,10 @@ class Learner:
         kinds = ("loss", "error") if dataset.classes is not None else ("loss",)
         measured = (f"{split}_{kind}" for split in self._splits for kind in kinds)
         self.columns = (*measured, "learning_rate", "weight_norm")
+
+    def _loss_of(self, document: Document, job_folder: Path) -> Loss:
+        lacks_labels = self._dataset.lacks_labels
+        return loss_function(document.loss, job_folder=job_folder, lacks_labels=lacks_labels)
 
     def _check_data(self) -> None:
         settings, split = self._recipe, self._dataset.splits["train"]
@@ -187,7 +191,7 @@ class Learner:
         """Return loss and error of a whole split, as it is, in evaluation mode."""
         x, y = self._splits[split]
         loss = torch.zeros((), dtype=torch.float64, device=self._host)
-        wrong = torch.zeros_like(loss)
+        wrong, counted, labels = torch.zeros_like(loss), 0.0, 0.0
         self.model.eval()
         with torch.no_grad():
             size = _EVALUATION_BATCH
@@ -197,12 +201,16 @@ class Learner:
                 output = in_precision(output, torch.float64)
                 target = y_N.to(self._host)
                 target = in_precision(target, torch.float64)
-                loss += losses.mean(self._loss, output, target) * len(y_N)
+                of_batch = losses.of_samples(self._loss, output, target)
+                counted += of_batch.total_weight()
+                loss += of_batch.mean() * of_batch.total_weight()
                 if self._dataset.classes is not None:
-                    wrong += (1 - losses.hits(output, target)).sum()
-        measured = {f"{split}_loss": float(loss) / len(y)}
+                    share = losses.labelled(target) / target[0].numel()
+                    labels += float(share.sum())
+                    wrong += ((1 - losses.hits(output, target)) * share).sum()
+        measured = {f"{split}_loss": float(loss) / counted}
         if self._dataset.classes is not None:
-            measured[f"{split}_error"] = float(wrong) / len(y)
+            measured[f"{split}_error"] = float(wrong) / labels
         return measured
 
 

@@ -242,12 +242,14 @@ def test_integer_labels_keep_their_shape_and_have_a_kind(tmp_path, y, args, kind
 
 
 def test_labels_out_of_range_are_refused_at_every_position(tmp_path):
-    """Negative ones, such as torch's -100 for no label, and those beyond the classes."""
+    """Negative ones and those beyond the classes; torch's -100 stands for no label."""
     y = np.arange(54).reshape(6, 3, 3) % 3
     with pytest.raises(UsageError, match="train has the label 2; expected 0 to 1"):
         of(tmp_path, y=y, args={"classes": 2})
     y[0, 0, 0] = -100
-    with pytest.raises(UsageError, match=r"train has the label -100; expected 0 to .*weight 0"):
+    assert of(tmp_path, y=y).classes == 3
+    y[0, 0, 0] = -1
+    with pytest.raises(UsageError, match=r"label -1; expected 0 to 999999, or -100.*no_label"):
         of(tmp_path, y=y)
 
 

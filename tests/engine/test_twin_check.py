@@ -60,8 +60,8 @@ def test_a_wrong_fusion_is_caught(tmp_path, monkeypatch):
     _refused(job.rename(tmp_path / "job.yaml"), "without fused layers they agree")
 
 
-def _unchecked(model, dtype, sample):
-    return FusedForward(model, dtype)
+def _unchecked(model, dtype, sample, *, tf32):
+    return FusedForward(model, dtype, "float32")
 
 
 def test_wrong_values_of_a_group_are_caught(make_job, monkeypatch):

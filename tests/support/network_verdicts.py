@@ -153,7 +153,7 @@ def _difference(
     if not case.has_curvature:
         return ""
     model = _network(case, module, job, alphas[-1])
-    return _difference_of_ends(model, lambda: loss(_outputs(case, model), y), found)
+    return difference_of_ends(model, lambda: loss(_outputs(case, model), y), found)
 
 
 def _accuracy(case: Case, output: Tensor, y: Tensor, rounding: float) -> tuple[float, float]:
@@ -168,9 +168,10 @@ def _accuracy(case: Case, output: Tensor, y: Tensor, rounding: float) -> tuple[f
     return shares[0], shares[1]
 
 
-def _difference_of_ends(
+def difference_of_ends(
     model: nn.Module, mean_loss: Callable[[], Tensor], found: dict[str, NDArray[np.float64]]
 ) -> str:
+    """Return how the last cell's eigenvalues differ from a dense Hessian's; nothing if right."""
     ends = np.linalg.eigvalsh(_hessian(model, mean_loss))[[0, -1]]
     larger = float(np.abs(ends).max())
     for name, plain in zip(("eigenvalue_min", "eigenvalue_max"), ends, strict=True):

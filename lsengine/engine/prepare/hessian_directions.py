@@ -102,7 +102,9 @@ def hessian_at_centre(
     settings = evaluation_settings(
         job, device, precision=precision(job), batch_size=batch_size, without=CURVATURE
     )
-    loss = losses.loss_function(job.document.loss, job_folder=job.source.parent)
+    loss = losses.loss_function(
+        job.document.loss, job_folder=job.source.parent, lacks_labels=loaded.dataset.lacks_labels
+    )
     model = copied(loaded.model)
     centre = Objective(model, loaded.dataset, loss, {}, settings, tick=tick)
     return centre.hessian(Cell(0.0), names)

@@ -31,6 +31,7 @@ from lsengine.surface.grid import Grid, make_grid
 from lsengine.surface.parts import ROLES
 
 log = logging.getLogger(__name__)
+_FEW = 64  # samples that show what kind of outputs a network has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,8 @@ def load(job: Job) -> Loaded:
 def network(job: Job, dataset: data.Dataset, *, wide: bool = False) -> nn.Module:
     """Return the network of a job with its checkpoint's numbers, in evaluation mode.
 
-    It is in the precision in which its factory makes it, or ``wide``: in float64.
+    It is in the precision in which its factory makes it, but float32 for 16 bits; or ``wide``: in
+    float64.
 
     Raises:
         UsageError: If it cannot be made, or the checkpoint is not of it.
@@ -71,6 +73,8 @@ def network(job: Job, dataset: data.Dataset, *, wide: bool = False) -> nn.Module
     model = _made(job, dataset)
     if wide:  # before the checkpoint, so that nothing of it is rounded
         cast(model, torch.float64)
+    else:
+        model._apply(lambda t: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t)
     centre = checkpoint.load(job.checkpoint, spec=job.document.model)
     checkpoint.fit(model, centre, key="model.checkpoint")
     return model.eval()
@@ -115,7 +119,9 @@ def check(job: Job, loaded: Loaded) -> None:
         UsageError: If they do not.
     """
     document = job.document
-    loss = loss_function(document.loss, job_folder=job.source.parent)
+    loss = loss_function(
+        document.loss, job_folder=job.source.parent, lacks_labels=loaded.dataset.lacks_labels
+    )
     check_loss_accepts(loaded.model, loaded.dataset, loss, document.loss)
     _check_accuracy(job, loaded)
     _warn_of_undefined(loaded.model)
@@ -144,11 +150,7 @@ def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, name
     """
     split = next(iter(dataset.splits))
     y = dataset.splits[split].y
-    if name == "cross_entropy" and can_move(y) and not _are_probabilities(y):
-        raise UsageError(
-            "loss: cross_entropy needs integer labels, or a probability for every class; these "
-            "targets are other real numbers; use mse or a loss of your own"
-        )
+    _check_targets(dataset, y, name)
     dtype = real_dtype(model.parameters())
     inputs = data.normalized(first_samples(dataset, split, 2), split, dtype)
     # A loss of one's own may want one logit for two classes, or a number for something else.
@@ -164,7 +166,24 @@ def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, name
         raise UsageError(
             f"loss: {name} refuses the network's output of shape {[*output.shape]} with targets "
             f"of shape {[*targets.shape]}: {type(error).__name__}: {error}"
+            + ("; both are in float64: bring numbers of your own to output.dtype")
+            * ("dtype" in str(error) or "scalar type" in str(error))
         ) from error
+
+
+def _check_targets(dataset: data.Dataset, y: Tensor, name: str) -> None:
+    """Refuse targets that are not what a built-in loss takes."""
+    if name == "cross_entropy" and can_move(y) and not _are_probabilities(y):
+        raise UsageError(
+            "loss: cross_entropy needs integer labels, or a probability for every class; these "
+            "targets are other real numbers; use mse or a loss of your own"
+        )
+    if name == "cross_entropy" and dataset.target_kind == "labels":
+        raise UsageError(
+            "loss: cross_entropy needs one class per sample; these targets are several labels of "
+            "0 and 1 each; of one-hot vectors store the classes, y.argmax(1); for several labels "
+            "use a loss of your own"
+        )
 
 
 @contextlib.contextmanager
@@ -203,18 +222,47 @@ def _check_accuracy(job: Job, loaded: Loaded) -> None:
     if dataset.classes is None or "accuracy" not in job.document.quantities:
         return
     split = next(iter(dataset.splits))
-    dtype = real_dtype(loaded.model.parameters())
-    inputs = data.normalized(first_samples(dataset, split, 2), split, dtype)
+    part = first_samples(dataset, split, _FEW)
+    inputs = data.normalized(part, split, real_dtype(loaded.model.parameters()))
+    targets = part.splits[split].y
     try:
-        output = _called(loaded.model, inputs)
-        hits(output, dataset.splits[split].y[:2])
+        output = in_precision(_called(loaded.model, inputs), torch.float64)
+        hits(output, targets)
+        reason = _why_no_accuracy(job, dataset, output, targets)
     except ValueError as error:
-        raise UsageError(f"quantities: accuracy: {error}; leave it out: [loss]") from None
-    if ":" in job.document.loss and output.ndim == 3 and output.shape[1] == output.shape[2]:
-        raise UsageError(
-            f"quantities: accuracy: outputs of shape {[*output.shape]} do not say which axis has "
-            "the classes, with a loss of your own; leave it out: [loss]"
+        reason = str(error)
+    if reason:
+        raise UsageError(f"quantities: accuracy: {reason}; leave it out: [loss]")
+
+
+def _why_no_accuracy(job: Job, dataset: data.Dataset, output: Tensor, targets: Tensor) -> str:
+    """Return why the answers that `hits` takes are not those that are meant; else nothing."""
+    shape = [*output.shape[1:]]
+    if ":" in job.document.loss and len(shape) == 2 and shape[0] == shape[1]:
+        return (
+            f"outputs of shape {shape} per sample do not say which axis has the classes, with a "
+            "loss of your own"
         )
+    if dataset.target_kind == "labels" and all(
+        bool((split.y.sum(1) == 1).all()) for split in dataset.splits.values()
+    ):
+        return (
+            f"every sample has one of {dataset.classes} labels, so they are classes as one-hot "
+            "vectors; store the classes, y.argmax(1)"
+        )
+    if output.numel() == targets.numel() and bool(((output >= 0) & (output <= 1)).all()):
+        loss = loss_function(job.document.loss, job_folder=job.source.parent)
+        try:
+            with torch.no_grad():
+                values = of_samples(loss, output - 2, targets).values
+        except (RuntimeError, ValueError):
+            values = torch.tensor(torch.nan)
+        if not bool(values.isfinite().all()):
+            return (
+                "the loss takes outputs from 0 to 1 alone, so they are probabilities; positive "
+                "outputs answer 1: let the network return logits, and leave the sigmoid to the loss"
+            )
+    return ""
 
 
 def _are_probabilities(y: Tensor) -> bool:

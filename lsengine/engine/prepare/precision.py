@@ -17,6 +17,7 @@ import torch
 
 from lsengine import devices
 from lsengine import objective as objectives
+from lsengine.data.validation import whole_and_beyond
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import Loaded
 from lsengine.engine.prepare.settings import (
@@ -75,13 +76,11 @@ def unfit(loaded: Loaded) -> str:
     if name := next((n for n, t in tensors if t.is_complex()), ""):
         return f"{name} is complex, and 16-bit precisions have no complex numbers"
     for split, samples in loaded.dataset.splits.items():
-        x = samples.x
-        parts = x.flatten().split(2**24) if x.is_floating_point() else ()
-        is_large = any(float(part.abs().max()) > 256 for part in parts)
-        if is_large and all(bool((part == part.round()).all()) for part in parts):
+        if samples.x.is_floating_point() and whole_and_beyond(samples.x, 256):
             return (
-                f"the {split} inputs are whole numbers, some larger than 256, which 16 bits round "
-                "(are they tokens? then store them as integers)"
+                f"the {split} inputs are whole numbers, some larger than 256, which 16 bits round, "
+                "all of them or those in one place of every sample (are they tokens? then store "
+                "them as integers)"
             )
     return ""
 
@@ -167,7 +166,9 @@ def _objective(
         # Rounding is compared for one network, with the statistics that it has.
         without=BATCH_NORM | CURVATURE,
     )
-    loss = losses.loss_function(document.loss, job_folder=job.source.parent)
+    loss = losses.loss_function(
+        document.loss, job_folder=job.source.parent, lacks_labels=loaded.dataset.lacks_labels
+    )
     along = {"alpha": directions.normalized(drawn, centre, "filter")}
     return objectives.Objective(model, loaded.dataset, loss, along, settings, tick=tick)
 

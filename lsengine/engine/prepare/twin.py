@@ -14,32 +14,32 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from lsengine import devices, models
-from lsengine.data import Dataset
 from lsengine.engine.messages import Probe, Twin
+from lsengine.engine.prepare import twin_samples
 from lsengine.engine.prepare.directions import cell_steps
-from lsengine.engine.prepare.loading import Loaded, network
+from lsengine.engine.prepare.loading import Loaded, failures_named, network
 from lsengine.errors import Stopped, UsageError
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
 from lsengine.models import checkpoint
 from lsengine.objective import naive
+from lsengine.objective.device_state import in_precision
 from lsengine.objective.losses import loss_function, shape_hint
 from lsengine.surface.grid import Cell, Grid
 
 log = logging.getLogger(__name__)
 Stored = Mapping[str, Mapping[str, NDArray[Any]]]
-_SAMPLES = ((2 * 10**5, 24), (10**7, 4))  # by the number of parameters; more of them take 3
 _NAIVE = {"cross_entropy": naive.cross_entropy, "mse": naive.mse}
 # Rounding that piles up over the layers, in units of the difference between two precisions that
 # was seen over the same samples, and of the largest loss.
 _TIMES, _RELATIVE = 30.0, 1e-5
 _UNLIKE = 0.05
+_NUMBERS = 10**7  # of outputs and targets, for which the loss is compared
 
 
 def make_twin(
@@ -65,7 +65,7 @@ def make_twin(
     maker.refuse_other_network()
     maker.widen()
     probes = [maker.probe(Cell(0.0))]
-    if (away := _away(grid)) is not None:
+    if (away := twin_samples.away(grid)) is not None:
         try:
             probes.append(maker.probe(away))
             maker.refuse_flat(away)
@@ -87,7 +87,7 @@ class _Maker:
     def __init__(self, job: Job, loaded: Loaded, stored: Stored, tick: Callable[[], None]) -> None:
         self._job, self._loaded, self._tick = job, loaded, tick
         dataset = loaded.dataset
-        self.samples = {n: _draw(job, n, dataset, loaded.model) for n in dataset.splits}
+        self.samples = {n: twin_samples.draw(job, n, dataset, loaded.model) for n in dataset.splits}
         along, self._steps = cell_steps(job, stored)
         repeats = job.document.repeats > 1
         self._directions = [{n: d[0] if repeats else d for n, d in a.items()} for a in along]
@@ -111,9 +111,9 @@ class _Maker:
         assert self._wide is not None
         split = next(iter(self.samples))
         wide = self._evaluate(self._wide, split, torch.float64).losses
-        if _distance(self._evaluate(self._native, split, self._dtype).losses, wide) > _UNLIKE * (
-            _largest(wide)
-        ):
+        if naive.distance(
+            self._evaluate(self._native, split, self._dtype).losses, wide
+        ) > _UNLIKE * (naive.largest(wide)):
             raise UsageError("its losses in float64 are others")
 
     def probe(self, cell: Cell) -> Probe:
@@ -205,7 +205,7 @@ class _Maker:
             net.model.eval()
             self._measure_statistics(net, self._dtype)
             values.append(self._evaluate(net, split, self._dtype).losses)
-        if _distance(*values) > self._rounding(values[0], values[0]):
+        if naive.distance(*values) > self._rounding(values[0], values[0]):
             first, kept = (float(v.mean()) for v in values)
             raise UsageError(
                 f"model.arch: displaced to alpha={away.alpha:g} beta={away.beta:g}, its {split} "
@@ -238,34 +238,74 @@ class _Maker:
     def _allowed(self, native: Tensor, exact: Tensor) -> float:
         """Return how far a value of the engine may be off: the rounding of its precision."""
         if self._loaded.is_wide:
-            return 1e-6 * _distance(native, exact) + 1e-9 * _largest(exact)
+            return 1e-6 * naive.distance(native, exact) + 1e-9 * naive.largest(exact)
         return self._rounding(native, exact)
 
     def _rounding(self, native: Tensor, exact: Tensor) -> float:
         """Return how far values in float32, or what the network came in, may be off."""
         # Neither a network in float64 nor one that insists on a dtype shows how float32 rounds.
         relative = _RELATIVE if self._wide is not None and self._dtype != torch.float64 else 2e-4
-        return _TIMES * _distance(native, exact) + relative * _largest(exact)
+        return _TIMES * naive.distance(native, exact) + relative * naive.largest(exact)
 
     def _check_batches(self, split: str, full: naive.Values, exact: naive.Values) -> None:
         """Compare values with those in batches of other sizes."""
         sizes, allowed = self._pieces(split), self._rounding(full.losses, exact.losses)
         pieces = self._evaluate(self._native, split, self._dtype, sizes)
         rounding = self._rounding(full.outputs, exact.outputs)
-        if _distance(full.outputs, pieces.outputs) > rounding:
+        if naive.distance(full.outputs, pieces.outputs) > rounding:
             self._refuse_dependence(split, sizes)
             return
-        per_sample = len(full.losses) > 1 and len(full.losses) == len(pieces.losses)
-        apart = _distance(full.losses, pieces.losses) if per_sample else 0.0
-        if abs(full.loss - pieces.loss) > allowed or apart > allowed:
-            y = self._loaded.dataset.splits[split].y[: len(full.outputs)]
-            hint = shape_hint(full.outputs, y) if y.is_floating_point() else ""
-            raise UsageError(
-                f"loss: {self._job.document.loss} of {sum(sizes)} {split} samples is "
-                f"{full.loss:.6g} at once and {pieces.loss:.6g} in batches of "
-                f"{' and '.join(map(str, sizes))}, so it is not a mean over samples; return one "
-                f"number per sample, or a pair (numbers, weights) for a weighted mean{hint}"
+        if naive.apart(full, pieces) > allowed:
+            self._refuse_no_mean(split, full, pieces, " and ".join(map(str, sizes)))
+        if self._job.document.loss not in _NAIVE and len(full.outputs):
+            self._check_all_targets(split, full.outputs)
+
+    def _check_all_targets(self, split: str, outputs: Tensor) -> None:
+        """Compare the loss of all targets with that in batches: a rare label may be among them.
+
+        The outputs are those of the samples, again and again.
+        """
+        y, wanted = self._loaded.dataset.splits[split].y, self._job.document.batch_size
+        y = y[: max(len(outputs), _NUMBERS // (outputs[0].numel() + y[0].numel()))]
+        size = max(1, len(y) // 7) if wanted == "auto" else wanted
+        repeated = outputs[torch.arange(len(y)) % len(outputs)]
+        y = in_precision(y, torch.float64)
+        with failures_named(self._job, "for the centre's outputs"):
+            whole, pieces = (
+                naive.values_of(
+                    [(o, t) for o, t in zip(repeated.split(n), y.split(n), strict=True)],
+                    self._loss(),
+                )
+                for n in (len(y), size)
             )
+        if naive.apart(whole, pieces) > _RELATIVE * max(
+            naive.largest(whole.losses), abs(whole.loss)
+        ):
+            self._refuse_no_mean(split, whole, pieces, str(size))
+
+    def _refuse_no_mean(
+        self, split: str, full: naive.Values, pieces: naive.Values, sizes: str
+    ) -> None:
+        hint = self._shape_hint(split, full)
+        raise UsageError(
+            f"loss: {self._job.document.loss} of {len(full.outputs)} {split} samples is "
+            f"{full.loss:.6g} at once and {pieces.loss:.6g} in batches of {sizes}, so it is not a "
+            "mean over samples; return one number per sample, or a pair (numbers, weights) for a "
+            f"weighted mean{hint}"
+        )
+
+    def _shape_hint(self, split: str, full: naive.Values) -> str:
+        """Return what to do if targets are broadcast: the loss is another where they cannot be."""
+        y = self._loaded.dataset.splits[split].y[: len(full.outputs)]
+        y = in_precision(y, torch.float64)
+        try:
+            as_is, alike = (
+                naive.values_of([(o, y)], self._loss()).loss
+                for o in (full.outputs, full.outputs.reshape(y.shape))
+            )
+        except Exception:  # the loss takes them apart itself
+            return ""
+        return shape_hint(full.outputs, y) if abs(as_is - alike) > _RELATIVE * abs(as_is) else ""
 
     def _refuse_dependence(self, split: str, sizes: Sequence[int]) -> None:
         """Refuse outputs that depend on the rest of the batch, unless its size is given."""
@@ -290,6 +330,11 @@ class _Maker:
         first = last if 0 < last < count else count // 2 + (count > 2)
         return [first, count - first] if 0 < first < count else [count]
 
+    def _loss(self) -> Callable[[Tensor, Tensor], Any]:
+        name, folder = self._job.document.loss, self._job.source.parent
+        lacks_labels = self._loaded.dataset.lacks_labels
+        return _NAIVE.get(name) or loss_function(name, job_folder=folder, lacks_labels=lacks_labels)
+
     def _evaluate(
         self,
         net: naive.NaiveNetwork,
@@ -304,8 +349,7 @@ class _Maker:
         if x.is_floating_point() or x.is_complex():
             x = x.to(dtype.to_complex() if x.is_complex() else dtype)
         y = y.double() if y.is_floating_point() else y
-        own = functools.partial(loss_function, document.loss, job_folder=self._job.source.parent)
-        loss = _NAIVE[document.loss] if document.loss in _NAIVE else own()
+        loss = self._loss()
         size = len(chosen) if document.batch_size == "auto" else document.batch_size
         whole = [min(size, len(chosen) - i) for i in range(0, len(chosen), size)]
         sizes = list(sizes or whole)
@@ -342,39 +386,5 @@ class _Maker:
         return naive.inputs(split[drawn[: policy.batch_size]], dataset.mean, dataset.std)
 
 
-def _draw(job: Job, split: str, dataset: Dataset, model: nn.Module) -> NDArray[np.int64]:
-    """Draw the samples of a split, by the seed."""
-    parameters = sum(p.numel() for p in model.parameters())
-    wanted = next((count for most, count in _SAMPLES if parameters <= most), 3)
-    total = len(dataset.splits[split].y)
-    generator = np.random.default_rng([job.document.seed, len(split)])
-    return generator.choice(total, min(wanted, total), replace=False).astype(np.int64)
-
-
-def _away(grid: Grid) -> Cell | None:
-    """Return the cell nearest the middle between the centre and the end of every axis."""
-    at = {}
-    for axis in ("alpha", "beta"):
-        coordinates = grid.axes.get(axis, np.zeros(1))
-        others = coordinates[coordinates != 0]
-        if len(others):
-            at[axis] = float(others[np.argmin(abs(others - others[np.argmax(abs(others))] / 2))])
-    return Cell(at.get("alpha", 0.0), at.get("beta", 0.0)) if at else None
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference; of numbers that are alike NaN or infinite it is 0."""
-    if a.shape != b.shape or not a.numel():
-        return 0.0
-    is_same = (a == b) | (a.isnan() & b.isnan())
-    apart = torch.where(is_same, torch.zeros_like(a), (a - b).abs())
-    return float(apart.nan_to_num(nan=np.inf).max())
-
-
 def _is_same(a: naive.Values, b: naive.Values) -> bool:
     return torch.equal(a.losses.nan_to_num(), b.losses.nan_to_num())
-
-
-def _largest(values: Tensor) -> float:
-    finite = values[values.isfinite()]
-    return float(finite.abs().max()) if finite.numel() else 0.0

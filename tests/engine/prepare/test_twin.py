@@ -29,6 +29,10 @@ REFUSED = {
         LINEAR + "def loss(o, t): return F.cross_entropy(o, t, ignore_index=1)",
         "not a mean over samples",
     ),
+    "a weighted mean of labels that are nearly all alike": (
+        LINEAR + WEIGHTS + "def loss(o, t): return F.cross_entropy(o, t, weight=W)",
+        r"of 4000 train samples .* in batches of 7, so it is not a mean over samples",
+    ),
     "statistics of the batch in the loss": (
         LINEAR + "def loss(o, t): return ((o - o.mean(0)) ** 2).mean(1)",
         "not a mean over samples",
@@ -112,8 +116,10 @@ def test_what_cannot_be_right_is_refused_with_the_cause(tmp_path, name):
     """One message that names the kind of mistake, before the first cell."""
     code, match = REFUSED[name]
     changes = {"loss": "net:loss"} if "def loss" in code else {}
-    y = Y.astype(np.float32) if name == "broadcast targets" else Y
-    job = own_networks.write(tmp_path, code, X, y, **changes)
+    x, y = X, Y.astype(np.float32) if name == "broadcast targets" else Y
+    if "nearly all alike" in name:
+        x, y, changes["batch_size"] = np.tile(X, (100, 1)), np.repeat([0, 2], [3998, 2]), 7
+    job = own_networks.write(tmp_path, code, x, y, **changes)
     with pytest.raises(UsageError, match=match):
         own_networks.run(job)
 
@@ -152,6 +158,29 @@ def test_weights_of_samples_make_a_weighted_mean(tmp_path):
         return ((w * (each - mean)).square().sum() * 40 / 39).sqrt() / w.sum()
 
     np.testing.assert_allclose(found["train_loss_se"], own_networks.naive(job, bar), rtol=1e-5)
+
+
+def test_samples_of_weight_0_count_nowhere(tmp_path):
+    """Neither their loss, though it be no number, nor their answer."""
+    code = LINEAR + (
+        "def loss(o, t):\n    each = F.cross_entropy(o, t, reduction='none')\n"
+        "    return each.where(t != 1, torch.nan), t != 1"
+    )
+    job = own_networks.write(tmp_path, code, X, Y, loss="net:loss", batch_size=7)
+    found = own_networks.run(job)
+    expected = own_networks.naive(job, lambda o, t: F.cross_entropy(o, t, ignore_index=1))
+    np.testing.assert_allclose(found["train_loss"], expected, rtol=1e-6)
+    right = own_networks.naive(job, lambda o, t: (o.argmax(1) == t)[t != 1].double().mean())
+    np.testing.assert_allclose(found["train_accuracy"], right)
+
+
+def test_the_cure_for_shapes_is_named_only_where_they_are_the_cause(tmp_path):
+    """A loss that takes the only output itself broadcasts nothing."""
+    code = "def make(): return nn.Linear(6, 1)\n"
+    code += "def loss(o, t): return ((o[:, 0] - t) ** 2).mean().sqrt()"
+    job = own_networks.write(tmp_path, code, X, X[:, 0], loss="net:loss")
+    with pytest.raises(UsageError, match=r"not a mean over samples.*weighted mean$"):
+        own_networks.run(job)
 
 
 def test_a_loss_that_is_a_mean_bears_any_batch_size(tmp_path):
