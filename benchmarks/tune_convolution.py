@@ -27,7 +27,9 @@ GEOMETRY = ((1, 1), (1, 1), (1, 1), 1)
 DTYPES = {"tf32": torch.float32}
 
 
-def numbers(channels: int, size: int, images: int, precision: str) -> tuple[Tensor, ...]:
+def numbers(
+    channels: int, size: int, images: int, precision: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return input, weight, bias and summand, channels-last."""
     dtype = DTYPES.get(precision) or getattr(torch, precision)
     draw = partial(torch.randn, device="cuda")
@@ -38,15 +40,17 @@ def numbers(channels: int, size: int, images: int, precision: str) -> tuple[Tens
     return x, weight, draw(channels).to(dtype), other
 
 
-def variants(tensors: tuple[Tensor, ...], precision: str) -> dict[str, Callable[[], Tensor]]:
+def variants(
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor], precision: str
+) -> dict[str, Callable[[], Tensor]]:
     """Return what to compare, by name."""
     import convolution_variants
 
     from lsengine.convolution import kernels
 
     x, weight, bias, other = tensors
-    row_major = [devices.row_major(t) for t in (x, weight)]
-    tensors_row_major = (*row_major, bias, devices.row_major(other))
+    row_major = devices.row_major
+    tensors_row_major = (row_major(x), row_major(weight), bias, row_major(other))
     found: dict[str, Callable[[], Tensor]] = {
         "steps": partial(steps.convolve, *tensors, True, *GEOMETRY),
         "steps, row-major": partial(steps.convolve, *tensors_row_major, True, *GEOMETRY),
