@@ -7,9 +7,11 @@ BIN := $(VENV)/bin
 TESTERS ?= 3
 # Failed tests are tried again, and listed: hundreds of processes start and end on a busy machine.
 RERUNS := --reruns 2 --max-suite-reruns 8 --rerun-show-tracebacks
+# A machine with a card may have no set-up: its own Python does, where there is no environment.
+GPU_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
 
-.PHONY: help setup setup-serial demo studies gallery test test-slow test-cluster check bench soak image clean
+.PHONY: help setup setup-serial demo studies gallery test test-slow test-cluster check bench gpu-check soak image clean
 .NOTPARALLEL:
 
 help: ## list what can be made
@@ -46,6 +48,9 @@ check: setup ## check style, format and types
 
 bench: setup ## run all benchmarks
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit; done
+
+gpu-check: ## prove and time everything on a card in six minutes: no set-up; PYTHON, WHEELS, OUT, GPU_FLAGS
+	$(GPU_PYTHON) benchmarks/gpu_check.py $(GPU_FLAGS)
 
 soak: setup ## kill runs at random moments, 300 times
 	$(BIN)/python benchmarks/soak_kills.py

@@ -9,7 +9,8 @@
 - ranks and start: whole runs of `lsengine eval`, alone and under mpirun, from their files.
 
 All times but those of whole runs are processor times of this one thread; all variants take turns.
-With `--device cuda` it measures the card's copy bandwidth and ResNet-110 against it instead.
+With `--device cuda` it compares networks of the zoo and of torchvision with a user's own loop on
+the card instead, in all precisions, see `own_loop.py`; `roofline.py` has ResNet-110.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 import harness  # first: it imports MPI before HDF5
 import launches
-import roofline
+import own_loop
 import torch
 import workloads
 from torch import Tensor
@@ -61,11 +62,11 @@ def main() -> None:
     parser.add_argument("--only", default="", help="some networks, with commas between")
     parser.add_argument("--no-runs", action="store_true", help="no runs of lsengine eval")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds, with --device cuda")
     options = parser.parse_args()
     load = os.getloadavg()[0]
     if options.device == "cuda":
-        roofline.main(load, quick=options.quick)
-        return
+        sys.exit(own_loop.main())
     torch.set_num_threads(1)
     devices.tune_malloc()
     repeats = 2 if options.quick else options.repeats

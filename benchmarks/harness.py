@@ -124,7 +124,7 @@ def print_report(
     print()
     for note in notes:
         print(note)
-    print(json.dumps(_rounded({"benchmark": name, **record})), flush=True)
+    print(json.dumps(rounded({"benchmark": name, **record})), flush=True)
 
 
 def launch(script: str, ranks: int, *arguments: str, limit_s: float = 150) -> Any:
@@ -151,7 +151,7 @@ def launch(script: str, ranks: int, *arguments: str, limit_s: float = 150) -> An
 
 
 def mpirun(ranks: int) -> list[str]:
-    """Return the beginning of a command under this environment's mpirun."""
+    """Return the beginning of a command under the mpirun beside Python, else that of PATH."""
     launcher = Path(sys.executable).with_name("mpirun")
     return [str(launcher if launcher.exists() else "mpirun"), "-n", str(ranks)]
 
@@ -192,12 +192,13 @@ def file_system(folder: Path) -> str:
     return kind
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Return a value with six digits of every number in it."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
 
 
 def _commit() -> str:

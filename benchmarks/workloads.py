@@ -1,10 +1,11 @@
-"""Networks with random weights on random images of CIFAR's shape, ready to be timed."""
+"""Networks with random weights on random images, of CIFAR's shape by default, to be timed."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import reference
 import torch
@@ -26,7 +27,8 @@ class Workload:
     """A network and its data.
 
     Attributes:
-        name: For the table.
+        name: As in a job.
+        args: Likewise.
         model: On the CPU, in evaluation mode, with running statistics that fit.
         dataset: One split of random images.
         flop: Operations of one image in convolutions and matrix products (two per MAC).
@@ -34,6 +36,7 @@ class Workload:
     """
 
     name: str
+    args: dict[str, object]
     model: nn.Module
     dataset: data.Dataset
     flop: float
@@ -44,14 +47,24 @@ class Workload:
         """Images of a cell."""
         return len(self.dataset.splits["train"].x)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an image."""
+        return tuple(self.dataset.splits["train"].x.shape[1:])
+
     def objective(
-        self, precision: str, device: torch.device, batch_size: int = 0
+        self, precision: str, device: torch.device, batch_size: int = 0, **more: Any
     ) -> objectives.Objective:
-        """Return what evaluates cells, as a worker makes it; a batch size of 0 is automatic."""
+        """Return what evaluates cells, as a worker makes it; a batch size of 0 is automatic.
+
+        ``more`` are other fields of `EvaluationSettings`.
+        """
         settings = objectives.EvaluationSettings(
             device=device,
             precision=precision,
-            batch_size=batch_size or devices.automatic_batch_size(SHAPE, device.type),
+            batch_size=batch_size
+            or devices.automatic_batch_size(self.shape, device.type, devices.memory_of(device)),
+            **more,
         )
         loss = losses.loss_function("cross_entropy", job_folder=Path())
         model = copy.deepcopy(self.model)
@@ -64,17 +77,22 @@ class Workload:
         return reference.Loop(copy.deepcopy(self.model), reference.Images(split.x, split.y), pair)
 
 
-def make(arch: str, samples: int, args: dict[str, object] | None = None) -> Workload:
-    """Return a zoo network and so many images of 3x32x32, all from fixed seeds."""
+def make(
+    arch: str,
+    samples: int,
+    args: dict[str, object] | None = None,
+    shape: tuple[int, int, int] = SHAPE,
+) -> Workload:
+    """Return a network that a job may name, and so many images (C, H, W), from fixed seeds."""
     torch.manual_seed(0)
     spec = ModelSpec(arch=arch, args=args or {})
-    model = models.build(spec, channels=3, classes=10, size=SHAPE[1:], job_folder=Path())
+    model = models.build(spec, channels=shape[0], classes=10, size=shape[1:], job_folder=Path())
     generator = torch.Generator().manual_seed(1)
-    x = torch.randint(0, 256, (samples, *SHAPE), dtype=torch.uint8, generator=generator)
+    x = torch.randint(0, 256, (samples, *shape), dtype=torch.uint8, generator=generator)
     y = torch.randint(0, 10, (samples,), generator=generator)
     mean, std = (torch.tensor(v, dtype=torch.float64) for v in (reference.MEAN, reference.STD))
     dataset = data.Dataset(splits={"train": data.Split(x, y)}, mean=mean, std=std, classes=10)
-    few = data.standardized(x[:32], dataset, torch.float32)
+    few = data.standardized(x[: 32 if shape == SHAPE else 4], dataset, torch.float32)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model.eval()(few)
@@ -86,7 +104,7 @@ def make(arch: str, samples: int, args: dict[str, object] | None = None) -> Work
         for number, axis in enumerate(("alpha", "beta"))
     }
     flop = counter.get_total_flops() / len(few)
-    return Workload(arch, model.eval(), dataset, flop, drawn)
+    return Workload(arch, args or {}, model.eval(), dataset, flop, drawn)
 
 
 def cells(count: int) -> list[Cell]:
