@@ -46,9 +46,14 @@ import gpu_report
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent
 NEEDED = ("torch", "numpy", "scipy", "yaml", "h5py", "pydantic", "filelock", "pytest")
-WANTED = ("triton", "mpi4py", "torchvision", "tqdm", "matplotlib")
+WANTED = ("triton", "mpi4py", "torchvision", "tqdm", "matplotlib", "xdist")
 NO_CARD = 3
-_OUTCOME = re.compile(r"(?:^|\s)(tests/\S+\.py::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b")
+_WORDS = "PASSED|FAILED|ERROR|SKIPPED|XFAIL"
+_OUTCOMES = (
+    re.compile(rf"^(?P<name>tests/\S+\.py::.+?) (?P<word>{_WORDS})\b"),
+    re.compile(rf"^\[gw\d+\] \[[ \d]+%\] (?P<word>{_WORDS}) (?P<name>tests/\S+\.py::.+?)\s*$"),
+)
+_TESTERS = 6  # files at a time, where pytest-xdist is: compiling kernels takes a core and longest
 _GRACE_S = 4.0  # between being asked to end and being ended
 
 FACTS = """
@@ -182,15 +187,17 @@ class Check:
         # Other test files may import what this machine lacks.
         tests = [python, "-m", "pytest", "-o", "addopts=-rfEs --strict-markers", "-m", "gpu"]
         tests += ["-v", "--tb=short", "-p", "no:cacheprovider", *files]
+        if "xdist" in self.record["facts"]["packages"] and not self._options.small:
+            tests += ["-n", str(_TESTERS), "--dist", "loadfile"]
 
         def script(name: str) -> list[str]:
             return [python, str(HERE / name), "--device", device, *small]
 
         return [
-            Part("tests", tests, 0.33),
+            Part("tests", tests, 0.38),
             Part("table", script("roofline.py"), 0.30),
             Part("runs", script("card_runs.py"), 0.15),
-            Part("networks", script("own_loop.py"), 0.22),
+            Part("networks", script("own_loop.py"), 0.17),
         ]
 
     def _run_part(self, part: Part, limit_s: float) -> None:
@@ -281,8 +288,9 @@ def figures_of(line: str) -> Iterator[dict[str, Any]]:
     """Yield what a line of a part's output says: a line of JSON, or how a test went."""
     if line.startswith('{"figure"'):
         yield json.loads(line)
-    elif match := _OUTCOME.search(line):
-        yield {"figure": "test", "name": match[1], "outcome": match[2].lower()}
+    for pattern in _OUTCOMES:
+        if match := pattern.search(line):
+            yield {"figure": "test", "name": match["name"], "outcome": match["word"].lower()}
 
 
 def unpack(wheel: Path, site: Path) -> None:

@@ -101,6 +101,11 @@ def test_a_wheel_is_unpacked_with_its_programs(gpu_check, tmp_path):
             "tests/a/test_b.py::test_c SKIPPED (no card)  [100%]",
             {"figure": "test", "name": "tests/a/test_b.py::test_c", "outcome": "skipped"},
         ),
+        (
+            "[gw3] [ 97%] PASSED tests/a/test_b.py::test_c[x y] ",
+            {"figure": "test", "name": "tests/a/test_b.py::test_c[x y]", "outcome": "passed"},
+        ),
+        ("[gw3] node down: Not properly terminated", None),
         ('{"benchmark": "bench_speed"}', None),
         ("1 passed in 1.00s", None),
     ],
