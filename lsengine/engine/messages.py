@@ -57,6 +57,7 @@ class WorkerInfo:
     precision: str  # the job's, or what `auto` comes to here
     forward: str  # `fused` if layers are fused, `eager` if the network's own code runs
     products_by: str = ""  # the way of products with Hessians; empty without curvature
+    weights: str = ""  # what weights and directions take and where; empty if that is little
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

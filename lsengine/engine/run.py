@@ -34,6 +34,7 @@ from lsengine.engine.prepare.twin import Stored, make_twin
 from lsengine.engine.workspace import Workspace
 from lsengine.errors import EnvironmentUnfit, SurfaceError
 from lsengine.job import Job
+from lsengine.log import NOTICE
 from lsengine.objective import batched
 from lsengine.ranks import World
 from lsengine.store import Layout
@@ -110,6 +111,8 @@ class Run:
                 not possible.
             UsageError: If a direction cannot be made.
         """
+        if info.weights:
+            log.log(NOTICE, "%s", info.weights)
         wants_parallel = self._wants_parallel(world)
         output = self._job.output
         settle = self._take_up if self._exists else self._lay_out

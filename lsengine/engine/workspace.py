@@ -12,11 +12,15 @@ from lsengine.engine import prepare
 from lsengine.engine.evaluator import Evaluator
 from lsengine.engine.messages import Assignment, Plan, WorkerInfo
 from lsengine.engine.prepare import hessian_directions, precision
+from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import first_samples
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
 from lsengine.job.schema import HessianDirection
+from lsengine.objective.device_state import placed, weights_of
 from lsengine.objective.forward import COMPILED, Manner, cast, copied, manner_in_precision
 from lsengine.objective.fused import kind_of_pass
+
+_WORTH_SAYING = 2**30  # bytes
 
 
 class Workspace:
@@ -27,7 +31,8 @@ class Workspace:
 
     Raises:
         UsageError: If model or data cannot be loaded.
-        EnvironmentUnfit: If there is no such device, or it lacks the precision.
+        EnvironmentUnfit: If there is no such device, or it lacks the precision, or memory for the
+            weights.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Workspace:
             self._precision = precision.settle(self._job, self._loaded, self._device, tick)
         precision.check(self._precision, self._device)
         precision.refuse_unfit(self._precision, self._loaded)
+        self._weights = self._place_weights()
         self._way: Way | None = None
         if "curvature" in document.quantities:
             self._way = hessian_directions.way_of_products(self._job, self._loaded, self._device)
@@ -80,6 +86,7 @@ class Workspace:
             precision=self._precision,
             forward=self._forward_kind(),
             products_by=str(self._way or ""),
+            weights=self._weights,
         )
 
     def evaluator(self, plan: Plan) -> Evaluator:
@@ -94,6 +101,22 @@ class Workspace:
             products_by=self._way,
             peers=self._peers,
         )
+
+    def _place_weights(self) -> str:
+        """Return what the weights and vectors take and where, if that is worth a line in the log.
+
+        Directions along a curve are counted as two; the objective knows better.
+        """
+        job, model = self._job, self._loaded.model
+        exact = "float32" if self._precision == "auto" else self._precision
+        settings = evaluation_settings(job, self._device, precision=exact, batch_size=1)
+        moving = {
+            name for spec in job.directions.values() for name in movable_tensors(job, model, spec)
+        }
+        weights = weights_of(model, moving, len(job.directions) * job.document.repeats, settings)
+        hosted, said = placed(weights, self._device)
+        is_large = sum(weights.on_device("none").values()) > _WORTH_SAYING
+        return said if is_large or hosted != "none" else ""
 
     def _forward_kind(self) -> str:
         """Return how losses will be computed, by a trial with a copy of the network."""

@@ -6,18 +6,21 @@ Shape suffix: M numbers that move.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lsengine.curvature import LanczosOptions, Way
+from lsengine import devices
+from lsengine.curvature import LanczosOptions, Way, krylov_bytes
 from lsengine.geometry.parameters import as_real, can_move, dtype_like, like_kind
+from lsengine.models.layers import BatchNorm
+from lsengine.objective.placement import Hosted, Weights, placement
 from lsengine.objective.residence import Residence
+from lsengine.objective.vectors import Blocked, Steps, host_rooms, in_blocks, vectors_of
 from lsengine.surface.grid import Cell
 
-Steps = Callable[[Cell], Sequence[float]]
 Directions = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -45,6 +48,7 @@ class EvaluationSettings:
         products_by: The way of products with Hessians, if it is known; else it is found out.
         peers: Processes that share the memory of this host in the same way, this one included.
         residence: Where inputs are; by default what fits into the memory that is free.
+        hosted: Which vectors are in the host's memory; by default those that do not fit.
     """
 
     device: torch.device
@@ -63,6 +67,7 @@ class EvaluationSettings:
     products_by: Way | None = None
     peers: int = 1
     residence: Residence | None = None
+    hosted: Hosted | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,27 +81,35 @@ class EvaluationSettings:
         return fast.get(self.precision, self.dtype)
 
 
-class Vectors:
-    """Centre (M,) and directions (M,), by repeat and axis, and a cell's steps along each."""
+def weights_of(
+    model: nn.Module, names: Collection[str], count: int, settings: EvaluationSettings
+) -> Weights:
+    """Return what a run keeps of a network of which ``names`` move along ``count`` directions."""
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    sizes = {name: as_real(tensor).numel() for name, tensor in tensors.items() if can_move(tensor)}
+    is_exact, dtype = settings.dtype == torch.float64, settings.dtype
+    is_fused = settings.fuses and not settings.compiles and not is_exact
+    trainable = sum(as_real(parameter).numel() for parameter in model.parameters())
+    curved = settings.curvature
+    return Weights(
+        moving=sum(size for name, size in sizes.items() if name in names),
+        network=sum(sizes.values()),
+        directions=count,
+        width=dtype.itemsize,
+        compute_width=settings.compute_dtype.itemsize,
+        is_copied=is_fused or settings.compiles or settings.compute_dtype != dtype,
+        is_fused=is_fused,
+        is_folded=is_fused and any(isinstance(m, BatchNorm) for m in model.modules()),
+        others=krylov_bytes(trainable, dtype, curved.basis) if curved is not None else 0,
+    )
 
-    def __init__(
-        self, centre_M: Tensor, directions: Sequence[Sequence[Tensor]], steps: Steps
-    ) -> None:
-        self.centre_M, self._directions, self._steps = centre_M, directions, steps
 
-    def displace(self, cell: Cell, out_M: Tensor) -> None:
-        """Set a vector to ``centre + alpha * d1 + beta * d2``, or by other steps."""
-        start_M, steps = self.centre_M, self._steps(cell)
-        for step, direction_M in zip(steps, self._directions[cell.repeat], strict=False):
-            if step:  # an infinite weight times a zero step would be NaN
-                start_M = torch.add(start_M, direction_M, alpha=step, out=out_M)
-        if start_M is self.centre_M:
-            out_M.copy_(start_M)
-
-    def times(self, factor_M: Tensor) -> Vectors:
-        """Return the same cells with every number multiplied by a factor of its own."""
-        directions = [[d_M * factor_M for d_M in of_repeat] for of_repeat in self._directions]
-        return Vectors(self.centre_M * factor_M, directions, self._steps)
+def placed(weights: Weights, device: torch.device) -> tuple[Hosted, str]:
+    """Return which vectors do not fit on a device, and all sizes in words; as `placement` does."""
+    free_host = devices.free_host_bytes()
+    free = devices.free_bytes(device) if device.type == "cuda" else free_host
+    hosted = placement(weights, device=device.type, free=free, free_host=free_host)
+    return hosted, weights.said(hosted, str(device), free)
 
 
 class FlatParameters:
@@ -130,26 +143,32 @@ class FlatParameters:
             name: slice(end - size, end)
             for name, size, end in zip(self._tensors, sizes, ends, strict=True)
         }
-        centre_M = self._flatten(list(self._tensors.values()))
-        self._moved_M = centre_M.clone()
+        self._count = sum(sizes)
+        steps = steps or (lambda cell: (cell.alpha, cell.beta))
+        centre = self._kept(list(self._tensors.values()), settings.hosted == "all")
+        self._moved_M = self._empty()
+        in_blocks(centre.blocks, [self._moved_M])
         for name, view in self.views(self._moved_M).items():
             self._tensors[name].data = view
         tensors_of_all = (t for direction in directions.values() for t in direction.values())
         count = len(next(tensors_of_all)) if repeats else 1
+        on_host = settings.hosted not in (None, "none")
         by_repeat = [
-            [self._flat(d, repeat if repeats else None) for d in directions.values()]
-            for repeat in range(count)
+            [
+                self._kept(self._along(d, r if repeats else None), on_host)
+                for d in directions.values()
+            ]
+            for r in range(count)
         ]
-        self.vectors = Vectors(centre_M, by_repeat, steps or (lambda cell: (cell.alpha, cell.beta)))
+        self.vectors = vectors_of(centre, by_repeat, steps, settings.device)
 
-    def _flat(self, direction: Mapping[str, Tensor], repeat: int | None) -> Tensor:
-        """Return a direction as a vector; what it does not name stays where it is."""
+    def _along(self, direction: Mapping[str, Tensor], repeat: int | None) -> list[Tensor]:
+        """Return a direction by tensor; what it does not name stays where it is."""
         at = ... if repeat is None else repeat
-        components = [
+        return [
             direction[name][at] if name in direction else torch.zeros(like.shape, dtype=like.dtype)
             for name, like in self._tensors.items()
         ]
-        return self._flatten(components)
 
     def displace(self, cell: Cell) -> None:
         """Set the parameters to those of a cell."""
@@ -174,16 +193,30 @@ class FlatParameters:
             scale.view(-1, *[1] * (self._tensors[n].ndim - 1)).expand(self._tensors[n].shape)
             for n, scale in scales.items()
         ]
-        return self._flatten(shaped)
+        factor_M = self._empty()
+        in_blocks(self._flat(shaped), [factor_M])
+        return factor_M
 
-    def _flatten(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Join tensors, in the order in memory that `views` expects; complex ones as pairs."""
+    def _empty(self) -> Tensor:
         settings = self._settings
-        last = settings.channels_last
-        pieces = [t.permute(0, 2, 3, 1) if t.ndim == 4 and last else t for t in tensors]
-        real = [as_real(p.resolve_conj()) for p in pieces]
-        flat = [p.reshape(-1).to(settings.device, settings.dtype) for p in real]
-        return torch.cat(flat) if flat else torch.zeros(0, device=settings.device)
+        return torch.empty(self._count, dtype=settings.dtype, device=settings.device)
+
+    def _kept(self, tensors: Sequence[Tensor], on_host: bool) -> Blocked:
+        """Join tensors, as `views` expects them, on the device in one block."""
+        if on_host:
+            is_card, dtype = self._settings.device.type == "cuda", self._settings.dtype
+            blocks = host_rooms(self._count, dtype, pinned=is_card)
+        else:
+            blocks = [self._empty()]
+        in_blocks(self._flat(tensors), blocks)
+        return Blocked(blocks, on_host)
+
+    def _flat(self, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield tensors in the order in memory that `views` expects; complex ones as pairs."""
+        for tensor in tensors:
+            is_last = tensor.ndim == 4 and self._settings.channels_last
+            piece = tensor.permute(0, 2, 3, 1) if is_last else tensor
+            yield as_real(piece.resolve_conj()).reshape(-1)
 
 
 def in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:

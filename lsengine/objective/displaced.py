@@ -168,12 +168,6 @@ class DisplacedNetwork:
         if (scales := self.forward.fold_scales(weights)) is None:
             return None
         vectors = self._flat.vectors.times(self._flat.factors(scales))
-        moved_M = torch.empty_like(vectors.centre_M)
-        rounded_M = moved_M.to(self._settings.compute_dtype)  # itself, in float32
+        rounded_M = vectors.empty(self._settings.compute_dtype)
         self.forward.bind_views(weights, self._flat.views(rounded_M))
-
-        def displace(cell: Cell) -> None:
-            vectors.displace(cell, moved_M)
-            rounded_M.copy_(moved_M)
-
-        return displace
+        return lambda cell: vectors.displace(cell, rounded_M)

@@ -29,15 +29,17 @@ from lsengine.objective.device_state import (
     Directions,
     EvaluationSettings,
     FlatParameters,
-    Steps,
     in_precision,
+    placed,
+    weights_of,
 )
 from lsengine.objective.displaced import DisplacedNetwork
 from lsengine.objective.forward import ForwardPass, cast
 from lsengine.objective.layout import is_channels_last
 from lsengine.objective.losses import Loss, SampleLosses, hits, of_samples
 from lsengine.objective.recalibration import calibration_batches
-from lsengine.objective.splits import ResidentSplit, resident_splits, vectors_bytes
+from lsengine.objective.splits import ResidentSplit, resident_splits
+from lsengine.objective.vectors import Steps
 from lsengine.surface.grid import Cell
 
 log = logging.getLogger(__name__)
@@ -86,18 +88,28 @@ class Objective:
         tick: Callable[[], None] = lambda: None,
     ) -> None:
         settings = replace(settings, channels_last=is_channels_last(model, settings))
+        moving = {name for of_axis in directions.values() for name in of_axis}
+        tensors = (t for of_axis in directions.values() for t in of_axis.values())
+        count = len(directions) * (len(next(tensors)) if repeats else 1)
+        weights = weights_of(model, moving, count, settings)
+        hosted = settings.hosted or placed(weights, settings.device)[0]
+        settings = replace(settings, hosted=hosted)
+        others = sum(weights.on_device(hosted).values())
+        if hosted == "none":  # else the numbers that move go there by themselves
+            model.to(settings.device)
+            others -= weights.network * weights.width
         self._settings, self._loss, self._tick = settings, loss, tick
         self.batch_size = settings.batch_size
         self._trainable = trainable_names(model)
-        self.model = cast(model.to(settings.device), settings.dtype).eval()
+        self.model = cast(model, settings.dtype).eval()
         if settings.fuses:  # a user's own code may differentiate by its weights
             self.model.requires_grad_(False)
-        others = vectors_bytes(self.model, directions, settings)
         self._splits, self.inputs = resident_splits(dataset, settings, others)
         self._has_classes = any(split.has_classes for split in self._splits.values())
         self._curvature: CellCurvature | None = None
         self._way = settings.products_by  # or what is found with the first Hessian
         self._flat = FlatParameters(self.model, directions, settings, repeats=repeats, steps=steps)
+        self.model.to(settings.device)
         calibration = calibration_batches(dataset, settings)
         sample = next(iter(self._splits.values())).exact_inputs()[0][:2]
         with self._evaluating():
@@ -202,7 +214,7 @@ class Objective:
     def _weights(self, cells: Sequence[Cell]) -> Tensor:
         """Return the numbers that move at several cells, (G, M)."""
         vectors = self._flat.vectors
-        weights_GM = vectors.centre_M.expand(len(cells), -1).clone()
+        weights_GM = torch.stack([vectors.empty() for _ in cells])
         for cell, weights_M in zip(cells, weights_GM, strict=True):
             vectors.displace(cell, weights_M)
         return weights_GM

@@ -12,15 +12,13 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lsengine import data as datasets
 from lsengine import devices
-from lsengine.curvature import krylov_bytes
 from lsengine.errors import UsageError
-from lsengine.geometry.parameters import as_real
-from lsengine.objective.device_state import Directions, EvaluationSettings, in_precision
+from lsengine.objective.device_state import EvaluationSettings, in_precision
 from lsengine.objective.losses import SampleLosses, labelled
 from lsengine.objective.residence import Inputs, Residence, residence
 from lsengine.objective.streaming import Paired, PreparedBatches
@@ -211,15 +209,6 @@ def resident_splits(
     stored, ready, left = (f"{n / 2**20:,.1f} MiB" for n in (inputs.raw, inputs.ready, free))
     said = f"{where} for {settings.device}: {stored} as stored, {ready} ready, {left} free"
     return splits, said
-
-
-def vectors_bytes(model: nn.Module, directions: Directions, settings: EvaluationSettings) -> int:
-    """Return what centre, moved weights, directions and curvature take on the device."""
-    of_axis = [sum(as_real(t).numel() for t in d.values()) for d in directions.values()]
-    size = sum(as_real(p).numel() for p in model.parameters())
-    basis = settings.curvature.basis if settings.curvature is not None else None
-    krylov = 0 if basis is None else krylov_bytes(size, settings.dtype, basis)
-    return (sum(of_axis) + 2 * size) * settings.dtype.itemsize + krylov
 
 
 def _inputs(dataset: datasets.Dataset, settings: EvaluationSettings) -> Inputs:

@@ -8,19 +8,19 @@ import pytest
 from lsengine import devices, store
 from lsengine.engine import Options, evaluate
 from lsengine.errors import UsageError
-from lsengine.objective import device_state
+from lsengine.objective import vectors
 from tests.support.jobs import values, write_job
 
 
 def test_a_centre_that_is_not_the_checkpoint_stops_the_run(make_job, monkeypatch):
     """If displacing were wrong by a little, the naive twin would say so."""
-    displace = device_state.Vectors.displace
+    displace = vectors.Vectors.displace
 
     def wrong(self, cell, out):
         displace(self, cell, out)
         out.mul_(1.001)
 
-    monkeypatch.setattr(device_state.Vectors, "displace", wrong)
+    monkeypatch.setattr(vectors.Vectors, "displace", wrong)
     job = make_job()
     with pytest.raises(UsageError, match=r"at alpha=0 beta=0 are .*by a plain evaluation"):
         evaluate([job], Options(progress="none"), world=None)

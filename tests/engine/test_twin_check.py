@@ -9,7 +9,7 @@ from lsengine import store
 from lsengine.engine import Options, evaluate
 from lsengine.errors import SurfaceError, UsageError
 from lsengine.models.plain import MLP
-from lsengine.objective import batched, device_state, displaced, fused_layers
+from lsengine.objective import batched, device_state, displaced, fused_layers, vectors
 from lsengine.objective.fused import FusedForward
 from tests.support import own_networks
 from tests.support.jobs import write_job
@@ -36,12 +36,12 @@ def _refused(job, match):
 
 def test_a_wrong_step_is_caught_away_from_the_centre(make_job, monkeypatch):
     """A displacement that is right at the centre alone is refused with where and by how much."""
-    displace = device_state.Vectors.displace
+    displace = vectors.Vectors.displace
 
     def twice(self, cell, out):
         displace(self, type(cell)(2 * cell.alpha, cell.beta, cell.repeat), out)
 
-    monkeypatch.setattr(device_state.Vectors, "displace", twice)
+    monkeypatch.setattr(vectors.Vectors, "displace", twice)
     _refused(make_job(), r"at alpha=-?0\.\d+ beta=.* by a plain evaluation")
 
 

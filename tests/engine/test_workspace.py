@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lsengine import devices, store
 from lsengine import job as jobs
-from lsengine import store
-from lsengine.engine import Options, evaluate, prepare
+from lsengine.engine import Options, evaluate, prepare, workspace
 from lsengine.engine.messages import Assignment
 from lsengine.engine.workspace import Workspace
+from lsengine.errors import EnvironmentUnfit
 from lsengine.models.plain import MLP
 from lsengine.objective import fused
 from tests.support.jobs import write_job
@@ -51,6 +52,27 @@ def test_what_has_been_loaded_is_taken_over(make_job, monkeypatch):
     loaded = prepare.load(jobs.load(path, command="eval"))
     monkeypatch.setattr(prepare, "load", pytest.fail)
     assert _workspace(path, loaded=loaded).info("a host").sample_shape == (6,)
+
+
+def test_large_weights_are_said_before_the_start(make_job, monkeypatch, capsys):
+    """One line: 6 x 16 + 16 x 3 numbers move of 211; little is not worth a line."""
+    job = make_job(threads=1)
+    assert _workspace(job).info("a host").weights == ""
+    monkeypatch.setattr(workspace, "_WORTH_SAYING", 1000)
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    text = capsys.readouterr().err
+    assert text.count("144 numbers move along 2 directions; on cpu network ") == 1
+    assert text.index("144 numbers move") < text.index("workers=1")
+    assert not list(job.parent.glob("*.part"))
+
+
+def test_weights_that_fit_nowhere_are_refused_before_the_start(make_job, monkeypatch):
+    """With the arithmetic, and before a file is made."""
+    job = make_job(threads=1)
+    monkeypatch.setattr(devices, "free_host_bytes", lambda: 1000)
+    with pytest.raises(EnvironmentUnfit, match=r"144 numbers move .* centre .* too large"):
+        evaluate([job], Options(progress="none"), world=None)
+    assert not job.with_suffix(".h5").exists()
 
 
 @pytest.mark.parametrize(

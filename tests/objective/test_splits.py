@@ -162,17 +162,6 @@ def test_little_memory_sends_inputs_elsewhere(monkeypatch):
     assert splits._inputs(_dataset("tokens"), _settings("bfloat16")).ready == (COUNT + 9) * 4 * 8
 
 
-def test_vectors_are_counted():
-    """Two directions, the centre, the moved weights, and 4 + 8 vectors of curvature and more."""
-    network = _network()
-    size = sum(p.numel() for p in network.parameters())
-    direction = {n: p.detach() for n, p in network.named_parameters()}
-    of = {"alpha": direction, "beta": direction}
-    assert splits.vectors_bytes(network, of, _settings()) == 4 * size * 4
-    assert splits.vectors_bytes(network, of, _settings("float64")) == 4 * size * 8
-    assert splits.vectors_bytes(network, of, _settings(curvature=CURVED)) >= (4 + 12) * size * 4
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16", "float16"])

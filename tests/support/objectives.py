@@ -68,13 +68,15 @@ def naive(network, dataset, directions, cell):
     return metrics
 
 
-def objective_of(network, dataset, directions, precision="float32", batch_size=64, **more):
+def objective_of(
+    network, dataset, directions, precision="float32", batch_size=64, repeats=False, **more
+):
     """Return the objective of a copy of a network, with cross entropy on a CPU."""
-    settings = EvaluationSettings(
-        device=torch.device("cpu"), precision=precision, batch_size=batch_size, **more
-    )
+    more = {"device": torch.device("cpu"), **more}
+    settings = EvaluationSettings(precision=precision, batch_size=batch_size, **more)
     loss = loss_function("cross_entropy", job_folder=Path())
-    return Objective(copy.deepcopy(network), dataset, loss, directions, settings)
+    network = copy.deepcopy(network)
+    return Objective(network, dataset, loss, directions, settings, repeats=repeats)
 
 
 def visit(model):
