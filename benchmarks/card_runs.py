@@ -80,9 +80,13 @@ class Runs:
         return figure | {"seconds": round(seen["whole_s"], 1), "found": found}
 
     def _doctor(self) -> Iterator[Figures]:
-        text = launches.launched(3 if self._can_launch else 1, "doctor", "-o", str(self._folder))
+        ranks, is_right = 3 if self._can_launch else 1, True
+        try:
+            text = launches.launched(ranks, "doctor", "-o", str(self._folder))
+        except RuntimeError as error:  # it has found a problem
+            text, is_right = str(error), False
         yield {"figure": "doctor", "text": text}
-        is_right = self._device in text.lower() or self._device == "cpu"
+        is_right &= f"{self._device}:0" in text or self._device == "cpu"
         yield {"figure": "run", "name": "doctor", "right": is_right}
 
     def _workers(self) -> Iterator[Figures]:

@@ -2,8 +2,8 @@ r"""Proof with a card, in one command: `make gpu-check`, or `python3 benchmarks/
 
 It takes six minutes at most (``--limit``), and asks nothing of the machine but this folder and a
 Python with torch for CUDA, NumPy, SciPy, PyYAML, h5py, pydantic and pytest.  mpi4py and mpirun
-are for several ranks, torchvision for more networks; Triton comes with torch.  There is no
-set-up and no network: what is missing comes from a folder of wheels (``--wheels`` or
+are for several ranks, torchvision for more networks; Triton comes with torch, and needs a C
+compiler.  There is no set-up and no network: what is missing comes from a folder of wheels (``--wheels`` or
 ``WHEELS``), which are unpacked and not installed.  pydantic needs four more: pydantic_core,
 which is compiled, so it has to be the one for that Python and processor, annotated-types,
 typing-inspection and typing_extensions.  Where wheels can be had:
@@ -25,6 +25,7 @@ written anew, so nothing is lost when the check is stopped: ``gpu-CARD-DATE.json
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -159,6 +160,8 @@ class Check:
             return f"{self._options.python} cannot be used: {done.stderr.strip()}"
         facts = json.loads(lines[-1])
         facts |= {"driver": _driver(), "mpirun": self._mpirun(), "cores": os.cpu_count()}
+        # Triton compiles its launchers with it.
+        facts["compiler"] = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), "")
         facts["commit"] = self._options.commit or _commit()
         self.record["facts"] = facts
         print(gpu_report.facts(facts), flush=True)
@@ -287,7 +290,8 @@ def outcome_of(part: Mapping[str, Any], in_time: bool, *, needs_tests: bool) -> 
 def figures_of(line: str) -> Iterator[dict[str, Any]]:
     """Yield what a line of a part's output says: a line of JSON, or how a test went."""
     if line.startswith('{"figure"'):
-        yield json.loads(line)
+        with contextlib.suppress(ValueError):  # something else was printed into it
+            yield json.loads(line)
     for pattern in _OUTCOMES:
         if match := pattern.search(line):
             yield {"figure": "test", "name": match["name"], "outcome": match["word"].lower()}

@@ -23,7 +23,7 @@ def facts(found: Mapping[str, Any]) -> str:
         f"cuDNN {found.get('cudnn') or 'none'}, {found.get('cores')} cores",
         f"Python {found['python']}, {packages}",
         f"h5py {'with' if found.get('h5py_mpi') else 'without'} MPI, "
-        f"mpirun: {found.get('mpirun') or 'none'}",
+        f"mpirun: {found.get('mpirun') or 'none'}, C compiler: {found.get('compiler') or 'none'}",
         f"lsengine {found.get('lsengine', found.get('lsengine_error'))}, "
         f"commit {found.get('commit') or 'unknown'}",
     ]

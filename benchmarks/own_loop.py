@@ -28,7 +28,6 @@ import workloads
 from torch.nn import functional as F
 
 from lsengine import data, devices
-from lsengine import objective as objectives
 from lsengine.surface.grid import Cell
 
 Figures = dict[str, Any]
@@ -121,7 +120,7 @@ def compared(
     """Time a network's cells in one precision by lsengine and by both loops, in turns.
 
     At least one turn is measured, and no more begin after the time ``end`` (`time.monotonic`).
-    ``base`` has the losses of the float32 loop by cell, and gets those that it lacks.
+    ``base`` has the losses of the row-major float32 loop by cell, which the turns in float32 fill.
     """
     forget(device)
     evaluator, first = work.objective(precision, device), workloads.cells(1)[0]
@@ -130,32 +129,34 @@ def compared(
     figure |= {"precision": precision, "batch_size": evaluator.batch_size}
     figure |= {"forward": str(evaluator.forward), "first_s": first_s}
     figure["peak_mib"] = peak_mib(device)
-    loops = {False: OwnLoop(work, precision, device)}
-    loops[True] = OwnLoop(work, precision, device, channels_last=True)
-    exact = loops[False] if precision == "float32" else None
-    seconds: dict[str, list[float]] = {"ours": [], "eager": [], "channels_last": []}
-    off = 0.0
+    ways: dict[str, Callable[[Cell], float]] = {
+        "ours": lambda cell: evaluator.losses(cell)["train_loss"],
+        "eager": OwnLoop(work, precision, device).loss,
+        "channels_last": OwnLoop(work, precision, device, channels_last=True).loss,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    off = float("nan")
     for turn, cell in enumerate(workloads.cells(turns + 1)):
-        found: list[dict[str, float]] = []
-        taken = {"ours": timed(partial(_keep, found, evaluator, cell), device)}
-        for is_last, name in ((False, "eager"), (True, "channels_last")):
-            if loop := loops.get(is_last):
-                try:
-                    taken[name] = timed(partial(loop.loss, cell), device)
-                except RuntimeError as error:  # a network may insist on one layout
-                    print(f"# {work.name}, {precision}, {name}: {error}", file=sys.stderr)
-                    del loops[is_last]
-        if cell not in base:
-            exact = exact or OwnLoop(work, "float32", device)
-            base[cell] = exact.loss(cell)
-        off = max(off, abs(found[0]["train_loss"] / base[cell] - 1))
-        if turn == 0:
-            continue  # it is for warming up
-        for name, s in taken.items():
-            seconds[name].append(s)
-        if time.monotonic() > end:
+        losses: dict[str, float] = {}
+        for name, way in list(ways.items()):
+            try:
+                taken = timed(partial(_keep, losses, name, way, cell), device)
+            except RuntimeError as error:
+                if name == "ours":
+                    raise
+                # A network may insist on one layout.
+                print(f"# {work.name}, {precision}, {name}: {error}", file=sys.stderr)
+                del ways[name]
+                continue
+            if turn:  # the first is for warming up
+                seconds[name].append(taken)
+        if precision == "float32" and "eager" in losses:
+            base[cell] = losses["eager"]
+        if cell in base:
+            off = max(abs(losses["ours"] / base[cell] - 1), 0.0 if math.isnan(off) else off)
+        if turn and time.monotonic() > end:
             break
-    del loops, exact
+    del ways
     theirs = [s for name, s in seconds.items() if name != "ours" and s]
     own = [min(pair) for pair in zip(*theirs, strict=True)]
     ratio = [a / b for a, b in zip(own, seconds["ours"], strict=True)]
@@ -166,8 +167,8 @@ def compared(
     return figure
 
 
-def _keep(found: list[dict[str, float]], evaluator: objectives.Objective, cell: Cell) -> None:
-    found.append(evaluator.losses(cell))
+def _keep(losses: dict[str, float], name: str, way: Callable[[Cell], float], cell: Cell) -> None:
+    losses[name] = way(cell)
 
 
 def timed(action: Callable[[], object], device: torch.device) -> float:
@@ -217,7 +218,10 @@ def device_of(kind: str) -> torch.device:
     """Return the device to measure; end the program if it is not there."""
     if kind == "cuda" and not torch.cuda.is_available():
         sys.exit("--device cuda, but torch sees no such device here")
-    return torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.init()  # the counters of memory are not there before
+        return torch.device("cuda", 0)
+    return torch.device(kind)
 
 
 def measure(

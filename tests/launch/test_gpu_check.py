@@ -105,6 +105,7 @@ def test_a_wheel_is_unpacked_with_its_programs(gpu_check, tmp_path):
             "[gw3] [ 97%] PASSED tests/a/test_b.py::test_c[x y] ",
             {"figure": "test", "name": "tests/a/test_b.py::test_c[x y]", "outcome": "passed"},
         ),
+        ('{"figure": "note", # a warning', None),
         ("[gw3] node down: Not properly terminated", None),
         ('{"benchmark": "bench_speed"}', None),
         ("1 passed in 1.00s", None),
