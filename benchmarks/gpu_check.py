@@ -3,10 +3,10 @@ r"""Proof with a card, in one command: `make gpu-check`, or `python3 benchmarks/
 It takes six minutes at most (``--limit``), and asks nothing of the machine but this folder and a
 Python with torch for CUDA, NumPy, SciPy, PyYAML, h5py, pydantic and pytest.  mpi4py and mpirun
 are for several ranks, torchvision for more networks; Triton comes with torch, and needs a C
-compiler.  There is no set-up and no network: what is missing comes from a folder of wheels (``--wheels`` or
-``WHEELS``), which are unpacked and not installed.  pydantic needs four more: pydantic_core,
-which is compiled, so it has to be the one for that Python and processor, annotated-types,
-typing-inspection and typing_extensions.  Where wheels can be had:
+compiler.  There is no set-up and no network: what is missing comes from a folder of wheels
+(``--wheels`` or ``WHEELS``), which are unpacked and not installed.  pydantic needs four more:
+pydantic_core, which is compiled, so it has to be the one for that Python and processor,
+annotated-types, typing-inspection and typing_extensions.  Where wheels can be had:
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 \
         --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 -d wheels \
