@@ -44,7 +44,8 @@ def test_the_job_decides_every_field(job):
     found = settings.evaluation_settings(job, CPU, precision="float64", batch_size=16)
     default = EvaluationSettings(device=CPU, precision="float32", batch_size=1)
     same = {f.name for f in fields(found) if getattr(found, f.name) == getattr(default, f.name)}
-    assert same == {"device", "products_by", "channels_last", "peers", "residence"}  # not the job
+    of_machines = {"device", "products_by", "channels_last", "peers", "residence", "hosted"}
+    assert same == of_machines  # not the job
     assert found.curvature == LanczosOptions(tolerance=0.1, max_products=50, basis=12, seed=7)
 
 
