@@ -31,8 +31,8 @@ def of_gradient(place: Place, names: list[str]) -> str:
     numbers = f" (along a direction {given:.3g}, by differences {true:.3g})" if wrong else ""
     return (
         "curvature: the gradient that autograd gives is not the derivative of the training loss "
-        f"by {by}{numbers}, so neither is its derivative the Hessian; a detach() or no_grad() in "
-        "forward, a straight-through estimator, or a backward that is not the derivative comes "
+        f"by {by}{numbers}, so neither is its derivative the Hessian; a detach(), no_grad() or "
+        "inference_mode() in forward, a straight-through estimator, or a backward that is not the derivative comes "
         f"after them{functions_of(place)}; leave out curvature and directions of kind hessian, "
         "or take it out of model.arch"
     )

@@ -215,3 +215,17 @@ def test_networks_of_16_bits_are_refused(tmp_path, make_job):
     )
     with pytest.raises(UsageError, match="parameters of 16 bits"):
         run(make_job(model={"arch": "halved:make"}))
+
+
+@pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
+def test_a_network_without_gradients_is_refused(tmp_path, make_job, mode):
+    """The message says what to take out."""
+    (tmp_path / "graceless.py").write_text(
+        "import torch\n\n\n"
+        "class Network(torch.nn.Linear):\n"
+        f"    @torch.{mode}()\n"
+        "    def forward(self, x): return super().forward(x.flatten(1))\n\n\n"
+        "def make(): return Network(64, 10)\n"
+    )
+    with pytest.raises(UsageError, match="loss has no gradient.*take no_grad.*out of forward"):
+        run(make_job(model={"arch": "graceless:make"}))
