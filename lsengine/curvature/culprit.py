@@ -32,9 +32,9 @@ def of_gradient(place: Place, names: list[str]) -> str:
     return (
         "curvature: the gradient that autograd gives is not the derivative of the training loss "
         f"by {by}{numbers}, so neither is its derivative the Hessian; a detach(), no_grad() or "
-        "inference_mode() in forward, a straight-through estimator, or a backward that is not the derivative comes "
-        f"after them{functions_of(place)}; leave out curvature and directions of kind hessian, "
-        "or take it out of model.arch"
+        "inference_mode() in forward, a straight-through estimator, or a backward that is not "
+        f"the derivative comes after them{functions_of(place)}; leave out curvature and "
+        "directions of kind hessian, or take it out of model.arch"
     )
 
 

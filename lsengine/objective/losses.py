@@ -171,8 +171,15 @@ def mean(loss: Loss, output: Tensor, targets: Tensor) -> Tensor:
 
     Raises:
         ValueError: As `of_samples`.
+        UsageError: If it has no gradient, although gradients are recorded.
     """
-    return of_samples(loss, output, targets).mean()
+    result = of_samples(loss, output, targets).mean()
+    if torch.is_grad_enabled() and not result.requires_grad:
+        raise UsageError(
+            "model.arch: the training loss has no gradient, so nothing can be trained; take "
+            "no_grad(), inference_mode() or detach() out of forward and of the loss"
+        )
+    return result
 
 
 _EXPECTED = "expected one number per sample, their mean, or a pair (numbers, weights)"

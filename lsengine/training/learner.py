@@ -172,13 +172,7 @@ class Learner:
             if settings.noise:
                 inputs.add_(torch.randn_like(inputs), alpha=settings.noise)
             self.optimizer.zero_grad()
-            loss = losses.mean(self._loss, self.model(inputs), y[indices])
-            if not loss.requires_grad:
-                raise UsageError(
-                    "model.arch: the training loss has no gradient, so nothing can be trained; "
-                    "take no_grad(), inference_mode() or detach() out of forward and of the loss"
-                )
-            loss.backward()
+            losses.mean(self._loss, self.model(inputs), y[indices]).backward()
             self.optimizer.step()
 
     def measure(self, epoch: int) -> tuple[dict[str, float], list[float]]:

@@ -227,5 +227,5 @@ def test_a_network_without_gradients_is_refused(tmp_path, make_job, mode):
         "    def forward(self, x): return super().forward(x.flatten(1))\n\n\n"
         "def make(): return Network(64, 10)\n"
     )
-    with pytest.raises(UsageError, match="loss has no gradient.*take no_grad.*out of forward"):
+    with pytest.raises(UsageError, match=r"loss has no gradient.*take no_grad.*out of forward"):
         run(make_job(model={"arch": "graceless:make"}))
