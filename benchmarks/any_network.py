@@ -1,15 +1,18 @@
 """How many random networks are right, and what is the rest?  By plain float64.
 
-    any_network.py 1000 [--first 0]
+    any_network.py 1000 [--first 0] [--verdicts verdicts.jsonl]
 
 Draws networks and losses by seed (`tests/support/random_networks.py`), evaluates each, and writes
 ``results/any_network.md``: how many were right, why others were refused, and the seeds of what
-was wrong.  Exit code 1 if anything was wrong.
+was wrong.  Exit code 1 if anything was wrong.  With ``--verdicts`` each verdict is written down at
+once, and a benchmark that was stopped goes on after the last one.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import logging
 import sys
 import tempfile
@@ -35,19 +38,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("networks", type=int, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--verdicts", type=Path, help="a file that keeps the verdicts")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    verdicts = []
     seeds = range(arguments.first, arguments.first + arguments.networks)
+    known = _kept(arguments.verdicts)
+    verdicts = []
     for seed in seeds:
+        if seed in known:
+            verdicts.append(known[seed])
+            continue
         with tempfile.TemporaryDirectory() as folder:
             verdicts.append(judge(draw(seed), Path(folder) / "job"))
         if verdicts[-1].outcome in BAD:
             print(verdicts[-1], flush=True)
+        if arguments.verdicts:
+            with arguments.verdicts.open("a") as file:
+                file.write(json.dumps(dataclasses.asdict(verdicts[-1])) + "\n")
     RESULT.write_text(_report(verdicts, seeds))
     print(RESULT.read_text())
     return int(any(v.outcome == "wrong" for v in verdicts))
+
+
+def _kept(file: Path | None) -> dict[int, Verdict]:
+    """Return the verdicts of a file, by seed; the last one of each."""
+    if file is None or not file.exists():
+        return {}
+    verdicts = [Verdict(**json.loads(line)) for line in file.read_text().splitlines()]
+    return {verdict.seed: verdict for verdict in verdicts}
 
 
 def _report(verdicts: Sequence[Verdict], seeds: range) -> str:
