@@ -85,7 +85,14 @@ class Evaluator:
         self._objective = self._make_objective(loaded.model, plan, device, tick)
         self._has_warned = False
         self.first_report: Report | None = None
-        compare_with_twin(job, self._objective, plan, rank)
+        compare_with_twin(
+            job,
+            self._objective,
+            plan.twin,
+            precision=plan.precision,
+            cells_per_pass=plan.cells_per_pass,
+            rank=rank,
+        )
         if plan.check:
             with failures_named(job, "at the centre"):
                 self._check(plan)

@@ -30,9 +30,9 @@ from lsengine.engine.prepare import (
     warnings,
 )
 from lsengine.engine.prepare import directions as directions_of_job
-from lsengine.engine.prepare.twin import Stored, make_twin
+from lsengine.engine.prepare.twin import Stored, make_twin, twin_at_centre
 from lsengine.engine.workspace import Workspace
-from lsengine.errors import EnvironmentUnfit, SurfaceError
+from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
 from lsengine.job import Job
 from lsengine.log import NOTICE
 from lsengine.objective import batched
@@ -251,9 +251,14 @@ class Run:
 
     def _layout(self, attributes: Attributes, info: WorkerInfo, tick: Callable[[], None]) -> Layout:
         job, loaded = self._job, self.loaded
-        computed, eigenvalues = hessian_directions.hessian_directions(
-            job, loaded, info, batch_size=int(attributes["batch_size"]), tick=tick
-        )
+        size = int(attributes["batch_size"])
+        try:
+            computed, eigenvalues = hessian_directions.hessian_directions(
+                job, loaded, info, batch_size=size, tick=tick
+            )
+        except UsageError:  # perhaps for a reason that is none of curvature
+            twin_at_centre(job, loaded, tick)
+            raise
         attributes |= eigenvalues
         series = self._series
         principal, ratio = principal_directions.principal_directions(

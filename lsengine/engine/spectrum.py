@@ -6,6 +6,7 @@ cores, and leave with its exit code.
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from lsengine.curvature import Hessian, spectral_density, trace
 from lsengine.engine import prepare
 from lsengine.engine.prepare import hessian_directions
 from lsengine.engine.prepare.settings import batch_size, sample_shape
+from lsengine.engine.prepare.twin import twin_at_centre
+from lsengine.engine.twin_check import compare_with_twin
 from lsengine.errors import LsengineError, Stopped, UsageError
 from lsengine.job import Job, load
 from lsengine.ranks import StopRequest, Tag, World, available_cores
@@ -117,7 +120,11 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> 
     loaded = prepare.load(job)
     prepare.check(job, loaded)
     size = batch_size(job, sample_shape(loaded.dataset), device.type, devices.memory_of(device))
-    hessian = hessian_directions.hessian_at_centre(job, loaded, device, batch_size=size, tick=tick)
+    precision, twin = hessian_directions.precision(job), twin_at_centre(job, loaded, tick)
+    check = functools.partial(compare_with_twin, job, twin=twin, precision=precision)
+    hessian = hessian_directions.hessian_at_centre(
+        job, loaded, device, batch_size=size, tick=tick, check=check
+    )
     attributes: dict[str, str | int | float] = {
         "lsengine_version": __version__,
         "name": document.name,
@@ -126,7 +133,7 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> 
         "data_sha256": loaded.dataset.sha256,
         "torch_version": str(torch.__version__),
         "device_kind": device.type,
-        "precision": hessian_directions.precision(job),
+        "precision": precision,
         "batch_size": size,
         "threads": threads,
         "products_by": str(hessian.way),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lsengine.engine.messages import Plan, Probe, Twin
+from lsengine.engine.messages import Probe, Twin
 from lsengine.errors import LsengineError, UsageError
 from lsengine.job import Job
 from lsengine.models import checkpoint
@@ -23,8 +23,16 @@ log = logging.getLogger(__name__)
 _Values = Mapping[str, tuple[Tensor, Tensor | None]]
 
 
-def compare_with_twin(job: Job, objective: Objective, plan: Plan, rank: int) -> None:
-    """Compare the objective's losses and hits at every point of the plan's twin with its own.
+def compare_with_twin(
+    job: Job,
+    objective: Objective,
+    twin: Twin,
+    *,
+    precision: str,
+    cells_per_pass: int = 1,
+    rank: int = 0,
+) -> None:
+    """Compare the objective's losses and hits at every point of the twin with its own.
 
     In a fast precision the losses are those in the precision of the weights: how far the others
     are off is measured, and recorded, by itself.
@@ -32,11 +40,11 @@ def compare_with_twin(job: Job, objective: Objective, plan: Plan, rank: int) -> 
     Raises:
         UsageError: Where they differ by more than rounding, with the likely cause.
     """
-    is_fast = plan.precision not in ("float32", "float64")
-    for probe in plan.twin.probes:
-        values_at = functools.partial(_values, job, objective, plan.twin, probe)
+    is_fast = precision not in ("float32", "float64")
+    for probe in twin.probes:
+        values_at = functools.partial(_values, job, objective, twin, probe)
         try:
-            values = values_at(exact=is_fast, cells_per_pass=1 if is_fast else plan.cells_per_pass)
+            values = values_at(exact=is_fast, cells_per_pass=1 if is_fast else cells_per_pass)
         except LsengineError:
             raise
         except Exception as error:  # of the user's code; and so will the cells there
@@ -47,7 +55,7 @@ def compare_with_twin(job: Job, objective: Objective, plan: Plan, rank: int) -> 
             if _differs(found, expected, probe.allowed[split]):
                 cause = _cause(values_at, split, probe, found, rank)
                 raise UsageError(
-                    f"model.arch: the losses of {len(plan.twin.samples[split])} {split} samples at "
+                    f"model.arch: the losses of {len(twin.samples[split])} {split} samples at "
                     f"{probe.describe()} are {_mean(found)}, and by a plain evaluation "
                     f"{_mean(expected)}; they may differ by {probe.allowed[split]:.2g}: {cause}"
                 )

@@ -15,6 +15,8 @@ from lsengine.engine.prepare import hessian_directions, precision
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import first_samples
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
+from lsengine.engine.prepare.twin import twin_at_centre
+from lsengine.errors import UsageError
 from lsengine.job.schema import HessianDirection
 from lsengine.objective.device_state import placed, weights_of
 from lsengine.objective.forward import COMPILED, Manner, cast, copied, manner_in_precision
@@ -65,7 +67,14 @@ class Workspace:
         self._weights = self._place_weights()
         self._way: Way | None = None
         if "curvature" in document.quantities:
-            self._way = hessian_directions.way_of_products(self._job, self._loaded, self._device)
+            self._way = self._way_of_products()
+
+    def _way_of_products(self) -> Way:
+        try:
+            return hessian_directions.way_of_products(self._job, self._loaded, self._device)
+        except UsageError:  # perhaps for a reason that is none of curvature
+            twin_at_centre(self._job, self._loaded, self._tick)
+            raise
 
     def info(self, host: str) -> WorkerInfo:
         """Return where the values come from."""

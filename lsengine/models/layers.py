@@ -123,15 +123,21 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def initialise_lazy(model: nn.Module, x: Tensor) -> None:
+def initialise_lazy(
+    model: nn.Module,
+    x: Tensor,
+    call: Callable[[nn.Module, Tensor], Any] = lambda model, x: model(x),
+) -> None:
     """Give lazy modules the shapes that a few inputs make; nothing else is changed.
+
+    ``call`` calls the network, as it has to be called.
 
     Raises:
         UsageError: If the network does not take the inputs.
     """
     lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
     if lazy:
-        check_model_accepts(model, x, None)
+        check_model_accepts(model, x, None, call)
 
 
 def statistics_modules(model: nn.Module) -> list[nn.Module]:

@@ -24,6 +24,7 @@ class Block:
         with_curvature: What must come of it if the Hessian is wanted, too.
         smooth: Whether it has second derivatives everywhere.
         plain: Whether it can be scripted, and be in any precision.
+        seedable: Whether all its chance is in its making.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Block:
     with_curvature: str = RIGHT
     smooth: bool = True
     plain: bool = False
+    seedable: bool = False
 
     def numbered(self, number: int, width: int) -> Block:
         """Return it with its number and the width filled in."""
@@ -101,6 +103,7 @@ DERIVE = """
 CHECKPOINT = "__import__('torch.utils.checkpoint').utils.checkpoint.checkpoint"
 ODD: dict[str, object] = {"with_curvature": EITHER}
 CHANCE: dict[str, object] = {"expected": REFUSED, "with_curvature": REFUSED}
+DRAWN: dict[str, object] = {**CHANCE, "seedable": True}
 BENT: dict[str, object] = {"smooth": False}
 EASY: dict[str, object] = {"plain": True}
 
@@ -199,9 +202,9 @@ LAST = (
         "random temporary buffer",
         "self.register_buffer('s@', torch.rand({W}) + 0.5, persistent=False)",
         "h = self.s@ * h",
-        **CHANCE,
+        **DRAWN,
     ),
-    _b("random attribute", "self.s@ = 0.5 + torch.rand(()).item()", "h = self.s@ * h", **CHANCE),
+    _b("random attribute", "self.s@ = 0.5 + torch.rand(()).item()", "h = self.s@ * h", **DRAWN),
     _b(
         "counter",
         "self.register_buffer('n@', torch.tensor(0))",

@@ -83,11 +83,13 @@ def hessian_at_centre(
     batch_size: int,
     names: list[str] | None = None,
     tick: Callable[[], None] = lambda: None,
+    check: Callable[[Objective], None] = lambda _: None,
 ) -> Hessian:
     """Return the Hessian of the mean training loss at the centre, of a copy of the model.
 
     ``names`` are the trainable parameters to differentiate by, by default all.  ``tick`` is called
-    before every mini-batch; it may raise to abandon a product.
+    before every mini-batch; it may raise to abandon a product.  ``check`` is called with what
+    evaluates the centre.
 
     Raises:
         UsageError: If the job has no training split, or no parameter is left.
@@ -107,6 +109,7 @@ def hessian_at_centre(
     )
     model = copied(loaded.model)
     centre = Objective(model, loaded.dataset, loss, {}, settings, tick=tick)
+    check(centre)
     return centre.hessian(Cell(0.0), names)
 
 

@@ -91,7 +91,8 @@ def _made(job: Job, dataset: data.Dataset) -> nn.Module:
     )
     split = next(iter(dataset.splits))
     dtype = real_dtype(model.parameters())
-    models.initialise_lazy(model, data.normalized(first_samples(dataset, split, 2), split, dtype))
+    two = data.normalized(first_samples(dataset, split, 2), split, dtype)
+    models.initialise_lazy(model, two, _called)
     return model
 
 

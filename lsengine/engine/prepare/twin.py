@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lsengine import devices, models
 from lsengine.engine.messages import Probe, Twin
-from lsengine.engine.prepare import twin_samples
+from lsengine.engine.prepare import mixing, twin_samples
 from lsengine.engine.prepare.directions import cell_steps
 from lsengine.engine.prepare.loading import Loaded, failures_named, network
 from lsengine.errors import Stopped, UsageError
@@ -29,7 +29,7 @@ from lsengine.job import Job
 from lsengine.models import checkpoint
 from lsengine.objective import naive
 from lsengine.objective.device_state import in_precision
-from lsengine.objective.losses import loss_function, shape_hint
+from lsengine.objective.losses import loss_function
 from lsengine.surface.grid import Cell, Grid
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,18 @@ def make_twin(
     return Twin(samples=maker.samples, probes=probes)
 
 
+def twin_at_centre(job: Job, loaded: Loaded, tick: Callable[[], None] = lambda: None) -> Twin:
+    """Evaluate a few samples of every split at the centre alone; no direction is needed.
+
+    Raises:
+        UsageError: As `make_twin`.
+    """
+    maker = _Maker(job, loaded, {}, tick)
+    maker.refuse_other_network()
+    maker.widen()
+    return Twin(samples=maker.samples, probes=[maker.probe(Cell(0.0))])
+
+
 class _CannotEvaluateError(UsageError):
     """The network or the loss raises something."""
 
@@ -88,7 +100,8 @@ class _Maker:
         self._job, self._loaded, self._tick = job, loaded, tick
         dataset = loaded.dataset
         self.samples = {n: twin_samples.draw(job, n, dataset, loaded.model) for n in dataset.splits}
-        along, self._steps = cell_steps(job, stored)
+        along, self._steps = cell_steps(job, stored) if stored else ([], lambda _: ())
+        self._is_dependent = False  # an output on the rest of its batch, which is meant
         repeats = job.document.repeats > 1
         self._directions = [{n: d[0] if repeats else d for n, d in a.items()} for a in along]
         self._native = naive.NaiveNetwork(lambda: network(job, dataset))
@@ -228,8 +241,8 @@ class _Maker:
             if self._wide is not None:
                 exact = self._evaluate(self._wide, split, torch.float64)
             allowed[split] = self._allowed(full.losses, exact.losses)
-            if path is None and cell == Cell(0.0):
-                self._check_batches(split, full, exact)
+            if path is None:
+                self._check_batches(cell, split, full, exact)
             losses[split] = exact.losses.numpy()
             if exact.hits is not None and self._loaded.dataset.classes is not None:
                 hits[split] = exact.hits.numpy()
@@ -247,17 +260,25 @@ class _Maker:
         relative = _RELATIVE if self._wide is not None and self._dtype != torch.float64 else 2e-4
         return _TIMES * naive.distance(native, exact) + relative * naive.largest(exact)
 
-    def _check_batches(self, split: str, full: naive.Values, exact: naive.Values) -> None:
+    def _check_batches(
+        self, cell: Cell, split: str, full: naive.Values, exact: naive.Values
+    ) -> None:
         """Compare values with those in batches of other sizes."""
-        sizes, allowed = self._pieces(split), self._rounding(full.losses, exact.losses)
+        sizes = self._pieces(split)
         pieces = self._evaluate(self._native, split, self._dtype, sizes)
         rounding = self._rounding(full.outputs, exact.outputs)
         if naive.distance(full.outputs, pieces.outputs) > rounding:
-            self._refuse_dependence(split, sizes)
+            if not self._is_dependent:
+                where = f" at alpha={cell.alpha:g} beta={cell.beta:g}" if cell != Cell(0.0) else ""
+                mixing.refuse_dependent_outputs(self._job, split, sizes, where)
+            self._is_dependent = True
             return
-        if naive.apart(full, pieces) > allowed:
-            self._refuse_no_mean(split, full, pieces, " and ".join(map(str, sizes)))
+        y, allowed = self._targets(split), self._rounding(full.losses, exact.losses)
+        cut = " and ".join(map(str, sizes))
+        of_samples = (self._job, split, full, pieces, y, self._loss())
+        mixing.refuse_no_mean(*of_samples, sizes=cut, allowed=allowed)
         if self._job.document.loss not in _NAIVE and len(full.outputs):
+            mixing.refuse_no_mean_of_others(self._job, split, full.outputs, y, self._loss(), sizes)
             self._check_all_targets(split, full.outputs)
 
     def _check_all_targets(self, split: str, outputs: Tensor) -> None:
@@ -278,49 +299,9 @@ class _Maker:
                 )
                 for n in (len(y), size)
             )
-        if naive.apart(whole, pieces) > _RELATIVE * max(
-            naive.largest(whole.losses), abs(whole.loss)
-        ):
-            self._refuse_no_mean(split, whole, pieces, str(size))
-
-    def _refuse_no_mean(
-        self, split: str, full: naive.Values, pieces: naive.Values, sizes: str
-    ) -> None:
-        hint = self._shape_hint(split, full)
-        raise UsageError(
-            f"loss: {self._job.document.loss} of {len(full.outputs)} {split} samples is "
-            f"{full.loss:.6g} at once and {pieces.loss:.6g} in batches of {sizes}, so it is not a "
-            "mean over samples; return one number per sample, or a pair (numbers, weights) for a "
-            f"weighted mean{hint}"
-        )
-
-    def _shape_hint(self, split: str, full: naive.Values) -> str:
-        """Return what to do if targets are broadcast: the loss is another where they cannot be."""
-        y = self._loaded.dataset.splits[split].y[: len(full.outputs)]
-        y = in_precision(y, torch.float64)
-        try:
-            as_is, alike = (
-                naive.values_of([(o, y)], self._loss()).loss
-                for o in (full.outputs, full.outputs.reshape(y.shape))
-            )
-        except Exception:  # the loss takes them apart itself
-            return ""
-        return shape_hint(full.outputs, y) if abs(as_is - alike) > _RELATIVE * abs(as_is) else ""
-
-    def _refuse_dependence(self, split: str, sizes: Sequence[int]) -> None:
-        """Refuse outputs that depend on the rest of the batch, unless its size is given."""
-        if self._job.document.batch_size == "auto":
-            raise UsageError(
-                f"model.arch: its outputs for {sum(sizes)} {split} samples are others in batches "
-                f"of {' and '.join(map(str, sizes))}: a sample's output depends on the rest of "
-                "its batch (statistics of the batch in evaluation mode?); if that is meant, say "
-                "batch_size in the job"
-            )
-        log.warning(
-            "model.arch: a sample's output depends on the rest of its batch; the losses are those "
-            "of batch_size: %d",
-            self._job.document.batch_size,
-        )
+        allowed = _RELATIVE * max(naive.largest(whole.losses), abs(whole.loss))
+        of_samples = (self._job, split, whole, pieces, y, self._loss())
+        mixing.refuse_no_mean(*of_samples, sizes=str(size), allowed=allowed)
 
     def _pieces(self, split: str) -> list[int]:
         """Return two sizes of batches, one of them that of the split's last batch."""
@@ -344,12 +325,10 @@ class _Maker:
     ) -> naive.Values:
         dataset, document = self._loaded.dataset, self._job.document
         chosen = torch.from_numpy(self.samples[split])
-        x, y = (getattr(dataset.splits[split], part)[chosen] for part in "xy")
-        x = naive.inputs(x, dataset.mean, dataset.std)
+        x = naive.inputs(dataset.splits[split].x[chosen], dataset.mean, dataset.std)
+        y, loss = self._targets(split), self._loss()
         if x.is_floating_point() or x.is_complex():
             x = x.to(dtype.to_complex() if x.is_complex() else dtype)
-        y = y.double() if y.is_floating_point() else y
-        loss = self._loss()
         size = len(chosen) if document.batch_size == "auto" else document.batch_size
         whole = [min(size, len(chosen) - i) for i in range(0, len(chosen), size)]
         sizes = list(sizes or whole)
@@ -370,6 +349,10 @@ class _Maker:
                 f"model.arch: network or loss fail for batches of {batches} {split} samples: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+    def _targets(self, split: str) -> Tensor:
+        y = self._loaded.dataset.splits[split].y[torch.from_numpy(self.samples[split])]
+        return y.double() if y.is_floating_point() else y
 
     def _measure_statistics(self, net: naive.NaiveNetwork, dtype: torch.dtype) -> None:
         if self._calibration is not None:

@@ -14,6 +14,7 @@ from lsengine.engine.prepare.loading import check_loss_accepts
 from lsengine.errors import UsageError
 from lsengine.job.schema import ModelSpec
 from lsengine.objective.losses import cross_entropy
+from tests.support import own_networks
 from tests.support.datasets import load
 
 LOSSES = """
@@ -86,6 +87,34 @@ def test_cross_entropy_of_real_targets_is_refused(make_job, tmp_path):
     )
     with pytest.raises(UsageError, match="cross_entropy needs integer labels"):
         _evaluated(job)
+
+
+def test_a_lazy_network_may_differentiate_in_forward(tmp_path):
+    """Its shapes come from a call that records gradients."""
+    code = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.LazyLinear(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.first(x).tanh()
+        return self.last(torch.autograd.grad(h.square().sum(), h, create_graph=True)[0])
+
+
+make = Net
+"""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 5)).astype(np.float32), rng.integers(0, 3, 20)
+    (tmp_path / "net.py").write_text(own_networks.HEADER + code)
+    model = own_networks.module(tmp_path).make()
+    model(torch.zeros(2, 5))
+    torch.save(model.state_dict(), tmp_path / "ck.pt")
+    found = own_networks.run(own_networks.write(tmp_path, code, x, y))["train_loss"]
+    w, b, v, c = (p.detach().double().numpy() for p in model.parameters())
+    logits = 2 * np.tanh(x @ w.T + b) @ v.T + c
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert found[1] == pytest.approx(-logs[np.arange(20), y].mean(), rel=1e-5)
 
 
 def test_a_network_that_does_not_fit_the_data_is_refused():
