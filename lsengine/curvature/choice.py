@@ -192,6 +192,7 @@ class _Trial:
             pieces = plain.centre_P.split(plain.lengths)
             for noise, piece in zip(noise_P.split(plain.lengths), pieces, strict=True):
                 noise.mul_(max(_size(piece), 0.01 * overall))
+            self._products.hold_(noise_P)
             self._directions[number] = noise_P
         return self._directions[number]
 

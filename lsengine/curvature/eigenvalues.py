@@ -6,7 +6,7 @@ Shape suffixes: P numbers of a vector, K eigenpairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +24,12 @@ from lsengine.curvature.lanczos import (
 )
 
 _FLOOR = 1e-4  # no residual is asked below this share of the largest modulus
-_FEWEST = 6  # products before a residual is believed: an unlucky start looks converged
-# Of small operators a product costs next to nothing, and few numbers make it likely that a start
-# nearly misses the end of the spectrum and its neighbour is taken for it.
+# An eigenvalue beyond those found may be missed with this chance, if there is one: the start has
+# so little of its vector by chance.  With vectors given, that it is none of them is rare already.
+_MISSED, _MISSED_WARM = 0.03, 1.0
+# Of small operators a product costs next to nothing.
 _SMALL, _FEWEST_OF_SMALL = 128, 24
-_NOISE = 0.3  # weight of the random vector beside the given ones in a start
+_NOISE = 1.0  # weight of the random vector beside the given ones in a start
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -59,7 +60,10 @@ def extreme_eigenvalues(
     one, so that an eigenvector they all miss still shows.  Residual norms are those of the
     decomposition, ``|beta s|`` (Parlett 1998, section 13.2), and cost no product.  Each must
     be at most ``tolerance`` times the modulus of its own eigenvalue, but never less than 1e-4
-    of the larger modulus.  An invariant subspace ends the run with the eigenvalues in it.
+    of the larger modulus.  A small residual says that an eigenvalue is near, not that it is the
+    end.  So the run goes on until an eigenvalue as far outside would show, unless a random start
+    has next to nothing of its vector (`LanczosRun.unseen`).  An invariant subspace ends the run
+    with the eigenvalues in it.
 
     The result depends on the arguments alone.  With another ``start`` it differs within the
     residuals.
@@ -70,7 +74,7 @@ def extreme_eigenvalues(
     Raises:
         ValueError: If an option makes no sense, see `LanczosRun`.
     """
-    return _solve(operator, options, start, _both_ends, 2)
+    return _solve(operator, options, start, _BOTH_ENDS, 2)
 
 
 def leading_eigenvectors(
@@ -88,24 +92,45 @@ def leading_eigenvectors(
     most = min(options.basis // 2 - 1, operator.size)
     if not 1 <= count <= most:
         raise ValueError(f"count: expected 1 to {most} with basis {options.basis}, got {count}")
-    return _solve(operator, options, start, _largest, count)
+    return _solve(operator, options, start, _LARGEST, count)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which Ritz values are wanted, and where an eigenvalue would lie that takes their place."""
+
+    choose: Choice
+    places: Callable[[Array, Array], Array]  # of values, and how far off they may be
 
 
 def _solve(
     operator: Operator,
     options: LanczosOptions,
     start: Sequence[Tensor],
-    choose: Choice,
+    wanted: _Wanted,
     count: int,
 ) -> Eigenpairs:
-    """Extend a run until the ``count`` chosen Ritz pairs are good enough, or it ends."""
-    run = LanczosRun(operator, _start(operator, start, options.seed), options)
-    fewest = _FEWEST_OF_SMALL if operator.size <= _SMALL else _FEWEST
-    while run.extend():
+    """Extend a run until the ``count`` wanted Ritz pairs are good enough, or it ends."""
+    start_P, share = _start(operator, start, options.seed)
+    run, choose = LanczosRun(operator, start_P, options), wanted.choose
+    fewest = min(_FEWEST_OF_SMALL, options.max_products) if operator.size <= _SMALL else 1
+    # A component of a random unit vector is normal, with variance 1 / P.
+    chance = _MISSED if share == 1 else _MISSED_WARM
+    least = share * chance * math.sqrt(math.pi / 2 / operator.size)
+
+    def is_done() -> bool:
         values_K, residuals_K = run.ritz()
         which_K = choose(values_K, count)
-        enough = run.products >= min(fewest, options.max_products) and len(which_K) == count
-        if enough and _met(values_K[which_K], residuals_K[which_K], options.tolerance):
+        values_K, residuals_K = values_K[which_K], residuals_K[which_K]
+        allowed_K = _allowed(values_K, options.tolerance)
+        enough = run.exhausted or run.products >= fewest
+        if not enough or len(values_K) < count or not bool(np.all(residuals_K <= allowed_K)):
+            return False
+        return all(run.unseen(p) <= least for p in wanted.places(values_K, allowed_K).tolist())
+
+    converged = False
+    while run.extend():
+        if converged := is_done():
             break
         run.make_room(choose)
     if run.failed:
@@ -117,13 +142,12 @@ def _solve(
         which_K = choose(values_K, count)
         values_K, residuals_K = values_K[which_K], residuals_K[which_K]
         vectors_KP = run.vectors(which_K)
-    enough = not run.failed and len(values_K) == count
     return Eigenpairs(
         values=values_K,
         residuals=residuals_K,
         vectors=vectors_KP,
         products=run.products,
-        converged=enough and _met(values_K, residuals_K, options.tolerance),
+        converged=converged,
     )
 
 
@@ -138,25 +162,45 @@ def _largest(values_K: Array, count: int) -> Positions:
     return order_K
 
 
-def _met(values_K: Array, residuals_K: Array, tolerance: float) -> bool:
+def _outside(values_K: Array, allowed_K: Array) -> Array:
+    return np.array([values_K[0] - allowed_K[0], values_K[-1] + allowed_K[-1]])
+
+
+def _among_larger(values_K: Array, allowed_K: Array) -> Array:
+    """Return places between values and outside of them, but for those of a smaller modulus."""
+    least = float((np.abs(values_K) + allowed_K)[np.argmin(np.abs(values_K))])
+    places: Array = np.array([least, -least, *(values_K + allowed_K), *(values_K - allowed_K)])
+    apart = np.abs(places[:, None] - values_K) >= (1 - 1e-9) * allowed_K
+    kept: Array = places[(np.abs(places) >= least) & apart.all(1)]
+    return kept
+
+
+_BOTH_ENDS, _LARGEST = _Wanted(_both_ends, _outside), _Wanted(_largest, _among_larger)
+
+
+def _allowed(values_K: Array, tolerance: float) -> Array:
+    """Return the largest residuals that are small enough."""
     moduli_K = np.abs(values_K)
-    allowed_K = np.maximum(tolerance * moduli_K, _FLOOR * moduli_K.max())
-    return bool(np.all(residuals_K <= allowed_K))
+    allowed_K: Array = np.maximum(tolerance * moduli_K, _FLOOR * moduli_K.max(initial=0.0))
+    return allowed_K
 
 
-def _start(operator: Operator, given: Sequence[Tensor], seed: int) -> Tensor:
+def _start(operator: Operator, given: Sequence[Tensor], seed: int) -> tuple[Tensor, float]:
     """Return a random vector (P,), or the sum of given ones and a weaker random one.
 
-    Drawn on the CPU by NumPy, so that it is the same for every device and processor.
+    Also returns about which share of its length is random.  Drawn on the CPU by NumPy,
+    so that it is the same for every device and processor.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     noise_P = torch.from_numpy(generator.standard_normal(operator.size, dtype=np.float32))
     start_P = noise_P.to(operator.device, operator.dtype)
     normalize_(start_P)
+    added = 0
     for vector_P in given:
         if not 0 < float(vector_P.abs().max()) < math.inf:
             continue
         unit_P = vector_P.to(start_P, copy=True)
         normalize_(unit_P)
         start_P.add_(unit_P, alpha=1 / _NOISE)
-    return start_P
+        added += 1
+    return start_P, _NOISE / math.sqrt(_NOISE**2 + added) if added else 1.0

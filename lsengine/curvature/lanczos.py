@@ -75,6 +75,24 @@ def krylov_bytes(size: int, dtype: torch.dtype, basis: int) -> int:
     return ((min(basis, size) + 8) * size + copied) * width
 
 
+@dataclass(frozen=True, slots=True)
+class _Cycle:
+    """The steps between two restarts: couplings, and Ritz values kept before and had after them."""
+
+    couplings: Array
+    kept: Array
+    ritz: Array
+
+    def logarithm(self, value: float) -> float:
+        """Return that of the part of an eigenvector that the first new vector can have."""
+        with np.errstate(divide="ignore"):
+            couplings, kept, ritz = (
+                float(np.log(np.abs(terms)).sum())
+                for terms in (self.couplings, value - self.kept, value - self.ritz)
+            )
+        return couplings + kept - ritz
+
+
 class LanczosRun:
     """A Lanczos decomposition ``H V = V T + v b'`` that grows by a product at a time.
 
@@ -83,6 +101,7 @@ class LanczosRun:
     Attributes:
         products: Products with the operator spent.
         failed: Whether a product was not finite.
+        exhausted: Whether the vectors span an invariant subspace, so that none can follow.
 
     Raises:
         ValueError: If ``basis`` is below 4, ``max_products`` below 1 or ``tolerance`` not
@@ -102,7 +121,9 @@ class LanczosRun:
         self._projected_MM = np.zeros((self._room + 1, self._room + 1))
         self._basis_MP[0] = start_P
         normalize_(self._basis_MP[0])
-        self._steps, self._exhausted = 0, False
+        self._steps, self.exhausted = 0, False
+        self._kept = 0  # Ritz vectors of the last restart, at the front of the basis
+        self._before: list[_Cycle] = []  # what the restarts have left behind
         self.products, self.failed = 0, False
 
     def extend(self) -> bool:
@@ -111,7 +132,7 @@ class LanczosRun:
         It is at its end after ``max_products``, when the basis spans an invariant subspace,
         and with a product that is not finite (which sets ``failed``).
         """
-        if self.products >= self._limit or self.failed or self._exhausted:
+        if self.products >= self._limit or self.failed or self.exhausted:
             return False
         last, self._steps = self._steps, self._steps + 1
         basis_MP, next_P = self._basis_MP[: last + 1], self._basis_MP[last + 1]
@@ -127,7 +148,7 @@ class LanczosRun:
             self._projected_MM[last, last] += float(overlap_M[last])
         beta = normalize_(next_P)
         self._projected_MM[last, last + 1] = self._projected_MM[last + 1, last] = beta
-        self._exhausted = beta <= self._rounding() or self._steps == self._operator.size
+        self.exhausted = beta <= self._rounding() or self._steps == self._operator.size
         return True
 
     def ritz(self) -> tuple[Array, Array]:
@@ -138,6 +159,19 @@ class LanczosRun:
         theta_K, s_MK = self._eigh()
         coupling_K = self._projected_MM[self._steps, : self._steps] @ s_MK
         return theta_K, np.hypot(coupling_K, self._rounding())
+
+    def unseen(self, value: float) -> float:
+        """Return how large a part of the start an unseen eigenvector can have at most.
+
+        That is of the unit start vector's component along the eigenvector of an eigenvalue
+        ``value``, which is no Ritz value: its component along the vector after the last is at
+        most one, and the recurrence leads from there back to the start (van Dorsselaer,
+        Hochstenbach and van der Vorst 2000, SIAM J. Matrix Anal. Appl. 22).
+        """
+        if self.exhausted:
+            return 0.0
+        logarithm = sum(cycle.logarithm(value) for cycle in [*self._before, self._cycle()])
+        return math.exp(min(logarithm, 0.0))
 
     def quadrature(self) -> tuple[Array, Array]:
         """Return nodes (K,) and weights (K,) of the Gauss quadrature of a run so far.
@@ -165,9 +199,10 @@ class LanczosRun:
     def make_room(self, choose: Choice) -> None:
         """Restart with chosen Ritz vectors if the basis is full."""
         steps = self._steps
-        if steps < self._room or self._exhausted:
+        if steps < self._room or self.exhausted:
             return
         theta_K, s_MK = self._eigh()
+        self._before.append(self._cycle())
         keep = choose(theta_K, steps // 2)
         count, coupling_K = len(keep), self._projected_MM[steps, :steps] @ s_MK[:, keep]
         rotation_KM = torch.from_numpy(s_MK[:, keep].T.copy()).to(self._basis_MP)
@@ -177,7 +212,7 @@ class LanczosRun:
         self._projected_MM[:] = 0
         self._projected_MM[range(count), range(count)] = theta_K[keep]
         self._projected_MM[count, :count] = self._projected_MM[:count, count] = coupling_K
-        self._steps = count
+        self._steps = self._kept = count
 
     def _allocated(self, like_P: Tensor) -> Tensor:
         size, dtype = self._operator.size, like_P.dtype
@@ -193,6 +228,16 @@ class LanczosRun:
                 f"({str(error).splitlines()[0]}); a smaller basis takes less, {_LEAST}, the "
                 f"least, {least_gib:.3g} GiB"
             ) from error
+
+    def _cycle(self) -> _Cycle:
+        """Return what leads from the vector after the last to the one after the kept ones."""
+        kept, steps = self._kept, self._steps
+        theta_K, _ = self._eigh()
+        return _Cycle(
+            np.diag(self._projected_MM, 1)[kept:steps].copy(),
+            np.diag(self._projected_MM)[:kept].copy(),
+            theta_K,
+        )
 
     def _eigh(self) -> tuple[Array, Array]:
         """Return eigenvalues (K,), ascending, and eigenvectors (M, K) of the projection."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +71,7 @@ class Products:
         everything = dict(model.named_parameters())
         self._parameters: Tensors = {n: p for n, p in everything.items() if n in chosen}
         self.names = list(self._parameters)
+        self._padding = _padding_rows(model, self._parameters)
         self.size = sum(_numbers(p) for p in self._parameters.values())
         kinds = {p.device for p in self._parameters.values()}
         if len(kinds) != 1:
@@ -89,6 +91,12 @@ class Products:
             if parameter.is_complex():
                 pieces[name] = torch.view_as_complex(pieces[name].clone())
         return pieces
+
+    def hold_(self, vector_P: Tensor) -> None:
+        """Set the numbers of a vector to zero that no training changes: rows of padding."""
+        pieces = self._real_views(vector_P)
+        for name, row in self._padding.items():
+            pieces[name][row] = 0
 
     def shares(self, batches: Sequence[Batch], way: Way) -> list[float]:
         """Return the share of each batch in the mean over all samples.
@@ -116,6 +124,9 @@ class Products:
         with self._state(way):
             # a clone made outside of inference mode is a tensor that autograd accepts
             vector_P = vector_P.clone() if vector_P.is_inference() else vector_P.detach()
+            if self._padding:
+                vector_P = vector_P.clone()
+                self.hold_(vector_P)
             result_P = torch.zeros_like(vector_P)
             with how[way.kind](vector_P) as share_of:
                 totals = self._real_views(result_P)
@@ -126,6 +137,7 @@ class Products:
                     for name, part in share_of(batch).items():
                         real = torch.view_as_real(part) if part.is_complex() else part
                         totals[name].add_(real, alpha=share)
+        self.hold_(result_P)
         return result_P
 
     @contextlib.contextmanager
@@ -220,6 +232,21 @@ class Products:
         """Return a vector as tensors of the parameters' own dtypes."""
         pieces = self.unflatten(vector_P)
         return {name: piece.to(self._parameters[name].dtype) for name, piece in pieces.items()}
+
+
+def _padding_rows(model: nn.Module, parameters: Tensors) -> dict[str, int]:
+    """Return the rows that embeddings give no gradient, by the name of their weight.
+
+    Of a weight that another module has, too, they may get one there.
+    """
+    modules = [*model.modules()]
+    owners = Counter(id(p) for m in modules for p in m._parameters.values())
+    rows = {
+        id(m.weight): m.padding_idx
+        for m in modules
+        if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.padding_idx is not None
+    }
+    return {n: rows[id(p)] for n, p in parameters.items() if id(p) in rows and owners[id(p)] == 1}
 
 
 def _mean(losses: Any) -> Tensor:

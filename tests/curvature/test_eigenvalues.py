@@ -261,3 +261,15 @@ def test_number_of_leading_pairs_is_checked():
     for count in (0, 5):
         with pytest.raises(ValueError, match=f"expected 1 to 4 with basis 10, got {count}"):
             leading_eigenvectors(matrix, count, LanczosOptions(basis=10))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_neighbour_is_not_taken_for_the_end(seed):
+    """Where eigenvalues have crossed, a given vector is that of an inner one: no residual."""
+    values_P = torch.cat([torch.tensor([-0.62, -0.6, 1.0, 1.03]), torch.linspace(-0.5, 0.8, 996)])
+    values_P = values_P.double()
+    unit_PP = torch.eye(1000, dtype=torch.float64)
+    operator = Matrix(torch.diag(values_P))
+    ends = extreme_eigenvalues(operator, LanczosOptions(seed=seed), [unit_PP[1], unit_PP[2]])
+    assert ends.converged
+    np.testing.assert_allclose(ends.values, [-0.62, 1.03], rtol=1e-2)

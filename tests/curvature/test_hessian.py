@@ -49,6 +49,34 @@ def test_two_backward_passes_give_the_same_product(case_solved):
     torch.testing.assert_close(hessian(v), matrix @ v, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["forward", "reverse", "differences"])
+def test_a_row_of_padding_is_constant(kind):
+    """No training changes it, so the Hessian has zeros there; the rest is as for other rows."""
+    torch.manual_seed(0)
+    layers = nn.Embedding(6, 3, padding_idx=2), nn.Flatten(), nn.Tanh(), nn.Linear(12, 3)
+    model = nn.Sequential(*layers).double().eval()
+    with torch.no_grad():
+        model[0].weight.normal_()  # a checkpoint may have numbers there
+    tokens, targets = torch.randint(0, 6, (20, 4)), torch.randint(0, 3, (20,))
+    table_VE, others = model[0].weight.detach().clone(), torch.arange(6) != 2
+
+    def mean_loss(flat):
+        moved_VE, weight, bias = flat[:18].view(6, 3), flat[18:54].view(3, 12), flat[54:]
+        table = torch.where(others[:, None], moved_VE, table_VE)
+        h = torch.tanh(F.one_hot(tokens, 6).double() @ table).flatten(1)
+        return F.cross_entropy(h @ weight.T + bias, targets)
+
+    flat = torch.cat([p.detach().flatten() for p in model.parameters()])
+    hessian = Hessian(model, [(tokens[:7], targets[:7]), (tokens[7:], targets[7:])], cross_entropy)
+    assert hessian.way.kind == "forward"
+    hessian.way = Way(kind=kind)
+    v = random_vector(hessian.size)
+    rtol = 1e-4 if kind == "differences" else 1e-9
+    expected = torch.func.hessian(mean_loss)(flat) @ v
+    torch.testing.assert_close(hessian(v), expected, rtol=rtol, atol=rtol)
+    assert not hessian(v)[6:9].any()
+
+
 class _Cube(torch.autograd.Function):
     """A function written for plain autograd: no forward mode, no `setup_context`."""
 

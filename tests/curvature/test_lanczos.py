@@ -29,6 +29,25 @@ def test_basis_stays_orthonormal_through_restarts():
     np.testing.assert_allclose(true.norm(dim=0).numpy(), residuals, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("basis", [12, 60])
+def test_what_is_unseen_is_a_bound(basis):
+    """On the start's component along the true end, near what is left of it, through restarts."""
+    matrix, _ = with_spectrum(SPECTRA["positive"])
+    values, vectors = torch.linalg.eigh(matrix.matrix)
+    largest, end = float(values[-1]), vectors[:, -1]
+    start = random_vector(300)
+    start -= (1 - 1e-3) * (end @ start) * end  # so that the end is found late
+    component = abs(float(end @ start)) / float(start.norm())
+    run = LanczosRun(matrix, start, LanczosOptions(basis=basis, max_products=60))
+    bounds = []
+    while run.extend():
+        if run.ritz()[0].max() < largest * (1 - 1e-9):
+            bounds.append(run.unseen(largest))
+        run.make_room(lambda values, count: np.arange(len(values) - count, len(values)))
+    assert all(bound >= component * (1 - 1e-6) for bound in bounds)
+    assert min(bounds) < 1e-3 < 0.1 < max(bounds)
+
+
 def test_memory_is_that_of_the_basis():
     """What is planned for depends on the basis, not on the products; the run allocates it."""
     size = 100_000

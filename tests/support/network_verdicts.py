@@ -182,6 +182,17 @@ def difference_of_ends(
     return ""
 
 
+def _padding(model: nn.Module, weights: list[Tensor], flat: list[Tensor]) -> list[Tensor]:
+    """Return which numbers belong to a token of padding, which no training changes."""
+    masks = [torch.zeros_like(t, dtype=torch.bool) for t in flat]
+    for module in model.modules():
+        for weight, mask in zip(weights, masks, strict=True):
+            has_padding = isinstance(module, nn.Embedding) and module.padding_idx is not None
+            if has_padding and module.weight is weight:
+                mask[module.padding_idx] = True
+    return masks
+
+
 def _hessian(model: nn.Module, mean_loss: Callable[[], Tensor]) -> NDArray[np.float64]:
     """Return the dense Hessian by the trainable parameters, complex ones as pairs of reals."""
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -205,4 +216,6 @@ def _hessian(model: nn.Module, mean_loss: Callable[[], Tensor]) -> NDArray[np.fl
     columns = [(gradient(start + s) - gradient(start - s)) / (2 * STEP) for s in steps]
     put(start)
     dense = torch.stack(columns).numpy()
+    is_held = torch.cat([m.reshape(-1) for m in _padding(model, weights, flat)]).numpy()
+    dense[is_held] = dense[:, is_held] = 0
     return np.asarray((dense + dense.T) / 2)

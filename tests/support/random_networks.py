@@ -172,8 +172,6 @@ def _job(rng: np.random.Generator, loss: Loss, curved: bool) -> dict[str, Any]:
     changes["loss"] = "net:loss" if loss.code else loss.name
     quantities = ["loss", *(["accuracy"] if loss.meaning in WITH_ACCURACY else [])]
     changes["quantities"] = quantities + (["curvature"] if curved else [])
-    # By the default of 1e-2 a few cells in a hundred stop at the neighbour of an end.
-    changes["curvature"] = {"tolerance": 1e-3}
     if rng.random() < 0.3:
         changes["precision"] = "float64"
     if rng.random() < 0.3:
