@@ -89,6 +89,7 @@ class Evaluator:
             job,
             self._objective,
             plan.twin,
+            loaded=loaded,
             precision=plan.precision,
             cells_per_pass=plan.cells_per_pass,
             rank=rank,

@@ -121,7 +121,7 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> 
     prepare.check(job, loaded)
     size = batch_size(job, sample_shape(loaded.dataset), device.type, devices.memory_of(device))
     precision, twin = hessian_directions.precision(job), twin_at_centre(job, loaded, tick)
-    check = functools.partial(compare_with_twin, job, twin=twin, precision=precision)
+    check = functools.partial(compare_with_twin, job, twin=twin, loaded=loaded, precision=precision)
     hessian = hessian_directions.hessian_at_centre(
         job, loaded, device, batch_size=size, tick=tick, check=check
     )

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 def duplicate(model: nn.Module) -> nn.Module:
@@ -19,6 +24,42 @@ def duplicate(model: nn.Module) -> nn.Module:
         if not parameter.is_leaf:  # of TorchScript: a copy that gradients would be led through
             parameter.detach_().requires_grad_(original.requires_grad)
     return made
+
+
+def original_number(model: nn.Module, made: nn.Module, inputs: Tensor) -> str:
+    """Return the name of a number of a network that its copy computes with; empty if none is seen.
+
+    A function keeps its layers when the network that it belongs to is copied.
+    """
+    watch = _Watch(model)
+    try:
+        with torch.enable_grad(), watch:
+            made(inputs.clone())
+    except Exception:  # and what failed is told by whoever needs the outputs
+        return watch.found
+    return watch.found
+
+
+class _Watch(TorchDispatchMode):
+    """Looks for a network's numbers among the arguments of every operation."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        named = [*model.named_parameters(), *model.named_buffers()]
+        self._names = {t.data_ptr(): name for name, t in named if t.numel()}
+        self.found = ""
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and not self.found:
+                self.found = self._names.get(leaf.data_ptr(), "")
+        return func(*args, **(kwargs or {}))
 
 
 def _computed_by_hooks(model: nn.Module) -> list[Tensor]:

@@ -152,7 +152,7 @@ class DisplacedNetwork:
             return self.exact
         if not settings.fuses:
             passes = in_dtype(self.model, settings.compute_dtype, self._manner)
-            require_runs(passes, self._sample)
+            require_runs(passes, self._sample, self.model)
             return passes
         tf32 = settings.precision == "tf32"
         return fused(self.model, settings.compute_dtype, sample, tf32=tf32)

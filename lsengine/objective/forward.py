@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lsengine import devices
 from lsengine.errors import EnvironmentUnfit, UsageError
-from lsengine.geometry.parameters import can_move, dtype_like
-from lsengine.models.copies import duplicate
+from lsengine.geometry.parameters import can_move, dtype_like, real_dtype
+from lsengine.models.copies import duplicate, original_number
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -210,14 +210,24 @@ def in_row_major(model: nn.Module, dtype: torch.dtype) -> ForwardPass:
     return _RowMajor(model, dtype)
 
 
-def require_runs(forward: ForwardPass, sample: Tensor) -> None:
-    """Try a pass of the network's own code with inputs in its precision.
+def require_runs(forward: ForwardPass, sample: Tensor, model: nn.Module) -> None:
+    """Try a pass of the code of a network, or of its copy, with inputs in its precision.
 
     Raises:
         UsageError: If it does not run so.
     """
-    with _failures_named(sample.dtype):
-        forward(sample)
+    try:
+        with _failures_named(sample.dtype):
+            forward(sample)
+    except UsageError as error:
+        inputs = sample.to(dtype_like(sample, real_dtype(model.parameters())))
+        if can_move(sample) and (name := original_number(model, copied(model), inputs)):
+            raise UsageError(
+                f"model.arch: a copy of the network in {sample.dtype} computes with {name} of the "
+                "network that it is a copy of, and does not run: was forward replaced by a "
+                "function that keeps layers? define it in a class, or choose another precision"
+            ) from error
+        raise
 
 
 class _Compiled(_InDtype):

@@ -64,6 +64,14 @@ class NaiveNetwork:
         return has_moved
 
     @torch.no_grad()
+    def fill(self, numbers: Numbers) -> Numbers:
+        """Put numbers of the names that are given into the network, and return all that it has."""
+        tensors = self._tensors()
+        for name in tensors.keys() & numbers.keys():
+            tensors[name].copy_(numbers[name])
+        return tensors
+
+    @torch.no_grad()
     def measure_statistics(self, x: Tensor) -> None:
         """Replace running statistics by those of one batch."""
         layers: list[Any] = [m for m in self.model.modules() if _has_statistics(m)]
@@ -118,6 +126,18 @@ def values_of(batches: Sequence[tuple[Tensor, Tensor]], loss: Callable[..., Any]
         float(mean),
         torch.cat(hits) if len(hits) == len(batches) else None,
     )
+
+
+def curve_weights(kind: str, controls: int, t: float) -> list[float]:
+    """Return the weights of a curve's control points at ``t`` in [0, 1], by de Casteljau's rule."""
+    unit = torch.eye(controls, dtype=torch.float64)
+    if kind == "polygonal":
+        piece = min(int(t * (controls - 1)), controls - 2)
+        unit, t = unit[piece : piece + 2], t * (controls - 1) - piece
+    while len(unit) > 1:
+        unit = (1 - t) * unit[:-1] + t * unit[1:]
+    weights: list[float] = unit[0].tolist()
+    return weights
 
 
 def distance(a: Tensor, b: Tensor) -> float:

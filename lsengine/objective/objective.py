@@ -241,26 +241,31 @@ class Objective:
         *,
         exact: bool = False,
         cells_per_pass: int = 1,
+        batch_size: int | None = None,
+        remade: Callable[[nn.Module], ForwardPass] | None = None,
     ) -> dict[str, tuple[Tensor, Tensor | None]]:
         """Return the losses (N,), or their mean (1,), and the hits (N,) of some samples by split.
 
         They take the road of a cell's losses: that of a group of ``cells_per_pass``, or that of a
-        checkpoint that ``fill`` puts into the model; ``exact`` as in `exact_losses`.  Statistics
-        are recalibrated with the first batch only.
+        checkpoint that ``fill`` puts into the model; ``exact`` as in `exact_losses`.  Or they are
+        exact by another pass, ``remade`` of the model.  Statistics are recalibrated with the first
+        batch only.
         """
         with self._evaluating(), self._network.calibrated_by(1), contextlib.ExitStack() as stack:
             if fill is not None:
                 forward = stack.enter_context(self._network.filled_by(fill))
-            elif exact:
+            elif exact or remade is not None:
                 self._network.displace_model_to(cell)
-                forward = self._network.exact
             else:
                 forward = self._network.displace_to(cell)
+            if exact or remade is not None:
+                forward = remade(self.model) if remade is not None else self._network.exact
             splits = {name: self._splits[name] for name in samples}
             if cells_per_pass > 1:
                 weights_GM = self._weights([cell] * cells_per_pass)
                 return {n: self._in_group(s, samples[n], weights_GM) for n, s in splits.items()}
-            return {n: self._alone(s, samples[n], forward) for n, s in splits.items()}
+            size = batch_size or self.batch_size
+            return {n: self._alone(s, samples[n], forward, size) for n, s in splits.items()}
 
     def _in_group(
         self, split: ResidentSplit, indices: Sequence[int], weights_GM: Tensor
@@ -271,13 +276,13 @@ class Objective:
         return losses_GN[0].double().cpu(), hits_GN[0].double().cpu() if split.has_classes else None
 
     def _alone(
-        self, split: ResidentSplit, indices: Sequence[int], forward: ForwardPass
+        self, split: ResidentSplit, indices: Sequence[int], forward: ForwardPass, most: int
     ) -> tuple[Tensor, Tensor | None]:
-        inputs, targets = split.samples(indices, exact=forward is self._network.exact)
+        inputs, targets = split.samples(indices, exact=forward is not self._network.forward)
 
         def evaluate() -> tuple[Tensor, Tensor | None]:
             pieces = []
-            for x in inputs.split(self.batch_size):
+            for x in inputs.split(min(most, self.batch_size)):
                 self._tick()
                 pieces.append(forward(x).to(targets.device))
             output = in_precision(torch.cat(pieces), torch.float64)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lsengine.models.copies import duplicate
+from lsengine.models.copies import duplicate, original_number
 
 
 @pytest.mark.parametrize("normalised", [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm])
@@ -33,3 +33,12 @@ def test_the_parameters_of_a_copied_script_are_leaves():
     copied(x).sum().backward()
     for found, expected in zip(copied.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad)
+
+
+def test_a_number_that_a_copy_shares_with_the_original_is_named():
+    """A function keeps its layers; those of a class's forward are the copy's."""
+    plain, kept = (nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)) for _ in range(2))
+    last = kept[1]
+    kept.forward = lambda x: last(x[:, :3])
+    assert original_number(plain, duplicate(plain), torch.ones(2, 4)) == ""
+    assert original_number(kept, duplicate(kept), torch.ones(2, 4)) in ("1.weight", "1.bias")

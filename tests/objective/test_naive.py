@@ -63,3 +63,12 @@ def test_complex_networks_become_wide_and_stay_complex():
     model = nn.ParameterList([torch.tensor([1 + 2j], dtype=torch.complex64)])
     assert naive.widened(model)[0].dtype == torch.complex128
     assert naive.widened(model)[0].tolist() == [1 + 2j]
+
+
+@pytest.mark.parametrize("t", [0.0, 0.25, 0.5, 0.8, 1.0])
+def test_weights_of_a_curve_are_those_of_its_definition(t):
+    """Of a quadratic Bezier curve Bernstein's polynomials, of a chain the two ends of a piece."""
+    bezier = [(1 - t) ** 2, 2 * t * (1 - t), t**2]
+    chain = [max(0, 1 - 2 * t), 1 - abs(2 * t - 1), max(0, 2 * t - 1)]
+    assert naive.curve_weights("bezier", 3, t) == pytest.approx(bezier)
+    assert naive.curve_weights("polygonal", 3, t) == pytest.approx(chain)

@@ -8,18 +8,20 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lsengine import data, devices
 from lsengine.curvature import Eigenpairs, Hessian, Way, cells, krylov_bytes, leading_eigenvectors
 from lsengine.engine.messages import WorkerInfo
 from lsengine.engine.prepare.directions import movable_tensors
-from lsengine.engine.prepare.loading import Loaded
+from lsengine.engine.prepare.loading import Loaded, first_samples, network
 from lsengine.engine.prepare.precision import check_products
 from lsengine.engine.prepare.settings import CURVATURE, evaluation_settings, lanczos_options
 from lsengine.errors import UsageError
+from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
 from lsengine.job.schema import HessianDirection
+from lsengine.models.copies import original_number
 from lsengine.objective import Objective, losses
 from lsengine.objective.forward import copied
 from lsengine.surface.grid import Cell
@@ -107,10 +109,20 @@ def hessian_at_centre(
     loss = losses.loss_function(
         job.document.loss, job_folder=job.source.parent, lacks_labels=loaded.dataset.lacks_labels
     )
-    model = copied(loaded.model)
-    centre = Objective(model, loaded.dataset, loss, {}, settings, tick=tick)
+    centre = Objective(_of_its_own(job, loaded), loaded.dataset, loss, {}, settings, tick=tick)
     check(centre)
     return centre.hessian(Cell(0.0), names)
+
+
+def _of_its_own(job: Job, loaded: Loaded) -> nn.Module:
+    """Return a network like the loaded one with numbers of its own: a copy, or made anew."""
+    if job.document.model.is_own:
+        dtype = real_dtype(loaded.model.parameters())
+        inputs = data.normalized(first_samples(loaded.dataset, "train", 2), "train", dtype)
+        if name := original_number(loaded.model, copied(loaded.model), inputs):
+            log.info("a copy of the network computes with its %s, so it is made anew", name)
+            return network(job, loaded.dataset, wide=loaded.is_wide)
+    return copied(loaded.model)
 
 
 def way_of_products(job: Job, loaded: Loaded, device: torch.device) -> Way:

@@ -26,6 +26,7 @@ from lsengine.engine.prepare.loading import Loaded, failures_named, network
 from lsengine.errors import Stopped, UsageError
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
+from lsengine.job.schema import CurveDirection
 from lsengine.models import checkpoint
 from lsengine.objective import naive
 from lsengine.objective.device_state import in_precision
@@ -89,6 +90,17 @@ def twin_at_centre(job: Job, loaded: Loaded, tick: Callable[[], None] = lambda: 
     return Twin(samples=maker.samples, probes=[maker.probe(Cell(0.0))])
 
 
+def plain_losses(
+    job: Job, loaded: Loaded, split: str, numbers: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Return the losses of the twin's samples by a network made here, and its numbers by name.
+
+    At the centre, or with other numbers of those names, statistics included.
+    """
+    maker = _Maker(job, loaded, {}, lambda: None)
+    return maker.filled(split, numbers)
+
+
 class _CannotEvaluateError(UsageError):
     """The network or the loss raises something."""
 
@@ -101,6 +113,12 @@ class _Maker:
         dataset = loaded.dataset
         self.samples = {n: twin_samples.draw(job, n, dataset, loaded.model) for n in dataset.splits}
         along, self._steps = cell_steps(job, stored) if stored else ([], lambda _: ())
+        if (
+            isinstance(spec := job.directions.get("alpha"), CurveDirection)
+            and not job.is_curve_plane
+        ):
+            count = len(along) + 1  # control points, of which the first is the centre
+            self._steps = lambda cell: naive.curve_weights(spec.shape, count, cell.alpha)[1:]
         self._is_dependent = False  # an output on the rest of its batch, which is meant
         repeats = job.document.repeats > 1
         self._directions = [{n: d[0] if repeats else d for n, d in a.items()} for a in along]
@@ -128,6 +146,15 @@ class _Maker:
             self._evaluate(self._native, split, self._dtype).losses, wide
         ) > _UNLIKE * (naive.largest(wide)):
             raise UsageError("its losses in float64 are others")
+
+    def filled(
+        self, split: str, numbers: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return losses and numbers as `plain_losses` does."""
+        own = self._native.fill(numbers or {})
+        if numbers is None:
+            self._measure_statistics(self._native, self._dtype)
+        return self._evaluate(self._native, split, self._dtype).losses, own
 
     def probe(self, cell: Cell) -> Probe:
         """Return the values at a cell."""
