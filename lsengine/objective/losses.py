@@ -200,7 +200,11 @@ def hits(output: Tensor, targets: Tensor) -> Tensor:
     elif output.numel() == targets.numel():
         right = (output > 0) == (targets.view_as(output) > 0)
     else:
-        raise ValueError(_shapes(output, targets) + " do not say which answers are right")
+        raise ValueError(
+            _shapes(output, targets)
+            + " do not say which answers are right"
+            + axis_hint(output, targets)
+        )
     right = right & (targets != NO_LABEL).view_as(right)
     if right.ndim == 1:
         return right.double()
@@ -213,6 +217,13 @@ def _per_sample(losses: Tensor) -> Tensor:
 
 def _shapes(output: Tensor, targets: Tensor) -> str:
     return f"outputs of shape {[*output.shape]} and targets of shape {[*targets.shape]}"
+
+
+def axis_hint(output: Tensor, targets: Tensor) -> str:
+    """Return what to do if an output (N, ..., K) has its classes on the last axis; else nothing."""
+    if targets.ndim > 1 and output.shape[:-1] == targets.shape:
+        return "; classes belong on the second axis: return output.movedim(-1, 1)"
+    return ""
 
 
 def shape_hint(output: Tensor, targets: Tensor, result: Tensor | None = None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -182,14 +182,13 @@ def difference_of_ends(
     return ""
 
 
-def _padding(model: nn.Module, weights: list[Tensor], flat: list[Tensor]) -> list[Tensor]:
+def _padding(model: nn.Module, weights: Sequence[Tensor], flat: Sequence[Tensor]) -> list[Tensor]:
     """Return which numbers belong to a token of padding, which no training changes."""
     masks = [torch.zeros_like(t, dtype=torch.bool) for t in flat]
     for module in model.modules():
         for weight, mask in zip(weights, masks, strict=True):
-            has_padding = isinstance(module, nn.Embedding) and module.padding_idx is not None
-            if has_padding and module.weight is weight:
-                mask[module.padding_idx] = True
+            if isinstance(module, nn.Embedding) and module.weight is weight:
+                mask[[] if module.padding_idx is None else module.padding_idx] = True
     return masks
 
 

@@ -25,7 +25,7 @@ from lsengine.job.schema import PrincipalDirection
 from lsengine.models import checkpoint
 from lsengine.objective.device_state import in_precision
 from lsengine.objective.forward import cast, manner_of
-from lsengine.objective.losses import Loss, hits, loss_function, of_samples
+from lsengine.objective.losses import Loss, axis_hint, hits, loss_function, of_samples
 from lsengine.surface import parts
 from lsengine.surface.grid import Grid, make_grid
 from lsengine.surface.parts import ROLES
@@ -169,6 +169,7 @@ def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, name
             f"of shape {[*targets.shape]}: {type(error).__name__}: {error}"
             + ("; both are in float64: bring numbers of your own to output.dtype")
             * ("dtype" in str(error) or "scalar type" in str(error))
+            + axis_hint(output, targets)
         ) from error
 
 
