@@ -14,6 +14,8 @@ import pytest
 import xarray
 
 from lsengine import store
+from lsengine.errors import EnvironmentUnfit
+from lsengine.files import Unwritable
 from lsengine.store import Layout
 from lsengine.store.file import reserve
 from lsengine.surface import MISSING
@@ -82,7 +84,8 @@ def test_a_file_that_does_not_fit_leaves_nothing_behind(layout, tmp_path):
     root = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", script, str(tmp_path / "s.h5"), root]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert "EnvironmentUnfit" in ended.stderr
+    assert "Unwritable: " in ended.stderr
+    assert issubclass(Unwritable, EnvironmentUnfit)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -61,7 +61,7 @@ def wrong_shape_loss(output, target):
 def worse_later_loss(output, target):
     global calls
     calls += 1
-    if calls > 60:
+    if calls > 90:
         raise RuntimeError("no loss any more")
     return nn.functional.cross_entropy(output, target, reduction="none")
 

@@ -223,18 +223,30 @@ def _check_accuracy(job: Job, loaded: Loaded) -> None:
     dataset = loaded.dataset
     if dataset.classes is None or "accuracy" not in job.document.quantities:
         return
-    split = next(iter(dataset.splits))
-    part = first_samples(dataset, split, _FEW)
-    inputs = data.normalized(part, split, real_dtype(loaded.model.parameters()))
-    targets = part.splits[split].y
+    output, targets = _outputs_of_few(loaded)
     try:
-        output = in_precision(_called(loaded.model, inputs), torch.float64)
         hits(output, targets)
         reason = _why_no_accuracy(job, dataset, output, targets)
     except ValueError as error:
         reason = str(error)
     if reason:
         raise UsageError(f"quantities: accuracy: {reason}; leave it out: [loss]")
+
+
+def _outputs_of_few(loaded: Loaded) -> tuple[Tensor, Tensor]:
+    """Return outputs in float64 and targets of a few samples, of fewer where memory ends."""
+    dataset, count = loaded.dataset, _FEW
+    split, dtype = next(iter(dataset.splits)), real_dtype(loaded.model.parameters())
+    while True:
+        part = first_samples(dataset, split, count)
+        try:
+            output = _called(loaded.model, data.normalized(part, split, dtype))
+        except (RuntimeError, MemoryError) as error:
+            if count == 1 or not devices.is_out_of_memory(error):
+                raise
+        else:
+            return in_precision(output, torch.float64), part.splits[split].y
+        count //= 2
 
 
 def _why_no_accuracy(job: Job, dataset: data.Dataset, output: Tensor, targets: Tensor) -> str:
