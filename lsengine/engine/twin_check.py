@@ -145,7 +145,9 @@ class _Search:
     def _of_fusion(self) -> str:
         if not self._is_right(self._losses(exact=True)):
             return ""
-        what = {"fused": "fused layers", COMPILED: "compile"}.get(self.forward, "a pass of its own")
+        kinds = {"fused": "fused layers", COMPILED: "compile"}
+        kind = self.forward.partition(" ")[0]  # on CUDA the kernels follow
+        what = kinds.get(kind, "a pass of its own")
         return f"without {what} they agree; please report this network"
 
     def _of_noise(self) -> str:
