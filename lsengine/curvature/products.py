@@ -94,9 +94,10 @@ class Products:
 
     def hold_(self, vector_P: Tensor) -> None:
         """Set the numbers of a vector to zero that no training changes: rows of padding."""
-        pieces = self._real_views(vector_P)
-        for name, row in self._padding.items():
-            pieces[name][row] = 0
+        if self._padding:
+            pieces = self._real_views(vector_P)
+            for name, row in self._padding.items():
+                pieces[name][row] = 0
 
     def shares(self, batches: Sequence[Batch], way: Way) -> list[float]:
         """Return the share of each batch in the mean over all samples.
