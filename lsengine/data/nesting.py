@@ -1,0 +1,52 @@
+"""Batches of any nesting: a tensor, or dicts and tuples of them, with a common first axis.
+
+Shape suffix: N samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+from torch import Tensor
+
+Nested: TypeAlias = "Tensor | dict[str, Nested] | tuple[Nested, ...]"
+
+
+def leaves(nested: Nested, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors with their places, such as ``mask`` or ``images.0``; of one alone, empty.
+
+    Example:
+        >>> [name for name, _ in leaves({"ids": torch.zeros(2), "pair": (torch.zeros(2),) * 2})]
+        ['ids', 'pair.0', 'pair.1']
+    """
+    if isinstance(nested, Tensor):
+        yield path, nested
+        return
+    items = nested.items() if isinstance(nested, dict) else enumerate(nested)
+    for key, value in items:
+        yield from leaves(value, f"{path}.{key}" if path else str(key))
+
+
+def mapped(function: Callable[[Tensor], Tensor], nested: Nested) -> Nested:
+    """Return the same nesting of what a function makes of each tensor."""
+    if isinstance(nested, Tensor):
+        return function(nested)
+    if isinstance(nested, dict):
+        return {key: mapped(function, value) for key, value in nested.items()}
+    return tuple(mapped(function, value) for value in nested)
+
+
+def count(nested: Nested) -> int:
+    """Return the number of samples, which all tensors have in common."""
+    return len(next(tensor for _, tensor in leaves(nested)))
+
+
+def split(nested: Nested, sizes: int | Sequence[int]) -> list[Nested]:
+    """Cut along the first axis into parts of a size, the last one perhaps smaller, or of sizes."""
+    if isinstance(nested, Tensor):
+        return list(nested.split(sizes if isinstance(sizes, int) else list(sizes)))
+    if isinstance(nested, dict):
+        columns = [split(value, sizes) for value in nested.values()]
+        return [dict(zip(nested, row, strict=True)) for row in zip(*columns, strict=True)]
+    return list(zip(*(split(value, sizes) for value in nested), strict=True))
