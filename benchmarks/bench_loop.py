@@ -142,7 +142,7 @@ def _case(folder: Path, name: str, section: dict[str, Any]) -> Case:
     start = time.perf_counter()
     bare()
     cells = chunk_size(10**6, 1, time.perf_counter() - start)
-    samples = sum(len(split.x) for split in dataset.splits.values())
+    samples = sum(len(split) for split in dataset.splits.values())
 
     def close() -> None:
         writer.close()
@@ -177,7 +177,7 @@ def _job(folder: Path, name: str, section: dict[str, Any]) -> job.Job:
         job_folder=folder,
     )
     with torch.no_grad():
-        network.train()(data.normalized(dataset, "train", torch.float32)[:128])
+        network.train()(data.lone(data.normalized(dataset, "train", torch.float32))[:128])
     torch.save({"state_dict": network.state_dict(), "epoch": 0}, folder / f"{name}.pt")
     return job.load(path, command="eval")
 
@@ -198,7 +198,7 @@ def _tick(world: World | None) -> Callable[[], None]:
 def _bare_pass(network: ForwardPass, dataset: data.Dataset, size: int) -> Callable[[], None]:
     batches: list[Tensor] = []
     for split in dataset.splits:
-        inputs = data.normalized(dataset, split, torch.float32)
+        inputs = data.lone(data.normalized(dataset, split, torch.float32))
         batches += inputs.contiguous(memory_format=torch.channels_last).split(size)
 
     def bare() -> None:

@@ -17,6 +17,7 @@ import workloads
 import yaml
 
 import lsengine
+from lsengine import data
 
 REPEATS = 3
 
@@ -59,7 +60,8 @@ def make_job(
 ) -> Path:
     """Write a job of a plane over a workload's network and data, and return its path."""
     split = work.dataset.splits["train"]
-    np.savez(folder / "data.npz", x_train=split.x.numpy(), y_train=split.y.numpy())
+    x, y = data.lone(split.x), data.lone(split.y)
+    np.savez(folder / "data.npz", x_train=x.numpy(), y_train=y.numpy())
     torch.save({"state_dict": work.model.state_dict(), "epoch": 0}, folder / "network.pt")
     document = {
         "name": "speed",

@@ -77,10 +77,10 @@ class OwnLoop:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self._tf32 = precision == "tf32"
         split = work.dataset.splits["train"]
-        inputs = data.standardized(split.x.to(device), work.dataset, dtype)
+        inputs = data.standardized(data.lone(split.x).to(device), work.dataset, dtype)
         size = 1024 if max(inputs.shape[2:]) <= 32 else 128
         self._batches = [x.contiguous(memory_format=layout) for x in inputs.split(size)]
-        self._targets = split.y.to(device).split(size)
+        self._targets = data.lone(split.y).to(device).split(size)
         self._count = len(inputs)
         wide = torch.float64 if precision == "float64" else torch.float32
         network: Any = copy.deepcopy(work.model).to(device, wide).eval()

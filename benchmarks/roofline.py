@@ -203,8 +203,10 @@ class OwnProduct:
                         parameter.add_(step * work.directions[axis][name].to(device, dtype))
         split = work.dataset.splits["train"]
         self.size = sum(p.numel() for p in self._network.parameters())
-        self._inputs = data.standardized(split.x.to(device), work.dataset, dtype).split(1024)
-        self._targets, self._count = split.y.to(device).split(1024), len(split.x)
+        self._inputs = data.standardized(data.lone(split.x).to(device), work.dataset, dtype).split(
+            1024
+        )
+        self._targets, self._count = data.lone(split.y).to(device).split(1024), len(split)
 
     def __call__(self, vector_P: Tensor) -> Tensor:
         """Return the product with a vector."""

@@ -45,12 +45,12 @@ class Workload:
     @property
     def samples(self) -> int:
         """Images of a cell."""
-        return len(self.dataset.splits["train"].x)
+        return len(self.dataset.splits["train"])
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Channels, height and width of an image."""
-        return tuple(self.dataset.splits["train"].x.shape[1:])
+        return tuple(data.lone(self.dataset.splits["train"].x).shape[1:])
 
     def objective(
         self, precision: str, device: torch.device, batch_size: int = 0, **more: Any
@@ -74,7 +74,11 @@ class Workload:
         """Return the reference loop over the same cells."""
         split = self.dataset.splits["train"]
         pair = [self.directions[axis] for axis in ("alpha", "beta")]
-        return reference.Loop(copy.deepcopy(self.model), reference.Images(split.x, split.y), pair)
+        return reference.Loop(
+            copy.deepcopy(self.model),
+            reference.Images(data.lone(split.x), data.lone(split.y)),
+            pair,
+        )
 
 
 def make(

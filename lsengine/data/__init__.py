@@ -7,3 +7,5 @@ from lsengine.data.dataset import Split as Split
 from lsengine.data.dataset import normalized as normalized
 from lsengine.data.dataset import standardized as standardized
 from lsengine.data.loading import load as load
+from lsengine.data.nesting import Nested as Nested
+from lsengine.data.nesting import lone as lone

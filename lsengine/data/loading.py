@@ -20,6 +20,7 @@ from lsengine.data.dataset import (
     draw_subset,
 )
 from lsengine.data.digits import load_digits
+from lsengine.data.nesting import lone
 from lsengine.data.validation import check_alike, described, validated
 from lsengine.errors import UsageError
 from lsengine.external import user_code
@@ -62,7 +63,7 @@ def load(
     mean, std = raw.mean, raw.std
     if spec.normalize is not None:
         mean, std = spec.normalize.mean, spec.normalize.std
-        x = next(iter(splits.values())).x
+        x = lone(next(iter(splits.values())).x)
         if x.dtype == torch.int64:
             raise UsageError(
                 "data.normalize: the inputs are integers, which are taken as they are; store "

@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from lsengine.errors import UsageError
+
 Nested: TypeAlias = "Tensor | dict[str, Nested] | tuple[Nested, ...]"
 
 
@@ -17,7 +19,8 @@ def leaves(nested: Nested, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors with their places, such as ``mask`` or ``images.0``; of one alone, empty.
 
     Example:
-        >>> [name for name, _ in leaves({"ids": torch.zeros(2), "pair": (torch.zeros(2),) * 2})]
+        >>> numbers = Tensor([0.0, 1.0])
+        >>> [name for name, _ in leaves({"ids": numbers, "pair": (numbers, numbers)})]
         ['ids', 'pair.0', 'pair.1']
     """
     if isinstance(nested, Tensor):
@@ -50,3 +53,15 @@ def split(nested: Nested, sizes: int | Sequence[int]) -> list[Nested]:
         columns = [split(value, sizes) for value in nested.values()]
         return [dict(zip(nested, row, strict=True)) for row in zip(*columns, strict=True)]
     return list(zip(*(split(value, sizes) for value in nested), strict=True))
+
+
+def lone(nested: Nested | None) -> Tensor:
+    """Return the tensor that is not nested at all.
+
+    Raises:
+        UsageError: If there are several, or none.
+    """
+    if isinstance(nested, Tensor):
+        return nested
+    names = "none" if nested is None else ", ".join(path for path, _ in leaves(nested))
+    raise UsageError(f"data: one tensor is needed here; the data have: {names}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lsengine.data.dataset import NO_LABEL, SPLITS, Split, TargetKind
+from lsengine.data.nesting import Nested, leaves, lone
 from lsengine.errors import UsageError
 
 _LARGEST_LABEL = 1_000_000  # beyond this a label is surely something else
@@ -194,12 +195,24 @@ def check_alike(splits: Mapping[str, Split], where: str) -> None:
     if len(splits) < 2:
         return
     train, test = (splits[name] for name in SPLITS)
-    for what, a, b in (("inputs", train.x, test.x), ("labels", train.y, test.y)):
-        if a.shape[1:] != b.shape[1:] or _kind(a) != _kind(b):
+    for what, train_part, test_part in (("inputs", train.x, test.x), ("labels", train.y, test.y)):
+        mine, others = _by_place(train_part), _by_place(test_part)
+        if mine.keys() != others.keys():
+            named = [", ".join(part) or "one tensor" for part in (mine, others)]
             raise UsageError(
-                f"{where}: the splits differ: train {what} are {_type(a)} {[*a.shape[1:]]} per "
-                f"sample, test {what} {_type(b)} {[*b.shape[1:]]}"
+                f"{where}: the splits differ: train {what} are {named[0]}, test {what} {named[1]}"
             )
+        for place, a in mine.items():
+            b, named_place = others[place], f"{what} {place}".rstrip()
+            if a.shape[1:] != b.shape[1:] or _kind(a) != _kind(b):
+                raise UsageError(
+                    f"{where}: the splits differ: train {named_place} are {_type(a)} "
+                    f"{[*a.shape[1:]]} per sample, test {named_place} {_type(b)} {[*b.shape[1:]]}"
+                )
+
+
+def _by_place(nested: Nested | None) -> dict[str, Tensor]:
+    return {} if nested is None else dict(leaves(nested))
 
 
 def _kind(tensor: Tensor) -> torch.dtype:
@@ -215,6 +228,10 @@ def described(
     All splits of the source count, asked for or not.
     """
     first = next(iter(splits.values())).y
+    if not isinstance(first, Tensor):
+        if declared is not None:
+            raise UsageError(f"{where}: classes is {declared}, but the labels are no one tensor")
+        return ("none" if first is None else "nested"), None
     of_sample = [*first.shape[1:]]
     if first.dtype != torch.int64:
         if declared is not None and first[0].numel() == 1:
@@ -223,12 +240,13 @@ def described(
                 "integers, or leave classes out where they are values to predict"
             )
         return "values", None
-    labels = {name: split.y[split.y != NO_LABEL] for name, split in splits.items()}
+    all_labels = {name: lone(split.y) for name, split in splits.items()}
+    labels = {name: y[y != NO_LABEL] for name, y in all_labels.items()}
     if empty := [name for name, y in labels.items() if not y.numel()]:
         raise UsageError(f"{where}: {empty[0]} has no label but {NO_LABEL}, which stands for none")
     largest = max(int(y.max()) for y in labels.values())
     smallest = min(int(y.min()) for y in labels.values())
-    is_full = all(y.numel() == splits[name].y.numel() for name, y in labels.items())
+    is_full = all(y.numel() == all_labels[name].numel() for name, y in labels.items())
     is_binary = is_full and smallest >= 0 and largest <= 1
     if len(of_sample) == 1 and of_sample[0] > 1 and is_binary and declared in (None, of_sample[0]):
         return "labels", of_sample[0]

@@ -137,7 +137,7 @@ class Workspace:
             return str(Manner())
         name = next(iter(self._loaded.dataset.splits))
         two = first_samples(self._loaded.dataset, name, 2)
-        sample = data.normalized(two, name, settings.dtype).to(self._device)
+        sample = data.lone(data.normalized(two, name, settings.dtype)).to(self._device)
         model = cast(copied(self._loaded.model).to(self._device), settings.dtype).eval()
         if not settings.fuses:
             try:

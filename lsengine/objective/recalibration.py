@@ -25,7 +25,7 @@ def calibration_batches(dataset: datasets.Dataset, settings: EvaluationSettings)
         return []
     if "train" not in dataset.splits:
         raise UsageError("batch_norm: recalibrated needs the train split in data.splits")
-    raw = dataset.splits["train"].x
+    raw = datasets.lone(dataset.splits["train"].x)
     samples, batch_size = settings.recalibration
     generator = torch.Generator().manual_seed(settings.seed)
     drawn = torch.randperm(len(raw), generator=generator)[:samples]

@@ -63,10 +63,10 @@ class ResidentSplit:
         self._place = torch.device("cpu") if settings.device.type == "mps" else settings.device
         moments = [m if m is None else m.to(self._place) for m in (dataset.mean, dataset.std)]
         self._scale = replace(dataset, splits={}, mean=moments[0], std=moments[1])
-        raw_N = dataset.splits[name].x
+        raw_N = datasets.lone(dataset.splits[name].x)
         self._raw_N = raw_N.to(self._place) if where == "raw" else raw_N
         self._ready_N: dict[torch.dtype, Tensor] = {}
-        targets = dataset.splits[name].y.to(self._place)
+        targets = datasets.lone(dataset.splits[name].y).to(self._place)
         self._targets_N = in_precision(targets, torch.float64)
         self._losses_N = torch.empty(len(raw_N), dtype=torch.float64, device=self._place)
         self.has_classes = dataset.classes is not None and settings.accuracy
@@ -215,13 +215,14 @@ def _inputs(dataset: datasets.Dataset, settings: EvaluationSettings) -> Inputs:
     """Return what the inputs of a run are made of."""
     raw = ready = 0
     for split in dataset.splits.values():
-        raw += split.x.nbytes
+        x = datasets.lone(split.x)
+        raw += x.nbytes
         dtypes = {settings.compute_dtype}
         dtypes |= {settings.dtype} if settings.curvature is not None else set()
-        for dtype in dtypes if split.x.dtype != torch.int64 else (torch.int64,):
-            is_complex = split.x.is_complex()
+        for dtype in dtypes if x.dtype != torch.int64 else (torch.int64,):
+            is_complex = x.is_complex()
             kind = dtype.to_complex() if is_complex else dtype
-            ready += split.x.numel() * kind.itemsize
+            ready += x.numel() * kind.itemsize
     is_mapped = any(split.is_mapped for split in dataset.splits.values())
     return Inputs(ready=ready, raw=raw, is_mapped=is_mapped)
 

@@ -106,8 +106,8 @@ class CurveTraining(ResumableTraining):
         for parameter in self._model.parameters():
             parameter.requires_grad_(can_move(parameter))
         dtype = real_dtype(self._model.parameters())
-        self._x = data.normalized(dataset, "train", dtype).to(self._device)
-        self._y = dataset.splits["train"].y.to(self._device)
+        self._x = data.lone(data.normalized(dataset, "train", dtype)).to(self._device)
+        self._y = data.lone(dataset.splits["train"].y).to(self._device)
         loss = loss_function(
             job.document.loss, job_folder=job.source.parent, lacks_labels=dataset.lacks_labels
         )

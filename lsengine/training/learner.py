@@ -84,7 +84,7 @@ class Learner:
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=self._format)
         self._splits = {
-            name: (split.x.to(self.device), self._labels(name).to(self.device))
+            name: (data.lone(split.x).to(self.device), self._labels(name).to(self.device))
             for name, split in dataset.splits.items()
         }
         self._check_network(document.loss)
@@ -103,26 +103,27 @@ class Learner:
 
     def _check_data(self) -> None:
         settings, split = self._recipe, self._dataset.splits["train"]
+        x, y = data.lone(split.x), data.lone(split.y)
         if self._dataset.size is None and (settings.crop or settings.flip):
             key = "crop" if settings.crop else "flip"
-            shape = [*split.x.shape[1:]]
+            shape = [*x.shape[1:]]
             raise UsageError(f"train.{key}: needs images; samples have shape {shape}")
-        is_moved, at_pixels = settings.crop or settings.flip, split.y.shape[1:][-2:]
+        is_moved, at_pixels = settings.crop or settings.flip, y.shape[1:][-2:]
         if is_moved and len(at_pixels) == 2 and at_pixels == self._dataset.size:
             key = "crop" if settings.crop else "flip"
             raise UsageError(f"train.{key}: moves images, but not their targets at every pixel")
-        if settings.noise and split.x.dtype == torch.int64:
+        if settings.noise and x.dtype == torch.int64:
             raise UsageError("train.noise: the inputs are integers, which cannot have noise")
-        if settings.label_noise and (split.y.ndim > 1 or (self._dataset.classes or 0) < 2):
+        if settings.label_noise and (y.ndim > 1 or (self._dataset.classes or 0) < 2):
             raise UsageError(
                 "train.label_noise: needs labels of two or more classes, (N,), got shape "
-                f"{[*split.y.shape]}"
+                f"{[*y.shape]}"
             )
-        if len(split.y) < 2:
+        if len(y) < 2:
             raise UsageError("data.dataset: training needs two or more samples")
 
     def _labels(self, split: str) -> Tensor:
-        y, settings = self._dataset.splits[split].y, self._recipe
+        y, settings = data.lone(self._dataset.splits[split].y), self._recipe
         if split != "train" or not settings.label_noise:
             return y
         classes = self._dataset.classes

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lsengine import data
+from lsengine.data.dataset import draw_subset
 from lsengine.errors import UsageError
 from lsengine.job import schema
 from tests.support.datasets import arrays, load
@@ -143,3 +144,78 @@ def test_labels_beyond_the_declared_classes_are_refused(tmp_path):
     """The range that is allowed is named."""
     with pytest.raises(UsageError, match="test has the label 3; expected 0 to 2"):
         load("arrays", root=arrays(tmp_path), args={"classes": 3})
+
+
+def _nested(samples: int = 8) -> data.Split:
+    ids = torch.arange(samples * 3).reshape(samples, 3)
+    x = {"ids": ids, "more": (ids > 4, ids[:, 0].float() / 3)}
+    return data.Split(x, {"a": ids[:, 0], "b": ids.double()})
+
+
+def _of(split: data.Split) -> data.Dataset:
+    return data.Dataset(
+        splits={"train": split}, mean=None, std=None, classes=None, target_kind="nested"
+    )
+
+
+def test_a_nesting_of_inputs_is_what_the_network_sees() -> None:
+    """Floats are brought to the precision; integers and truth values stay what they are."""
+    split = _nested()
+    found = data.normalized(_of(split), "train", torch.float64)
+    ids, (mask, numbers) = found["ids"], found["more"]
+    assert (ids.dtype, mask.dtype, numbers.dtype) == (torch.int64, torch.bool, torch.float64)
+    assert torch.equal(ids, split.x["ids"])
+    assert torch.equal(mask, split.x["more"][0])
+    assert torch.equal(numbers, split.x["more"][1].double())
+
+
+def test_samples_of_a_nesting_stay_together() -> None:
+    """A part has the same samples of every tensor, in order; without labels, too."""
+    split = _nested()
+    for labels in (split.y, None):
+        part = draw_subset(data.Split(split.x, labels), 5, 0, "train")
+        rows = part.x["ids"][:, 0] // 3
+        assert len(part) == 5
+        assert rows.tolist() == sorted(set(rows.tolist()))
+        assert torch.equal(part.x["more"][0], split.x["more"][0][rows])
+        assert torch.equal(part.x["more"][1], split.x["more"][1][rows])
+        if labels is None:
+            assert part.y is None
+        else:
+            assert torch.equal(part.y["a"], split.y["a"][rows])
+    assert draw_subset(split, 8, 0, "train") is split
+
+
+def test_a_nesting_says_what_a_network_may_want_to_know() -> None:
+    """Channels are those of the first inputs; outputs are all numbers of a sample's labels."""
+    split = _nested()
+    dataset = _of(split)
+    assert (dataset.channels, dataset.size, dataset.outputs) == (3, None, 4)
+    assert not dataset.lacks_labels
+    alone = _of(data.Split(torch.zeros(4), None))
+    assert (alone.channels, alone.size, alone.outputs, len(alone.splits["train"])) == (
+        1,
+        None,
+        1,
+        4,
+    )
+
+
+def test_the_digest_knows_places_types_and_numbers_but_not_the_order_of_names() -> None:
+    """Another name, place, type, number or the lack of labels changes it."""
+    split = _nested()
+    ids, more = split.x["ids"], split.x["more"]
+    base = _of(split).sha256
+    assert _of(data.Split({"more": more, "ids": ids}, split.y)).sha256 == base
+    others = [
+        data.Split({"ids": ids, "other": more}, split.y),
+        data.Split({"ids": ids, "more": more[::-1]}, split.y),
+        data.Split({"ids": ids.double(), "more": more}, split.y),
+        data.Split({"ids": ids + (ids == 23), "more": more}, split.y),
+        data.Split(split.x, split.y["a"]),
+        data.Split(split.x, None),
+        data.Split((ids, more), split.y),
+    ]
+    assert len({base, *(_of(other).sha256 for other in others)}) == 8
+    alone, tensor = data.Split(ids, split.y["a"]), data.Split((ids,), split.y["a"])
+    assert _of(alone).sha256 != _of(tensor).sha256

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from lsengine.data import nesting
+from lsengine.errors import UsageError
 
 X_N = torch.arange(5)
 NESTED = {"ids": X_N, "pair": (X_N * 2, {"mask": X_N.bool()})}
@@ -32,3 +34,12 @@ def test_parts_are_those_of_each_tensor() -> None:
             nesting.leaves(NESTED), *map(nesting.leaves, parts), strict=True
         ):
             assert torch.equal(torch.cat([piece for _, piece in pieces]), whole)
+
+
+def test_one_tensor_is_taken_where_one_is_needed() -> None:
+    """Of several the message says which there are."""
+    assert nesting.lone(X_N) is X_N
+    with pytest.raises(UsageError, match=r"the data have: ids, pair\.0, pair\.1\.mask"):
+        nesting.lone(NESTED)
+    with pytest.raises(UsageError, match="the data have: none"):
+        nesting.lone(None)

@@ -118,7 +118,8 @@ def _of_its_own(job: Job, loaded: Loaded) -> nn.Module:
     """Return a network like the loaded one with numbers of its own: a copy, or made anew."""
     if job.document.model.is_own:
         dtype = real_dtype(loaded.model.parameters())
-        inputs = data.normalized(first_samples(loaded.dataset, "train", 2), "train", dtype)
+        two = data.normalized(first_samples(loaded.dataset, "train", 2), "train", dtype)
+        inputs = data.lone(two)
         if name := original_number(loaded.model, copied(loaded.model), inputs):
             log.info("a copy of the network computes with its %s, so it is made anew", name)
             return network(job, loaded.dataset, wide=loaded.is_wide)
@@ -133,8 +134,8 @@ def way_of_products(job: Job, loaded: Loaded, device: torch.device) -> Way:
     """
     split = loaded.dataset.splits["train"]
     generator = np.random.Generator(np.random.PCG64(job.document.seed))
-    drawn = np.sort(generator.permutation(len(split.x))[:_FEW])
-    few = data.Split(split.x[drawn], split.y[drawn])
+    drawn = np.sort(generator.permutation(len(split))[:_FEW])
+    few = split.part(torch.from_numpy(drawn))
     part = replace(loaded, dataset=replace(loaded.dataset, splits={"train": few}))
     moved = None
     if job.document.curvature.parameters == "moved":

@@ -91,7 +91,7 @@ def _made(job: Job, dataset: data.Dataset) -> nn.Module:
     )
     split = next(iter(dataset.splits))
     dtype = real_dtype(model.parameters())
-    two = data.normalized(first_samples(dataset, split, 2), split, dtype)
+    two = data.lone(data.normalized(first_samples(dataset, split, 2), split, dtype))
     models.initialise_lazy(model, two, _called)
     return model
 
@@ -150,10 +150,10 @@ def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, name
         UsageError: If the network does not take the data, or the loss its output.
     """
     split = next(iter(dataset.splits))
-    y = dataset.splits[split].y
+    y = data.lone(dataset.splits[split].y)
     _check_targets(dataset, y, name)
     dtype = real_dtype(model.parameters())
-    inputs = data.normalized(first_samples(dataset, split, 2), split, dtype)
+    inputs = data.lone(data.normalized(first_samples(dataset, split, 2), split, dtype))
     # A loss of one's own may want one logit for two classes, or a number for something else.
     outputs = None if ":" in name else dataset.classes
     output = models.check_model_accepts(model, inputs, outputs, call=_called)
@@ -210,8 +210,7 @@ def failures_named(job: Job, where: str) -> Iterator[None]:
 
 def first_samples(dataset: data.Dataset, split: str, count: int) -> data.Dataset:
     """Return a data set of the first samples of one split."""
-    whole = dataset.splits[split]
-    return replace(dataset, splits={split: data.Split(whole.x[:count], whole.y[:count])})
+    return replace(dataset, splits={split: dataset.splits[split].part(slice(count))})
 
 
 def _called(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -240,12 +239,12 @@ def _outputs_of_few(loaded: Loaded) -> tuple[Tensor, Tensor]:
     while True:
         part = first_samples(dataset, split, count)
         try:
-            output = _called(loaded.model, data.normalized(part, split, dtype))
+            output = _called(loaded.model, data.lone(data.normalized(part, split, dtype)))
         except (RuntimeError, MemoryError) as error:
             if count == 1 or not devices.is_out_of_memory(error):
                 raise
         else:
-            return in_precision(output, torch.float64), part.splits[split].y
+            return in_precision(output, torch.float64), data.lone(part.splits[split].y)
         count //= 2
 
 
@@ -258,7 +257,7 @@ def _why_no_accuracy(job: Job, dataset: data.Dataset, output: Tensor, targets: T
             "loss of your own"
         )
     if dataset.target_kind == "labels" and all(
-        bool((split.y.sum(1) == 1).all()) for split in dataset.splits.values()
+        bool((data.lone(split.y).sum(1) == 1).all()) for split in dataset.splits.values()
     ):
         return (
             f"every sample has one of {dataset.classes} labels, so they are classes as one-hot "

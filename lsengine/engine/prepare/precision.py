@@ -17,6 +17,7 @@ import torch
 
 from lsengine import devices
 from lsengine import objective as objectives
+from lsengine.data.nesting import leaves
 from lsengine.data.validation import whole_and_beyond
 from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import Loaded
@@ -76,7 +77,7 @@ def unfit(loaded: Loaded) -> str:
     if name := next((n for n, t in tensors if t.is_complex()), ""):
         return f"{name} is complex, and 16-bit precisions have no complex numbers"
     for split, samples in loaded.dataset.splits.items():
-        if samples.x.is_floating_point() and whole_and_beyond(samples.x, 256):
+        if any(t.is_floating_point() and whole_and_beyond(t, 256) for _, t in leaves(samples.x)):
             return (
                 f"the {split} inputs are whole numbers, some larger than 256, which 16 bits round, "
                 "all of them or those in one place of every sample (are they tokens? then store "

@@ -9,6 +9,7 @@ import torch
 
 from lsengine.curvature import LanczosOptions
 from lsengine.data import Dataset
+from lsengine.data.nesting import leaves
 from lsengine.devices import automatic_batch_size
 from lsengine.job import Job
 from lsengine.objective import EvaluationSettings
@@ -67,4 +68,5 @@ def batch_size(job: Job, sample_shape: Sequence[int], device_kind: str, memory: 
 
 def sample_shape(dataset: Dataset) -> tuple[int, ...]:
     """Return the shape of a sample of the data, (C, ...)."""
-    return tuple(next(iter(dataset.splits.values())).x.shape[1:])
+    split = next(iter(dataset.splits.values()))
+    return tuple(max((t for _, t in leaves(split.x)), key=torch.Tensor.numel).shape[1:])

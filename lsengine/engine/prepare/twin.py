@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lsengine import devices, models
+from lsengine import data, devices, models
 from lsengine.engine.messages import Probe, Twin
 from lsengine.engine.prepare import mixing, twin_samples
 from lsengine.engine.prepare.directions import cell_steps
@@ -313,7 +313,7 @@ class _Maker:
 
         The outputs are those of the samples, again and again.
         """
-        y, wanted = self._loaded.dataset.splits[split].y, self._job.document.batch_size
+        y, wanted = data.lone(self._loaded.dataset.splits[split].y), self._job.document.batch_size
         y = y[: max(len(outputs), _NUMBERS // (outputs[0].numel() + y[0].numel()))]
         size = max(1, len(y) // 7) if wanted == "auto" else wanted
         repeated = outputs[torch.arange(len(y)) % len(outputs)]
@@ -333,7 +333,7 @@ class _Maker:
     def _pieces(self, split: str) -> list[int]:
         """Return two sizes of batches, one of them that of the split's last batch."""
         count, wanted = len(self.samples[split]), self._job.document.batch_size
-        total = len(self._loaded.dataset.splits[split].y)
+        total = len(self._loaded.dataset.splits[split])
         last = total % wanted if wanted != "auto" else 0
         first = last if 0 < last < count else count // 2 + (count > 2)
         return [first, count - first] if 0 < first < count else [count]
@@ -352,7 +352,7 @@ class _Maker:
     ) -> naive.Values:
         dataset, document = self._loaded.dataset, self._job.document
         chosen = torch.from_numpy(self.samples[split])
-        x = naive.inputs(dataset.splits[split].x[chosen], dataset.mean, dataset.std)
+        x = naive.inputs(data.lone(dataset.splits[split].x)[chosen], dataset.mean, dataset.std)
         y, loss = self._targets(split), self._loss()
         if x.is_floating_point() or x.is_complex():
             x = x.to(dtype.to_complex() if x.is_complex() else dtype)
@@ -378,7 +378,7 @@ class _Maker:
             ) from error
 
     def _targets(self, split: str) -> Tensor:
-        y = self._loaded.dataset.splits[split].y[torch.from_numpy(self.samples[split])]
+        y = data.lone(self._loaded.dataset.splits[split].y)[torch.from_numpy(self.samples[split])]
         return y.double() if y.is_floating_point() else y
 
     def _measure_statistics(self, net: naive.NaiveNetwork, dtype: torch.dtype) -> None:
@@ -389,10 +389,10 @@ class _Maker:
         policy = self._job.document.batch_norm
         if policy.policy != "recalibrated" or not models.batch_norm_buffers(self._native.model):
             return None
-        split = self._loaded.dataset.splits["train"].x
+        dataset = self._loaded.dataset
+        split = data.lone(dataset.splits["train"].x)
         generator = torch.Generator().manual_seed(self._job.document.seed)
         drawn = torch.randperm(len(split), generator=generator)[: policy.samples]
-        dataset = self._loaded.dataset
         return naive.inputs(split[drawn[: policy.batch_size]], dataset.mean, dataset.std)
 
 

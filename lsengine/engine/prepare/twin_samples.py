@@ -17,7 +17,7 @@ def draw(job: Job, split: str, dataset: Dataset, model: nn.Module) -> NDArray[np
     """Draw the samples of a split, by the seed."""
     parameters = sum(p.numel() for p in model.parameters())
     wanted = next((count for most, count in _SAMPLES if parameters <= most), 3)
-    total = len(dataset.splits[split].y)
+    total = len(dataset.splits[split])
     generator = np.random.default_rng([job.document.seed, len(split)])
     return generator.choice(total, min(wanted, total), replace=False).astype(np.int64)
 
