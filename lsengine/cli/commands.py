@@ -42,7 +42,13 @@ def train(parsed: argparse.Namespace) -> int:
     world = _join()
     from lsengine.training.command import run_all
 
-    return run_all(parsed.jobs, world=world, only=parsed.only, progress=parsed.progress)
+    return run_all(
+        parsed.jobs,
+        world=world,
+        only=parsed.only,
+        changes=parsed.changes,
+        progress=parsed.progress,
+    )
 
 
 def evaluate(parsed: argparse.Namespace) -> int:
@@ -53,7 +59,7 @@ def evaluate(parsed: argparse.Namespace) -> int:
     if parsed.extend is not None and (len(parsed.jobs) > 1 or parsed.shard is not None):
         raise UsageError("--extend goes with one job, and not with --shard")
     options = _options(parsed, chunk=parsed.chunk, shard=parsed.shard, extend=parsed.extend)
-    return evaluate(parsed.jobs, options, world=world, only=parsed.only)
+    return evaluate(parsed.jobs, options, world=world, only=parsed.only, changes=parsed.changes)
 
 
 def submit(parsed: argparse.Namespace) -> int:
@@ -68,6 +74,7 @@ def submit(parsed: argparse.Namespace) -> int:
         chain=parsed.chain,
         probe=parsed.probe,
         may_evaluate=not parsed.dry_run,
+        changes=tuple(parsed.changes),
     )
     planned = submit.plan(parsed.jobs, options, only=parsed.only)
     if parsed.dry_run:
@@ -100,7 +107,9 @@ def spectrum(parsed: argparse.Namespace) -> int:
     from lsengine.engine import spectrum
 
     sizes = spectrum.Sizes(parsed.vectors, parsed.trace, parsed.density)
-    code, text = spectrum.run(parsed.job, sizes, world=world, output=parsed.output)
+    code, text = spectrum.run(
+        parsed.job, sizes, world=world, output=parsed.output, changes=parsed.changes
+    )
     tell(text)
     return code
 
@@ -110,7 +119,7 @@ def connect(parsed: argparse.Namespace) -> int:
     world = _join()
     from lsengine.engine import connect
 
-    code, text = connect.run(parsed.job, _options(parsed), world=world)
+    code, text = connect.run(parsed.job, _options(parsed), world=world, changes=parsed.changes)
     tell(text)
     return code
 
@@ -122,9 +131,9 @@ def trajectory(parsed: argparse.Namespace) -> int:
     from lsengine.report import trajectory
 
     options = _options(parsed, trajectory_only=True)
-    code = evaluate(parsed.jobs, options, world=world, only=parsed.only)
+    code = evaluate(parsed.jobs, options, world=world, only=parsed.only, changes=parsed.changes)
     if world.rank == 0:
-        tell(trajectory.text(parsed.jobs, parsed.only))
+        tell(trajectory.text(parsed.jobs, parsed.only, parsed.changes))
     return code
 
 
@@ -238,7 +247,9 @@ def models(parsed: argparse.Namespace) -> int:
 def init(parsed: argparse.Namespace) -> int:
     """Write a starter job, or list what the directions of a job move."""
     if parsed.list:
-        return _list_parts(parsed.path)
+        return _list_parts(parsed.path, parsed.changes)
+    if parsed.changes:
+        raise UsageError("--set goes with --list; a starter job is written as it is")
     if (path := parsed.path).exists():
         raise UsageError(f"{path}: exists; give another name")
     files.write(path, (Path(lsengine.__file__).parent / "job" / "starter.yaml").read_bytes())
@@ -246,12 +257,12 @@ def init(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _list_parts(path: Path) -> int:
+def _list_parts(path: Path, changes: list[str]) -> int:
     from lsengine.engine import prepare
     from lsengine.job import load
     from lsengine.surface import parts
 
-    job = load(path)
+    job = load(path, changes=changes)
     if not job.document.directions:
         raise UsageError(f"{path}: has no section directions; nothing moves")
     said: dict[str, list[str]] = {}

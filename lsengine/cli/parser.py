@@ -114,6 +114,14 @@ _ONLY = _argument(
     "of a file with a matrix, the jobs whose name matches (a pattern, quoted)",
     default="*",
 )
+_SET = _argument(
+    "--set KEY=VALUE",
+    "a value of the job in the place of the file's; a dotted key and YAML, such as "
+    "'grid.alpha=[-1, 1, 9]'; may be repeated",
+    dest="changes",
+    action="append",
+    default=[],
+)
 _RETRY = _flag("--retry-failed", "evaluate failed cells again")
 _PROGRESS = _argument(
     "--progress",
@@ -128,6 +136,7 @@ _COMMANDS = {
         "train a job's network: checkpoints and history; under mpirun one job per rank",
         _argument("jobs JOB", "job file with a train section", nargs="+"),
         _ONLY,
+        _SET,
         _PROGRESS,
     ),
     "eval": _Command(
@@ -135,6 +144,7 @@ _COMMANDS = {
         "evaluate a job's surface; alone, or under mpirun, mpiexec or srun",
         _JOBS,
         _ONLY,
+        _SET,
         _RETRY,
         _argument(
             "--chunk N",
@@ -160,6 +170,7 @@ _COMMANDS = {
         "write batch scripts for SLURM, and hand them to sbatch",
         _JOBS,
         _ONLY,
+        _SET,
         _path(
             "--site FILE",
             "site file, .yaml or .toml (default: $LSENGINE_SITE, ~/.config/lsengine/site.*)",
@@ -197,6 +208,7 @@ _COMMANDS = {
         commands.spectrum,
         "trace, density and leading eigenvectors of the Hessian at the centre",
         _argument("job JOB", "job file"),
+        _SET,
         _argument("--vectors K", "leading eigenvectors (default: 5)", type=_number, default=5),
         _argument("--trace N", "probes of the trace (default: 32)", type=_number, default=32),
         _argument(
@@ -215,6 +227,7 @@ _COMMANDS = {
         "project a run's checkpoints on a job's directions, with their losses",
         _JOBS,
         _ONLY,
+        _SET,
         _RETRY,
         _PROGRESS,
         description="Evaluate the checkpoints of a job's trajectory, and not the grid; eval does "
@@ -224,6 +237,7 @@ _COMMANDS = {
         commands.connect,
         "train a curve of low loss between two minima, and evaluate it",
         _argument("job JOB", "job file with a curve section"),
+        _SET,
         _RETRY,
         _PROGRESS,
         description="Train the curve of a job's section curve, then evaluate its points and those "
@@ -339,6 +353,7 @@ _COMMANDS = {
         "write a commented starter job, or list what a job moves",
         _path("path FILE", None, nargs="?", default="job.yaml"),
         _flag("--list", "list what the directions of this job move and what stays, by its network"),
+        _SET,
     ),
     "schema": _Command(commands.schema, "print the JSON schema of job files, for editors"),
 }

@@ -17,7 +17,9 @@ from lsengine.curvature.eigenvalues import Eigenpairs, extreme_eigenvalues
 from lsengine.curvature.hessian import Hessian
 from lsengine.curvature.lanczos import LanczosOptions, krylov_bytes
 from lsengine.errors import UsageError
+from lsengine.models import parameter_roles
 from lsengine.surface.grid import Cell
+from lsengine.surface.parts import EVERYTHING, Selection
 
 NAMES = (
     "eigenvalue_min",
@@ -66,9 +68,10 @@ class CellCurvature:
             return extreme_eigenvalues(self._hessian, self._options, start)
 
 
-def trainable_names(model: nn.Module) -> list[str]:
-    """Return the parameters that a training would change."""
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+def trainable_names(model: nn.Module, selection: Selection = EVERYTHING) -> list[str]:
+    """Return the parameters that a training would change, of those selected."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return names if selection == EVERYTHING else selection.of(names, parameter_roles(model))
 
 
 def hessian_parameters(names: Sequence[str], among: Container[str] | None = None) -> list[str]:

@@ -6,6 +6,7 @@ like any others, whose jobs are derived here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,9 @@ from lsengine.training.curve_training import CurveTraining, curve_identity, is_t
 from lsengine.training.determinism import deterministic_torch
 
 
-def run(path: str | Path, options: Options, *, world: World | None) -> tuple[int, str]:
+def run(
+    path: str | Path, options: Options, *, world: World | None, changes: Sequence[str] = ()
+) -> tuple[int, str]:
     """Train the curve of a job, evaluate it and the straight line, and measure both barriers.
 
     The plane of the curve is evaluated after them, if the job asks for it.  Every rank calls it;
@@ -38,6 +41,7 @@ def run(path: str | Path, options: Options, *, world: World | None) -> tuple[int
         path: The job file; only the coordinator reads it.
         options: Of the evaluation.
         world: The ranks, from `lsengine.ranks.join`; None alone.
+        changes: ``KEY=VALUE`` that replace values of the file.
 
     Returns:
         The exit code, and on the coordinator a table of both barriers.
@@ -50,7 +54,7 @@ def run(path: str | Path, options: Options, *, world: World | None) -> tuple[int
     curve_and_line: list[Job] = []
 
     def find(stop: StopRequest) -> list[Job]:
-        job = load(path, command="connect")
+        job = load(path, command="connect", changes=changes)
         train_curve(job, stop)
         curve_and_line.extend(segments(job))
         return [*curve_and_line, *plane(job)]

@@ -22,7 +22,12 @@ Find = Callable[[StopRequest], Sequence[Job]]
 
 
 def evaluate(
-    paths: Sequence[str | Path], options: Options, *, world: World | None, only: str = "*"
+    paths: Sequence[str | Path],
+    options: Options,
+    *,
+    world: World | None,
+    only: str = "*",
+    changes: Sequence[str] = (),
 ) -> int:
     """Evaluate what is missing of the surfaces of jobs, one after the other.
 
@@ -33,6 +38,7 @@ def evaluate(
         options: What may differ between runs.
         world: The ranks, from `lsengine.ranks.join`; None alone.
         only: Pattern of the names of the wanted jobs, where a file makes several.
+        changes: ``KEY=VALUE`` that replace values of the files.
 
     Returns:
         The exit code that all ranks agreed on.
@@ -44,7 +50,8 @@ def evaluate(
     command = "trajectory" if options.trajectory_only else "eval"
 
     def find(_: StopRequest) -> list[Job]:
-        jobs = [job for path in paths for job in load_all(path, command=command, only=only)]
+        wanted = {"command": command, "only": only}
+        jobs = [j for path in paths for j in load_all(path, **wanted, changes=changes)]
         return [replace(job, shard=options.shard) for job in jobs]
 
     return evaluate_found(find, options, world=world)

@@ -26,6 +26,7 @@ from lsengine.engine.prepare import (
     hessian_directions,
     loading,
     principal_directions,
+    selection,
     settings,
     warnings,
 )
@@ -288,7 +289,7 @@ class Run:
             trajectory=trajectory,
             curve=curve,
             state_dict_layout=loading.state_dict_layout(loaded.model),
-            roles=parts.roles_text(directions_of_job.roles(loaded.model)),
+            roles=parts.roles_text(selection.roles(loaded.model)),
         )
 
     def _add_trajectory(self, tick: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,12 @@ class Sizes:
 
 
 def run(
-    path: str | Path, sizes: Sizes, *, world: World | None, output: Path | None = None
+    path: str | Path,
+    sizes: Sizes,
+    *,
+    world: World | None,
+    output: Path | None = None,
+    changes: Sequence[str] = (),
 ) -> tuple[int, str]:
     """Compute the spectrum of a job's centre and write it; every rank calls it.
 
@@ -50,6 +56,7 @@ def run(
         sizes: How much to compute.
         world: The ranks, from `lsengine.ranks.join`; None alone.
         output: Default: beside the surface, its name with ``-spectrum``.
+        changes: ``KEY=VALUE`` that replace values of the file.
 
     Returns:
         The exit code all ranks agree on, and what rank 0 has to print.
@@ -64,7 +71,8 @@ def run(
             return int(world.wait(Tag.STOP).payload), ""
         code = 1  # a bug, unless we know better
         try:
-            table = _measure(load(path, command="spectrum"), sizes, stop, output)
+            job = load(path, command="spectrum", changes=changes)
+            table = _measure(job, sizes, stop, output)
             code = 0
             return code, table
         except LsengineError as error:

@@ -12,8 +12,8 @@ from lsengine.engine import prepare
 from lsengine.engine.evaluator import Evaluator
 from lsengine.engine.messages import Assignment, Plan, WorkerInfo
 from lsengine.engine.prepare import hessian_directions, precision
-from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import first_samples
+from lsengine.engine.prepare.selection import movable_tensors
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
 from lsengine.engine.prepare.twin import twin_at_centre
 from lsengine.errors import UsageError

@@ -8,8 +8,6 @@ Shape suffixes: F filters, K weights of a filter.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,16 +22,6 @@ from lsengine.geometry.parameters import (
     require_same,
     selected,
 )
-from lsengine.surface import parts
-
-
-def moving(names: Collection[str], ignore: Collection[str], roles: parts.Roles) -> list[str]:
-    """Return the parameters that move, in the order of ``names``.
-
-    To ignore are words of ``roles``, ``bias``, ``norm`` and ``one_axis``, or patterns such as
-    ``layer1.*``.
-    """
-    return [name for name in names if parts.reason(name, ignore, roles) is None]
 
 
 def draw(weights: Parameters, *, seed: int, axis: int, repeat: int = 0) -> dict[str, Tensor]:

@@ -136,11 +136,14 @@ class Job:
             identity["cells_per_pass"] = self.document.cells_per_pass
         if self.document.curvature.precision == "float32":
             del identity["curvature"]["precision"]
+        identity["curvature"] = without_no_choice(identity["curvature"])
         identity["model"] = self.network_identity()
         identity["data"] = self.data_identity()
         identity["directions"] = {
             axis: {
-                k: v for k, v in content["directions"][axis].items() if k not in _DIRECTION_PATHS
+                k: v
+                for k, v in content["directions"][axis].items()
+                if k not in _DIRECTION_PATHS and (k, v) != ("only", None)
             }
             for axis in self.directions
         }
@@ -159,6 +162,11 @@ _PATHS += ["curve.to", "curve.output"]
 _PATHS += [f"directions.{axis}.{key}" for axis in ("alpha", "beta") for key in _DIRECTION_PATHS]
 _IDENTITY = ["loss", "batch_norm", "curvature", "precision", "batch_size", "quantities"]
 _IDENTITY += ["grid", "repeats", "seed"]
+
+
+def without_no_choice(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section without ``only`` and ``ignore`` that say nothing: files are older."""
+    return {k: v for k, v in section.items() if k not in ("only", "ignore") or v}
 
 
 def direction_files(job: Document) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -34,17 +34,17 @@ _NEEDS = {
 }
 
 
-def load(path: str | Path, *, command: str = "any") -> Job:
+def load(path: str | Path, *, command: str = "any", changes: Sequence[str] = ()) -> Job:
     """Read and check a file that is one job.
 
     The command (``eval``, ``trajectory``, ``spectrum``, ``train``, ``connect`` or ``any``) decides
-    which sections and files must be there.
+    which sections and files must be there.  ``changes`` are as for `load_all`.
 
     Raises:
         JobError: With every problem of the file, each starting with its key path; also if a
             matrix makes several jobs of it.
     """
-    jobs = load_all(path, command=command)
+    jobs = load_all(path, command=command, changes=changes)
     if len(jobs) > 1:
         names = ", ".join(job.document.name for job in jobs)
         problem = f"matrix: makes {len(jobs)} jobs of this file, one is needed here: {names}"
@@ -52,10 +52,14 @@ def load(path: str | Path, *, command: str = "any") -> Job:
     return jobs[0]
 
 
-def load_all(path: str | Path, *, command: str = "any", only: str = "*") -> list[Job]:
+def load_all(
+    path: str | Path, *, command: str = "any", only: str = "*", changes: Sequence[str] = ()
+) -> list[Job]:
     """Read and check a file that may be several jobs, by `lsengine.job.matrix`.
 
     ``command`` is that of `load`; ``only`` is a pattern that the names of the wanted jobs match.
+    ``changes`` such as ``grid.alpha=[-1, 1, 9]`` replace values of the file, before the matrix
+    is looked at.
 
     Raises:
         JobError: With every problem of every job.
@@ -64,6 +68,8 @@ def load_all(path: str | Path, *, command: str = "any", only: str = "*") -> list
     raw = _read_with_base(source, ())
     raw.setdefault("name", source.stem)
     try:
+        for change in changes:
+            _change(raw, change)
         documents = matrix.expanded(raw)
     except ValueError as error:
         raise JobError(str(path), [str(error)]) from None
@@ -86,6 +92,29 @@ def load_all(path: str | Path, *, command: str = "any", only: str = "*") -> list
     if problems:
         raise JobError(str(path), problems)
     return jobs
+
+
+def _change(raw: dict[str, Any], change: str) -> None:
+    """Give a raw document the value of ``KEY=VALUE``.
+
+    Raises:
+        ValueError: If it is not of that form, its value is no YAML, or the matrix sets the key.
+    """
+    key, sign, text = change.partition("=")
+    if not (sign and all(key.split("."))):
+        raise ValueError(f"--set {change}: expected KEY=VALUE, such as grid.alpha=[-1,1,9]")
+    try:
+        value = parsed(text)
+    except ValueError as error:
+        raise ValueError(f"--set {key}: {error}") from None
+    combined = raw.get("matrix")
+    first, _, rest = key.partition(".")
+    if first == "matrix" and rest and isinstance(combined or {}, dict):  # its keys have dots
+        raw["matrix"] = {**(combined or {}), rest: value}
+        return
+    if isinstance(combined, dict) and key in combined:
+        raise ValueError(f"--set {key}: the matrix of the file gives it; set matrix.{key}")
+    matrix.put(raw, key, value, where="--set ")
 
 
 def _shared_outputs(jobs: list[Job], command: str) -> Iterator[str]:
@@ -129,19 +158,32 @@ def read_mapping(source: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise refuse(f"cannot be read as text: {error}") from None
     try:
-        # _Loader is a SafeLoader: tags that build objects are refused.
-        raw = yaml.load(text, Loader=_Loader)
-        json.dumps(raw, default=str, skipkeys=True)  # as deep as anything after it goes
-    except _TooManyValues as error:
+        raw = parsed(text)
+    except ValueError as error:
         raise refuse(str(error)) from None
-    except yaml.YAMLError as error:
-        raise refuse(f"not valid YAML: {' '.join(str(error).split())}") from None
-    except (RecursionError, ValueError):
-        raise refuse("nested too deeply, or an alias stands for what it is part of") from None
     if not isinstance(raw, dict):
         found = "an empty file" if raw is None else type(raw).__name__
         raise refuse(f'expected a mapping of keys such as "model:", got {found}')
     return raw
+
+
+def parsed(text: str) -> Any:
+    """Return what YAML says, as job files are read.
+
+    Raises:
+        ValueError: If it is no YAML, too deep or too long, or would build objects.
+    """
+    try:
+        # _Loader is a SafeLoader: tags that build objects are refused.
+        value = yaml.load(text, Loader=_Loader)
+        json.dumps(value, default=str, skipkeys=True)  # as deep as anything after it goes
+    except _TooManyValues as error:
+        raise ValueError(str(error)) from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    except (RecursionError, ValueError):
+        raise ValueError("nested too deeply, or an alias stands for what it is part of") from None
+    return value
 
 
 class _TooManyValues(yaml.YAMLError):

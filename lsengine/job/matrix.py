@@ -58,7 +58,7 @@ def expanded(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
         document = copy.deepcopy(base)
         labels = {}
         for (key, _), (label, value) in zip(axes, choice, strict=True):
-            _put(document, key, value)
+            put(document, key, value, where="matrix.")
             labels[f"{{{key}}}"] = label
         if axes and not any(token in str(document["name"]) for token in labels):
             document["name"] = "-".join([str(document["name"]), *labels.values()])
@@ -79,12 +79,20 @@ def _axes(matrix: Any) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
             raise ValueError(f"matrix.{key}: expected a list of values or a mapping label: value")
 
 
-def _put(document: dict[str, Any], key: str, value: Any) -> None:
+def put(document: dict[str, Any], key: str, value: Any, *, where: str) -> None:
+    """Give a document a value at a dotted key, and the sections that lead there.
+
+    Raises:
+        ValueError: If the key leads through something that is no section; it starts with
+            ``where`` the value comes from.
+    """
     *sections, last = key.split(".")
     for section in sections:
-        document = document.setdefault(section, {})
+        if document.get(section) is None:
+            document[section] = {}
+        document = document[section]
         if not isinstance(document, dict):
-            raise ValueError(f"matrix.{key}: {section} is no section of the job")  # noqa: TRY004
+            raise ValueError(f"{where}{key}: {section} is no section of the job")  # noqa: TRY004
     document[last] = copy.deepcopy(value)
 
 

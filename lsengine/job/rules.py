@@ -24,6 +24,11 @@ def directions_of(job: Document) -> dict[str, Direction]:
     return {axis: spec for axis, spec in both.items() if spec is not None}
 
 
+def selection_key(spec: Direction) -> tuple[tuple[str, ...], ...]:
+    """Return what is equal for directions that choose their parameters by the same words."""
+    return tuple(sorted(spec.only or ())), tuple(sorted(spec.ignore))
+
+
 def is_curve_plane(job: Document) -> bool:
     """Whether the directions are the plane of a trained curve."""
     specs = directions_of(job).values()
@@ -114,8 +119,8 @@ def _curve(job: Document) -> Iterator[str]:
 def _trajectory(job: Document) -> Iterator[str]:
     specs = directions_of(job).values()
     principal = [spec for spec in specs if isinstance(spec, schema.PrincipalDirection)]
-    if len({(spec.checkpoints, *sorted(spec.ignore)) for spec in principal}) > 1:
-        remedy = "give checkpoints and ignore as in directions.alpha"
+    if len({(spec.checkpoints, *selection_key(spec)) for spec in principal}) > 1:
+        remedy = "give checkpoints, only and ignore as in directions.alpha"
         yield f"directions.beta: principal axes are components of one run; {remedy}"
     if job.trajectory is None:
         return

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator, model_validator
 
 from lsengine.job.networks import NETWORKS
 from lsengine.job.value_types import (
@@ -84,6 +84,7 @@ class DataSpec(Section):
 
 
 Ignore = Annotated[list[str], Distinct]
+Only = Annotated[list[str], Field(min_length=1), Distinct] | None
 Normalize = Literal["filter", "layer", "weight", "none"]
 
 
@@ -92,6 +93,7 @@ class RandomDirection(Section):
 
     kind: Literal["random"]
     normalize: Normalize = "filter"
+    only: Only = None
     ignore: Ignore = ["bias", "norm"]
     seed: Seed = 1
     orthogonal: bool = False
@@ -103,6 +105,7 @@ class TowardDirection(Section):
     kind: Literal["toward"]
     checkpoint: str
     normalize: Normalize = "none"
+    only: Only = None
     ignore: Ignore = []
 
 
@@ -113,6 +116,7 @@ class FileDirection(Section):
     path: str
     which: Literal["alpha", "beta"] = "alpha"
     normalize: Normalize = "none"
+    only: Only = None
     ignore: Ignore = []
 
 
@@ -125,6 +129,7 @@ class HessianDirection(Section):
     kind: Literal["hessian"]
     rank: Count = 1
     normalize: Normalize = "none"
+    only: Only = None
     ignore: Ignore = []
 
 
@@ -134,7 +139,14 @@ class PrincipalDirection(Section):
     kind: Literal["principal"]
     checkpoints: Annotated[str, Field(min_length=1)]
     normalize: Normalize = "none"
+    only: Only = None
     ignore: Ignore = []
+
+
+def _of_connect(value: Any) -> Any:
+    if value is not None:
+        raise ValueError("a curve moves what connect has trained; give curve.only before that")
+    return value
 
 
 class CurveDirection(Section):
@@ -148,6 +160,7 @@ class CurveDirection(Section):
     shape: Literal["bezier", "polygonal"] = "bezier"
     bend: Count = 1
     normalize: Literal["none"] = "none"
+    only: Annotated[Only, AfterValidator(_of_connect)] = None
     ignore: Annotated[Ignore, Field(max_length=0)] = []
 
 
@@ -198,6 +211,8 @@ class CurvatureSpec(Section):
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-2
     max_products: Annotated[int, Field(ge=2)] = 200
     parameters: Literal["all", "moved"] = "all"
+    only: Only = None
+    ignore: Ignore = []
     basis: Annotated[int, Field(ge=8)] = 32
     precision: Literal["float32", "tf32"] = "float32"
 
@@ -240,6 +255,8 @@ class CurveSpec(Section):
 
     to: str
     output: str
+    only: Only = None
+    ignore: Ignore = []
     kind: Literal["bezier", "polygonal"] = "bezier"
     bends: Count = 1
     epochs: Count = 50

@@ -45,12 +45,12 @@ class _Place:
 
 
 def parameter_roles(model: nn.Module) -> dict[str, frozenset[str]]:
-    """Return the names of the parameters by role: ``bias``, ``norm`` and ``one_axis``.
+    """Return the names of the parameters by role: ``bias``, ``norm``, ``one_axis``, ``frozen``.
 
     A parameter may have several roles: the shift of a normalisation is a bias as well.  Without a
     role it is a weight.  One that several modules share is a weight if it is one of torch's
     weights in any of them.  ``one_axis`` is the rule of Li et al.'s own script: every parameter
-    with at most one axis.
+    with at most one axis.  ``frozen`` are those that want no gradient.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     found: dict[int, list[frozenset[str] | None]] = {}
@@ -64,7 +64,8 @@ def parameter_roles(model: nn.Module) -> dict[str, frozenset[str]]:
         having = {key for key, sets in found.items() if None not in sets and word in _union(sets)}
         roles[word] = frozenset(name for name, tensor in names.items() if id(tensor) in having)
     one_axis = frozenset(name for name, tensor in names.items() if tensor.ndim <= 1)
-    return roles | {"one_axis": one_axis}
+    frozen = frozenset(name for name, tensor in names.items() if not tensor.requires_grad)
+    return roles | {"one_axis": one_axis, "frozen": frozen}
 
 
 def _union(sets: list[frozenset[str] | None]) -> frozenset[str]:

@@ -20,6 +20,7 @@ from lsengine.objective.placement import Hosted, Weights, placement
 from lsengine.objective.residence import Residence
 from lsengine.objective.vectors import Blocked, Steps, host_rooms, in_blocks, vectors_of
 from lsengine.surface.grid import Cell
+from lsengine.surface.parts import EVERYTHING, Selection
 
 Directions = Mapping[str, Mapping[str, Tensor]]
 
@@ -42,6 +43,7 @@ class EvaluationSettings:
         channels_last: Whether images and filters are laid out channels-last; `Objective` decides
             it by `lsengine.objective.layout`.
         curvature: How to look for extreme eigenvalues; None not to.
+        curvature_of: The parameters that count for it, if they are trainable.
         curvature_of_moved: Whether only the parameters that move count, or all.
         tf32_products: Whether products with Hessians may round their factors as tf32 does.
         accuracy: Whether to tell which samples of classes are right.
@@ -61,6 +63,7 @@ class EvaluationSettings:
     compiles: bool = False
     channels_last: bool = True
     curvature: LanczosOptions | None = None
+    curvature_of: Selection = EVERYTHING
     curvature_of_moved: bool = False
     tf32_products: bool = False
     accuracy: bool = True

@@ -100,7 +100,7 @@ class Objective:
             others -= weights.network * weights.width
         self._settings, self._loss, self._tick = settings, loss, tick
         self.batch_size = settings.batch_size
-        self._trainable = trainable_names(model)
+        self._trainable = trainable_names(model, settings.curvature_of)
         self.model = cast(model, settings.dtype).eval()
         if settings.fuses:  # a user's own code may differentiate by its weights
             self.model.requires_grad_(False)

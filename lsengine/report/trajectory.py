@@ -15,14 +15,16 @@ _COLUMNS = ("alpha", "beta", "distance", "train_loss", "plane_train_loss", "test
 _TITLES = {"plane_train_loss": "plane's", "train_loss": "train loss", "test_loss": "test loss"}
 
 
-def text(paths: Sequence[str | Path], only: str = "*") -> str:
+def text(paths: Sequence[str | Path], only: str = "*", changes: Sequence[str] = ()) -> str:
     """Return a table for each job of job files with a matching name, from its surface file.
+
+    ``changes`` are the ``KEY=VALUE`` that the files were evaluated with.
 
     Raises:
         UsageError: If a job has no surface file yet.
         SurfaceError: If one is damaged.
     """
-    jobs = [job for path in paths for job in load_all(path, only=only)]
+    jobs = [job for path in paths for job in load_all(path, only=only, changes=changes)]
     return "\n\n".join(table(store.read(job.output)) for job in jobs)
 
 

@@ -25,7 +25,7 @@ from lsengine.store.file import (
 from lsengine.surface import PlaneCurve, Surface, Trajectory, drawn
 from lsengine.surface.grid import Grid
 from lsengine.surface.identity import read_identity
-from lsengine.surface.parts import Part, parts, read_roles
+from lsengine.surface.parts import Part, Selection, parts, read_roles
 
 
 def read(path: str | Path) -> Surface:
@@ -134,9 +134,13 @@ def read_parts(path: Path) -> dict[str, dict[str, Part]]:
         again = drawn.read(_text(file, "directions/drawn"))
         moved |= {axis: set(of_axis) for axis, of_axis in again.items()}
         return {
-            axis: parts(state, names, specs.get(axis, {}).get("ignore", ()), roles)
+            axis: parts(state, names, _selection(specs.get(axis, {})), roles)
             for axis, names in moved.items()
         }
+
+
+def _selection(spec: dict[str, Any]) -> Selection:
+    return Selection.said(spec.get("only"), spec.get("ignore", ()))
 
 
 def _text(file: h5py.File, name: str) -> str:

@@ -36,6 +36,7 @@ class SubmitOptions:
     chain: bool = False  # train before, and draw after
     probe: int | None = None
     may_evaluate: bool = True  # whether cells may be evaluated here
+    changes: tuple[str, ...] = ()  # KEY=VALUE that replace values of the job files
     binaries: Path = Path(sys.executable).parent  # of lsengine where the jobs run
 
 
@@ -67,12 +68,13 @@ def plan(
         log.info("site: %s", site_file)
     planned = []
     for path in paths:
-        is_matrix = len(load_all(path)) > 1
-        for job in load_all(path, command="train" if options.chain else "eval", only=only):
+        command, changes = "train" if options.chain else "eval", options.changes
+        is_matrix = len(load_all(path, changes=changes)) > 1
+        for job in load_all(path, command=command, only=only, changes=changes):
             launch = sites.launch_of(job, site)
             if options.shards is not None:  # each shard is one process
                 launch = script.of_one_rank(launch, gpus=min(1, launch.gpus_per_node))
-            context = script.ScriptContext(options.binaries, is_matrix)
+            context = script.ScriptContext(options.binaries, is_matrix, changes)
             steps = list(_steps(job, launch, context, options))
             if cells := _estimate(job, launch, options):
                 text = script.probing(job, launch, context, cells, site_file, options.shards)

@@ -35,6 +35,7 @@ class ScriptContext:
 
     binaries: Path  # the folder of lsengine and, as a rule, of the launcher
     is_matrix: bool = False  # whether the job file makes several jobs; the script is for one
+    changes: tuple[str, ...] = ()  # KEY=VALUE that replace values of the job file
 
 
 def evaluating(
@@ -149,7 +150,8 @@ def of_one_rank(launch: LaunchSpec, gpus: int = 0) -> LaunchSpec:
 
 
 def _named(job: Job, context: ScriptContext) -> list[str]:
-    return [str(job.source), *(["--only", escape(job.document.name)] if context.is_matrix else [])]
+    only = ["--only", escape(job.document.name)] if context.is_matrix else []
+    return [str(job.source), *only, *(w for c in context.changes for w in ("--set", c))]
 
 
 def _run(job: Job, launch: LaunchSpec, command: Sequence[str], more: str = "") -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -12,19 +12,46 @@ from typing import Any
 from lsengine.wording import listed
 
 Roles = Mapping[str, Collection[str]]  # of the words of `ROLES`, the names
-ROLES = ("bias", "norm", "one_axis")
+ROLES = ("bias", "norm", "one_axis", "frozen")
 _NOT_IN_DIRECTION = "not in it"
+_NOT_CHOSEN = "not in only"
 
 
-def reason(name: str, ignore: Iterable[str], roles: Roles) -> str | None:
-    """Return the first entry of ``ignore`` that leaves a parameter out; None if none does.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which parameters are meant: those of ``only``, without it all, less those of ``ignore``.
 
-    An entry is the word of a role, or a pattern of names such as ``layer1.*``.
+    An entry of either is the word of a role, or a pattern of names such as ``layer1.*``.
     """
-    for word in ignore:
-        if name in roles.get(word, ()) or fnmatchcase(name, word):
-            return word
-    return None
+
+    only: tuple[str, ...] | None = None
+    ignore: tuple[str, ...] = ()
+
+    @classmethod
+    def said(cls, only: Sequence[str] | None, ignore: Sequence[str]) -> Selection:
+        """Return what a section of a job says."""
+        return cls(None if only is None else tuple(only), tuple(ignore))
+
+    def reason(self, name: str, roles: Roles) -> str | None:
+        """Return why a parameter is left out: the first word of ``ignore``, or ``not in only``.
+
+        None if it is meant.
+        """
+        if self.only is not None and not any(fits(name, word, roles) for word in self.only):
+            return _NOT_CHOSEN
+        return next((word for word in self.ignore if fits(name, word, roles)), None)
+
+    def of(self, names: Iterable[str], roles: Roles) -> list[str]:
+        """Return the names that are meant, in their order."""
+        return [name for name in names if self.reason(name, roles) is None]
+
+
+EVERYTHING = Selection()
+
+
+def fits(name: str, word: str, roles: Roles) -> bool:
+    """Whether the word of a role or a pattern is of a parameter."""
+    return name in roles.get(word, ()) or fnmatchcase(name, word)
 
 
 @dataclass(slots=True)
@@ -42,7 +69,7 @@ class Part:
 def parts(
     state: Iterable[tuple[str, Iterable[int], bool]],
     moved: Collection[str],
-    ignore: Collection[str],
+    selection: Selection,
     roles: Roles,
 ) -> dict[str, Part]:
     """Return the parts of a network along a direction: what ``moves``, and by reason what stays.
@@ -53,7 +80,7 @@ def parts(
     found = {"moves": Part()}
     for name, shape, is_parameter in state:
         if name in moved or is_parameter:
-            why = "moves" if name in moved else reason(name, ignore, roles) or _NOT_IN_DIRECTION
+            why = "moves" if name in moved else selection.reason(name, roles) or _NOT_IN_DIRECTION
             part = found.setdefault(why, Part())
             part.names.append(name)
             part.numbers += math.prod(shape)
@@ -80,8 +107,8 @@ def text(parts: Mapping[str, Part]) -> str:
 
 
 def roles_text(roles: Roles) -> str:
-    """Return roles as a surface file keeps them: JSON, names sorted."""
-    known = {word: sorted(roles.get(word, ())) for word in ROLES}
+    """Return roles as a surface file keeps them: JSON, names sorted; ``frozen`` if any is."""
+    known = {w: sorted(roles.get(w, ())) for w in ROLES if w != "frozen" or roles.get(w)}
     return json.dumps(known, separators=(",", ":"))
 
 

@@ -148,7 +148,8 @@ class Surface:
         return tuple(
             ends[axis]
             for axis, spec in toward.items()
-            if spec.get("normalize", "none") == "none" and not spec.get("ignore")
+            if spec.get("normalize", "none") == "none"
+            and not (spec.get("ignore") or spec.get("only"))
         )
 
     @property

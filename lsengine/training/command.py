@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lsengine import log as logs
@@ -15,7 +15,12 @@ log = logging.getLogger(__name__)
 
 
 def run_all(
-    paths: Sequence[str | Path], *, world: World, only: str = "*", progress: str = "auto"
+    paths: Sequence[str | Path],
+    *,
+    world: World,
+    only: str = "*",
+    changes: Sequence[str] = (),
+    progress: str = "auto",
 ) -> int:
     """Train the networks of all jobs; under a launcher rank r trains every size-th of them.
 
@@ -25,6 +30,7 @@ def run_all(
         paths: Job files, each possibly several jobs.
         world: The ranks, from `lsengine.ranks.join`.
         only: Pattern of the names of the wanted jobs.
+        changes: ``KEY=VALUE`` that replace values of the files.
         progress: See `lsengine.training.training.run`; only rank 0 shows a bar.
 
     Returns:
@@ -34,20 +40,23 @@ def run_all(
         LsengineError: Alone; under a launcher errors are logged and become the code.
     """
     logs.configure(rank=world.rank)
+
+    def find() -> list[Job]:
+        return [j for p in paths for j in load_all(p, command="train", only=only, changes=changes)]
+
     if world.size == 1:
-        jobs = [job for path in paths for job in load_all(path, command="train", only=only)]
-        return _train(jobs, progress, slot=0, threads=None)
+        return _train(find(), progress, slot=0, threads=None)
     # Also for ranks that have nothing to train, or nothing more: a signal must not end them.
     with StopRequest():
-        return _train_share(paths, world, only, progress)
+        return _train_share(find, world, progress)
 
 
-def _train_share(paths: Sequence[str | Path], world: World, only: str, progress: str) -> int:
+def _train_share(find: Callable[[], list[Job]], world: World, progress: str) -> int:
     """Train this rank's share of the jobs, and return the code that all ranks agree on."""
     slot, local_rank_and_size = world.local_rank_and_size()
     threads = max(1, len(available_cores()) // local_rank_and_size)
     try:
-        jobs = [job for path in paths for job in load_all(path, command="train", only=only)]
+        jobs = find()
         style = progress if world.rank == 0 else "none"
         code = _train(jobs[world.rank :: world.size], style, slot=slot, threads=threads)
     except LsengineError as error:

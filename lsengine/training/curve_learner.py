@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,11 +44,13 @@ class CurveTrainer:
         model: Used in train mode, on its own device; its parameters, buffers and mode are
             left as they are.
         ends: Parameters of both ends, all those of the model; further entries are ignored.
+        names: The parameters that are on the curve; without it all.  The others have the model's
+            numbers.
         loss: Called as ``loss(output, target)``; returns what `losses.of_samples` takes.
         settings: Of the curve and its training.
 
     Attributes:
-        controls: First end, bends, other end, on the model's device.
+        controls: First end, bends, other end, on the model's device; of what is on the curve.
 
     Raises:
         ValueError: If there is no bend to train, or an end does not fit the model.
@@ -60,13 +62,15 @@ class CurveTrainer:
         ends: tuple[Parameters, Parameters],
         loss: losses.Loss,
         settings: CurveSpec,
+        names: Collection[str] | None = None,
     ) -> None:
         if settings.bends < 1:
             raise ValueError(f"a curve that is trained has at least one bend; got {settings.bends}")
         coefficients(settings.kind, settings.bends, 0.0)  # refuses an unknown kind
         self._model, self._loss, self._settings = model, loss, settings
         self._buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
-        first, other = (_fitted(model, end, number) for number, end in enumerate(ends))
+        fitted = [_fitted(model, end, number) for number, end in enumerate(ends)]
+        first, other = (end if names is None else selected(end, names) for end in fitted)
         self.controls = initial(first, other, settings.bends)
         self._bends = self.controls[1:-1]
         tensors = [tensor for bend in self._bends for tensor in bend.values()]

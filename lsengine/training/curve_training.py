@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lsengine import data
+from lsengine import data, models
 from lsengine.devices import device_of
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import can_move, real_dtype
 from lsengine.job import Job
+from lsengine.job.schema import CurveSpec
 from lsengine.log import Progress
 from lsengine.models import checkpoint
 from lsengine.objective.losses import loss_function
 from lsengine.ranks import StopRequest
 from lsengine.surface.identity import read_identity
+from lsengine.surface.parts import Selection
 from lsengine.training import curve_learner, recipe
 from lsengine.training.resumable import ResumableTraining, identity_of, refuse_other
+from lsengine.wording import listed
 
 log = logging.getLogger(__name__)
 _IGNORED = ("to", "output", "points", "plane")  # do not change the training
@@ -95,6 +98,8 @@ class CurveTraining(ResumableTraining):
                 f"curve.to: {other.path} has the same parameters as model.checkpoint; name "
                 "another minimum"
             )
+        names = _names_on_curve(model, settings)
+        _refuse_other_differences(model, end, names)
         if "train" not in dataset.splits:
             raise UsageError("data.splits: a curve needs the train split")
         if isinstance(model, torch.jit.ScriptModule):
@@ -111,7 +116,7 @@ class CurveTraining(ResumableTraining):
         loss = loss_function(
             job.document.loss, job_folder=job.source.parent, lacks_labels=dataset.lacks_labels
         )
-        self._trainer = curve_learner.CurveTrainer(self._model, (start, end), loss, settings)
+        self._trainer = curve_learner.CurveTrainer(self._model, (start, end), loss, settings, names)
         if self._resume_file.exists():
             self._take_up()
 
@@ -160,6 +165,37 @@ class CurveTraining(ResumableTraining):
         for number, bend in enumerate(controls[1:-1], 1):
             with torch.no_grad():
                 for name, parameter in self._model.named_parameters():
-                    parameter.copy_(bend[name])
+                    if name in bend:
+                        parameter.copy_(bend[name])
             checkpoint.save(self._file.with_name(f"bend_{number}.pt"), self._model)
         checkpoint.write(self._file, {"controls": controls, "identity": self._identity})
+
+
+def _names_on_curve(model: nn.Module, settings: CurveSpec) -> list[str] | None:
+    """Return the parameters that ``only`` and ``ignore`` put on the curve; None without either.
+
+    Raises:
+        UsageError: If they leave none.
+    """
+    if not (settings.only or settings.ignore):
+        return None
+    selection = Selection.said(settings.only, settings.ignore)
+    movable = [name for name, p in model.named_parameters() if can_move(p)]
+    names = selection.of(movable, models.parameter_roles(model))
+    if not names:
+        raise UsageError("curve: only and ignore leave no parameter; give other patterns")
+    return names
+
+
+def _refuse_other_differences(
+    model: nn.Module, end: Mapping[str, Tensor], names: Collection[str] | None
+) -> None:
+    """Refuse ends that differ in what is not on the curve, which would not arrive at the other."""
+    if names is None:
+        return
+    others = {n: p for n, p in model.named_parameters() if n not in names}
+    if differ := [n for n, p in others.items() if not torch.equal(p, end[n])]:
+        raise UsageError(
+            f"curve.to: {listed(differ)} differ between the ends, but curve.only and curve.ignore "
+            "leave them off the curve; choose them, too, or name an end that has the same ones"
+        )

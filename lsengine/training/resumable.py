@@ -17,6 +17,7 @@ from typing import Any
 from lsengine.errors import Stopped, UsageError
 from lsengine.external import sources
 from lsengine.job import Job
+from lsengine.job.job import without_no_choice
 from lsengine.ranks import StopRequest
 from lsengine.surface.identity import first_difference
 
@@ -84,7 +85,7 @@ def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str
         "data": job.data_identity(),
         "loss": content["loss"],
         "seed": content["seed"],
-        section: {k: v for k, v in content[section].items() if k not in ignored},
+        section: without_no_choice({k: v for k, v in content[section].items() if k not in ignored}),
     }
 
 

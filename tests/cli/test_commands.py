@@ -267,3 +267,23 @@ def test_the_zoo_is_listed_with_its_parameters(capsys):
     sizes = {name: int(count.replace(",", "")) for name, count in lines}
     assert [name for name, _ in lines] == list(ARCHITECTURES)
     assert {name: sizes[name] for name in PARAMETERS} == PARAMETERS
+
+
+def test_a_change_on_the_command_line_is_in_the_surface(tmp_path, capsys):
+    """The attribute `job` has it; a job file that says it continues the same surface."""
+    path = write_job(tmp_path, "a", grid={"alpha": [0, 1, 2], "beta": [0, 1, 2]})
+    changes = ["--set", "directions.beta.only=[3.*]", "--set", "grid.beta=[0, 0, 1]"]
+    assert main(["eval", str(path), *changes, "--progress", "none"]) == 0
+    surface = store.read(tmp_path / "a.h5")
+    said = yaml.safe_load(surface.attributes["job"])
+    assert said["directions"]["beta"]["only"] == ["3.*"]
+    assert surface.status.shape == (1, 2)
+    document = yaml.safe_load(path.read_text())
+    document["grid"]["beta"] = [0, 0, 1]
+    document["directions"]["beta"]["only"] = ["3.*"]
+    path.write_text(yaml.safe_dump(document))
+    assert main(["eval", str(path), "--progress", "none"]) == 0
+    assert main(["init", str(tmp_path / "new.yaml"), *changes]) == 2
+    assert "--set goes with --list" in capsys.readouterr().err
+    assert main(["init", "--list", str(path), "--set", "directions.alpha.only=[0.*]"]) == 0
+    assert "not in only: 1.weight" in capsys.readouterr().out

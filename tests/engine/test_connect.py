@@ -115,6 +115,32 @@ def test_an_end_twice_is_refused_before_any_training(minima):
     assert not (minima / "twice-curve" / "curve.pt").exists()
 
 
+def test_a_curve_of_some_parameters_leaves_the_others(minima):
+    """Those off the curve keep their bytes, and have to be equal at both ends."""
+    centre = torch.load(minima / "end0" / "epoch_008.pt")["state_dict"]
+    last = [n for n in centre if n.startswith(max(k.split(".")[0] for k in centre))]
+    other = torch.load(minima / "end1" / "epoch_008.pt")["state_dict"]
+    end = {n: other[n] if n in last else t for n, t in centre.items()}
+    torch.save({"state_dict": end}, minima / "head.pt")
+    curve = {"to": "head.pt", "epochs": 2, "points": 3}
+    path = write_connection(minima, "head", curve={**curve, "only": last})
+    assert connect.run(path, OPTIONS, world=None)[0] == 0
+    controls = torch.load(minima / "head-curve" / "curve.pt")["controls"]
+    assert set(controls[1]) == set(last)
+    bend = torch.load(minima / "head-curve" / "bend_1.pt")["state_dict"]
+    for name, tensor in bend.items():
+        assert torch.equal(tensor, controls[1].get(name, centre[name]))
+    ends = store.read(minima / "head.h5"), store.read(minima / "head-line.h5")
+    for k in (0, -1):
+        assert ends[0].quantities["train_loss"][k] == ends[1].quantities["train_loss"][k]
+    path = write_connection(minima, "head2", curve={**curve, "ignore": [last[0]]})
+    with pytest.raises(UsageError, match=rf"curve\.to: {last[0]} differ between the ends"):
+        connect.run(path, OPTIONS, world=None)
+    path = write_connection(minima, "head3", curve={**curve, "only": ["tail.*"]})
+    with pytest.raises(UsageError, match=r"curve\.only: tail\.\* fits no parameter"):
+        connect.run(path, OPTIONS, world=None)
+
+
 def test_a_missing_end_is_named_before_any_work(minima):
     """Both the key and the path are there."""
     with pytest.raises(JobError, match=r"curve\.to: no such file: .*nowhere\.pt"):

@@ -104,6 +104,23 @@ def test_the_spectrum_is_of_trainable_parameters(job):
         hessian_directions.hessian_at_centre(loaded_job, loaded, cpu, batch_size=16)
 
 
+def test_the_spectrum_of_some_parameters_is_of_their_block(tmp_path, capsys):
+    """The section curvature chooses; eigenvalues are those of the dense block."""
+    curvature = {**NETWORK["curvature"], "only": ["*.weight", "1.*"], "ignore": ["norm", "0.*"]}
+    job = write_job(tmp_path, **{**NETWORK, "curvature": curvature})
+    arguments = ["--vectors", "2", "--trace", "0", "--density", "0"]
+    assert main(["spectrum", str(job), *arguments]) == 0
+    found = store.read_spectrum(job.with_name("job-spectrum.h5"))
+    names, dense = _dense(job)
+    sizes = dict(prepare.load(jobs.load(job, command="spectrum")).model.named_parameters())
+    chosen = list(found.vectors)
+    inside = np.repeat([n in chosen for n in names], [sizes[n].numel() for n in names])
+    values = np.linalg.eigvalsh(dense[np.ix_(inside, inside)])
+    order = np.argsort(-np.abs(values))[:2]
+    np.testing.assert_allclose(found.eigenvalues, values[order], rtol=1e-4)
+    assert all(n.endswith("weight") and not n.startswith("0.") for n in chosen)
+
+
 def test_the_same_command_gives_the_same_bytes(job, tmp_path):
     """Probes and starts are seeded; another seed gives others."""
     other = write_job(tmp_path, "seeded", **NETWORK, seed=1)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lsengine.geometry.directions import cosine, draw, moving, normalized, orthogonalized, toward
+from lsengine.geometry.directions import cosine, draw, normalized, orthogonalized, toward
 
 
 @pytest.fixture
@@ -104,17 +104,6 @@ def test_deviates_are_standard_normal():
     assert abs(float(values.mean())) < 5e-3
     assert abs(float(values.var()) - 1) < 5 * math.sqrt(2e-6)
     assert abs(float((values**4).mean()) - 3) < 5 * math.sqrt(96e-6)
-
-
-def test_ignoring_leaves_out_biases_and_normalisation():
-    """The words bias and norm, and patterns, each leave out what they name."""
-    names = ["conv.weight", "bn.weight", "bn.bias", "fc.weight", "fc.bias"]
-    norm = {"norm": {"bn.weight", "bn.bias"}, "bias": {"bn.bias", "fc.bias"}}
-    assert moving(names, ["bias", "norm"], norm) == ["conv.weight", "fc.weight"]
-    assert moving(names, ["norm"], norm) == ["conv.weight", "fc.weight", "fc.bias"]
-    assert moving(names, ["bias"], norm) == ["conv.weight", "bn.weight", "fc.weight"]
-    assert moving(names, ["fc.*"], norm) == ["conv.weight", "bn.weight", "bn.bias"]
-    assert moving(names, [], norm) == names
 
 
 @pytest.mark.parametrize("how", ["filter", "layer", "none"])

@@ -175,3 +175,47 @@ def test_honest_aliases_and_long_files_are_welcome(load, monkeypatch):
     epochs = list(range(200))
     train = {"output": "out", "epochs": 200, "save_epochs": epochs}
     assert load(command="train", train=train).document.train.save_epochs == epochs
+
+
+def _changed(tmp_path, *changes, **content):
+    """Load a job file with changes, as documents by name."""
+    (tmp_path / "centre.pt").touch()
+    path = tmp_path / "some.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, **content}))
+    return {
+        j.document.name: j.document for j in jobs.load_all(path, command="eval", changes=changes)
+    }
+
+
+def test_a_change_is_as_if_the_file_said_it(tmp_path):
+    """Dotted keys, YAML values, new sections, the matrix; the last of two counts."""
+    changes = ["grid.alpha=[0, 1, 3]", "seed=1e0", "seed=4", "directions.beta.normalize=layer"]
+    changes += ["curvature={basis: 12}", "matrix.repeats=[1]", "output=a=b.h5"]
+    (document,) = _changed(tmp_path, *changes, matrix={"repeats": [1, 1]}).values()
+    assert document.grid.alpha == (0.0, 1.0, 3)
+    assert (document.seed, document.curvature.basis, document.output) == (4, 12, "a=b.h5")
+    assert document.directions.beta.normalize == "layer"
+    assert document.directions.alpha.normalize == "filter"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("gird.alpha=[0, 1, 3]", 'gird: unknown key; did you mean "grid"?'),
+        ("directions.alpha.normalise=layer", "directions.alpha.normalise: unknown key; did you me"),
+        ("batch_size=large", 'batch_size: expected "auto" or an integer of at least 1, got "larg'),
+        ("batch_size", "--set batch_size: expected KEY=VALUE, such as grid.alpha=[-1,1,9]"),
+        (".=3", "--set .=3: expected KEY=VALUE"),
+        ("grid.alpha=[0, 1", "--set grid.alpha: not valid YAML"),
+        ("loss.name=mse", "--set loss.name: loss is no section of the job"),
+        ("seed=3", "--set seed: the matrix of the file gives it; set matrix.seed"),
+    ],
+)
+def test_a_change_that_is_wrong_reads_as_in_a_file(tmp_path, change, says):
+    """Key path, what was found and what is allowed."""
+    with pytest.raises(JobError) as caught:
+        _changed(tmp_path, change, loss="mse", matrix={"seed": [1, 2]})
+    assert any(
+        problem.partition("-1: ")[2].startswith(says) or problem.startswith(says)
+        for problem in caught.value.problems
+    ), caught.value.problems

@@ -260,3 +260,19 @@ def test_no_variable_of_the_submitter_gets_into_a_script(make_job, monkeypatch):
     assert "hunter2" not in text
     assert "MY_API_TOKEN" not in text
     assert "--export=HOME,USER,LANG,PATH" in sbatch_options(text)
+
+
+def test_changes_reach_every_command_that_reads_the_job(make_job, tmp_path):
+    """Quoted, so that the shell hands them on as they are."""
+    changes = ("grid.alpha=[-1, 1, 3]", "name=it's; $HOME")
+    options = SubmitOptions(chain=True, probe=0, changes=changes)
+    job = make_job(train={"output": "run", "epochs": 2})
+    ((_, steps),) = submit.plan([job], options)
+    for step in steps[:2]:
+        check_script(step.text, tmp_path)
+        (line,) = [line for line in step.text.splitlines() if line.startswith("run=(")]
+        shown = subprocess.run(
+            ["bash", "-c", f'{line}; printf "%s\\0" "${{run[@]}}"'], capture_output=True, check=True
+        ).stdout.split(b"\0")
+        words = [word.decode() for word in shown]
+        assert [w for k, w in enumerate(words) if words[k - 1] == "--set"] == list(changes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor, nn
 
-from lsengine.engine.prepare.directions import control_points, movable_tensors
+from lsengine.engine.prepare.directions import control_points
+from lsengine.engine.prepare.selection import movable_tensors
 from lsengine.errors import UsageError
 from lsengine.geometry import curve
 from lsengine.geometry.projection import axis_range

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lsengine import devices, models
+from lsengine import devices
+from lsengine.engine.prepare.selection import movable_tensors
 from lsengine.errors import SurfaceError, UsageError
 from lsengine.geometry import curve, directions
 from lsengine.geometry.parameters import can_move, misfit, selected
 from lsengine.job import Job
 from lsengine.job.schema import (
     CurveDirection,
-    Direction,
     FileDirection,
     HessianDirection,
     PrincipalDirection,
@@ -28,7 +28,7 @@ from lsengine.job.schema import (
 from lsengine.models import checkpoint
 from lsengine.objective import Directions, Steps
 from lsengine.store import read_attributes, read_directions, read_drawn
-from lsengine.surface import drawn, parts
+from lsengine.surface import drawn
 from lsengine.surface.grid import Cell
 from lsengine.wording import listed
 
@@ -125,23 +125,6 @@ def cosine(arrays: Arrays) -> float | None:
     return directions.cosine(*both) if len(both) == 2 else None
 
 
-def movable_tensors(job: Job, model: nn.Module, spec: Direction | None) -> dict[str, Tensor]:
-    """Return the centre's tensors that a direction moves, by name; without one, all that can."""
-    tensors = {n: p.detach() for n, p in model.named_parameters() if can_move(p)}
-    if job.document.batch_norm.policy == "interpolated":
-        buffers = models.batch_norm_buffers(model)
-        tensors |= {n: b for n, b in model.named_buffers() if n in buffers}
-    names = directions.moving(list(tensors), spec.ignore if spec else (), roles(model))
-    return {n: tensors[n] for n in names}
-
-
-def roles(model: nn.Module) -> parts.Roles:
-    """Return names by what ``ignore`` calls them; running statistics belong to normalisations."""
-    buffers = models.batch_norm_buffers(model)
-    found = models.parameter_roles(model)
-    return found | {word: found[word] | buffers for word in ("norm", "one_axis")}
-
-
 def _raw(
     job: Job,
     model: nn.Module,
@@ -151,7 +134,7 @@ def _raw(
     seeds: tuple[int, int],
 ) -> dict[str, Tensor]:
     if isinstance(spec, RandomDirection):
-        # Drawn for every parameter, so that `ignore` does not change the others.
+        # Drawn for every parameter, so that `only` and `ignore` do not change the others.
         everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         movable = {n: t for n, t in everything.items() if can_move(t)}
         drawn = directions.draw(movable, seed=spec.seed, axis=seeds[0], repeat=seeds[1])

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from lsengine import data, devices
 from lsengine.curvature import Eigenpairs, Hessian, Way, cells, krylov_bytes, leading_eigenvectors
 from lsengine.engine.messages import WorkerInfo
-from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import Loaded, first_samples, network
 from lsengine.engine.prepare.precision import check_products
+from lsengine.engine.prepare.selection import hessian_names, movable_tensors
 from lsengine.engine.prepare.settings import CURVATURE, evaluation_settings, lanczos_options
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import real_dtype
-from lsengine.job import Job
+from lsengine.job import Job, rules
 from lsengine.job.schema import HessianDirection
 from lsengine.models.copies import original_number
 from lsengine.objective import Objective, losses
@@ -35,7 +35,7 @@ def hessian_directions(
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
     """Compute the directions of kind hessian of a job; none if it has none.
 
-    Axes that ignore the same parameters share one Krylov run, so their vectors are orthogonal.
+    Axes that choose the same parameters share one Krylov run, so their vectors are orthogonal.
     The threads of the worker of ``facts`` are taken over.  ``tick`` is called before every
     mini-batch; it may raise to stop.
 
@@ -60,7 +60,8 @@ def hessian_directions(
     for axis, spec in specs.items():
         if axis in directions:
             continue
-        ranks = {a: s.rank for a, s in specs.items() if sorted(s.ignore) == sorted(spec.ignore)}
+        key = rules.selection_key(spec)
+        ranks = {a: s.rank for a, s in specs.items() if rules.selection_key(s) == key}
         movable = movable_tensors(job, loaded.model, spec)
         names = [n for n, _ in loaded.model.named_parameters() if n in movable]
         hessian = hessian_at_centre(
@@ -89,7 +90,8 @@ def hessian_at_centre(
 ) -> Hessian:
     """Return the Hessian of the mean training loss at the centre, of a copy of the model.
 
-    ``names`` are the trainable parameters to differentiate by, by default all.  ``tick`` is called
+    ``names`` are the parameters to differentiate by, as far as they are trainable; by default those
+    that the section ``curvature`` chooses.  ``tick`` is called
     before every mini-batch; it may raise to abandon a product.  ``check`` is called with what
     evaluates the centre.
 
@@ -101,7 +103,10 @@ def hessian_at_centre(
     if names is not None and not names:
         raise UsageError("directions: kind hessian, but every parameter is ignored")
     check_products(job.document.curvature.precision, device)
-    names = cells.hessian_parameters(cells.trainable_names(loaded.model), names)
+    if names is None:
+        names = hessian_names(job, loaded.model, at_cells=False)
+    else:
+        names = cells.hessian_parameters(cells.trainable_names(loaded.model), names)
     # Without curvature: the Hessian itself is wanted, not its extreme eigenvalues at cells.
     settings = evaluation_settings(
         job, device, precision=precision(job), batch_size=batch_size, without=CURVATURE
@@ -137,11 +142,8 @@ def way_of_products(job: Job, loaded: Loaded, device: torch.device) -> Way:
     drawn = np.sort(generator.permutation(len(split))[:_FEW])
     few = split.part(torch.from_numpy(drawn))
     part = replace(loaded, dataset=replace(loaded.dataset, splits={"train": few}))
-    moved = None
-    if job.document.curvature.parameters == "moved":
-        specs = job.directions.values()
-        moved = [name for spec in specs for name in movable_tensors(job, loaded.model, spec)]
-    return hessian_at_centre(job, part, device, batch_size=_FEW, names=moved).way
+    names = hessian_names(job, loaded.model, at_cells=True)
+    return hessian_at_centre(job, part, device, batch_size=_FEW, names=names).way
 
 
 def precision(job: Job) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,13 @@ from torch import Tensor, nn
 
 from lsengine import data, devices, files, models
 from lsengine.curvature import cells
-from lsengine.engine.prepare.directions import movable_tensors, roles
+from lsengine.engine.prepare.selection import (
+    check_patterns,
+    hessian_names,
+    movable_tensors,
+    roles,
+    selection,
+)
 from lsengine.errors import LsengineError, UsageError
 from lsengine.external import sources, user_code
 from lsengine.geometry.parameters import can_move, real_dtype
@@ -28,7 +33,6 @@ from lsengine.objective.forward import cast, manner_of
 from lsengine.objective.losses import Loss, axis_hint, hits, loss_function, of_samples
 from lsengine.surface import parts
 from lsengine.surface.grid import Grid, make_grid
-from lsengine.surface.parts import ROLES
 
 log = logging.getLogger(__name__)
 _FEW = 64  # samples that show what kind of outputs a network has
@@ -106,9 +110,10 @@ def moving_parts(job: Job) -> dict[str, dict[str, parts.Part]]:
     root = job.path(document.data.root) if document.data.root else None
     dataset = data.load(document.data, root=root, job_folder=job.source.parent, seed=document.seed)
     model = _made(job, dataset)
+    check_patterns(job, model)
     state, known = json.loads(state_dict_layout(model)), roles(model)
     return {
-        axis: parts.parts(state, movable_tensors(job, model, spec).keys(), spec.ignore, known)
+        axis: parts.parts(state, movable_tensors(job, model, spec).keys(), selection(spec), known)
         for axis, spec in job.directions.items()
     }
 
@@ -126,13 +131,9 @@ def check(job: Job, loaded: Loaded) -> None:
     check_loss_accepts(loaded.model, loaded.dataset, loss, document.loss)
     _check_accuracy(job, loaded)
     _warn_of_undefined(loaded.model)
+    check_patterns(job, loaded.model)
     if "curvature" in document.quantities:
-        moved = None
-        if document.curvature.parameters == "moved" and document.directions:
-            specs = job.directions.values()
-            moved = {name for spec in specs for name in movable_tensors(job, loaded.model, spec)}
-        cells.hessian_parameters(cells.trainable_names(loaded.model), moved)
-    _warn_of_idle_patterns(job, loaded.model)
+        hessian_names(job, loaded.model, at_cells=True)
     asked = "quantities" in document.model_fields_set and "accuracy" in document.quantities
     if asked and loaded.dataset.classes is None:
         raise UsageError(
@@ -292,14 +293,6 @@ def _warn_of_undefined(model: nn.Module) -> None:
             f"model.checkpoint: {name} holds NaN or infinite numbers, and so will the cells; a "
             "checkpoint from before the training diverged may be wanted"
         )
-
-
-def _warn_of_idle_patterns(job: Job, model: nn.Module) -> None:
-    names = [*dict(model.named_parameters()), *dict(model.named_buffers())]
-    for axis, spec in (job.directions if job.document.directions else {}).items():
-        for pattern in spec.ignore:
-            if pattern not in ROLES and not fnmatch.filter(names, pattern):
-                log.warning("directions.%s.ignore: %s fits no parameter", axis, pattern)
 
 
 def grid(job: Job, ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})) -> Grid:

@@ -19,8 +19,8 @@ from lsengine import devices
 from lsengine import objective as objectives
 from lsengine.data.nesting import leaves
 from lsengine.data.validation import whole_and_beyond
-from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import Loaded
+from lsengine.engine.prepare.selection import movable_tensors
 from lsengine.engine.prepare.settings import (
     BATCH_NORM,
     CURVATURE,

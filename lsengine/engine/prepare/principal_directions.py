@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from lsengine import devices
 from lsengine.engine.prepare.checkpoint_series import CheckpointSeries, Tick
-from lsengine.engine.prepare.directions import movable_tensors
 from lsengine.engine.prepare.loading import Loaded, trajectory_quantity_names
+from lsengine.engine.prepare.selection import movable_tensors
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import Floats
 from lsengine.geometry.principal import BLOCK, principal_components

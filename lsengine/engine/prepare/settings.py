@@ -11,12 +11,13 @@ from lsengine.curvature import LanczosOptions
 from lsengine.data import Dataset
 from lsengine.data.nesting import leaves
 from lsengine.devices import automatic_batch_size
+from lsengine.engine.prepare.selection import selection
 from lsengine.job import Job
 from lsengine.objective import EvaluationSettings
 
 # What some callers leave out, on purpose; they say why.
 BATCH_NORM = frozenset({"batch_norm", "recalibration", "seed"})
-CURVATURE = frozenset({"curvature", "curvature_of_moved"})
+CURVATURE = frozenset({"curvature", "curvature_of", "curvature_of_moved"})
 
 
 def evaluation_settings(
@@ -43,6 +44,7 @@ def evaluation_settings(
         "curvature": lanczos_options(job) if "curvature" in document.quantities else None,
         "accuracy": "accuracy" in document.quantities,
         "tf32_products": document.curvature.precision == "tf32",
+        "curvature_of": selection(document.curvature),
         "curvature_of_moved": document.curvature.parameters == "moved",
     }
     followed = {name: value for name, value in fields.items() if name not in without}

@@ -32,6 +32,7 @@ def job(tmp_path):
                 "max_products": 50,
                 "basis": 12,
                 "parameters": "moved",
+                "ignore": ["bias"],
                 "precision": "tf32",
             },
             seed=7,
