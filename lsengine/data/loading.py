@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lsengine.data import image_folder, torchvision
+from lsengine.data import array_files, image_folder, naming, torchvision
 from lsengine.data.dataset import (
     SPLITS,
     Dataset,
@@ -20,78 +20,100 @@ from lsengine.data.dataset import (
     draw_subset,
 )
 from lsengine.data.digits import load_digits
-from lsengine.data.nesting import lone
+from lsengine.data.nesting import Nested
 from lsengine.data.validation import check_alike, described, validated
 from lsengine.errors import UsageError
 from lsengine.external import user_code
 from lsengine.job import schema
 
-_ARGUMENTS = {"arrays": ("classes", "no_label"), "image_folder": image_folder.ARGUMENTS}
+_ARGUMENTS = {
+    "arrays": ("classes", "no_label", "inputs", "targets", "pad"),
+    "image_folder": image_folder.ARGUMENTS,
+}
 
 
 def load(
-    spec: schema.DataSpec, *, root: Path | None, job_folder: Path, seed: int, exact: bool = False
+    spec: schema.DataSpec,
+    *,
+    root: Path | None,
+    job_folder: Path,
+    seed: int,
+    exact: bool = False,
+    needs_targets: bool = True,
 ) -> Dataset:
     """Load the splits that a job asks for.
 
-    The root is absolute: the folder, or the .npz file of ``arrays``.  A subset has at most
+    The root is absolute: the folder, or the file of ``arrays``.  A subset has at most
     ``spec.subset`` samples of each split, drawn by the seed, the classes in the proportions of the
     whole up to rounding, in the file's order.  With ``exact`` inputs and values to predict of 64
-    bits keep them; else they are rounded to float32.
+    bits keep them; else they are rounded to float32.  Without ``needs_targets``, for an objective,
+    there may be none.
 
     Raises:
         UsageError: If data are missing, damaged, empty, not finite or shaped wrongly.
         EnvironmentUnfit: If a library that the data set needs is not installed.
     """
-    raw = _read(spec, root, job_folder)
+    raw = _read(spec, root, job_folder, needs_targets)
     in_root = spec.dataset in ("arrays", "image_folder")
     where = f"data.root: {root}" if in_root else f"data.dataset: {spec.dataset}"
     for name in spec.splits:
         if name not in raw.splits:
             found = f"{where} has: {', '.join(raw.splits) or 'none'}"
             raise UsageError(f"data.splits: {name} is asked for, but {found}; ask for those only")
-    present = [name for name in SPLITS if name in raw.splits]
+    check = partial(validated, exact=exact, no_label=raw.no_label, needs_targets=needs_targets)
     checked = {
-        name: validated(f"{where}: {name}", *raw.splits[name], exact=exact, no_label=raw.no_label)
-        for name in present
+        name: check(f"{where}: {name}", *raw.splits[name]) for name in SPLITS if name in raw.splits
     }
     check_alike(checked, where)
-    kind, classes = described(checked, raw.classes, where)
+    kind, classes = described(checked, raw.classes, where, needs_targets=needs_targets)
     splits: dict[str, Split] = {name: checked[name] for name in SPLITS if name in spec.splits}
     if spec.subset is not None:
         splits = {name: draw_subset(s, spec.subset, seed, name) for name, s in splits.items()}
     mean, std = raw.mean, raw.std
     if spec.normalize is not None:
         mean, std = spec.normalize.mean, spec.normalize.std
-        x = lone(next(iter(splits.values())).x)
-        if x.dtype == torch.int64:
-            raise UsageError(
-                "data.normalize: the inputs are integers, which are taken as they are; store "
-                "floats, or leave normalize out"
-            )
-        channels = x.shape[1]
-        if len(mean) not in (1, channels):
-            raise UsageError(
-                f"data.normalize: mean has {len(mean)} values; the data have {channels} "
-                "channels, so give as many, or one for all"
-            )
+        _check_normalize(next(iter(splits.values())).x, mean)
     constants = {"mean": _constants(mean), "std": _constants(std)}
     return Dataset(splits=splits, **constants, classes=classes, target_kind=kind)
+
+
+def _check_normalize(x: Nested, mean: Sequence[float]) -> None:
+    """Refuse a normalisation of inputs that have no channels, or others."""
+    if not isinstance(x, Tensor):
+        raise UsageError(
+            "data.normalize: the inputs are several arrays, which are taken as they are; "
+            "normalise them in the file, or leave normalize out"
+        )
+    if x.dtype == torch.int64:
+        raise UsageError(
+            "data.normalize: the inputs are integers, which are taken as they are; store "
+            "floats, or leave normalize out"
+        )
+    channels = x.shape[1] if x.ndim > 1 else 1
+    if len(mean) not in (1, channels):
+        raise UsageError(
+            f"data.normalize: mean has {len(mean)} values; the data have {channels} "
+            "channels, so give as many, or one for all"
+        )
 
 
 def _constants(values: Sequence[float] | None) -> Tensor | None:
     return None if values is None else torch.tensor(list(values), dtype=torch.float64)
 
 
-def _read(spec: schema.DataSpec, root: Path | None, job_folder: Path) -> RawData:
+def _read(
+    spec: schema.DataSpec, root: Path | None, job_folder: Path, needs_targets: bool
+) -> RawData:
     if ":" in spec.dataset:
         arrays = user_code.call(spec.dataset, spec.args, key="data.dataset", job_folder=job_folder)
+        where = f"data.dataset: {spec.dataset}"
         if not isinstance(arrays, Mapping):
             raise UsageError(
-                f"data.dataset: {spec.dataset} returned {type(arrays).__name__}; expected a "
-                "mapping with x_train and y_train, x_test and y_test"
+                f"{where} returned {type(arrays).__name__}; expected a mapping with x_train and "
+                "y_train, x_test and y_test, or with train and test"
             )
-        return _pairs(arrays, f"data.dataset: {spec.dataset}", arrays)
+        choice = naming.Choice(needs_targets=needs_targets)
+        return _pairs(naming.by_split(arrays, where), where, arrays, choice)
     allowed = _ARGUMENTS.get(spec.dataset, ())
     for name in spec.args:
         if name not in allowed:
@@ -102,43 +124,47 @@ def _read(spec: schema.DataSpec, root: Path | None, job_folder: Path) -> RawData
     if root is None:
         raise UsageError(f"data.root: required for dataset {spec.dataset}")
     if spec.dataset == "arrays":
-        return _arrays(root, spec.args)
+        choice, where = _choice(spec.args, needs_targets), f"data.root: {root}"
+        named = array_files.read(root, choice, _number(spec.args, "pad"))
+        return _pairs(named, where, spec.args, choice)
     if spec.dataset == "image_folder":
         return image_folder.folder(root, **spec.args, resize=spec.resize)
     return torchvision.torchvision_set(spec.dataset, root, spec.splits)
 
 
-def _arrays(file: Path, args: Mapping[str, Any]) -> RawData:
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise UsageError(f"data.root: no such file: {file}; expected an .npz file") from None
-    except IsADirectoryError:
-        raise UsageError(f"data.root: {file} is a directory; expected an .npz file") from None
-    except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+def _pairs(
+    batches: Mapping[str, Any], where: str, said: Mapping[str, Any], choice: naming.Choice
+) -> RawData:
+    """Return inputs and targets of each split, and what is ``said`` of the labels."""
+    return RawData(
+        splits={split: naming.pair(b, choice, where, split) for split, b in batches.items()},
+        classes=_integer(said, "classes", where, least=1),
+        no_label=_integer(said, "no_label", where),
+    )
+
+
+def _choice(args: Mapping[str, Any], needs_targets: bool) -> naming.Choice:
+    """Return which arrays of a file are inputs and which are targets."""
+    inputs, targets = args.get("inputs"), args.get("targets")
+    names = inputs if isinstance(inputs, list) else [inputs]
+    if inputs is not None and (
+        not names
+        or len(set(map(str, names))) < len(names)
+        or not all(isinstance(name, str) for name in names)
+    ):
         raise UsageError(
-            f"data.root: {file} is not a readable .npz file of plain arrays: {error}"
-        ) from None
-    return _pairs(arrays, f"data.root: {file}", args)
+            f"data.args.inputs: expected a name, or several in a list, each once, got {inputs!r}"
+        )
+    if targets is not None and not isinstance(targets, str):
+        raise UsageError(f"data.args.targets: expected a name, got {targets!r}")
+    return naming.Choice(inputs=inputs, targets=targets, needs_targets=needs_targets)
 
 
-def _pairs(arrays: Mapping[str, Any], where: str, said: Mapping[str, Any]) -> RawData:
-    """Pick x_<split> and y_<split>, and what is ``said`` of the labels."""
-    classes = _integer(said, "classes", where, least=1)
-    no_label = _integer(said, "no_label", where)
-    splits = {}
-    for name in SPLITS:
-        x, y = f"x_{name}", f"y_{name}"
-        if (x in arrays) != (y in arrays):
-            present, missing = (x, y) if x in arrays else (y, x)
-            raise UsageError(f"{where}: has {present}, but no {missing}")
-        if x in arrays:
-            splits[name] = (arrays[x], arrays[y])
-    if not splits:
-        names = ", ".join(map(str, arrays)) or "nothing"
-        raise UsageError(f"{where}: expected x_train and y_train, found {names}")
-    return RawData(splits=splits, classes=classes, no_label=no_label)
+def _number(args: Mapping[str, Any], name: str) -> float | None:
+    value = args.get(name)
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    raise UsageError(f"data.args.{name}: expected a number, got {value!r}")
 
 
 def _integer(

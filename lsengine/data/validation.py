@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lsengine.data.dataset import NO_LABEL, SPLITS, Split, TargetKind
+from lsengine.data.naming import is_several
 from lsengine.data.nesting import Nested, leaves, lone
+from lsengine.data.padding import check_masks
 from lsengine.errors import UsageError
 
 _LARGEST_LABEL = 1_000_000  # beyond this a label is surely something else
@@ -25,31 +27,123 @@ _LARGEST_WHOLE = 2**24  # up to it float32 has all
 
 
 def validated(
-    where: str, x_raw: Any, y_raw: Any, *, exact: bool = False, no_label: int | None = None
+    where: str,
+    x_raw: Any,
+    y_raw: Any,
+    *,
+    exact: bool = False,
+    no_label: int | None = None,
+    needs_targets: bool = True,
 ) -> Split:
     """Return inputs and labels as tensors of the right type, or refuse them.
 
-    With ``exact`` numbers of 64 bits keep them; else they are rounded to 32.  The integer label
-    ``no_label`` becomes `NO_LABEL`.
+    Each is an array, a mapping or a tuple with arrays; labels may be None.  With ``exact`` numbers
+    of 64 bits keep them; else they are rounded to 32.  The integer label ``no_label`` becomes
+    `NO_LABEL`.  Samples of one input alone have an axis at least, unless there is no need of
+    targets.
     """
-    x, y = _tensor(f"{where} inputs", x_raw), _tensor(f"{where} labels", y_raw)
-    if x.ndim < 2 or y.ndim < 1:
-        raise UsageError(
-            f"{where}: inputs have shape {[*x.shape]}, labels {[*y.shape]}; expected "
-            "(samples, ...) with at least two axes, and one label each"
-        )
-    if len(x) != len(y):
-        raise UsageError(f"{where}: {len(x)} inputs, but {len(y)} labels")
-    if x.numel() == 0:
-        raise UsageError(f"{where}: is empty: inputs have shape {[*x.shape]}")
-    if y.numel() == 0:
-        raise UsageError(f"{where}: labels have shape {[*y.shape]}; expected one or more each")
+    x = _tensors(f"{where} inputs", x_raw)
+    y = None if y_raw is None else _tensors(f"{where} labels", y_raw)
+    _check_samples(where, x, y, least=2 if needs_targets else 1)
+    if isinstance(x, Tensor):
+        inputs: Nested = _inputs(where, x, exact)
+    else:
+        inputs = _each(f"{where} inputs", x, exact)
+        check_masks(where, inputs)
+    labels = None if y is None else _targets(where, y, exact, no_label)
+    pairs = zip(_arrays(x_raw), leaves(inputs), strict=True)
+    is_mapped = any(_is_mapped(raw) and raw.ctypes.data == t.data_ptr() for raw, (_, t) in pairs)
+    return Split(inputs, labels, is_mapped)
+
+
+def _targets(where: str, y: Nested, exact: bool, no_label: int | None) -> Nested:
+    if not isinstance(y, Tensor):
+        if no_label is not None:
+            raise UsageError(f"{where}: no_label is {no_label}, but the labels are several arrays")
+        return _each(f"{where} labels", y, exact)
     labels = _labels(where, y, exact)
     if no_label is not None and labels.dtype == torch.int64:
-        labels = torch.where(labels == no_label, NO_LABEL, labels)
-    inputs = _inputs(where, x, exact)
-    is_mapped = _is_mapped(x_raw) and inputs.data_ptr() == x_raw.ctypes.data
-    return Split(inputs, labels, is_mapped)
+        return torch.where(labels == no_label, NO_LABEL, labels)
+    return labels
+
+
+def _check_samples(where: str, x: Nested, y: Nested | None, *, least: int) -> None:
+    """Refuse inputs and labels that are not one of each per sample."""
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        if x.ndim < least or y.ndim < 1:
+            raise UsageError(
+                f"{where}: inputs have shape {[*x.shape]}, labels {[*y.shape]}; expected "
+                "(samples, ...) with at least two axes, and one label each"
+            )
+        if len(x) != len(y):
+            raise UsageError(f"{where}: {len(x)} inputs, but {len(y)} labels")
+        if x.numel() == 0:
+            raise UsageError(f"{where}: is empty: inputs have shape {[*x.shape]}")
+        if y.numel() == 0:
+            raise UsageError(f"{where}: labels have shape {[*y.shape]}; expected one or more each")
+        return
+    tensors = {place or "inputs": tensor for place, tensor in leaves(x)}
+    if y is not None:
+        tensors |= {place or "labels": tensor for place, tensor in leaves(y)}
+    for place, tensor in tensors.items():
+        if tensor.ndim < 1:
+            raise UsageError(
+                f"{where}: {place} is one number; expected (samples, ...): every array has the "
+                "samples on its first axis"
+            )
+        if tensor.numel() == 0:
+            raise UsageError(f"{where}: is empty: {place} has shape {[*tensor.shape]}")
+    first = next(iter(tensors))
+    for place, tensor in tensors.items():
+        if len(tensor) != len(tensors[first]):
+            raise UsageError(
+                f"{where}: {place} has {len(tensor)} samples, {first} {len(tensors[first])}; all "
+                "need one first axis, that of the samples"
+            )
+
+
+def _tensors(where: str, raw: Any) -> Nested:
+    """Return arrays as tensors, in the nesting that they have."""
+    if isinstance(raw, Mapping):
+        for key in raw:
+            if not isinstance(key, str) or not key.isidentifier():
+                raise UsageError(
+                    f"{where}: {key!r} is a key; expected names that Python can pass, such as mask"
+                )
+        parts: Nested = {key: _tensors(f"{where} {key}", value) for key, value in raw.items()}
+    elif isinstance(raw, tuple) and (not raw or is_several(raw)):
+        parts = tuple(_tensors(f"{where} {i}", value) for i, value in enumerate(raw))
+    else:
+        return as_tensor(where, raw)
+    if not raw:
+        raise UsageError(f"{where}: {type(raw).__name__} without arrays")
+    return parts
+
+
+def _arrays(raw: Any) -> Iterator[Any]:
+    """Yield what `_tensors` makes tensors of, in order."""
+    if isinstance(raw, Mapping):
+        for value in raw.values():
+            yield from _arrays(value)
+    elif isinstance(raw, tuple) and is_several(raw):
+        for value in raw:
+            yield from _arrays(value)
+    else:
+        yield raw
+
+
+def _each(where: str, nested: Nested, exact: bool) -> Nested:
+    """Return the tensors as they are: integers as int64, truth values as bool.
+
+    No byte is scaled, since nothing says which of them are images.
+    """
+    if isinstance(nested, dict):
+        return {key: _each(f"{where} {key}", value, exact) for key, value in nested.items()}
+    if isinstance(nested, tuple):
+        return tuple(_each(f"{where} {i}", value, exact) for i, value in enumerate(nested))
+    if nested.dtype == torch.bool:
+        return nested.contiguous()
+    return _numbers(where, nested, exact)
 
 
 def _is_mapped(raw: Any) -> bool:
@@ -62,8 +156,12 @@ def _is_mapped(raw: Any) -> bool:
     return isinstance(base, mmap.mmap)
 
 
-def _tensor(where: str, raw: Any) -> Tensor:
-    """Return an array or tensor as a plain tensor in memory, in the processor's byte order."""
+def as_tensor(where: str, raw: Any) -> Tensor:
+    """Return an array or tensor as a plain tensor in memory, in the processor's byte order.
+
+    Raises:
+        UsageError: If it is none of numbers.
+    """
     try:
         if isinstance(raw, Tensor):
             return _plain(raw)
@@ -113,11 +211,15 @@ def _inputs(where: str, x: Tensor, exact: bool) -> Tensor:
         if x.dtype == torch.uint8:
             return x.contiguous()
         return x.to(torch.float64 if exact else torch.float32).div_(_LARGEST_UINT16).contiguous()
+    return _numbers(where, x, exact)
+
+
+def _numbers(where: str, x: Tensor, exact: bool) -> Tensor:
     if not _is_real_or_complex(x):
         return x.to(torch.int64).contiguous()
     rounded = _rounded(x, exact)
     if not _is_finite(rounded):
-        bad = (~torch.isfinite(rounded.flatten(1)).all(1)).nonzero().flatten()
+        bad = (~torch.isfinite(rounded.reshape(len(x), -1)).all(1)).nonzero().flatten()
         found = f"{len(bad)} of {len(x)} inputs have {_not_finite(x)}"
         raise UsageError(f"{where}: {found}, the first at index {bad[0]}; clean them first")
     if x.dtype == torch.float64 != rounded.dtype and whole_and_beyond(x, _LARGEST_WHOLE):
@@ -198,7 +300,10 @@ def check_alike(splits: Mapping[str, Split], where: str) -> None:
     for what, train_part, test_part in (("inputs", train.x, test.x), ("labels", train.y, test.y)):
         mine, others = _by_place(train_part), _by_place(test_part)
         if mine.keys() != others.keys():
-            named = [", ".join(part) or "one tensor" for part in (mine, others)]
+            named = [
+                ", ".join(place or "one array" for place in part) or "none"
+                for part in (mine, others)
+            ]
             raise UsageError(
                 f"{where}: the splits differ: train {what} are {named[0]}, test {what} {named[1]}"
             )
@@ -221,16 +326,29 @@ def _kind(tensor: Tensor) -> torch.dtype:
 
 
 def described(
-    splits: Mapping[str, Split], declared: int | None, where: str
+    splits: Mapping[str, Split], declared: int | None, where: str, *, needs_targets: bool = True
 ) -> tuple[TargetKind, int | None]:
     """Return what the labels are and the number of classes; see `Dataset`.
 
-    All splits of the source count, asked for or not.
+    All splits of the source count, asked for or not.  Without need of targets those that are no
+    classes may be any numbers.
     """
+    if needs_targets or declared is not None:
+        return _described(splits, declared, where)
+    try:
+        return _described(splits, None, where)
+    except UsageError:
+        return "values", None
+
+
+def _described(
+    splits: Mapping[str, Split], declared: int | None, where: str
+) -> tuple[TargetKind, int | None]:
     first = next(iter(splits.values())).y
     if not isinstance(first, Tensor):
         if declared is not None:
-            raise UsageError(f"{where}: classes is {declared}, but the labels are no one tensor")
+            found = "no labels" if first is None else "labels of several arrays"
+            raise UsageError(f"{where}: classes is {declared}, but there are {found}")
         return ("none" if first is None else "nested"), None
     of_sample = [*first.shape[1:]]
     if first.dtype != torch.int64:

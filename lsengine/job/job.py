@@ -223,8 +223,9 @@ def file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
         yield from _unwritable(absolute(source, job.output or "surfaces/x.h5"), "output")
     if command == "train" and job.train:
         yield from _unwritable(absolute(source, job.train.output) / "history.h5", "train.output")
-    if job.data and job.data.dataset == "arrays" and job.data.root:
-        yield from _missing(source, "data.root", job.data.root, "; expected an .npz file")
+    data = job.data
+    if data and data.dataset == "arrays" and data.root and not absolute(source, data.root).is_dir():
+        yield from _missing(source, "data.root", data.root, "; expected an .npz file")
 
 
 def _missing(source: Path, key: str, written: str, hint: str) -> Iterator[str]:

@@ -173,7 +173,7 @@ ODD = {
     "texts": (lambda x: x.astype(str), "numpy.str_"),
     "dates": (lambda x: x.astype("M8[s]"), "numpy.datetime64"),
     "records": (lambda x: x.astype([("a", "f8")]), "numpy.void"),
-    "a mapping": (lambda x: {"x": x}, "numpy.object_"),
+    "a set": (lambda x: {1, 2}, "numpy.object_"),
     "longdouble": (lambda x: x.astype(np.longdouble), "numpy.longdouble"),
     "sparse": (lambda x: torch.from_numpy(x).to_sparse(), "a sparse tensor"),
     "meta": (lambda x: torch.from_numpy(x).to("meta"), "a meta tensor"),
@@ -271,3 +271,109 @@ def test_splits_of_32_and_64_bits_go_together(tmp_path):
     path = arrays(tmp_path, x_train=VALUES, x_test=np.arange(12).reshape(3, 4))
     with pytest.raises(UsageError, match="the splits differ: train inputs are float32"):
         load("arrays", root=path)
+
+
+NESTED = {
+    "ids": np.arange(24, dtype=np.uint8).reshape(6, 4),
+    "mask": np.arange(24).reshape(6, 4) > 3,
+    "pair": (VALUES.astype("f2"), [1, 2, 3, 4, 5, 6]),
+}
+
+
+def test_arrays_of_a_nesting_are_taken_as_they_are(tmp_path):
+    """Integers and bytes as int64, truth values as bool, floats in the precision of the job."""
+    for exact, real in ((False, torch.float32), (True, torch.float64)):
+        nested = {**NESTED, "wide": VALUES + 1 / 3}
+        x = returned(tmp_path, nested, exact=exact).splits["train"].x
+        assert (x["ids"].dtype, x["mask"].dtype) == (torch.int64, torch.bool)
+        assert (x["pair"][0].dtype, x["pair"][1].dtype) == (torch.float32, torch.int64)
+        assert x["wide"].dtype == real
+        np.testing.assert_array_equal(x["ids"].numpy(), NESTED["ids"])
+        np.testing.assert_array_equal(x["wide"].numpy(), (VALUES + 1 / 3).astype(str(real)[6:]))
+    labels = returned(tmp_path, VALUES, {"a": np.arange(6), "b": VALUES})
+    assert (labels.target_kind, labels.classes) == ("nested", None)
+
+
+HOLED = VALUES.copy()
+HOLED[2, 1] = np.inf
+MISFITS = {
+    "another count": ({**NESTED, "size": np.ones(7)}, None, "size has 7 samples, ids 6; all need"),
+    "another count of labels": (NESTED, np.arange(5), "labels has 5 samples, ids 6"),
+    "a number": ({**NESTED, "scale": 3.0}, None, "scale is one number; expected"),
+    "nothing in it": ({}, None, "inputs: dict without arrays"),
+    "nothing inside": ({"ids": np.ones(6), "more": ()}, None, "inputs more: tuple without arrays"),
+    "no samples": ({"ids": np.ones((0, 3))}, np.ones(0), r"is empty: ids has shape \[0, 3\]"),
+    "a number as key": ({0: VALUES}, None, "inputs: 0 is a key; expected names"),
+    "a dot in a key": ({"a.b": VALUES}, None, "inputs: 'a.b' is a key"),
+    "objects": ({"a": VALUES.astype(object)}, None, "inputs a: not an array of numbers"),
+    "not finite": ({"a": (HOLED, HOLED)}, None, "inputs a 0: 1 of 6 inputs have NaN or infinite"),
+    "beyond float32": ({"a": VALUES.round() + 2**25}, None, "inputs a: some are whole numbers"),
+    "a shorter mask": (
+        {"ids": np.ones((6, 4), int), "mask": np.ones((6, 3), bool)},
+        None,
+        r"mask has shape \[6, 3\], ids \[6, 4\]",
+    ),
+}
+
+
+@pytest.mark.parametrize(("x", "y", "said"), MISFITS.values(), ids=MISFITS.keys())
+def test_a_nesting_that_is_no_batch_is_refused(tmp_path, x, y, said):
+    """With the place of what does not fit."""
+    with pytest.raises(UsageError, match=rf"^data\.dataset: returned:give: train:? .*{said}"):
+        returned(tmp_path, x, y)
+
+
+def test_nothing_scales_or_relabels_a_nesting(tmp_path):
+    """What says how to is refused: nothing says which array it is meant for."""
+    normalize = schema.NormalizeSpec(mean=[0.0], std=[1.0])
+    with pytest.raises(UsageError, match="normalize: the inputs are several arrays"):
+        returned(tmp_path, NESTED, normalize=normalize)
+    for said in ({"classes": 3}, {"no_label": 3}):
+        with pytest.raises(UsageError, match=f"{next(iter(said))} is 3"):
+            both(tmp_path, {**said, "x_train": VALUES, "y_train": {"a": np.arange(6)}})
+
+
+def both(tmp_path, arrays, needs_targets=True):
+    """Load what a factory returns."""
+    (tmp_path / "returned.py").write_text("def give(): return of\n")
+    from lsengine.external import user_code
+
+    give = user_code.lookup("returned:give", key="data.dataset", job_folder=tmp_path)
+    give.__globals__["of"] = arrays
+    spec = schema.DataSpec(dataset="returned:give", splits=[s for s in SPLITS if has(arrays, s)])
+    return data.load(spec, root=None, job_folder=tmp_path, seed=0, needs_targets=needs_targets)
+
+
+SPLITS = ("train", "test")
+
+
+def has(arrays, split):
+    """Return whether there are arrays of a split."""
+    return any(key.endswith(split) for key in arrays)
+
+
+def test_splits_of_other_names_or_shapes_are_refused(tmp_path):
+    """The other split is no test of the same network."""
+    for test, said in (
+        ({"ids": NESTED["ids"]}, "train inputs are ids, mask, pair.0, pair.1, test inputs ids"),
+        ({**NESTED, "mask": np.ones((6, 4))}, "train inputs mask are bool .4. per sample"),
+        ({**NESTED, "ids": np.ones(6, int)}, r"test inputs ids int64 \[\]"),
+        (VALUES, "test inputs one array"),
+    ):
+        with pytest.raises(UsageError, match=f"the splits differ: .*{said}"):
+            both(tmp_path, {"train": (NESTED, np.arange(6) % 3), "test": (test, np.arange(6) % 3)})
+
+
+def test_an_objective_needs_no_targets(tmp_path):
+    """Then all names are inputs, samples may be numbers, and labels any integers."""
+    alone = both(tmp_path, {"x_train": VALUES[:, 0]}, needs_targets=False)
+    assert (alone.splits["train"].y, alone.target_kind, alone.classes) == (None, "none", None)
+    assert (alone.channels, alone.outputs, len(alone.splits["train"])) == (1, 1, 6)
+    named = both(tmp_path, {"x_train": VALUES, "at_train": VALUES}, needs_targets=False)
+    assert set(named.splits["train"].x) == {"x", "at"}
+    signs = np.array([-1, 1] * 3)
+    signed = both(tmp_path, {"x_train": VALUES, "y_train": signs}, needs_targets=False)
+    assert (signed.target_kind, signed.classes) == ("values", None)
+    np.testing.assert_array_equal(signed.splits["train"].y.numpy(), signs)
+    labelled = both(tmp_path, {"x_train": VALUES, "y_train": np.arange(6)}, needs_targets=False)
+    assert (labelled.target_kind, labelled.classes) == ("classes", 6)

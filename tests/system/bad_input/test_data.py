@@ -50,6 +50,8 @@ _HOLED[3, 2] = np.nan
         ({"y_train": None}, "has x_train, but no y_train"),
         ({"x_test": None, "y_test": None}, ["data.splits: test is asked for", "train"]),
         ({"y_train": np.ones((8, 3)), "y_test": np.ones((5, 2))}, "the splits differ"),
+        ({"mask_train": np.ones((7, 6), bool)}, "mask has 7 samples, x 8; all need one first axis"),
+        ({"mask_train": np.ones((8, 6), bool)}, "train inputs are x, mask, test inputs one array"),
         ({"x_train": np.array([{}] * 8)}, "not a readable .npz file of plain arrays"),
     ],
     ids=lambda v: ",".join(v) if isinstance(v, dict) else "",

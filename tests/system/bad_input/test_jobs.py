@@ -39,7 +39,7 @@ from tests.support.refusals import (
         ({"output": "~nobody_of_that_name/data.npz/s.h5", "data": None}, "data: required"),
         ({"data": {"dataset": "arrays", "root": "gone.npz"}}, "expected an .npz file"),
         ({"data": {"dataset": "imagenet"}}, "data.dataset: got"),
-        ({"data": {"dataset": "arrays", "root": "."}}, "is a directory; expected a file"),
+        ({"data": {"dataset": "arrays", "root": "."}}, "is a directory; expected an .npz file"),
         ({"output": "."}, "is a directory; expected the name of a file"),
         ({"output": "data.npz/s.h5"}, "data.npz is not a directory"),
         ({"model": {"arch": "resnet57", "checkpoint": "data.npz"}}, 'did you mean "resnet5'),

@@ -1,0 +1,124 @@
+"""Arrays with names, whatever file they are in."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from lsengine import data
+from lsengine.data.array_files import read
+from lsengine.data.naming import Choice
+from lsengine.errors import EnvironmentUnfit, UsageError
+from tests.support.datasets import load
+
+RNG = np.random.default_rng(1)
+SPLITS = {
+    split: {
+        "ids": RNG.integers(0, 50, (count, 4)),
+        "mask": RNG.integers(0, 2, (count, 4)).astype(bool),
+        "size": RNG.normal(size=count).astype("f4"),
+        "y": RNG.integers(0, 3, count),
+    }
+    for split, count in (("train", 7), ("test", 5))
+}
+
+
+def written(folder, kind):
+    """Write the arrays into files of a kind; return the root of the job."""
+    flat = {f"{n}_{s}": a for s, named in SPLITS.items() for n, a in named.items()}
+    path = folder / f"data.{kind}"
+    if kind == "npz":
+        np.savez(path, **flat)
+    elif kind == "safetensors":
+        save_file = pytest.importorskip("safetensors.numpy").save_file
+        save_file({f"{s}/{n}": a for s, named in SPLITS.items() for n, a in named.items()}, path)
+    else:
+        pa = pytest.importorskip("pyarrow")
+        path = folder / "tables"
+        path.mkdir()
+        for split, named in SPLITS.items():
+            columns = {n: pa.array(a.tolist() if a.ndim > 1 else a) for n, a in named.items()}
+            _write_table(pa.table(columns), path / f"{split}.{kind}")
+    return path
+
+
+def _write_table(table, path):
+    if path.suffix == ".parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
+    else:
+        pytest.importorskip("pyarrow.feather").write_feather(table, path)
+
+
+@pytest.mark.parametrize("kind", ["npz", "safetensors", "parquet", "feather", "arrow"])
+def test_the_same_arrays_are_the_same_data_in_every_file(tmp_path, kind):
+    """The digest is that of a loader over the same numbers in memory, and so are the numbers."""
+    found = load("arrays", root=written(tmp_path, kind))
+    (tmp_path / "memory.py").write_text("def give(): return of\n")
+    from lsengine.external import user_code
+
+    give = user_code.lookup("memory:give", key="data.dataset", job_folder=tmp_path)
+    give.__globals__["of"] = {
+        split: data.from_memory(
+            {name: torch.from_numpy(array)[start : start + 2] for name, array in named.items()}
+            for start in range(0, len(named["y"]), 2)
+        )
+        for split, named in SPLITS.items()
+    }
+    in_memory = load("memory:give", job_folder=tmp_path)
+    assert found.sha256 == in_memory.sha256
+    assert (found.classes, found.target_kind) == (3, "classes")
+    for dataset in (found, in_memory):
+        for split, named in SPLITS.items():
+            x, y = dataset.splits[split].x, dataset.splits[split].y
+            assert set(x) == {"ids", "mask", "size"}
+            for name, tensor in {**x, "y": y}.items():
+                np.testing.assert_array_equal(tensor.numpy(), named[name])
+                assert tensor.numpy().dtype == named[name].dtype
+
+
+def test_a_folder_has_one_file_for_each_split(tmp_path):
+    """Of any kind, in which the names have no split; two of one split are refused."""
+    choice = Choice()
+    with pytest.raises(UsageError, match=r"is a directory; expected an .npz file.*train\.parquet"):
+        read(tmp_path, choice, None)
+    np.savez(tmp_path / "train.npz", x=np.zeros(3), y=np.ones(3))
+    assert set(read(tmp_path, choice, None)) == {"train"}
+    assert set(read(tmp_path, choice, None)["train"]) == {"x", "y"}
+    (tmp_path / "train.parquet").write_text("")
+    with pytest.raises(UsageError, match=r"train.npz and .*train.parquet are both there"):
+        read(tmp_path, choice, None)
+
+
+def test_what_only_tables_have_is_refused_elsewhere(tmp_path):
+    """Arrays have rows of one length."""
+    with pytest.raises(UsageError, match=r"data\.args\.pad: .* has arrays"):
+        read(written(tmp_path, "npz"), Choice(), 0)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "parquet", "feather"])
+def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path, kind, monkeypatch):
+    """In one message that says how to install it."""
+    path = tmp_path / f"a.{kind}"
+    path.write_text("")
+    module, extra = (
+        ("safetensors", "safetensors") if kind == "safetensors" else ("pyarrow", "arrow")
+    )
+    for name in [n for n in sys.modules if n.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(EnvironmentUnfit, match=rf"{path} needs {module}.*lsengine\[{extra}\]"):
+        read(path, Choice(), None)
+
+
+def test_a_file_that_is_damaged_or_absent_is_named(tmp_path):
+    """Safetensors, too."""
+    pytest.importorskip("safetensors")
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(UsageError, match=f"no such file: {path}; expected an .npz file"):
+        read(path, Choice(), None)
+    path.write_text("hello")
+    with pytest.raises(UsageError, match=f"{path} is not a readable .safetensors file"):
+        read(path, Choice(), None)

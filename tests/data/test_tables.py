@@ -1,0 +1,149 @@
+"""Tables as arrays, against the rows that were written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lsengine.data import tables
+from lsengine.errors import UsageError
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+feather = pytest.importorskip("pyarrow.feather")
+
+RNG = np.random.default_rng(0)
+LENGTHS = [3, 1, 4, 0, 2]
+IDS = [RNG.integers(1, 50, n).tolist() for n in LENGTHS]
+SPLIT = ["train", "test", "train", "train", "test"]
+
+
+def write(folder, columns, suffix=".parquet", name="data"):
+    """Write a table; return its path."""
+    path, table = folder / f"{name}{suffix}", pa.table(columns)
+    if suffix == ".parquet":
+        pq.write_table(table, path, row_group_size=2)
+    elif suffix == ".feather":
+        feather.write_feather(table, path, compression="lz4", chunksize=2)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+    return path
+
+
+def read(files, pad=None, wanted=None, target="y"):
+    """Read files as `array_files` would."""
+    files = files if isinstance(files, dict) else {"": files}
+    return tables.read(files, wanted=wanted, pad=pad, is_target=lambda name: name == target)
+
+
+@pytest.mark.parametrize("suffix", tables.SUFFIXES)
+def test_columns_of_numbers_and_even_lists_are_arrays(tmp_path, suffix):
+    """Of every type and depth, with the rows of each split in the file's order."""
+    cube, pairs = RNG.normal(size=(5, 2, 3)), RNG.integers(0, 9, (5, 2))
+    inner = pa.FixedSizeListArray.from_arrays(cube.ravel(), 3)
+    columns = {
+        "cube": pa.FixedSizeListArray.from_arrays(inner, 2),
+        "pairs": pa.array(pairs.tolist(), pa.list_(pa.int32())),
+        "deep": pa.array(cube.tolist(), pa.large_list(pa.list_(pa.float32()))),
+        "half": pa.array(np.arange(5, dtype=np.float16)),
+        "seen": pa.array([True, False, True, True, False]),
+        "coded": pa.array([7, 7, 8, 9, 7]).dictionary_encode(),
+        "y": pa.array([0, 1, 2, 0, 1], pa.uint8()),
+        "split": pa.array(SPLIT).dictionary_encode(),
+    }
+    found = read(write(tmp_path, columns, suffix))
+    expected = {
+        "cube": cube,
+        "pairs": pairs.astype("i4"),
+        "deep": cube.astype("f4"),
+        "half": np.arange(5, dtype=np.float16),
+        "seen": np.array([True, False, True, True, False]),
+        "coded": np.array([7, 7, 8, 9, 7]),
+        "y": np.array([0, 1, 2, 0, 1], np.uint8),
+    }
+    assert [*found] == ["train", "test"]
+    for split, arrays in found.items():
+        rows = [i for i, name in enumerate(SPLIT) if name == split]
+        assert arrays.keys() == expected.keys()
+        for name, array in arrays.items():
+            assert array.dtype == expected[name].dtype
+            np.testing.assert_array_equal(array, expected[name][rows])
+
+
+def test_ragged_columns_are_padded_to_one_length_of_all_splits(tmp_path):
+    """Inputs with the number that is asked for, labels with none; a mask says what is real."""
+    labels = [[i % 3 for i in row] for row in IDS]
+    path = write(tmp_path, {"ids": IDS, "y": labels, "split": SPLIT})
+    with pytest.raises(UsageError, match=r"column ids has lists of 0 to 4 numbers.*pad: 0"):
+        read(path)
+    found = read(path, pad=7)
+    for split in ("train", "test"):
+        rows = [i for i, name in enumerate(SPLIT) if name == split]
+        for place, row in enumerate(rows):
+            blank = 4 - LENGTHS[row]
+            assert found[split]["ids"][place].tolist() == IDS[row] + [7] * blank
+            assert found[split]["y"][place].tolist() == labels[row] + [-100] * blank
+            assert found[split]["mask"][place].tolist() == [True] * (4 - blank) + [False] * blank
+    halves = {
+        split: write(
+            tmp_path,
+            {"ids": [r for r, s in zip(IDS, SPLIT, strict=True) if s == split]},
+            name=split,
+        )
+        for split in ("train", "test")
+    }
+    for split, arrays in read(halves, pad=7).items():
+        np.testing.assert_array_equal(arrays["ids"], found[split]["ids"])
+        np.testing.assert_array_equal(arrays["mask"], found[split]["mask"])
+
+
+def test_a_mask_of_the_table_is_kept(tmp_path):
+    """It is padded with 0; without one, columns of different lengths have no common mask."""
+    ones = [[1] * n for n in LENGTHS]
+    found = read(write(tmp_path, {"ids": IDS, "attention_mask": ones}), pad=7)["train"]
+    assert set(found) == {"ids", "attention_mask"}
+    assert found["attention_mask"].sum(1).tolist() == LENGTHS
+    others = [row[:1] for row in IDS]
+    with pytest.raises(UsageError, match=r"different lengths in one row.*ids_mask"):
+        read(write(tmp_path, {"ids": IDS, "others": others}), pad=0)
+
+
+REFUSED = {
+    "texts": ({"x": ["a", "b"]}, {}, "column x: has the type string"),
+    "nulls": ({"x": [1, None]}, {}, "column x: 1 of 2 values are null"),
+    "inner nulls": ({"x": [[1], [None]]}, {}, "column x: 1 of 2 values are null"),
+    "ragged in ragged": ({"x": [[[1]], [[1, 2]]]}, {"pad": 0}, "lists in its lists differ"),
+    "other splits": ({"x": [1, 2], "split": ["dev", "val"]}, {}, "split has .*'dev'.* expected"),
+    "real targets": ({"y": [[1.0], []]}, {"pad": 0}, "y has targets of different lengths"),
+}
+
+
+@pytest.mark.parametrize(("columns", "options", "said"), REFUSED.values(), ids=REFUSED.keys())
+def test_columns_that_are_no_arrays_are_refused(tmp_path, columns, options, said):
+    """With the file, the column and what was found."""
+    path = write(tmp_path, columns)
+    with pytest.raises(UsageError, match=rf"^data\.root: {path}: .*{said}"):
+        read(path, **options)
+
+
+def test_only_wanted_columns_are_read(tmp_path):
+    """So a text beside them does no harm."""
+    path = write(tmp_path, {"ids": [1, 2], "text": ["a", "b"], "split": ["test", "train"]})
+    assert {
+        s: {n: a.tolist() for n, a in c.items()} for s, c in read(path, wanted=["ids"]).items()
+    } == {
+        "train": {"ids": [2]},
+        "test": {"ids": [1]},
+    }
+
+
+@pytest.mark.parametrize("suffix", tables.SUFFIXES)
+@pytest.mark.parametrize("damage", ["text", "empty", "cut", "absent"])
+def test_what_is_no_table_is_named(tmp_path, suffix, damage):
+    """One message for each file that is damaged or not there."""
+    path = write(tmp_path, {"x": [1, 2]}, suffix)
+    content = {"text": b"hello", "empty": b"", "cut": path.read_bytes()[:90]}.get(damage)
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UsageError, match=rf"^data\.root: {path}.*(not a readable|no such file)"):
+        read(path)
