@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from lsengine.surface import Surface
+    from lsengine.api.commands import Surface as Surface
+    from lsengine.api.commands import compare as compare
+    from lsengine.api.commands import histogram as histogram
+    from lsengine.api.commands import merge as merge
+    from lsengine.api.commands import open as open
+    from lsengine.api.commands import status as status
+    from lsengine.api.evaluating import evaluate as evaluate
+    from lsengine.api.evaluating import run as run
+    from lsengine.api.evaluating import spectrum as spectrum
+    from lsengine.api.evaluating import trajectory as trajectory
 
 __version__ = "0.1.0"
+_ROOMS = ("render", "export")  # folders of the package, and functions as well
+_READING = ("open", "Surface", "compare", "histogram", "merge", "status")
+_EVALUATING = ("evaluate", "run", "spectrum", "trajectory")
 
 
-def open(path: str | Path) -> Surface:
-    """Read a surface into arrays; see `docs/PYTHON.md`.
+class _Room(ModuleType):
+    """A folder of the package that can be called as the function of its name."""
 
-    Args:
-        path: A surface file of lsengine's, also one that is being written, or one of
-            github.com/tomgoldstein/loss-landscape.
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        name = self.__name__.rpartition(".")[2]
+        return getattr(import_module("lsengine.api.commands"), name)(*args, **keywords)
 
-    Returns:
-        What the file says of its cells, as it is now.
 
-    Raises:
-        UsageError: If there is no such file.
-        SurfaceError: If it is damaged or no surface.
-    """
-    # Not above: importing the package is part of every command, its help included.
-    from lsengine import store
+class _Package(ModuleType):
+    """The package, whose functions are loaded when they are asked for."""
 
-    return store.read(path)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _ROOMS and isinstance(value, ModuleType):
+            value.__class__ = _Room
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _ROOMS:
+            return import_module(f"lsengine.{name}")
+        # Importing the package is part of every command, its help included.
+        if name in _READING:
+            return getattr(import_module("lsengine.api.commands"), name)
+        if name in _EVALUATING:
+            return getattr(import_module("lsengine.api.evaluating"), name)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_ROOMS, *_READING, *_EVALUATING})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -6,6 +6,7 @@ Anything that is not an `LsengineError` is a bug and keeps its traceback.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class LsengineError(Exception):
@@ -48,9 +49,14 @@ class SurfaceError(LsengineError):
 
 
 class CellsFailed(LsengineError):
-    """The run reached its end, but some cells failed; the message lists them."""
+    """The run reached its end, but some cells failed; the message lists them.
+
+    Attributes:
+        surfaces: From functions that return surfaces, those that they would return.
+    """
 
     exit_code = 5
+    surfaces: tuple[Any, ...] = ()
 
 
 class Stopped(LsengineError):

@@ -5,27 +5,68 @@ A line has the rank first, then the host, then what happened with its values nam
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import logging
 import math
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 log = logging.getLogger(__name__)
 NOTICE = 25
 """The level of what a user wants to know of every rank, not only of rank 0."""
 _LINE_EVERY_S = 10.0
+_callers: list[bool] = []  # of functions called from Python: whether each speaks
 
 
 def configure(rank: int) -> None:
-    """Send log lines to standard error.  Rank 0 speaks; others on notices or worse."""
+    """Send log lines to standard error.  Rank 0 speaks; others on notices or worse.
+
+    Within `callers` nothing happens: who imports a library says where its log lines go.
+    """
+    if _callers:
+        return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(f"r{rank:03d} {socket.gethostname()}"))
     root = logging.getLogger("lsengine")
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if rank == 0 else NOTICE)
     root.propagate = False
+
+
+@contextmanager
+def callers(*, speaks: bool) -> Iterator[None]:
+    """Leave log lines to the caller's logging within the context.
+
+    A caller who has set up none gets warnings and reports of progress on standard error if it
+    ``speaks``, and nothing else.
+    """
+    root = logging.getLogger("lsengine")
+    before = root.handlers[:], root.level
+    if not root.hasHandlers():
+        handler: logging.Handler = logging.NullHandler()
+        if speaks:
+            handler = logging.StreamHandler(sys.stderr)
+            handler.addFilter(lambda r: r.levelno >= logging.WARNING or r.name == __name__)
+            root.setLevel(logging.INFO)
+        handler.setFormatter(logging.Formatter("lsengine: %(message)s"))
+        root.addHandler(handler)
+    _callers.append(speaks)
+    try:
+        yield
+    finally:
+        _callers.pop()
+        root.handlers[:] = before[0]
+        root.setLevel(before[1])
+
+
+def default_style() -> str:
+    """Return how progress is shown if nobody says it: a bar on a terminal or in a notebook."""
+    return "bar" if sys.stderr.isatty() or "ipykernel" in sys.modules else "lines"
 
 
 class Progress:
@@ -37,16 +78,14 @@ class Progress:
 
     def __init__(self, things: str, *, total: int, done: int, style: str) -> None:
         if style == "auto":
-            style = "bar" if sys.stderr.isatty() else "lines"
+            style = default_style()
         self._things, self._total, self._done, self._before = things, total, done, done
         self._start = self._last_line = time.monotonic()
         self._has_lines = style == "lines"
         self._bar: Any = None
         if style == "bar":
-            from tqdm import tqdm  # not needed by who only reads
-
             unit = things.removesuffix("s")
-            self._bar = tqdm(total=total, initial=done, unit=unit, mininterval=0.5)
+            self._bar = _tqdm()(total=total, initial=done, unit=unit, mininterval=0.5)
 
     def advance(self, count: int = 1, values: str = "") -> None:
         """Count things just finished; ``values`` are shown instead of the rate, and at the end."""
@@ -73,6 +112,13 @@ class Progress:
             left_s = (self._total - self._done) / rate if rate else math.inf
             shown, counts = values or f"rate={rate:.3g}/s", f"{self._done}/{self._total}"
             log.info("%s=%s %s eta=%.0fs", self._things, counts, shown, left_s)
+
+
+def _tqdm() -> Any:
+    """Return the bar of a notebook where there is one that can show it, else that of a terminal."""
+    # Not needed by who only reads.
+    is_shown = "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
+    return importlib.import_module("tqdm.auto" if is_shown else "tqdm").tqdm
 
 
 class _Formatter(logging.Formatter):

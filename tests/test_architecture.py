@@ -44,7 +44,7 @@ ONLY = {  # foreign library: the modules or folders that may import it
     "h5py": ("store/",),
     "yaml": ("job/",),
     "triton": ("convolution/kernels",),
-    "matplotlib": ("render/",),
+    "matplotlib": ("render/", "api/surface"),
     "PIL": ("data/image_file", "render/"),
     "torchvision": ("external/torchvision",),
     "trimesh": ("export/",),

@@ -163,6 +163,7 @@ def status(parsed: argparse.Namespace) -> int:
 def render(parsed: argparse.Namespace) -> int:
     """Draw one picture and print its name."""
     from lsengine import render
+    from lsengine.api import commands as api
     from lsengine.report import inputs
 
     first = Path(parsed.surfaces[0])
@@ -176,39 +177,34 @@ def render(parsed: argparse.Namespace) -> int:
         from lsengine.report import watch  # knows jobs, for which a picture need not wait
 
         return watch.picture(parsed.surfaces, kind, output, every_s=parsed.every, **looks)
-    render.write(inputs.read(parsed.surfaces, kind), output, kind=kind, **looks)
-    tell(output)
+    tell(api.render(parsed.surfaces, output, kind=kind, **looks))
     return 0
 
 
 def export(parsed: argparse.Namespace) -> int:
     """Write a surface in another format and print the files' names."""
-    from lsengine import export
-    from lsengine.report import inputs
+    from lsengine.api import commands as api
 
-    (surface,) = inputs.read_surfaces([parsed.surface])
     height = {"quantity": parsed.quantity, "scale": parsed.scale}
-    for path in export.export(surface, parsed.to, parsed.output, **height):
+    for path in api.export(parsed.surface, parsed.to, parsed.output, **height):
         tell(path)
     return 0
 
 
 def compare(parsed: argparse.Namespace) -> int:
     """Print a table of flatness figures."""
-    from lsengine.report import compare, inputs
-    from lsengine.report.flatness import Level
+    from lsengine.api import commands as api
+    from lsengine.report import compare
 
     if parsed.csv and parsed.csv.suffix != ".csv":  # a slip must not cost a surface
         raise UsageError(f"{parsed.csv}: expected a name that ends in .csv")
-    level = Level.parse(parsed.level)
-    surfaces = inputs.read_surfaces(parsed.surfaces)
-    comparison = compare.compare(surfaces, level=level, quantity=parsed.quantity)
+    comparison = api.compare(parsed.surfaces, level=parsed.level, quantity=parsed.quantity)
     if parsed.csv:
         files.write(parsed.csv, compare.csv_text(comparison).encode())
     if parsed.json:
         tell(json.dumps(compare.as_dict(comparison), indent=2))
     else:
-        tell(compare.text(comparison))
+        tell(comparison)
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,17 +64,37 @@ def run(
     Raises:
         LsengineError: On rank 0 (or alone), after the others have been told its exit code.
     """
+    found = run_found(
+        lambda: load(path, command="spectrum", changes=changes), sizes, world=world, output=output
+    )
+    return found.code, f"{text(found.spectrum)}\n{found.path}" if found.spectrum else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What came of `run_found`: the exit code, and on rank 0 the spectrum and its file."""
+
+    code: int
+    spectrum: Spectrum | None = None
+    path: Path | None = None
+
+
+def run_found(
+    find: Callable[[], Job], sizes: Sizes, *, world: World | None, output: Path | None = None
+) -> Found:
+    """Compute the spectrum of a job that rank 0 finds first; else as `run`."""
     world = world or World.alone()
     logs.configure(rank=world.rank)
     with StopRequest() as stop:
         if world.rank > 0:
-            return int(world.wait(Tag.STOP).payload), ""
+            return Found(int(world.wait(Tag.STOP).payload))
         code = 1  # a bug, unless we know better
         try:
-            job = load(path, command="spectrum", changes=changes)
-            table = _measure(job, sizes, stop, output)
+            job = find()
+            path = output or default_output(job)
+            spectrum = _measure(job, sizes, stop, path)
             code = 0
-            return code, table
+            return Found(code, spectrum, path)
         except LsengineError as error:
             code = error.exit_code
             raise
@@ -109,12 +129,11 @@ def text(spectrum: Spectrum) -> str:
     return "\n".join(lines)
 
 
-def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> str:
+def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path) -> Spectrum:
     def tick() -> None:
         if stop:
             raise Stopped(f"stopped by {stop.signal}; nothing is kept of a spectrum half done")
 
-    output = output or default_output(job)
     if output.exists() and store.format_of(output) != store.SPECTRUM_FORMAT:
         raise UsageError(f"{output}: exists and is no spectrum; give another --output")
     files.make_folder(output.parent)
@@ -149,7 +168,7 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path | None) -> 
     }
     spectrum = _spectrum(job, hessian, sizes, attributes)
     store.write_spectrum(output, spectrum)
-    return f"{text(spectrum)}\n{output}"
+    return spectrum
 
 
 def _spectrum(

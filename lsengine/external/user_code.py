@@ -1,15 +1,19 @@
-"""The user's own modules: networks, data sets and losses that a job names.
+"""The user's own code: networks, data sets and losses that a job names.
+
+Most are in modules.  Some are objects of this process, which `provided` gives names such as
+``memory:model``.
 
 They may import their neighbours at any time, in a forward pass as well.  So the folder of the job
-stays on the search path, behind everything else, until a job of another folder is used.
+stays on the search path, behind everything else, until a job of another folder is used, or
+`borrowed` ends.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,45 @@ class _InUse:
 
 
 _in_use: list[_InUse] = []  # one at most
+_MEMORY = "memory"
+_provided: dict[str, Callable[..., Any]] = {}  # by spec
+
+
+@contextmanager
+def provided(objects: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Let ``memory:NAME`` name an object of this process within the context, by its name."""
+    before = dict(_provided)
+    _provided.update({f"{_MEMORY}:{name}": value for name, value in objects.items()})
+    try:
+        yield
+    finally:
+        _provided.clear()
+        _provided.update(before)
+
+
+@contextmanager
+def borrowed() -> Iterator[None]:
+    """Give the search path back after the context, as it was, and forget what jobs have imported.
+
+    Modules stay that could be imported without a job: they are the caller's own.
+    """
+    path, in_use = list(sys.path), list(_in_use)
+    _in_use.clear()
+    try:
+        yield
+    finally:
+        own = {Path(entry).absolute() for entry in path}
+        for use in _in_use:
+            if use.folder not in own:
+                for name in imported(use.folder):
+                    del sys.modules[name]
+        _in_use[:] = in_use
+        sys.path[:] = path
+
+
+def is_provided(spec: str) -> bool:
+    """Whether a spec names an object of this process."""
+    return spec in _provided
 
 
 def call(spec: str, args: dict[str, Any], *, key: str, job_folder: Path) -> Any:
@@ -38,7 +81,7 @@ def call(spec: str, args: dict[str, Any], *, key: str, job_folder: Path) -> Any:
         UsageError: If there is no such factory, or it fails; with the factory's own error.
     """
     factory = lookup(spec, key=key, job_folder=job_folder)
-    with _importable(job_folder):
+    with nullcontext() if is_provided(spec) else _importable(job_folder):
         try:
             return factory(**args)
         except (Exception, SystemExit) as error:  # a script may leave by sys.exit
@@ -51,12 +94,14 @@ def call(spec: str, args: dict[str, Any], *, key: str, job_folder: Path) -> Any:
 def lookup(spec: str, *, key: str, job_folder: Path) -> Callable[..., Any]:
     """Return the callable that ``package.module:name`` names, without calling it.
 
-    The module is looked for on PYTHONPATH first, then in ``job_folder``.  Messages begin with
-    the key path of ``spec`` in the job.
+    What is `provided` comes first.  A module is looked for on PYTHONPATH, then in ``job_folder``.
+    Messages begin with the key path of ``spec`` in the job.
 
     Raises:
         UsageError: If the module or the name in it is missing, or importing it fails.
     """
+    if is_provided(spec):
+        return _provided[spec]
     name, _, attribute = spec.partition(":")
     if not name or not attribute:
         raise UsageError(f'{key}: got "{spec}"; expected module:name or package.module:name')

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from lsengine.external import user_code
 from lsengine.job import rules
 from lsengine.job.checkpoint_paths import problem
 from lsengine.job.schema import Direction, Document, TrajectorySpec
@@ -104,7 +105,8 @@ class Job:
         specs = [document.data.dataset, document.loss]
         if document.model.is_own:
             specs.append(document.model.arch)
-        return [spec.partition(":")[0] for spec in specs if ":" in spec]
+        named = [spec for spec in specs if ":" in spec and not user_code.is_provided(spec)]
+        return [spec.partition(":")[0] for spec in named]
 
     def data_identity(self) -> dict[str, Any]:
         """Return what the job says of its data, but where they are, as plain JSON values."""

@@ -77,13 +77,10 @@ def load_all(
     for content in documents:
         if not fnmatchcase(str(content["name"]), only):
             continue
-        document, of_job = _validate(content)
-        of_job += rules.between_keys(document)
-        of_job += _needs(document, content, command)
-        of_job += file_checks(source, document, command)
+        job, of_job = _checked(content, source, command)
         prefix = f"{content['name']}: " if len(documents) > 1 else ""
         problems += [prefix + problem for problem in of_job]
-        jobs.append(Job(source=source.absolute(), document=document))
+        jobs.append(job)
     if not jobs:
         names = ", ".join(str(content["name"]) for content in documents)
         problems.append(f"no job's name matches {only}; there are: {names}")
@@ -115,6 +112,29 @@ def _change(raw: dict[str, Any], change: str) -> None:
     if isinstance(combined, dict) and key in combined:
         raise ValueError(f"--set {key}: the matrix of the file gives it; set matrix.{key}")
     matrix.put(raw, key, value, where="--set ")
+
+
+def from_values(content: dict[str, Any], *, folder: Path, command: str, who: str) -> Job:
+    """Return a job of keys and values that are in no file.
+
+    ``folder`` is where its paths start, ``who`` is named before the problems; see `load`.
+
+    Raises:
+        JobError: With every problem.
+    """
+    job, problems = _checked(content, folder / who, command)
+    if problems:
+        raise JobError(who, problems)
+    return job
+
+
+def _checked(content: dict[str, Any], source: Path, command: str) -> tuple[Job, list[str]]:
+    """Return a job and what is wrong with it."""
+    document, problems = _validate(content)
+    problems += rules.between_keys(document)
+    problems += _needs(document, content, command)
+    problems += file_checks(source, document, command)
+    return Job(source=source.absolute(), document=document), problems
 
 
 def _shared_outputs(jobs: list[Job], command: str) -> Iterator[str]:

@@ -7,6 +7,8 @@ from lsengine.ranks.launch import abort_other_ranks as abort_other_ranks
 from lsengine.ranks.launch import available_cores as available_cores
 from lsengine.ranks.launch import exit_without_finalize as exit_without_finalize
 from lsengine.ranks.launch import join as join
+from lsengine.ranks.launch import launched_size as launched_size
+from lsengine.ranks.launch import meet as meet
 from lsengine.ranks.signals import StopRequest as StopRequest
 from lsengine.ranks.world import Message as Message
 from lsengine.ranks.world import Tag as Tag

@@ -36,20 +36,35 @@ def launched_size() -> int:
 
 @functools.cache
 def join() -> World:
-    """Join the other ranks, once; a process that was started alone is a world of one rank.
+    """Join the other ranks as `meet` does, and from now on survive signals that come early.
 
     Raises:
-        EnvironmentUnfit: If the launcher started several ranks that do not find each other.
+        EnvironmentUnfit: As `meet`.
     """
     signal.signal(signal.SIGUSR1, EarlySignal())  # it would end a process that is starting
     # And one that is ending: Python gives up its handlers before MPI is finalized.
     atexit.register(signal.signal, signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        return meet()
+    except EnvironmentUnfit as error:
+        if int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))):
+            raise SystemExit(error.exit_code) from None  # once is enough
+        raise
+
+
+@functools.cache
+def meet() -> World:
+    """Meet the other ranks, once; a process that was started alone is a world of one rank.
+
+    Raises:
+        EnvironmentUnfit: If the launcher started several ranks that do not find each other.
+    """
     expected = launched_size()
     launcher_sets = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
     if expected == 1 and not any(v in os.environ for v in launcher_sets):
         return World.alone()
     try:
-        MPI = _meet()
+        MPI = _initialised()
     except (ImportError, RuntimeError) as error:
         if expected == 1:
             return World.alone()
@@ -60,8 +75,6 @@ def join() -> World:
     library = MPI.Get_library_version().split("\n")[0].split(",")[0].strip("\x00 ")
     size = MPI.COMM_WORLD.Get_size()
     if size != expected and size == 1:
-        if int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))):
-            raise SystemExit(EnvironmentUnfit.exit_code)  # once is enough
         raise EnvironmentUnfit(
             f"the launcher started {expected} ranks, but each finds itself alone: launcher and MPI "
             f'library do not belong together (this process uses "{library}"); start with the '
@@ -72,11 +85,11 @@ def join() -> World:
 
 def exit_without_finalize(code: int) -> None:
     """End this process as `World.exit_without_finalize` does, if it has joined a launch."""
-    if join.cache_info().currsize:
-        join().exit_without_finalize(code)
+    if meet.cache_info().currsize:
+        meet().exit_without_finalize(code)
 
 
-def _meet() -> Any:
+def _initialised() -> Any:
     """Initialise MPI, which waits for every rank; end this process if one does not come.
 
     A rank that is killed before it has joined leaves the others inside ``MPI_Init`` for good

@@ -74,6 +74,9 @@ class Comparison:
     quantity: str
     level: Level
 
+    def __str__(self) -> str:
+        return text(self)
+
 
 def compare(
     surfaces: Sequence[Surface], *, level: Level | None = None, quantity: str | None = None

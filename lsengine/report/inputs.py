@@ -66,14 +66,22 @@ def kind_of(path: str, style: str, *, growing: bool = False) -> str:
     if form in _FORMATS:
         return "history" if _FORMATS[form] == "history" else "histogram"
     try:
-        surface = store.read(path)
-        if not surface.is_plane:
-            return "curve"
-        drawn = cells.joined(cells.plane(surface, describe(preferred(surface.quantities))))
-        joins = drawn.joins if plane == "filled" else drawn.has_square
-        return plane if joins or (growing and min(surface.status.shape) > 1) else "heatmap"
+        return kind_of_surface(store.read(path), style, growing=growing)
     except (LsengineError, ValueError):
         return plane
+
+
+def kind_of_surface(surface: Surface, style: str, *, growing: bool = False) -> str:
+    """Return the kind of picture that suits a surface; see `kind_of`."""
+    plane = "surface" if style == "lit" else "filled"
+    if not surface.is_plane:
+        return "curve"
+    try:
+        drawn = cells.joined(cells.plane(surface, describe(preferred(surface.quantities))))
+    except (LsengineError, ValueError):
+        return plane
+    joins = drawn.joins if plane == "filled" else drawn.has_square
+    return plane if joins or (growing and min(surface.status.shape) > 1) else "heatmap"
 
 
 def read_surfaces(paths: Sequence[str]) -> list[Surface]:

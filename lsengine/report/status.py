@@ -56,6 +56,9 @@ class Summary:
         """Return what ``status --json`` prints."""
         return {k: v for k, v in asdict(self).items() if k != "parameters_text"}
 
+    def __str__(self) -> str:
+        return text(self)
+
     def count(self, what: str) -> int:
         """Return what ``status --count`` prints: cells and checkpoints, or cells alone."""
         state = what.removesuffix("-cells")

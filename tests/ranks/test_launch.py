@@ -21,8 +21,10 @@ def bare(monkeypatch):
         monkeypatch.delenv(name)
     handler = signal.getsignal(signal.SIGUSR1)
     launch.join.cache_clear()
+    launch.meet.cache_clear()
     yield monkeypatch
     launch.join.cache_clear()
+    launch.meet.cache_clear()
     signal.signal(signal.SIGUSR1, handler)
 
 
@@ -57,7 +59,7 @@ def test_the_size_of_a_launch_is_what_a_launcher_sets_for_each_rank(bare, variab
 
 def test_a_process_that_no_launcher_started_joins_nobody(bare):
     """It is asked once; from then on an early signal is remembered and does not end it."""
-    bare.setattr(launch, "_meet", lambda: pytest.fail("MPI was asked"))
+    bare.setattr(launch, "_initialised", lambda: pytest.fail("MPI was asked"))
     world = launch.join()
     assert (world.rank, world.size) == (0, 1)
     assert launch.join() is world
@@ -73,10 +75,11 @@ def _no_mpi():
 
 def test_several_ranks_without_mpi_are_told_what_to_install(bare):
     """A single rank of such a launcher goes on alone."""
-    bare.setattr(launch, "_meet", _no_mpi)
+    bare.setattr(launch, "_initialised", _no_mpi)
     bare.setenv("OMPI_COMM_WORLD_SIZE", "1")
     assert launch.join().size == 1
     launch.join.cache_clear()
+    launch.meet.cache_clear()
     bare.setenv("OMPI_COMM_WORLD_SIZE", "2")
     with pytest.raises(launch.EnvironmentUnfit, match=r"2 ranks, .*: no libmpi; install it with"):
         launch.join()
@@ -97,7 +100,7 @@ class _Alone:
 @pytest.mark.parametrize("size", ["OMPI_COMM_WORLD", "PMI"])
 def test_ranks_that_find_themselves_alone_are_told_once(bare, size):
     """By rank 0, with the library's name; the others leave with the same code."""
-    bare.setattr(launch, "_meet", _Alone)
+    bare.setattr(launch, "_initialised", _Alone)
     bare.setenv(f"{size}_SIZE", "4")
     bare.setenv(f"{size}_RANK", "0")
     with pytest.raises(launch.EnvironmentUnfit, match=r'started 4 ranks, .*"Some MPI 4\.1"'):

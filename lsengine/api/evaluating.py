@@ -1,0 +1,252 @@
+"""Surfaces, trajectories and spectra: of networks in memory, and of job files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lsengine import log
+from lsengine.api import memory, running, tasks
+from lsengine.api.surface import Surface
+from lsengine.api.tasks import JobFiles
+from lsengine.engine import Options
+from lsengine.engine.spectrum import Sizes
+from lsengine.surface.records import Spectrum
+
+Patterns = Sequence[str]
+_PLANE = ("alpha", "beta")
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    *,
+    loss: str | Mapping[str, Any] | Callable[..., Any] = "cross_entropy",
+    grid: int | Mapping[str, Any] = 51,
+    directions: Mapping[str, Any] | None = None,
+    toward: Any = None,
+    normalize: str | None = None,
+    ignore: Patterns | None = None,
+    only: Patterns | None = None,
+    seed: int = 0,
+    split: str = "train",
+    output: str | Path | None = None,
+    retry_failed: bool = False,
+    progress: bool = True,
+    **keys: Any,
+) -> Surface:
+    """Evaluate the surface of a network around its parameters.
+
+    The network is only read.  Under a launcher of MPI every rank makes the call, and gets the same
+    surface.
+
+    Args:
+        model: The centre.
+        data: A pair of inputs and targets, or such by split: ``{"train": ..., "test": ...}``.
+        loss: A name of a job's (docs/JOBS.md), or a function of output and target.
+        grid: So many points of both axes from -1 to 1; or the section of a job:
+            ``{"alpha": [-1, 1, 51]}`` makes a curve.
+        directions: The section of a job, in which a ``checkpoint`` may be a network or a state
+            dict.  Default: random ones, drawn by ``seed``.
+        toward: One or two other checkpoints of the network (a network, a state dict or a file):
+            alpha leads to the first, beta to the second; at 1 it is reached.
+        normalize: How all directions are normalised; default: by filter, toward others not.
+        ignore: What they do not move: patterns of names, and roles such as ``bias``.
+        only: What alone they move, likewise.
+        seed: Of all random numbers.
+        split: What the data are, if they do not say it: ``train`` or ``test``.
+        output: A surface file.  What is in it is not evaluated again.  Default: none is kept.
+        retry_failed: Evaluate failed cells again.
+        progress: Whether a bar and warnings are shown.
+        keys: Any other key of a job: ``quantities``, ``precision``, ``batch_size``, ``device``...
+
+    Returns:
+        The surface.
+
+    Raises:
+        UsageError: If an argument is wrong, or network, data and loss do not go together.
+        SurfaceError: If the output is of something else, or another run is writing it.
+        EnvironmentUnfit: If there is no such device, or a file cannot be written.
+        CellsFailed: If cells failed; its ``surfaces`` has the surface.
+        KeyboardInterrupt, Stopped: If a signal ended it.  The same call goes on with an output.
+    """
+    default = {
+        axis: {"kind": "random", "seed": 2 * seed + place} for place, axis in enumerate(_PLANE, 1)
+    }
+    if toward is not None:
+        default |= tasks.toward(toward)
+    axes = tasks.grid(grid, lambda points: [-1, 1, points])
+    moves = {"normalize": normalize, "ignore": ignore, "only": only}
+    section, checkpoints = tasks.directions(directions, default, axes, moves)
+    task = tasks.in_memory(
+        "evaluate",
+        model,
+        data,
+        command="eval",
+        loss=loss,
+        split=split,
+        keys={"grid": axes, "directions": section, "seed": seed, **keys},
+        output=output,
+    )
+    task = replace(task, checkpoints={**task.checkpoints, **checkpoints})
+    (surface,) = _surfaces(task, progress, retry_failed=retry_failed)
+    return surface
+
+
+def trajectory(
+    checkpoints: Sequence[Any] | Mapping[int, Any],
+    model: nn.Module,
+    data: Any,
+    *,
+    loss: str | Mapping[str, Any] | Callable[..., Any] = "cross_entropy",
+    grid: int | Mapping[str, Any] = 21,
+    directions: Mapping[str, Any] | None = None,
+    normalize: str | None = None,
+    ignore: Patterns | None = None,
+    only: Patterns | None = None,
+    seed: int = 0,
+    split: str = "train",
+    output: str | Path | None = None,
+    retry_failed: bool = False,
+    progress: bool = True,
+    **keys: Any,
+) -> Surface:
+    """Project the checkpoints of a training on a plane, and evaluate both.
+
+    Args:
+        checkpoints: Networks, state dicts or files, in the order of time, or by their epochs.
+        model: The centre of the plane: most often the last of them.
+        data: As for `evaluate`, and so is all that follows.
+        loss: See there.
+        grid: So many points of both axes, which fit the checkpoints; or the section of a job.
+        directions: Default: the principal components of the checkpoints.
+        normalize: See there.
+        ignore: See there.
+        only: See there.
+        seed: See there.
+        split: See there.
+        output: See there.
+        retry_failed: See there.
+        progress: See there.
+        keys: See there.
+
+    Returns:
+        The surface; the checkpoints are its ``trajectory``.
+
+    Raises:
+        UsageError: As `evaluate`, which also raises the others.
+    """
+    given = memory.as_epochs(checkpoints)
+    pattern = tasks.InFolder("epoch_*.pt")
+    principal = {axis: {"kind": "principal", "checkpoints": pattern} for axis in _PLANE}
+    axes = tasks.grid(grid, lambda points: ["auto", points])
+    moves = {"normalize": normalize, "ignore": ignore, "only": only}
+    section, others = tasks.directions(directions, principal, axes, moves)
+    more = {} if directions is None else {"trajectory": {"checkpoints": pattern}}
+    task = tasks.in_memory(
+        "trajectory",
+        model,
+        data,
+        command="eval",
+        loss=loss,
+        split=split,
+        keys={"grid": axes, "directions": section, "seed": seed, **more, **keys},
+        output=output,
+    )
+    named = {f"epoch_{epoch:06d}.pt": (thing, epoch) for epoch, thing in given.items()}
+    task = replace(task, checkpoints={**task.checkpoints, **others, **named})
+    (surface,) = _surfaces(task, progress, retry_failed=retry_failed)
+    return surface
+
+
+def run(
+    jobs: str | Path | Sequence[str | Path],
+    *,
+    only: str = "*",
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> list[Surface]:
+    """Evaluate the surfaces of job files, as `lsengine eval` does.
+
+    Args:
+        jobs: One file or several, each of which may make several jobs.
+        only: A pattern of the names of the wanted jobs.
+        retry_failed: Evaluate failed cells again.
+        progress: Whether a bar and warnings are shown.
+
+    Returns:
+        The surfaces, in the order of the jobs.
+
+    Raises:
+        JobError: If a job file is wrong.
+        UsageError: As `evaluate`, which also raises the others.
+    """
+    paths = [jobs] if isinstance(jobs, str | Path) else jobs
+    task = JobFiles(tuple(Path(path).absolute() for path in paths), "eval", only)
+    return _surfaces(task, progress, retry_failed=retry_failed)
+
+
+def spectrum(
+    model: nn.Module | str | Path,
+    data: Any = None,
+    *,
+    loss: str | Mapping[str, Any] | Callable[..., Any] = "cross_entropy",
+    vectors: int = 5,
+    trace: int = 32,
+    density: int = 8,
+    seed: int = 0,
+    split: str = "train",
+    output: str | Path | None = None,
+    progress: bool = True,
+    **keys: Any,
+) -> Spectrum:
+    """Compute trace, density and leading eigenvectors of the Hessian of the mean training loss.
+
+    Under a launcher every rank makes the call; rank 0 computes.
+
+    Args:
+        model: A network, which is only read; or a job file, which stands for data and loss.
+        data: As for `evaluate`; so are ``loss``, ``seed``, ``split``, ``progress`` and ``keys``.
+        loss: See there.
+        vectors: How many eigenvectors; 0 leaves a part out, here and in the next two.
+        trace: How many random probes of the trace.
+        density: How many random probes of the density.
+        seed: See there.
+        split: See there.
+        output: A file for the result.  Default: none is kept.
+        progress: See there.
+        keys: See there; the section ``curvature`` says how hard to look.
+
+    Returns:
+        Arrays: ``eigenvalues``, ``residuals``, ``vectors``, ``trace``, ``grid``, ``density``...
+
+    Raises:
+        UsageError: If an argument is wrong, or network, data and loss do not go together.
+        EnvironmentUnfit: If there is no such device, or the file cannot be written.
+        KeyboardInterrupt, Stopped: If a signal ended it.
+    """
+    task: running.Task
+    if isinstance(model, str | Path):
+        task = JobFiles((Path(model).absolute(),), "spectrum")
+    else:
+        task = tasks.in_memory(
+            "spectrum",
+            model,
+            data,
+            command="spectrum",
+            loss=loss,
+            split=split,
+            keys={"seed": seed, **keys},
+            output=None,
+        )
+    path = None if output is None else Path(output).absolute()
+    return running.spectrum(task, Sizes(vectors, trace, density), path, shows=progress)
+
+
+def _surfaces(task: running.Task, progress: bool, **options: Any) -> list[Surface]:
+    style = log.default_style() if progress else "none"
+    return running.surfaces(task, Options(progress=style, **options), shows=progress)

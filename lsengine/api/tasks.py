@@ -1,0 +1,185 @@
+"""What is to be evaluated, as a value that other processes can get: jobs, and what they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lsengine import job as jobs
+from lsengine.api import memory
+from lsengine.errors import UsageError
+from lsengine.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class InFolder:
+    """The place of a file's name in a job: it is in a folder that is not known yet."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobFiles:
+    """Jobs that are in files; ``only`` is a pattern of their names."""
+
+    paths: tuple[Path, ...]
+    command: str
+    only: str = "*"
+
+    @property
+    def objects(self) -> Mapping[str, Callable[..., Any]]:
+        """What the jobs name of this process: nothing."""
+        return {}
+
+    def jobs(self, folder: Path) -> list[Job]:
+        """Return the jobs.
+
+        Raises:
+            JobError: If one is wrong.
+        """
+        loaded = [jobs.load_all(p, command=self.command, only=self.only) for p in self.paths]
+        return [job for of_file in loaded for job in of_file]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InMemory:
+    """One job about objects of a process.
+
+    Attributes:
+        who: The function that was called.
+        command: The command that it stands for.
+        content: Keys and values; `InFolder` where a file of ``checkpoints`` is meant.
+        objects: What the job names: makers of networks and samples, losses.
+        checkpoints: Networks and state dicts, by the names of their files; with epochs or None.
+        started_in: The folder where paths start.
+    """
+
+    who: str
+    command: str
+    content: dict[str, Any]
+    objects: Mapping[str, Callable[..., Any]]
+    checkpoints: Mapping[str, tuple[Any, int | None]] = field(default_factory=dict)
+    started_in: Path
+
+    def jobs(self, folder: Path) -> list[Job]:
+        """Write the checkpoints into a folder and return the job.
+
+        Raises:
+            JobError: If keys or values are wrong.
+            UsageError: If a checkpoint holds no numbers.
+            EnvironmentUnfit: If the folder cannot be written.
+        """
+        for name, (thing, epoch) in self.checkpoints.items():
+            key = Path(name).stem.partition("-")[0]
+            memory.write_checkpoint(folder / name, thing, key, epoch)
+        content = _plain(self.content, folder)
+        command, who = self.command, self.who
+        return [jobs.from_values(content, folder=self.started_in, command=command, who=who)]
+
+
+def in_memory(
+    who: str,
+    model: Any,
+    data: Any,
+    *,
+    command: str,
+    loss: Any,
+    split: str,
+    keys: Mapping[str, Any],
+    output: str | Path | None,
+) -> InMemory:
+    """Return a job about a network and its data; ``keys`` are the job's others.
+
+    Raises:
+        UsageError: If it is no network, no loss, or a key is one that a function sets itself.
+    """
+    samples = memory.Samples(data, split)
+    objects: dict[str, Callable[..., Any]] = {"model": memory.Copies(model), "data": samples}
+    if (name := memory.named_loss(loss)) is None:
+        objects["loss"] = loss
+    if taken := {"model", "data", "train", "curve", "launch"} & keys.keys():
+        raise UsageError(f"{who}: {sorted(taken)[0]} is no key of a job in memory")
+    about = {"dataset": "memory:data", "splits": samples.splits}
+    content = {
+        "name": Path(output).stem if output is not None else type(model).__name__,
+        "model": {"arch": "memory:model", "checkpoint": InFolder("model.pt")},
+        "data": about | ({"subset": keys["subset"]} if "subset" in keys else {}),
+        "loss": name or "memory:loss",
+        "output": InFolder("surface.h5") if output is None else str(output),
+        **{key: value for key, value in keys.items() if key != "subset"},
+    }
+    return InMemory(
+        who=who,
+        command=command,
+        content=content,
+        objects=objects,
+        checkpoints={"model.pt": (model, None)},
+        started_in=Path.cwd(),
+    )
+
+
+def grid(points: Any, kind: Callable[[int], list[Any]]) -> Any:
+    """Return the section of a job: as given, or both axes of so many points each."""
+    if isinstance(points, bool) or not isinstance(points, int | np.integer):
+        return points
+    return {axis: kind(int(points)) for axis in ("alpha", "beta")}
+
+
+def directions(
+    given: Mapping[str, Any] | None,
+    default: Mapping[str, Mapping[str, Any]],
+    axes: Any,
+    moves: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, tuple[Any, int | None]]]:
+    """Return the section of a job, and the checkpoints that it names.
+
+    ``default`` is by axis, used where ``given`` is None, for the axes of a grid; ``moves`` say what
+    moves and how it is normalised.
+
+    Raises:
+        UsageError: If both are given.
+    """
+    said = {name: value for name, value in moves.items() if value is not None}
+    if given is not None and said:
+        raise UsageError(f"{next(iter(said))}: say it in directions, which are given")
+    if given is None:
+        wanted = axes if isinstance(axes, Mapping) else default
+        given = {axis: {**spec, **said} for axis, spec in default.items() if axis in wanted}
+    section: dict[str, Any] = dict(given)
+    checkpoints: dict[str, tuple[Any, int | None]] = {}
+    for axis, spec in given.items():
+        other = spec.get("checkpoint") if isinstance(spec, Mapping) else None
+        if other is not None and memory.is_in_memory(other):
+            checkpoints[f"toward-{axis}.pt"] = other, None
+            section[axis] = {**spec, "checkpoint": InFolder(f"toward-{axis}.pt")}
+    return section, checkpoints
+
+
+def toward(others: Any, axes: Sequence[str] = ("alpha", "beta")) -> dict[str, dict[str, Any]]:
+    """Return the directions toward one or two other checkpoints.
+
+    Raises:
+        UsageError: If there are more.
+    """
+    several = list(others) if isinstance(others, list | tuple) else [others]
+    if not 1 <= len(several) <= len(axes):
+        raise UsageError(f"toward: expected one or two checkpoints, got {len(several)}")
+    pairs = zip(axes, several, strict=False)
+    return {axis: {"kind": "toward", "checkpoint": other} for axis, other in pairs}
+
+
+def _plain(value: Any, folder: Path) -> Any:
+    """Return values as a YAML file would give them."""
+    if isinstance(value, InFolder):
+        return str(folder / value.name)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(inner, folder) for inner in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value

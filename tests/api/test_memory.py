@@ -1,0 +1,77 @@
+"""Networks, samples, losses and checkpoints of a caller's."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lsengine.api import memory
+from lsengine.errors import UsageError
+from lsengine.models import checkpoint
+from tests.support.memory import network, samples
+
+
+def test_copies_have_numbers_of_their_own_and_no_gradients():
+    """Also of a network within torch's wrappers."""
+    model = network()
+    model[0].weight.grad = torch.ones(8, 6)
+    copy = memory.Copies(nn.DataParallel(model))()
+    assert list(copy.state_dict()) == list(model.state_dict())
+    assert copy[0].weight.grad is None
+    assert copy[0].weight.data_ptr() != model[0].weight.data_ptr()
+    assert model[0].weight.grad is not None
+    assert torch.equal(copy[0].weight, model[0].weight)
+
+
+def test_samples_travel_as_they_were_read():
+    """Splits are known before anything is read."""
+    train, test = samples(5), samples(4)
+    given = memory.Samples({"test": test, "train": train}, "train")
+    assert given.splits == ["train", "test"]
+    sent = pickle.loads(pickle.dumps(given))
+    assert sent.splits == given.splits
+    assert sent().keys() == given().keys()
+    assert memory.Samples(train, "test").splits == ["test"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        (F.cross_entropy, "cross_entropy"),
+        (F.mse_loss, "mse"),
+        (nn.MSELoss(), "mse"),
+        (nn.CrossEntropyLoss(ignore_index=0), None),
+        (nn.CrossEntropyLoss(weight=torch.ones(3)), None),
+        (nn.CrossEntropyLoss(reduction="sum"), None),
+        (nn.L1Loss(), None),
+        ("nll", "nll"),
+    ],
+    ids=str,
+)
+def test_losses_that_a_job_can_name_are_named(loss, name):
+    """With the options with which they come; others stay the caller's."""
+    assert memory.named_loss(loss) == name
+
+
+def test_numbers_of_networks_and_state_dicts_become_files(tmp_path):
+    """The same numbers, the same bytes."""
+    model, path = network(), tmp_path / "a.pt"
+    memory.write_checkpoint(path, model, "model", epoch=4)
+    assert checkpoint.load(path).epoch == 4
+    memory.write_checkpoint(tmp_path / "b.pt", model.state_dict(), "toward", epoch=4)
+    assert path.read_bytes() == (tmp_path / "b.pt").read_bytes()
+    with pytest.raises(UsageError, match="toward: holds no tensors"):
+        memory.write_checkpoint(path, {"a": 1}, "toward")
+
+
+def test_checkpoints_have_epochs():
+    """Those that are given, in order; else they are counted."""
+    assert memory.as_epochs(["a", "b"]) == {0: "a", 1: "b"}
+    assert list(memory.as_epochs({5: "b", 1: "a"})) == [1, 5]
+    for wrong in ([], {"a": 1}, {-1: "x"}, 3, "epoch_*.pt"):
+        with pytest.raises(UsageError, match="checkpoints: expected"):
+            memory.as_epochs(wrong)
