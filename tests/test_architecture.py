@@ -42,6 +42,7 @@ LIGHT = {"cli", "render", "report", "export", "store", "job", "surface"}
 ONLY = {  # foreign library: the modules or folders that may import it
     "mpi4py": ("ranks/",),
     "h5py": ("store/",),
+    "pyarrow": ("data/tables",),
     "yaml": ("job/",),
     "triton": ("convolution/kernels",),
     "matplotlib": ("render/", "api/surface"),

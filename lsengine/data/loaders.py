@@ -104,10 +104,21 @@ def _nested(batch: Any, where: str) -> Nested:
     """Return a batch as a nesting of tensors."""
     named = _by_name(batch)
     if named is not None:
+        for key, value in named.items():
+            if isinstance(value, list) and len(value) > 1 and all(map(_is_column, value)):
+                raise UsageError(
+                    f"{where}: {key} is a list of {len(value)} tensors, one for each place: that "
+                    "is what torch's collation makes of lists of numbers; let the data set give "
+                    "tensors (of Hugging Face: with_format('torch'))"
+                )
         return {key: _nested(value, f"{where}: {key}") for key, value in named.items()}
     if is_several(batch) or (isinstance(batch, tuple) and any(map(_has_fields, batch))):
         return tuple(_nested(value, f"{where}: {i}") for i, value in enumerate(batch))
     return as_tensor(where, batch)
+
+
+def _is_column(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 1
 
 
 def _of_one(sample: Any, where: str) -> Nested:
@@ -160,7 +171,7 @@ def _concatenated(parts: Sequence[Tensor], place: str, where: str, pad: float | 
     if any(part.ndim == 0 for part in parts):
         raise UsageError(
             f"{where}: {place} of a batch is one number; expected (samples, ...): every array has "
-            "the samples on its first axis"
+            "the samples on its first axis; samples one by one are a torch Dataset's"
         )
     kinds = {(part.dtype, part.ndim): part for part in parts}
     if len(kinds) > 1:

@@ -5,6 +5,8 @@ Shapes: N rows, T positions, M numbers of all rows in order.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,12 @@ from numpy.typing import NDArray
 
 from lsengine.data.dataset import SPLITS
 from lsengine.data.padding import fill, is_mask
+from lsengine.devices.memory import free_host_bytes
 from lsengine.errors import UsageError
 from lsengine.external.optional import library
+from lsengine.wording import listed
 
+log = logging.getLogger(__name__)
 SUFFIXES = (".parquet", ".arrow", ".feather")
 Array = NDArray[Any]
 
@@ -29,6 +34,16 @@ class Ragged:
 
     numbers: Array
     lengths: NDArray[np.int64]
+
+    @property
+    def longest(self) -> int:
+        """Return how many numbers the longest row has."""
+        return int(self.lengths.max(initial=0))
+
+    def bytes_of(self, length: int) -> int:
+        """Return how many bytes the rows need if they are padded to a length."""
+        each = math.prod(self.numbers.shape[1:]) * self.numbers.itemsize
+        return len(self.lengths) * length * each
 
     def rows(self, is_chosen: NDArray[np.bool_]) -> Ragged:
         """Return some of the rows."""
@@ -75,24 +90,31 @@ def read(
     splits: dict[str, dict[str, Column]] = {}
     for split, file in files.items():
         columns = _columns(file, wanted)
-        where = f"data.root: {file}"
-        splits |= {split: columns} if split else _by_column(columns, where)
+        of_rows = columns.pop("split", None)
+        if split or of_rows is None:
+            splits[split or "train"] = columns
+        else:
+            splits |= _by_split(columns, np.asarray(of_rows), f"data.root: {file}")
     where = f"data.root: {', '.join(map(str, files.values()))}"
     return _filled(splits, where, pad, is_target)
 
 
-def _by_column(columns: dict[str, Column], where: str) -> dict[str, dict[str, Column]]:
+def _by_split(
+    columns: dict[str, Column], of_rows: Array, where: str
+) -> dict[str, dict[str, Column]]:
     """Return the rows of each split."""
-    of_rows = columns.pop("split", None)
-    if of_rows is None:
-        return {"train": columns}
-    found = {str(name) for name in np.unique(np.asarray(of_rows))}
-    if not found & set(SPLITS):
-        raise UsageError(f"{where}: column split has {sorted(found)[:4]}; expected train and test")
+    found = {str(name): int((of_rows == name).sum()) for name in np.unique(of_rows)}
+    others = {name: count for name, count in found.items() if name not in SPLITS}
+    if len(others) == len(found):
+        raise UsageError(
+            f"{where}: column split has {listed(others, most=4) or 'no rows'}; expected train and "
+            "test"
+        )
+    if others:
+        left = listed((f"{count:,} of {name}" for name, count in others.items()), most=4)
+        log.warning("%s: rows of no split are left out: %s", where, left)
     return {
-        split: {
-            name: _rows(column, np.asarray(of_rows) == split) for name, column in columns.items()
-        }
+        split: {name: _rows(column, of_rows == split) for name, column in columns.items()}
         for split in SPLITS
         if split in found
     }
@@ -110,46 +132,61 @@ def _filled(
 ) -> dict[str, dict[str, Array]]:
     """Return ragged columns as arrays of one length, the same for all splits."""
     out: dict[str, dict[str, Array]] = {split: {} for split in splits}
-    masks: list[dict[str, NDArray[np.bool_]]] = []
+    ragged: dict[bool, list[dict[str, Ragged]]] = {False: [], True: []}  # by whether it is even
     for name in dict.fromkeys(name for columns in splits.values() for name in columns):
         parts = {split: columns[name] for split, columns in splits.items() if name in columns}
-        lengths = [p.lengths for p in parts.values() if isinstance(p, Ragged)]
-        length = max((int(n.max(initial=0)) for n in lengths), default=0)
-        is_even = all(bool((n == length).all()) for n in lengths)
-        if not is_even and pad is None:
-            least = min(int(n.min()) for n in lengths)
-            raise UsageError(
-                f"{where}: column {name} has lists of {least} to {length} numbers; store lists of "
-                "one length, or say data.args: {pad: 0}, which pads them and adds a mask"
-            )
+        lists = {split: part for split, part in parts.items() if isinstance(part, Ragged)}
+        length = max((part.longest for part in lists.values()), default=0)
+        is_even = all((part.lengths == length).all() for part in lists.values())
+        value = 0.0
+        if not is_even:
+            value = _value(name, lists, pad, is_target(name), where)
         for split, part in parts.items():
-            if not isinstance(part, Ragged):
-                out[split][name] = part
-                continue
-            dtype = torch.from_numpy(part.numbers[:0].copy()).dtype
-            value = 0.0
-            if not is_even and pad is not None:
-                value = fill(name, dtype, pad, is_target=is_target(name), where=where)
-            out[split][name] = part.padded(length, value)
-        if lengths and pad is not None and not is_target(name):  # whatever the lengths
-            masks.append({s: p.is_real(length) for s, p in parts.items() if isinstance(p, Ragged)})
-    if masks and not any(is_mask(name) for columns in out.values() for name in columns):
-        _add_mask(out, masks, where)
+            out[split][name] = part.padded(length, value) if isinstance(part, Ragged) else part
+        if lists and not is_target(name):
+            ragged[is_even].append(lists)
+    has_mask = any(is_mask(name) for columns in out.values() for name in columns)
+    if pad is not None and not has_mask and (padded := ragged[False] or ragged[True]):
+        _add_mask(out, padded, where)
     return out
 
 
+def _value(
+    name: str, lists: Mapping[str, Ragged], pad: float | None, is_target: bool, where: str
+) -> float:
+    """Return what a column is padded with, or refuse it."""
+    length = max(part.longest for part in lists.values())
+    if pad is None:
+        least = min(int(part.lengths.min(initial=length)) for part in lists.values())
+        raise UsageError(
+            f"{where}: column {name} has lists of {least} to {length} numbers; store lists of "
+            "one length, or say data.args: {pad: 0}, which pads them and adds a mask"
+        )
+    needed = sum(part.bytes_of(length) for part in lists.values())
+    if needed > (free := free_host_bytes()):
+        raise UsageError(
+            f"{where}: column {name} would need {needed / 2**30:,.1f} GiB if it were padded to its "
+            f"longest list of {length:,}, and {free / 2**30:,.1f} GiB are free; cut long lists"
+        )
+    numbers = next(iter(lists.values())).numbers
+    dtype = torch.from_numpy(numbers[:0].copy()).dtype
+    return fill(name, dtype, pad, is_target=is_target, where=where)
+
+
 def _add_mask(
-    out: dict[str, dict[str, Array]], masks: list[dict[str, NDArray[np.bool_]]], where: str
+    out: dict[str, dict[str, Array]], padded: list[dict[str, Ragged]], where: str
 ) -> None:
     """Add an array ``mask`` of the places that are no padding."""
-    for other in masks[1:]:
-        if any(not np.array_equal(masks[0][split], other[split]) for split in masks[0]):
+    first = padded[0]
+    for other in padded[1:]:
+        if any(not np.array_equal(first[s].lengths, part.lengths) for s, part in other.items()):
             raise UsageError(
                 f"{where}: padded columns have different lengths in one row, so one mask does not "
                 "say what is real; store the mask of each, such as ids_mask"
             )
-    for split, is_real in masks[0].items():
-        out[split]["mask"] = is_real
+    length = max(part.longest for part in first.values())
+    for split, part in first.items():
+        out[split]["mask"] = part.is_real(length)
 
 
 def _columns(file: Path, wanted: Collection[str] | None) -> dict[str, Column]:
@@ -165,7 +202,9 @@ def _columns(file: Path, wanted: Collection[str] | None) -> dict[str, Column]:
         column = chunks.combine_chunks()
         if isinstance(column, type(chunks)):  # of no chunk, or of too many bytes for one
             column = column.chunk(0)
-        found[name] = np.asarray(column.to_pylist()) if name == "split" else _column(column, at)
+        found[name] = (
+            np.asarray([*map(str, column.to_pylist())]) if name == "split" else _column(column, at)
+        )
     return found
 
 
@@ -232,7 +271,6 @@ def _even(column: Column, at: str) -> Array:
     """Return lists in lists, which must have one length, as an array."""
     if not isinstance(column, Ragged):
         return column
-    length = int(column.lengths.max(initial=0))
-    if not (column.lengths == length).all():
+    if not (column.lengths == column.longest).all():
         raise UsageError(f"{at}: the lists in its lists differ in length; store one length")
-    return column.padded(length, 0)
+    return column.padded(column.longest, 0)

@@ -176,6 +176,7 @@ REFUSED = {
     "other places": ([((IDS, IDS), Y), (IDS, Y)], "one are 2 in a tuple, of another one tensor"),
     "other types": ([(IDS, Y), (IDS.double(), Y)], r"one are torch.int64 \[7, 3\], of another"),
     "one number": ([(IDS, 1.0), (IDS, 2.0)], "targets of a batch is one number"),
+    "lists that torch has collated": (DataLoader(Samples(), 2), "ids is a list of 3 tensors, one"),
     "nothing in its place": ([(IDS, Y), (IDS, None)], "1: not an array of numbers"),
 }
 
