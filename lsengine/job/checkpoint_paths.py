@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from lsengine.wording import listed
 Form = Literal["torch", "safetensors", "distributed"]
 
 _INDEX = ".index.json"
-_STEMS = ("model", "pytorch_model", "diffusion_pytorch_model")
+_STEMS = ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model")
 _SUFFIXES = (".safetensors", ".bin")
 _TORCH = (".pt", ".pth", ".ckpt", ".bin", ".t7", ".tar", ".safetensors")
 _ZERO = "convert it with the zero_to_fp32.py that DeepSpeed puts beside it"
@@ -31,6 +33,15 @@ class Members:
 
     form: Form
     files: tuple[Path, ...]
+
+
+def absolute(source: Path, written: str) -> Path:
+    """Return a path that a job writes, taken from the folder of the job."""
+    # Not `resolve`: a link to a folder of checkpoints should stay what the user wrote.
+    path = Path(written)
+    with contextlib.suppress(RuntimeError):  # no such user: then "~" is part of a name
+        path = path.expanduser()
+    return Path(os.path.normpath(source.absolute().parent / path))
 
 
 def members(path: Path, key: str) -> Members:

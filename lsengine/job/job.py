@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ import yaml
 
 from lsengine.external import user_code
 from lsengine.job import rules
+from lsengine.job.checkpoint_paths import absolute as absolute
 from lsengine.job.checkpoint_paths import problem
-from lsengine.job.schema import Direction, Document, TrajectorySpec
+from lsengine.job.schema import Direction, Document, ModelSpec, TrajectorySpec
 from lsengine.wording import short
 
 
@@ -37,8 +37,8 @@ class Job:
     @property
     def checkpoint(self) -> Path:
         """The centre's checkpoint; only for jobs loaded for a command that needs one."""
-        assert self.document.model.checkpoint is not None
-        return self.path(self.document.model.checkpoint)
+        assert self.document.model.centre is not None
+        return self.path(self.document.model.centre)
 
     @property
     def surface(self) -> Path:
@@ -159,8 +159,8 @@ class Job:
 
 _DIRECTION_FILES = ("checkpoint", "path")
 _DIRECTION_PATHS = (*_DIRECTION_FILES, "checkpoints")
-_PATHS = ["model.checkpoint", "data.root", "trajectory.checkpoints", "train.output"]
-_PATHS += ["curve.to", "curve.output"]
+_PATHS = ["model.checkpoint", "model.path", "model.adapter", "data.root"]
+_PATHS += ["trajectory.checkpoints", "train.output", "curve.to", "curve.output"]
 _PATHS += [f"directions.{axis}.{key}" for axis in ("alpha", "beta") for key in _DIRECTION_PATHS]
 _IDENTITY = ["loss", "batch_norm", "curvature", "precision", "batch_size", "quantities"]
 _IDENTITY += ["grid", "repeats", "seed"]
@@ -177,15 +177,6 @@ def direction_files(job: Document) -> Iterator[tuple[str, str]]:
         for key in _DIRECTION_FILES:
             if getattr(spec, key, None) is not None:
                 yield f"directions.{axis}.{key}", getattr(spec, key)
-
-
-def absolute(source: Path, written: str) -> Path:
-    """Return a path that a job writes, taken from the folder of the job."""
-    # Not `resolve`: a link to a folder of checkpoints should stay what the user wrote.
-    path = Path(written)
-    with contextlib.suppress(RuntimeError):  # no such user: then "~" is part of a name
-        path = path.expanduser()
-    return Path(os.path.normpath(source.absolute().parent / path))
 
 
 def matching(pattern: str) -> list[Path]:
@@ -210,6 +201,8 @@ def _visible(pattern: str) -> list[Path]:
 def file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
     """Yield what is wrong with the files that a command needs."""
     surface = command in ("eval", "trajectory")
+    if job.model and job.model.path:
+        yield from _no_network(source, job.model)
     if (surface or command in ("spectrum", "connect")) and job.model and job.model.checkpoint:
         hint = '; "lsengine train" of this job writes one' if job.train else ""
         yield from _missing(source, "model.checkpoint", job.model.checkpoint, hint)
@@ -228,6 +221,26 @@ def file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
     data = job.data
     if data and data.dataset == "arrays" and data.root and not absolute(source, data.root).is_dir():
         yield from _missing(source, "data.root", data.root, "; expected an .npz file")
+
+
+def _no_network(source: Path, model: ModelSpec) -> Iterator[str]:
+    """Yield why a network cannot be made of the folders that a job names."""
+    for key, written, settings in (
+        ("model.path", model.path, "config.json"),
+        ("model.adapter", model.adapter, "adapter_config.json"),
+    ):
+        folder = absolute(source, written) if written else None
+        if folder is None:
+            continue
+        if not folder.is_dir():
+            yield (
+                f"{key}: no such folder: {folder}; expected one with {settings} and weights, as "
+                "save_pretrained writes it (nothing is downloaded)"
+            )
+        elif not (folder / settings).is_file():
+            yield f"{key}: {folder} has no {settings}; save_pretrained writes one"
+        elif found := problem(folder):
+            yield f"{key}: {found}"
 
 
 def _missing(source: Path, key: str, written: str, hint: str) -> Iterator[str]:

@@ -271,6 +271,8 @@ def _validate(raw: dict[str, Any]) -> tuple[Document, list[str]]:
 def _needs(job: Document, raw: Mapping[str, Any], command: str) -> Iterator[str]:
     for key in _NEEDS[command]:
         section, _, inner = key.partition(".")
+        # A folder has weights of its own.
+        inner = "centre" if inner == "checkpoint" else inner
         lacks_inner = bool(inner) and job.model is not None and getattr(job.model, inner) is None
         if raw.get(section) is None or lacks_inner:
             yield f'{key}: required by "lsengine {command}", but missing'

@@ -14,7 +14,7 @@ _MOST_CELLS = 100_000_000  # more is a slip of the keyboard, and would fill memo
 
 def between_keys(job: Document) -> Iterator[str]:
     """Yield what is wrong between keys; sections that are wrong by themselves are None."""
-    for rules in (_names, _data, _grid, _curvature, _trajectory, _curve, _repeats, _stored):
+    for rules in (_names, _model, _data, _grid, _curvature, _trajectory, _curve, _repeats, _stored):
         yield from rules(job)
 
 
@@ -53,7 +53,8 @@ def automatic_axes(job: Document) -> list[str]:
 
 def _names(job: Document) -> Iterator[str]:
     """Yield names that are neither of ours nor of the form of a user's own."""
-    zoo = 'a zoo name (see "lsengine models"), torchvision:NAME or module:factory'
+    libraries = "torchvision:NAME, transformers:CLASS"
+    zoo = f'a zoo name (see "lsengine models"), {libraries} or module:factory'
     datasets = f"{', '.join(DATASETS)} or module:factory"
     losses = f"{', '.join(schema.LOSSES)} or module:function"
     for key, name, known, allowed in (
@@ -63,6 +64,20 @@ def _names(job: Document) -> Iterator[str]:
     ):
         if name and ":" not in name and name not in known:
             yield f"{key}: got {short(name)}; allowed: {allowed}{did_you_mean(name, known)}"
+
+
+def _model(job: Document) -> Iterator[str]:
+    """Yield what is wrong with a network from a folder."""
+    if not job.model:
+        return
+    path, adapter, example = job.model.path, job.model.adapter, "transformers:AutoModelForCausalLM"
+    is_library = job.model.arch.startswith("transformers:")
+    if is_library and path is None:
+        yield f"model.path: required for {job.model.arch}: a folder with config.json and weights"
+    if path is not None and not is_library:
+        yield f"model.path: arch {job.model.arch} takes none; only such as {example} does"
+    if adapter is not None and path is None:
+        yield f"model.adapter: needs model.path, the network that it adapts, with arch {example}"
 
 
 def _data(job: Document) -> Iterator[str]:

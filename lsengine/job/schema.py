@@ -51,6 +51,13 @@ class ModelSpec(Section):
     checkpoint: str | None = None
     checkpoint_key: Annotated[str, Field(min_length=1)] | None = None
     strip_prefix: Annotated[str, Field(min_length=1)] | None = None
+    path: Annotated[str, Field(min_length=1)] | None = None
+    adapter: Annotated[str, Field(min_length=1)] | None = None
+
+    @property
+    def centre(self) -> str | None:
+        """Where the parameters of the centre are, as the file says it."""
+        return self.checkpoint or self.adapter or self.path
 
     @property
     def is_own(self) -> bool:

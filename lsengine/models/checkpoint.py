@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from lsengine import files
 from lsengine.errors import UsageError
 from lsengine.job.schema import ModelSpec
-from lsengine.models import checkpoint_files, own_loading, progress, state_dicts
+from lsengine.models import checkpoint_files, library_names, own_loading, progress, state_dicts
 from lsengine.models.checkpoint_files import digest as digest
 from lsengine.models.checkpoint_files import read as read
 from lsengine.models.misfits import explained, places
@@ -205,6 +205,8 @@ def fitted(
         if loaded:
             return loaded
     if match is None:
+        if loaded := library_names.translated(model, checkpoint.entries, found, where, needed):
+            return loaded
         reason = explained(found[0] if found else None, checkpoint.entries, expected)
         raise UsageError(f"{where} {reason}{checkpoint.note}")
     for name, entry in match.used.items():

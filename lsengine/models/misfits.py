@@ -12,7 +12,8 @@ from lsengine.wording import listed
 _CHECK = "check model.arch and model.args"
 # What names of other kinds of checkpoints have in them, and the cure.
 _MARKS = {
-    "lora_": "it holds LoRA adapters; merge them (merge_and_unload in peft) and save the whole",
+    "lora_": "it holds LoRA adapters; build the network with them (model.adapter), or merge them "
+    "(merge_and_unload in peft) and save the whole",
     "flat_param": "its parameters are flattened (FSDP); save it with StateDictType.FULL_STATE_DICT",
     "_packed_params": "it is quantised; save the network before it is quantised",
     "weight_orig": "it is pruned; call torch.nn.utils.prune.remove before saving",

@@ -22,7 +22,7 @@ from lsengine.errors import UsageError
 from lsengine.external import torchvision, user_code
 from lsengine.job import schema
 from lsengine.job.networks import NETWORKS, Network
-from lsengine.models import densenet, plain, resnet
+from lsengine.models import densenet, plain, pretrained, resnet
 from lsengine.models.layers import unwrapped
 from lsengine.wording import did_you_mean
 
@@ -44,6 +44,8 @@ def build(
         EnvironmentUnfit: If torchvision is needed and cannot be imported.
     """
     origin, _, name = model.arch.partition(":")
+    if origin == "transformers" and name:
+        return pretrained.build(model, job_folder)
     if origin == "torchvision" and name:
         return _from_torchvision(name, {"num_classes": classes, **model.args})
     if name:
@@ -53,7 +55,7 @@ def build(
         near = did_you_mean(model.arch, NETWORKS)
         raise UsageError(
             f'model.arch: got "{model.arch}"; allowed: a zoo name (see "lsengine models"), '
-            f"torchvision:NAME or module:factory{near}"
+            f"torchvision:NAME, transformers:CLASS or module:factory{near}"
         )
     defaults = {"channels": channels, "classes": classes} | entry.args
     args = defaults | model.args

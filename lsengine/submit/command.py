@@ -103,7 +103,7 @@ def _steps(
     name, document = job.document.name, job.document
     if options.chain:
         keys = ("model.checkpoint", "directions", "grid")
-        parts = (document.model.checkpoint, document.directions, document.grid)
+        parts = (document.model.centre, document.directions, document.grid)
         missing = [key for key, part in zip(keys, parts, strict=True) if not part]
         if missing:
             problems = [f'{key}: required by "lsengine eval", but missing' for key in missing]
@@ -145,7 +145,7 @@ def _estimate(job: Job, launch: LaunchSpec, options: SubmitOptions) -> int:
         probe = _PROBES  # a cell that no round has time for is to be refused now
     if probe and not options.may_evaluate:
         log.info("%s: no estimate: --dry-run evaluates nothing; --estimate does", name)
-    elif probe and not (job.document.model.checkpoint and job.checkpoint.exists()):
+    elif probe and not (job.document.model.centre and job.checkpoint.exists()):
         log.warning("%s: no probe: the checkpoint is still to be trained", name)
     elif probe:
         if options.probe is None:

@@ -213,9 +213,10 @@ def _container(job: Job, launch: LaunchSpec, more: Sequence[str] = ()) -> list[s
 
 def _folders(job: Job) -> list[str]:
     """Return the folders a job reads and writes, without those inside of others."""
-    checkpoint, train = job.document.model.checkpoint, job.document.train
+    model, train = job.document.model, job.document.train
+    read = (model.checkpoint, model.path, model.adapter)
     used = [job.source, job.surface, *job.direction_files().values()]
-    used += [job.path(name) for name in (checkpoint, train and train.output) if name]
+    used += [job.path(name) for name in (*read, train and train.output) if name]
     used += [Path(job.trajectory[1])] if job.trajectory else []
     root = job.document.data.root
     paths = {file.parent for file in used} | ({job.path(root)} if root else set())

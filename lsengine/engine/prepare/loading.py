@@ -62,6 +62,7 @@ def load(job: Job) -> Loaded:
     )
     model = network(job, dataset, wide=is_wide)
     digests = {"checkpoint": checkpoint.digest(job.checkpoint), "data": dataset.sha256}
+    digests |= models.folder_digests(document.model, job_folder)
     return Loaded(model=model, dataset=dataset, digests=digests, is_wide=is_wide)
 
 
@@ -79,8 +80,9 @@ def network(job: Job, dataset: data.Dataset, *, wide: bool = False) -> nn.Module
         cast(model, torch.float64)
     else:
         model._apply(lambda t: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t)
-    centre = checkpoint.load(job.checkpoint, spec=job.document.model)
-    checkpoint.fit(model, centre, key="model.checkpoint")
+    if job.document.model.checkpoint is not None:  # else the factory has read the folder's
+        centre = checkpoint.load(job.checkpoint, spec=job.document.model)
+        checkpoint.fit(model, centre, key="model.checkpoint")
     return model.eval()
 
 
