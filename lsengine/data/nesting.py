@@ -63,5 +63,7 @@ def lone(nested: Nested | None) -> Tensor:
     """
     if isinstance(nested, Tensor):
         return nested
-    names = "none" if nested is None else ", ".join(path for path, _ in leaves(nested))
-    raise UsageError(f"data: one tensor is needed here; the data have: {names}")
+    places = [] if nested is None else [place for place, _ in leaves(nested)]
+    hint = f"; of a file data.args: {{inputs: {places[0]}}} takes one" if places else ""
+    found = ", ".join(places) or "none"
+    raise UsageError(f"data: one tensor is needed here; the data have: {found}{hint}")

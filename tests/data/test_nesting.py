@@ -39,7 +39,9 @@ def test_parts_are_those_of_each_tensor() -> None:
 def test_one_tensor_is_taken_where_one_is_needed() -> None:
     """Of several the message says which there are."""
     assert nesting.lone(X_N) is X_N
-    with pytest.raises(UsageError, match=r"the data have: ids, pair\.0, pair\.1\.mask"):
+    with pytest.raises(
+        UsageError, match=r"the data have: ids, pair\.0, pair\.1\.mask; of a file .*inputs: ids"
+    ):
         nesting.lone(NESTED)
     with pytest.raises(UsageError, match="the data have: none"):
         nesting.lone(None)
