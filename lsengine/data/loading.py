@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def load(
     seed: int,
     exact: bool = False,
     needs_targets: bool = True,
+    ignored: int | None = None,
 ) -> Dataset:
     """Load the splits that a job asks for.
 
@@ -47,13 +49,16 @@ def load(
     ``spec.subset`` samples of each split, drawn by the seed, the classes in the proportions of the
     whole up to rounding, in the file's order.  With ``exact`` inputs and values to predict of 64
     bits keep them; else they are rounded to float32.  Without ``needs_targets``, for an objective,
-    there may be none.
+    there may be none.  An ``ignored``
+    label stands for none.
 
     Raises:
         UsageError: If data are missing, damaged, empty, not finite or shaped wrongly.
         EnvironmentUnfit: If a library that the data set needs is not installed.
     """
     raw = _read(spec, root, job_folder, needs_targets)
+    if ignored is not None:
+        raw = _without(raw, ignored)
     in_root = spec.dataset in ("arrays", "image_folder")
     where = f"data.root: {root}" if in_root else f"data.dataset: {spec.dataset}"
     for name in spec.splits:
@@ -95,6 +100,15 @@ def _check_normalize(x: Nested, mean: Sequence[float]) -> None:
             f"data.normalize: mean has {len(mean)} values; the data have {channels} "
             "channels, so give as many, or one for all"
         )
+
+
+def _without(raw: RawData, ignored: int) -> RawData:
+    if raw.no_label not in (None, ignored):
+        raise UsageError(
+            f"loss.ignore_index: got {ignored}, but the label for none of these data (no_label) is "
+            f"{raw.no_label}; leave one of the two out"
+        )
+    return replace(raw, no_label=ignored)
 
 
 def _constants(values: Sequence[float] | None) -> Tensor | None:

@@ -12,6 +12,7 @@ import numpy as np
 from lsengine import store, wording
 from lsengine.devices import device_of
 from lsengine.engine import prepare
+from lsengine.engine.prepare.loading import loss_of
 from lsengine.engine.prepare.settings import BATCH_NORM, CURVATURE, evaluation_settings
 from lsengine.errors import CellsFailed
 from lsengine.geometry import curve
@@ -19,7 +20,6 @@ from lsengine.geometry.parameters import Floats
 from lsengine.job import Job
 from lsengine.models import checkpoint
 from lsengine.objective import Objective
-from lsengine.objective.losses import loss_function
 from lsengine.ranks import available_cores
 from lsengine.store import lock
 from lsengine.training.determinism import deterministic_torch
@@ -96,11 +96,7 @@ def _checkpoint_losses(
             batch_size=int(attributes["batch_size"]),
             without=BATCH_NORM | CURVATURE,  # of either end the statistics of its checkpoint
         )
-        loss = loss_function(
-            job.document.loss,
-            job_folder=job.source.parent,
-            lacks_labels=loaded.dataset.lacks_labels,
-        )
+        loss = loss_of(job, loaded.dataset)
         objective = Objective(loaded.model, loaded.dataset, loss, {}, settings)
         losses = []
         for path, key in ((job.checkpoint, "model.checkpoint"), (job.path(spec.to), "curve.to")):

@@ -20,14 +20,13 @@ from lsengine.engine import prepare
 from lsengine.engine.messages import Plan, Report
 from lsengine.engine.prepare import precision
 from lsengine.engine.prepare.directions import cell_steps, directions_of
-from lsengine.engine.prepare.loading import failures_named
+from lsengine.engine.prepare.loading import failures_named, loss_of
 from lsengine.engine.prepare.settings import evaluation_settings
 from lsengine.engine.twin_check import compare_with_twin
 from lsengine.errors import LsengineError, Stopped, UsageError
 from lsengine.job import Job
 from lsengine.log import NOTICE
 from lsengine.models import checkpoint
-from lsengine.objective.losses import loss_function
 from lsengine.store import CellResults, read, read_grid, read_trajectory
 from lsengine.surface.grid import Cell
 
@@ -101,7 +100,6 @@ class Evaluator:
     def _make_objective(
         self, model: nn.Module, plan: Plan, device: torch.device, tick: Callable[[], None]
     ) -> objectives.Objective:
-        document = self._job.document
         along, steps = cell_steps(self._job, directions_of(self._job, model, plan.path))
         settings = evaluation_settings(
             self._job, device, precision=plan.precision, batch_size=plan.batch_size
@@ -110,11 +108,7 @@ class Evaluator:
         return objectives.Objective(
             model,
             self._dataset,
-            loss_function(
-                document.loss,
-                job_folder=self._job.source.parent,
-                lacks_labels=self._dataset.lacks_labels,
-            ),
+            loss_of(self._job, self._dataset),
             {str(k): direction for k, direction in enumerate(along)},
             settings,
             repeats="repeat" in self._grid.axes,

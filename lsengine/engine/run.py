@@ -197,7 +197,7 @@ class Run:
     def _group_size(self) -> int:
         """Return how many cells are evaluated at once: as a file has it, or by arithmetic."""
         document, dataset = self._job.document, self.loaded.dataset
-        is_plain = document.precision in ("float32", "float64") and ":" not in document.loss
+        is_plain = document.precision in ("float32", "float64") and document.loss in batched.LOSSES
         is_plain = is_plain and not dataset.lacks_labels
         is_fixed = document.batch_norm.policy != "recalibrated"
         # Checkpoints go one by one, and so do the cells that they are compared with.

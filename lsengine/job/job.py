@@ -102,7 +102,7 @@ class Job:
     def own_modules(self) -> list[str]:
         """The names of the user's modules that the job names: of data, loss and network."""
         document = self.document
-        specs = [document.data.dataset, document.loss]
+        specs = [document.data.dataset, document.loss_spec.name]
         if document.model.is_own:
             specs.append(document.model.arch)
         named = [spec for spec in specs if ":" in spec and not user_code.is_provided(spec)]
@@ -123,6 +123,16 @@ class Job:
         given = {k: v for k, v in reading.items() if v is not None}  # files are older than these
         return {k: content[k] for k in ("arch", "args")} | given
 
+    def _loss_identity(self) -> Any:
+        """Return the loss as a plain JSON value; classes are on the second axis if nothing is said.
+
+        Files are older than that key.
+        """
+        content = self.document.model_dump(mode="json", include={"loss"})["loss"]
+        if isinstance(content, dict) and content.get("class_axis") == "second":
+            del content["class_axis"]
+        return content["name"] if len(content) == 1 else content
+
     def identity(
         self, digests: Mapping[str, str], code: Mapping[str, str] = MappingProxyType({})
     ) -> dict[str, Any]:
@@ -139,6 +149,7 @@ class Job:
         if self.document.curvature.precision == "float32":
             del identity["curvature"]["precision"]
         identity["curvature"] = without_no_choice(identity["curvature"])
+        identity["loss"] = self._loss_identity()
         identity["model"] = self.network_identity()
         identity["data"] = self.data_identity()
         identity["directions"] = {

@@ -86,7 +86,8 @@ def _fields_at(owner: str) -> list[str]:
             if option.get("properties", {}).get("kind", {}).get("const") == part:
                 node = option
                 break
-    options = [_dereference(o, schema) for o in [node, *node.get("anyOf", [])]]
+    several = [node, *node.get("anyOf", []), *node.get("oneOf", [])]
+    options = [_dereference(o, schema) for o in several]
     return [name for option in options for name in option.get("properties", {})]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from lsengine.job import schema
+from lsengine.job import loss, schema
 from lsengine.job.schema import DATASETS, CurveDirection, Direction, Document
 from lsengine.wording import did_you_mean, short
 
@@ -60,10 +60,12 @@ def _names(job: Document) -> Iterator[str]:
     for key, name, known, allowed in (
         ("model.arch", job.model and job.model.arch, schema.ARCHITECTURES, zoo),
         ("data.dataset", job.data and job.data.dataset, DATASETS, datasets),
-        ("loss", job.loss, schema.LOSSES, losses),
+        ("loss", job.loss and job.loss_spec.name, schema.LOSSES, losses),
     ):
         if name and ":" not in name and name not in known:
             yield f"{key}: got {short(name)}; allowed: {allowed}{did_you_mean(name, known)}"
+    if job.loss:
+        yield from loss.problems(job.loss_spec)
 
 
 def _model(job: Document) -> Iterator[str]:

@@ -9,11 +9,13 @@ import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, WrapValidator, model_validator
 
+from lsengine.job.loss import OPTIONS, Loss, LossSpec
 from lsengine.job.networks import NETWORKS
 from lsengine.job.value_types import (
     NAME,
+    STRICT,
     TIME,
     AutoOrCount,
     AxisSpec,
@@ -30,7 +32,7 @@ from lsengine.job.value_types import (
 
 ARCHITECTURES = tuple(NETWORKS)
 DATASETS = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "image_folder", "arrays")
-LOSSES = ("cross_entropy", "mse")
+LOSSES = tuple(OPTIONS)
 
 Split = Literal["train", "test"]
 Quantity = Literal["loss", "accuracy", "curvature"]
@@ -40,7 +42,7 @@ Precision = Literal["float32", "float64", "tf32", "bfloat16", "float16", "auto"]
 class Section(BaseModel):
     """Base of all sections: unknown keys and silent conversions are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = STRICT
 
 
 class ModelSpec(Section):
@@ -324,7 +326,7 @@ class Document(Section):
     name: Annotated[str, Field(min_length=1, pattern=r"^[^/\x00]+$")]
     model: ModelSpec
     data: DataSpec
-    loss: Annotated[str, Field(min_length=1)] = "cross_entropy"
+    loss: Loss = "cross_entropy"
     directions: DirectionsSpec | None = None
     grid: GridSpec | None = None
     trajectory: TrajectorySpec | None = None
@@ -347,6 +349,11 @@ class Document(Section):
     train: TrainSpec | None = None
     curve: CurveSpec | None = None
     launch: LaunchSpec = LaunchSpec()
+
+    @property
+    def loss_spec(self) -> LossSpec:
+        """The loss with its options, whether it is written as a name or as a mapping."""
+        return self.loss if isinstance(self.loss, LossSpec) else LossSpec(name=self.loss)
 
 
 def json_schema() -> dict[str, Any]:

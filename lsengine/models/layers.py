@@ -23,16 +23,14 @@ _NAMED_NORM = re.compile(r"norm(\dd)?$", re.IGNORECASE)
 def check_model_accepts(
     model: nn.Module,
     x: Tensor,
-    outputs: int | None,
     call: Callable[[nn.Module, Tensor], Any] = lambda model, x: model(x),
 ) -> Tensor:
     """Run two samples through the network, to find a misfit before the work starts.
 
-    Its mode and its running statistics are left as they are.  ``outputs`` is how many the labels
-    need at least; None skips that check.  Returns the network's output.
+    Its mode and its running statistics are left as they are.  Returns the network's output.
 
     Raises:
-        UsageError: If the network refuses the data's shape, or has too few outputs.
+        UsageError: If the network refuses the data's shape.
     """
     training = model.training
     try:
@@ -55,12 +53,6 @@ def check_model_accepts(
         raise UsageError(
             f"model.arch: expected one tensor, a row per sample; got shape {[*out.shape]} for "
             f"{min(2, x.shape[0])} samples"
-        )
-    if outputs is not None and (out.ndim < 2 or out.shape[1] < outputs):
-        raise UsageError(
-            f"model.arch: the outputs have shape {[*out.shape[1:]]}, but the data "
-            f"need {outputs} on the axis after the samples; check model.args, or use a loss of "
-            f"your own{', or store numbers to predict as floats' * (out.shape[1:] == (1,))}"
         )
     return out
 
@@ -137,7 +129,7 @@ def initialise_lazy(
     """
     lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
     if lazy:
-        check_model_accepts(model, x, None, call)
+        check_model_accepts(model, x, call)
 
 
 def statistics_modules(model: nn.Module) -> list[nn.Module]:

@@ -19,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from lsengine.models.layers import BatchNorm
-from lsengine.objective.losses import Loss, cross_entropy, of_samples
+from lsengine.objective.builtin import cross_entropy
+from lsengine.objective.losses import Loss, of_samples
 
 _WIDEST = 1024  # outputs of a layer times cells: more do not stay in a core's cache
 _FEWEST, _MOST = 16, 64
+LOSSES = ("cross_entropy", "mse")  # without options
 SAMPLES = 256  # of a batch at once, on a CPU; for the same reason
 _ACTIVATIONS = (
     nn.ReLU,

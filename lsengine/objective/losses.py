@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lsengine.data.dataset import NO_LABEL
+from lsengine.data.nesting import Nested, count, mapped
 from lsengine.errors import UsageError
 from lsengine.external import user_code
-from lsengine.geometry.parameters import as_real
+from lsengine.objective import builtin
+from lsengine.objective.classes import ClassAxis, class_axis, shapes
+from lsengine.objective.outputs import logits_of
 
-Loss = Callable[[Tensor, Tensor], Any]
+Loss = Callable[[Any, Any], Any]
 """From float64 outputs and targets to what `of_samples` takes."""
 
 
@@ -49,62 +53,65 @@ class SampleLosses(NamedTuple):
         return len(self.values) if self.weights is None else float(self.weights.sum())
 
 
-def loss_function(name: str, *, job_folder: Path, lacks_labels: bool = False) -> Loss:
+def loss_function(
+    name: str,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    job_folder: Path,
+    lacks_labels: bool = False,
+) -> Loss:
     """Return the loss of a job, by which `of_samples` gets its numbers.
 
-    It is ``cross_entropy``; ``mse`` (mean over outputs; integer targets are taken as one-hot
-    vectors); or ``module:function``, called as ``function(output, target)``.  With
-    ``lacks_labels`` some targets are `NO_LABEL`: the loss is weighted by how many are not.
+    It is a built-in one with its options (`lsengine.objective.builtin`), or ``module:function``,
+    called as ``function(output, target)``.  With ``lacks_labels`` some targets are `NO_LABEL`: the
+    loss is weighted by how many are not.
 
     Raises:
         UsageError: If a ``module:function`` cannot be imported; or, when it is called, if it gives
             no weights where labels are lacking.
     """
-    if name == "cross_entropy":
-        return _cross_entropy_of_labelled if lacks_labels else cross_entropy
-    if name == "mse":
-        if lacks_labels:
-            raise UsageError(f"loss: mse has no labels of {NO_LABEL}; use a loss of your own")
-        return mse
+    if ":" not in name:
+        loss: Loss = builtin.of_name(name, options, lacks_labels=lacks_labels)
+        return loss
     found: Any = user_code.lookup(name, key="loss", job_folder=job_folder)
     if isinstance(found, type) and issubclass(found, nn.Module):
         found = user_code.call(name, {}, key="loss", job_folder=job_folder)
     if isinstance(found, nn.Module):  # with weights of classes, perhaps
         found = copy.deepcopy(found).double()
-    own: Callable[..., Any] = found
+    return OwnLoss(found, lacks_labels=lacks_labels, class_axis=options.get("class_axis"))
 
-    def on_copies(output: Tensor, target: Tensor) -> Any:
-        result = own(output.clone(), target.clone())  # it may write into what it is given
-        if lacks_labels and not isinstance(result, tuple | list):
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnLoss:
+    """A loss of the user's, called with copies of outputs and targets: it may write into them.
+
+    Attributes:
+        class_axis: Where the classes are, for the accuracy.
+    """
+
+    function: Callable[..., Any] = field(kw_only=False)
+    lacks_labels: bool = False
+    class_axis: ClassAxis | None = None
+
+    def __call__(self, output: Nested, target: Nested) -> Any:
+        """Return what it makes of a batch.
+
+        Raises:
+            UsageError: If labels are lacking, and it returns no weights.
+        """
+        result = self.function(mapped(Tensor.clone, output), mapped(Tensor.clone, target))
+        if self.lacks_labels and not isinstance(result, tuple | list):
             raise UsageError(
                 f"loss: some labels are {NO_LABEL}, which stands for none; return a pair (numbers, "
                 "weights): the mean over each sample's labels, and how many it has"
             )
         return result
 
-    return on_copies
 
-
-def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """Return the cross entropy of every sample (N,), classes on the second axis."""
-    output, target = _of_one_class(output, target)
-    return _per_sample(F.cross_entropy(output, target, reduction="none"))
-
-
-def _cross_entropy_of_labelled(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean over the labels that each sample has (N,), and their number (N,)."""
-    output, target = _of_one_class(output, target)
-    each = F.cross_entropy(output, target, ignore_index=NO_LABEL, reduction="none")
-    counts = labelled(target)
-    return each.reshape(len(target), -1).sum(1) / counts.clamp(min=1), counts
-
-
-def _of_one_class(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (N, K) and (N,) for any shapes with one label and K outputs per sample."""
-    has_one = not target.is_floating_point() and target.numel() == len(target)
-    if has_one and output.ndim > 1 and output[:, 0].numel() == len(target):
-        return output.flatten(1), target.flatten()
-    return output, target
+def class_axis_of(loss: Loss) -> ClassAxis | None:
+    """Return where a loss is told that the classes are; None if shapes are to tell."""
+    axis: ClassAxis | None = getattr(loss, "class_axis", None)
+    return axis
 
 
 def labelled(targets: Tensor) -> Tensor:
@@ -112,40 +119,23 @@ def labelled(targets: Tensor) -> Tensor:
     return (targets != NO_LABEL).reshape(len(targets), -1).sum(1, dtype=torch.float64)
 
 
-def mse(output: Tensor, target: Tensor) -> Tensor:
-    """Return the squared error of every sample (N,), the mean over its outputs.
-
-    Raises:
-        ValueError: If output and targets have not as many numbers per sample.
-    """
-    if not (target.is_floating_point() or target.is_complex()) and target.ndim == 1:
-        target = F.one_hot(target, output.shape[1]).to(output.dtype)
-    if target.shape != output.shape:
-        if target[:1].numel() != output[:1].numel() or len(target) != len(output):
-            raise ValueError(_shapes(output, target) + " have not as many numbers per sample")
-        target = target.view_as(output)  # (N,) and (N, 1), or (N, K) and (N, K, 1, 1)
-    square = as_real(output - target).square()  # of real and imaginary parts
-    is_complex = output.is_complex() or target.is_complex()
-    return _per_sample(square.sum(-1) if is_complex else square)
-
-
-def of_samples(loss: Loss, output: Tensor, targets: Tensor) -> SampleLosses:
+def of_samples(loss: Loss, output: Nested, targets: Nested) -> SampleLosses:
     """Return the losses of a batch, whose outputs (N, ...) and targets (N, ...) are in float64.
 
-    A loss gives one number per sample (N,), their mean, or a pair: numbers per sample (N,) and
-    their weights (N,), for the mean ``sum(w * v) / sum(w)``.  Nothing is broadcast.
+    Outputs are as `nested_output` returns them.  A loss gives one number per sample (N,), their
+    mean, or a pair: numbers per sample (N,) and their weights (N,), for the mean
+    ``sum(w * v) / sum(w)``.  Nothing is broadcast.
 
     Raises:
         ValueError: If it gives something else, with the shapes.
         UsageError: If a weight is negative or no number.
     """
-    result, samples = loss(output, targets), len(targets)
+    result, samples = loss(output, targets), count(targets)
     weights = None
     if isinstance(result, tuple | list) and len(result) == 2:
         result, weights = result
         if isinstance(result, Tensor) and result.ndim == 0:
             raise ValueError(f"it returned a pair that begins with one number; {_EXPECTED}")
-    shapes = _shapes(output, targets)
     if not isinstance(result, Tensor) or result.is_complex():
         kind = result.dtype if isinstance(result, Tensor) else type(result).__name__
         raise ValueError(f"it returned {kind}; {_EXPECTED}")
@@ -153,7 +143,7 @@ def of_samples(loss: Loss, output: Tensor, targets: Tensor) -> SampleLosses:
         return SampleLosses(result.expand(samples), is_mean=True)
     if result.shape != (samples,):
         raise ValueError(
-            f"it returned shape {[*result.shape]} for {shapes}; {_EXPECTED}"
+            f"it returned shape {[*result.shape]} for {shapes(output, targets)}; {_EXPECTED}"
             f"{shape_hint(output, targets, result)}"
         )
     if weights is not None and (not isinstance(weights, Tensor) or weights.shape != (samples,)):
@@ -166,7 +156,7 @@ def of_samples(loss: Loss, output: Tensor, targets: Tensor) -> SampleLosses:
     return SampleLosses(result, weights.detach())
 
 
-def mean(loss: Loss, output: Tensor, targets: Tensor) -> Tensor:
+def mean(loss: Loss, output: Nested, targets: Nested) -> Tensor:
     """Return the mean loss of a batch, weighted where it has weights; for training.
 
     Raises:
@@ -185,52 +175,40 @@ def mean(loss: Loss, output: Tensor, targets: Tensor) -> Tensor:
 _EXPECTED = "expected one number per sample, their mean, or a pair (numbers, weights)"
 
 
-def hits(output: Tensor, targets: Tensor) -> Tensor:
+def hits(output: Any, targets: Tensor, wanted: ClassAxis | None = None) -> Tensor:
     """Return which share of its labels each sample has right (N,), float64; 0 without labels.
 
-    With classes on the second axis the largest output is the answer, of the first of several.
-    Outputs of the shape of the targets, one number for each label of 0 or 1, answer 1 where they
-    are positive: one logit, or one logit for each of several labels.
+    Of classes, on the second axis or the last one, the largest output is the answer, of the first
+    of several.  ``wanted`` says which axis where shapes do not (`class_axis`).  Outputs of the
+    shape of the targets, one number for each label of 0 or 1, answer 1 where they are positive:
+    one logit, or one logit for each of several labels.
 
     Raises:
-        ValueError: If output and targets are neither.
+        ValueError: If output and targets are neither, or may be two of these.
     """
-    if output.ndim > 1 and output.shape[1] > 1 and output[:, 0].numel() == targets.numel():
-        right = output.argmax(1) == targets.view_as(output[:, 0])
+    output = logits_of(output)
+    axis = class_axis(output, targets, wanted)
+    if axis is None and output.ndim > 1 and output.shape[1] > 1:
+        axis = 1 if output[:, 0].numel() == targets.numel() else None
+    if axis is not None:
+        right: Tensor = output.argmax(axis) == targets.reshape(output.select(axis, 0).shape)
     elif output.numel() == targets.numel():
         right = (output > 0) == (targets.view_as(output) > 0)
     else:
-        raise ValueError(
-            _shapes(output, targets)
-            + " do not say which answers are right"
-            + axis_hint(output, targets)
-        )
+        raise ValueError(shapes(output, targets) + " do not say which answers are right")
     right = right & (targets != NO_LABEL).view_as(right)
     if right.ndim == 1:
         return right.double()
     return right.double().flatten(1).sum(1) / labelled(targets).clamp(min=1)
 
 
-def _per_sample(losses: Tensor) -> Tensor:
-    return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
-
-
-def _shapes(output: Tensor, targets: Tensor) -> str:
-    return f"outputs of shape {[*output.shape]} and targets of shape {[*targets.shape]}"
-
-
-def axis_hint(output: Tensor, targets: Tensor) -> str:
-    """Return what to do if an output (N, ..., K) has its classes on the last axis; else nothing."""
-    if targets.ndim > 1 and output.shape[:-1] == targets.shape:
-        return "; classes belong on the second axis: return output.movedim(-1, 1)"
-    return ""
-
-
-def shape_hint(output: Tensor, targets: Tensor, result: Tensor | None = None) -> str:
+def shape_hint(output: Nested, targets: Nested, result: Tensor | None = None) -> str:
     """Return what to do where shapes make a loss another one than is meant; empty if none do."""
+    if not isinstance(output, Tensor) or not isinstance(targets, Tensor):
+        return ""
     if output.shape != targets.shape and output.numel() == targets.numel():
         return (
-            f"; {_shapes(output, targets)} are broadcast against each other: use "
+            f"; {shapes(output, targets)} are broadcast against each other: use "
             "output.view_as(target)"
         )
     samples = len(targets)

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lsengine.objective import naive_losses
+
 Numbers = Mapping[str, Tensor]
 
 
@@ -119,7 +121,8 @@ def values_of(batches: Sequence[tuple[Tensor, Tensor]], loss: Callable[..., Any]
     values, shares = torch.cat(losses), torch.cat(weights)
     mean = (values.where(shares > 0, 0) * shares).sum() / shares.sum()
     outputs = [torch.view_as_real(o) if o.is_complex() else o for o, _ in batches]
-    hits = [h for h in (_hits(*batch) for batch in batches) if h is not None]
+    axis = getattr(loss, "class_axis", None)
+    hits = [h for h in (naive_losses.hits(*b, axis) for b in batches) if h is not None]
     return Values(
         _joined(outputs),
         mean.reshape(1) if is_mean else values,
@@ -185,51 +188,6 @@ def inputs(raw: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
         shape = [1, -1] + [1] * (x.ndim - 2)
         x = (x - mean.double().reshape(shape)) / std.double().reshape(shape)
     return x
-
-
-def cross_entropy(output: Tensor, target: Tensor) -> Any:
-    """Return -log softmax of the label, or of the labels' probabilities, by its definition.
-
-    Where labels are -100, which is none, also how many each sample has.
-    """
-    logs = output - output.exp().sum(1, keepdim=True).log() if _is_tame(output) else None
-    if logs is None:
-        logs = torch.log_softmax(output, 1)
-    if target.is_floating_point():
-        each = -(logs * target).sum(1)
-    else:
-        target = target.reshape(output[:, :1].shape)
-        each = -logs.gather(1, target.clamp(min=0))[:, 0]
-        if bool((target == -100).any()):
-            has_label = (target != -100)[:, 0].double().reshape(len(output), -1)
-            losses = (each.reshape(len(output), -1) * has_label).sum(1)
-            return losses / has_label.sum(1).clamp(min=1), has_label.sum(1)
-    return each.reshape(len(output), -1).mean(1)
-
-
-def mse(output: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared difference of each sample's numbers."""
-    if not target.is_floating_point() and not target.is_complex() and target.ndim == 1:
-        target = torch.eye(output.shape[1], dtype=output.dtype)[target]
-    return (output.reshape(len(output), -1) - target.reshape(len(target), -1)).abs().pow(2).mean(1)
-
-
-def _is_tame(output: Tensor) -> bool:
-    return bool(output.abs().max() < 100)
-
-
-def _hits(output: Tensor, y: Tensor) -> Tensor | None:
-    if y.is_floating_point() or y.is_complex() or output.is_complex():
-        return None
-    if output.ndim > 1 and output.shape[1] > 1 and output[:, 0].numel() == y.numel():
-        right = output.max(1).indices == y.reshape(output[:, 0].shape)
-    elif output.numel() == y.numel():
-        right = (output.reshape(y.shape) > 0).long() == y
-    else:
-        return None
-    has_label = (y != -100).double().reshape(len(y), -1)
-    right = right.double().reshape(len(y), -1) * has_label
-    return right.sum(1) / has_label.sum(1).clamp(min=1)
 
 
 def _has_statistics(module: nn.Module) -> bool:

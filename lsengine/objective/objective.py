@@ -36,7 +36,7 @@ from lsengine.objective.device_state import (
 from lsengine.objective.displaced import DisplacedNetwork
 from lsengine.objective.forward import ForwardPass, cast
 from lsengine.objective.layout import is_channels_last
-from lsengine.objective.losses import Loss, SampleLosses, hits, of_samples
+from lsengine.objective.losses import Loss, SampleLosses, class_axis_of, hits, of_samples
 from lsengine.objective.recalibration import calibration_batches
 from lsengine.objective.splits import ResidentSplit, resident_splits
 from lsengine.objective.vectors import Steps
@@ -99,6 +99,7 @@ class Objective:
             model.to(settings.device)
             others -= weights.network * weights.width
         self._settings, self._loss, self._tick = settings, loss, tick
+        self._axis = class_axis_of(loss)
         self.batch_size = settings.batch_size
         self._trainable = trainable_names(model, settings.curvature_of)
         self.model = cast(model, settings.dtype).eval()
@@ -287,7 +288,7 @@ class Objective:
                 pieces.append(forward(x).to(targets.device))
             output = in_precision(torch.cat(pieces), torch.float64)
             losses = of_samples(self._loss, output, targets)
-            right = hits(output, targets).cpu() if split.has_classes else None
+            right = hits(output, targets, self._axis).cpu() if split.has_classes else None
             return losses.values[: 1 if losses.is_mean else None].double().cpu(), right
 
         return self._fitting(evaluate)
@@ -390,6 +391,6 @@ class Objective:
         def step(inputs: Tensor, targets: Tensor) -> tuple[SampleLosses, Tensor | None]:
             output = in_precision(forward(inputs).to(targets.device), torch.float64)
             losses = of_samples(self._loss, output, targets)
-            return losses, hits(output, targets) if self._has_classes else None
+            return losses, hits(output, targets, self._axis) if self._has_classes else None
 
         return step

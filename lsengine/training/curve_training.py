@@ -113,8 +113,9 @@ class CurveTraining(ResumableTraining):
         dtype = real_dtype(self._model.parameters())
         self._x = data.lone(data.normalized(dataset, "train", dtype)).to(self._device)
         self._y = data.lone(dataset.splits["train"].y).to(self._device)
+        spec, folder = job.document.loss_spec, job.source.parent
         loss = loss_function(
-            job.document.loss, job_folder=job.source.parent, lacks_labels=dataset.lacks_labels
+            spec.name, spec.options, job_folder=folder, lacks_labels=dataset.lacks_labels
         )
         self._trainer = curve_learner.CurveTrainer(self._model, (start, end), loss, settings, names)
         if self._resume_file.exists():

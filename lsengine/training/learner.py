@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from lsengine import data, models
 from lsengine.devices import device_of, is_channels_last_safe, tune_malloc
 from lsengine.errors import UsageError
+from lsengine.job.loss import LossSpec
 from lsengine.job.schema import Document
 from lsengine.objective import losses
+from lsengine.objective.classes import refuse_too_few
 from lsengine.objective.device_state import in_precision
 from lsengine.objective.forward import manner_of
 from lsengine.objective.losses import Loss, loss_function
@@ -66,6 +68,7 @@ class Learner:
         # MPS has no float64: what needs it is computed on the host.
         self._host = torch.device("cpu") if self.device.type == "mps" else self.device
         self._loss = self._loss_of(document, job_folder)
+        self._axis = losses.class_axis_of(self._loss)
         torch.manual_seed(recipe.seed_of(self._recipe.seed, "initial parameters"))
         self.model = models.build(
             document.model,
@@ -87,7 +90,7 @@ class Learner:
             name: (data.lone(split.x).to(self.device), self._labels(name).to(self.device))
             for name, split in dataset.splits.items()
         }
-        self._check_network(document.loss)
+        self._check_network(document.loss_spec)
         named = self.model.named_parameters()
         self.parameters = {name: p for name, p in named if p.requires_grad}
         if not self.parameters:
@@ -98,8 +101,10 @@ class Learner:
         self.columns = (*measured, "learning_rate", "weight_norm")
 
     def _loss_of(self, document: Document, job_folder: Path) -> Loss:
-        lacks_labels = self._dataset.lacks_labels
-        return loss_function(document.loss, job_folder=job_folder, lacks_labels=lacks_labels)
+        spec, lacks_labels = document.loss_spec, self._dataset.lacks_labels
+        return loss_function(
+            spec.name, spec.options, job_folder=job_folder, lacks_labels=lacks_labels
+        )
 
     def _check_data(self) -> None:
         settings, split = self._recipe, self._dataset.splits["train"]
@@ -130,24 +135,26 @@ class Learner:
         assert classes is not None
         return recipe.with_label_noise(y, classes, settings.label_noise, settings.seed)
 
-    def _check_network(self, loss: str) -> None:
+    def _check_network(self, loss: LossSpec) -> None:
         """Run two samples through network and loss, before anything is written."""
         x, y = (tensor[:2] for tensor in self._splits["train"])
-        # A loss of one's own may want one logit for two classes.
-        outputs = None if ":" in loss else self._dataset.classes
-        output = models.check_model_accepts(self.model, self._inputs(x), outputs, call=_called)
+        classes = self._dataset.classes
+        output = models.check_model_accepts(self.model, self._inputs(x), call=_called)
         self.model.eval()
         self._manner = manner_of(self.model, self._inputs(x))
         try:
+            # A loss of one's own may want one logit for two classes.
+            if classes is not None and not (loss.is_own or loss.name == "bce_with_logits"):
+                refuse_too_few(output, y, classes, loss.class_axis)
             with torch.no_grad():
                 losses.of_samples(self._loss, output, y)
-                if self._dataset.classes is not None:
-                    losses.hits(output, y)
+                if classes is not None:
+                    losses.hits(output, y, self._axis)
         except UsageError:
             raise
         except Exception as error:
             raise UsageError(
-                f"loss: {loss} refuses the network's output: {type(error).__name__}: {error}"
+                f"loss: {loss.name} refuses the network's output: {type(error).__name__}: {error}"
             ) from error
 
     def _inputs(self, x: Tensor) -> Tensor:
@@ -208,7 +215,7 @@ class Learner:
                 if self._dataset.classes is not None:
                     share = losses.labelled(target) / target[0].numel()
                     labels += float(share.sum())
-                    wrong += ((1 - losses.hits(output, target)) * share).sum()
+                    wrong += ((1 - losses.hits(output, target, self._axis)) * share).sum()
         measured = {f"{split}_loss": float(loss) / counted}
         if self._dataset.classes is not None:
             measured[f"{split}_error"] = float(wrong) / labels

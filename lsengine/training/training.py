@@ -128,7 +128,13 @@ class NetworkTraining(ResumableTraining):
         super().__init__(folder, folder / "resume.pt", document.train.epochs, stop)
         self._job, self._recipe, self._folder = job, document.train, folder
         root = None if document.data.root is None else job.path(document.data.root)
-        dataset = data.load(document.data, root=root, job_folder=job_folder, seed=document.seed)
+        dataset = data.load(
+            document.data,
+            root=root,
+            job_folder=job_folder,
+            seed=document.seed,
+            ignored=document.loss_spec.ignore_index,
+        )
         self._learner = Learner(
             document, dataset, job_folder=job_folder, tick=self._stop_if_asked, slot=slot
         )

@@ -15,7 +15,8 @@ from lsengine.data import Dataset, Split
 from lsengine.engine import Options, evaluate
 from lsengine.errors import SurfaceError
 from lsengine.objective import EvaluationSettings, Objective, batched
-from lsengine.objective.losses import cross_entropy, loss_function
+from lsengine.objective.builtin import cross_entropy
+from lsengine.objective.losses import loss_function
 from lsengine.surface.grid import Cell
 from tests.support.jobs import values
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from lsengine.engine.prepare.checks import check as check
 from lsengine.engine.prepare.directions import make_directions as make_directions
 from lsengine.engine.prepare.loading import Loaded as Loaded
-from lsengine.engine.prepare.loading import check as check
 from lsengine.engine.prepare.loading import code as code
 from lsengine.engine.prepare.loading import grid as grid
 from lsengine.engine.prepare.loading import identity as identity

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lsengine import data, devices
 from lsengine.curvature import Eigenpairs, Hessian, Way, cells, krylov_bytes, leading_eigenvectors
 from lsengine.engine.messages import WorkerInfo
-from lsengine.engine.prepare.loading import Loaded, first_samples, network
+from lsengine.engine.prepare.loading import Loaded, first_samples, loss_of, network
 from lsengine.engine.prepare.precision import check_products
 from lsengine.engine.prepare.selection import hessian_names, movable_tensors
 from lsengine.engine.prepare.settings import CURVATURE, evaluation_settings, lanczos_options
@@ -22,7 +22,7 @@ from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job, rules
 from lsengine.job.schema import HessianDirection
 from lsengine.models.copies import original_number
-from lsengine.objective import Objective, losses
+from lsengine.objective import Objective
 from lsengine.objective.forward import copied
 from lsengine.surface.grid import Cell
 
@@ -111,9 +111,7 @@ def hessian_at_centre(
     settings = evaluation_settings(
         job, device, precision=precision(job), batch_size=batch_size, without=CURVATURE
     )
-    loss = losses.loss_function(
-        job.document.loss, job_folder=job.source.parent, lacks_labels=loaded.dataset.lacks_labels
-    )
+    loss = loss_of(job, loaded.dataset)
     centre = Objective(_of_its_own(job, loaded), loaded.dataset, loss, {}, settings, tick=tick)
     check(centre)
     return centre.hessian(Cell(0.0), names)

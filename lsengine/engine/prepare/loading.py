@@ -17,25 +17,22 @@ from lsengine import data, devices, files, models
 from lsengine.curvature import cells
 from lsengine.engine.prepare.selection import (
     check_patterns,
-    hessian_names,
     movable_tensors,
     roles,
     selection,
 )
 from lsengine.errors import LsengineError, UsageError
 from lsengine.external import sources, user_code
-from lsengine.geometry.parameters import can_move, real_dtype
+from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
 from lsengine.job.schema import PrincipalDirection
 from lsengine.models import checkpoint
-from lsengine.objective.device_state import in_precision
 from lsengine.objective.forward import cast, manner_of
-from lsengine.objective.losses import Loss, axis_hint, hits, loss_function, of_samples
+from lsengine.objective.losses import Loss, loss_function
 from lsengine.surface import parts
 from lsengine.surface.grid import Grid, make_grid
 
 log = logging.getLogger(__name__)
-_FEW = 64  # samples that show what kind of outputs a network has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +55,12 @@ def load(job: Job) -> Loaded:
     root = job.path(document.data.root) if document.data.root else None
     is_wide = document.precision == "float64"
     dataset = data.load(
-        document.data, root=root, job_folder=job_folder, seed=document.seed, exact=is_wide
+        document.data,
+        root=root,
+        job_folder=job_folder,
+        seed=document.seed,
+        exact=is_wide,
+        ignored=document.loss_spec.ignore_index,
     )
     model = network(job, dataset, wide=is_wide)
     digests = {"checkpoint": checkpoint.digest(job.checkpoint), "data": dataset.sha256}
@@ -98,7 +100,7 @@ def _made(job: Job, dataset: data.Dataset) -> nn.Module:
     split = next(iter(dataset.splits))
     dtype = real_dtype(model.parameters())
     two = data.lone(data.normalized(first_samples(dataset, split, 2), split, dtype))
-    models.initialise_lazy(model, two, _called)
+    models.initialise_lazy(model, two, called)
     return model
 
 
@@ -110,7 +112,13 @@ def moving_parts(job: Job) -> dict[str, dict[str, parts.Part]]:
     """
     document = job.document
     root = job.path(document.data.root) if document.data.root else None
-    dataset = data.load(document.data, root=root, job_folder=job.source.parent, seed=document.seed)
+    dataset = data.load(
+        document.data,
+        root=root,
+        job_folder=job.source.parent,
+        seed=document.seed,
+        ignored=document.loss_spec.ignore_index,
+    )
     model = _made(job, dataset)
     check_patterns(job, model)
     state, known = json.loads(state_dict_layout(model)), roles(model)
@@ -120,75 +128,16 @@ def moving_parts(job: Job) -> dict[str, dict[str, parts.Part]]:
     }
 
 
-def check(job: Job, loaded: Loaded) -> None:
-    """Check that network, data, loss and quantities go together.
+def loss_of(job: Job, dataset: data.Dataset) -> Loss:
+    """Return the loss of a job.
 
     Raises:
-        UsageError: If they do not.
+        UsageError: As `loss_function`.
     """
-    document = job.document
-    loss = loss_function(
-        document.loss, job_folder=job.source.parent, lacks_labels=loaded.dataset.lacks_labels
+    spec, folder = job.document.loss_spec, job.source.parent
+    return loss_function(
+        spec.name, spec.options, job_folder=folder, lacks_labels=dataset.lacks_labels
     )
-    check_loss_accepts(loaded.model, loaded.dataset, loss, document.loss)
-    _check_accuracy(job, loaded)
-    _warn_of_undefined(loaded.model)
-    check_patterns(job, loaded.model)
-    if "curvature" in document.quantities:
-        hessian_names(job, loaded.model, at_cells=True)
-    asked = "quantities" in document.model_fields_set and "accuracy" in document.quantities
-    if asked and loaded.dataset.classes is None:
-        raise UsageError(
-            "quantities: accuracy needs integer labels; these targets are real numbers; "
-            "leave it out"
-        )
-
-
-def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, name: str) -> None:
-    """Run two samples through model and loss, on the CPU, so that misfits show before any work.
-
-    ``name`` is what the job calls the loss.
-
-    Raises:
-        UsageError: If the network does not take the data, or the loss its output.
-    """
-    split = next(iter(dataset.splits))
-    y = data.lone(dataset.splits[split].y)
-    _check_targets(dataset, y, name)
-    dtype = real_dtype(model.parameters())
-    inputs = data.lone(data.normalized(first_samples(dataset, split, 2), split, dtype))
-    # A loss of one's own may want one logit for two classes, or a number for something else.
-    outputs = None if ":" in name else dataset.classes
-    output = models.check_model_accepts(model, inputs, outputs, call=_called)
-    output, targets = (in_precision(t, torch.float64) for t in (output, y[:2]))
-    try:
-        with torch.no_grad():
-            of_samples(loss, output, targets)
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(
-            f"loss: {name} refuses the network's output of shape {[*output.shape]} with targets "
-            f"of shape {[*targets.shape]}: {type(error).__name__}: {error}"
-            + ("; both are in float64: bring numbers of your own to output.dtype")
-            * ("dtype" in str(error) or "scalar type" in str(error))
-            + axis_hint(output, targets)
-        ) from error
-
-
-def _check_targets(dataset: data.Dataset, y: Tensor, name: str) -> None:
-    """Refuse targets that are not what a built-in loss takes."""
-    if name == "cross_entropy" and can_move(y) and not _are_probabilities(y):
-        raise UsageError(
-            "loss: cross_entropy needs integer labels, or a probability for every class; these "
-            "targets are other real numbers; use mse or a loss of your own"
-        )
-    if name == "cross_entropy" and dataset.target_kind == "labels":
-        raise UsageError(
-            "loss: cross_entropy needs one class per sample; these targets are several labels of "
-            "0 and 1 each; of one-hot vectors store the classes, y.argmax(1); for several labels "
-            "use a loss of your own"
-        )
 
 
 @contextlib.contextmanager
@@ -204,7 +153,8 @@ def failures_named(job: Job, where: str) -> Iterator[None]:
         raise
     except Exception as error:
         document = job.document
-        is_own = document.model.is_own or ":" in document.loss or ":" in document.data.dataset
+        is_own = document.model.is_own or document.loss_spec.is_own
+        is_own = is_own or ":" in document.data.dataset
         if not is_own or devices.is_out_of_memory(error):
             raise
         what = " ".join(f"{type(error).__name__}: {error}".split())
@@ -216,85 +166,9 @@ def first_samples(dataset: data.Dataset, split: str, count: int) -> data.Dataset
     return replace(dataset, splits={split: dataset.splits[split].part(slice(count))})
 
 
-def _called(model: nn.Module, inputs: Tensor) -> Tensor:
+def called(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return what a network makes of inputs, called in its manner."""
     return manner_of(model, inputs).call(model, inputs)
-
-
-def _check_accuracy(job: Job, loaded: Loaded) -> None:
-    """Refuse an accuracy that outputs and labels do not define."""
-    dataset = loaded.dataset
-    if dataset.classes is None or "accuracy" not in job.document.quantities:
-        return
-    output, targets = _outputs_of_few(loaded)
-    try:
-        hits(output, targets)
-        reason = _why_no_accuracy(job, dataset, output, targets)
-    except ValueError as error:
-        reason = str(error)
-    if reason:
-        raise UsageError(f"quantities: accuracy: {reason}; leave it out: [loss]")
-
-
-def _outputs_of_few(loaded: Loaded) -> tuple[Tensor, Tensor]:
-    """Return outputs in float64 and targets of a few samples, of fewer where memory ends."""
-    dataset, count = loaded.dataset, _FEW
-    split, dtype = next(iter(dataset.splits)), real_dtype(loaded.model.parameters())
-    while True:
-        part = first_samples(dataset, split, count)
-        try:
-            output = _called(loaded.model, data.lone(data.normalized(part, split, dtype)))
-        except (RuntimeError, MemoryError) as error:
-            if count == 1 or not devices.is_out_of_memory(error):
-                raise
-        else:
-            return in_precision(output, torch.float64), data.lone(part.splits[split].y)
-        count //= 2
-
-
-def _why_no_accuracy(job: Job, dataset: data.Dataset, output: Tensor, targets: Tensor) -> str:
-    """Return why the answers that `hits` takes are not those that are meant; else nothing."""
-    shape = [*output.shape[1:]]
-    if ":" in job.document.loss and len(shape) == 2 and shape[0] == shape[1]:
-        return (
-            f"outputs of shape {shape} per sample do not say which axis has the classes, with a "
-            "loss of your own"
-        )
-    if dataset.target_kind == "labels" and all(
-        bool((data.lone(split.y).sum(1) == 1).all()) for split in dataset.splits.values()
-    ):
-        return (
-            f"every sample has one of {dataset.classes} labels, so they are classes as one-hot "
-            "vectors; store the classes, y.argmax(1)"
-        )
-    if output.numel() == targets.numel() and bool(((output >= 0) & (output <= 1)).all()):
-        loss = loss_function(job.document.loss, job_folder=job.source.parent)
-        try:
-            with torch.no_grad():
-                values = of_samples(loss, output - 2, targets).values
-        except (RuntimeError, ValueError):
-            values = torch.tensor(torch.nan)
-        if not bool(values.isfinite().all()):
-            return (
-                "the loss takes outputs from 0 to 1 alone, so they are probabilities; positive "
-                "outputs answer 1: let the network return logits, and leave the sigmoid to the loss"
-            )
-    return ""
-
-
-def _are_probabilities(y: Tensor) -> bool:
-    is_positive = y.ndim > 1 and bool((y >= 0).all())
-    return is_positive and bool(((y.sum(1) - 1).abs() < 1e-4).all())
-
-
-def _warn_of_undefined(model: nn.Module) -> None:
-    statistics = models.batch_norm_buffers(model)
-    numbers: dict[str, Tensor] = dict(model.named_parameters())
-    numbers |= {n: b for n, b in model.named_buffers() if n in statistics}
-    if name := next((n for n, t in numbers.items() if not bool(t.isfinite().all())), None):
-        log.warning(
-            f"model.checkpoint: {name} holds NaN or infinite numbers, and so will the cells; a "
-            "checkpoint from before the training diverged may be wanted"
-        )
 
 
 def grid(job: Job, ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})) -> Grid:

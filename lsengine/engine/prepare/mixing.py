@@ -55,7 +55,7 @@ def refuse_no_mean(
     if naive.apart(whole, pieces) <= allowed:
         return
     raise UsageError(
-        f"loss: {job.document.loss} of {of}{len(whole.outputs)} {split} samples is "
+        f"loss: {job.document.loss_spec.name} of {of}{len(whole.outputs)} {split} samples is "
         f"{whole.loss:.6g} at once and {pieces.loss:.6g} in batches of {sizes}, so it is not a "
         "mean over samples; return one number per sample, or a pair (numbers, weights) for a "
         f"weighted mean{_shape_hint(whole.outputs, y_N, loss)}"

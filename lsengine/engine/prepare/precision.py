@@ -19,7 +19,7 @@ from lsengine import devices
 from lsengine import objective as objectives
 from lsengine.data.nesting import leaves
 from lsengine.data.validation import whole_and_beyond
-from lsengine.engine.prepare.loading import Loaded
+from lsengine.engine.prepare.loading import Loaded, loss_of
 from lsengine.engine.prepare.selection import movable_tensors
 from lsengine.engine.prepare.settings import (
     BATCH_NORM,
@@ -32,7 +32,6 @@ from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.geometry import directions
 from lsengine.job import Job
 from lsengine.log import NOTICE
-from lsengine.objective import losses
 from lsengine.objective.forward import copied
 from lsengine.surface.grid import Cell, Grid
 
@@ -167,9 +166,7 @@ def _objective(
         # Rounding is compared for one network, with the statistics that it has.
         without=BATCH_NORM | CURVATURE,
     )
-    loss = losses.loss_function(
-        document.loss, job_folder=job.source.parent, lacks_labels=loaded.dataset.lacks_labels
-    )
+    loss = loss_of(job, loaded.dataset)
     along = {"alpha": directions.normalized(drawn, centre, "filter")}
     return objectives.Objective(model, loaded.dataset, loss, along, settings, tick=tick)
 

@@ -22,20 +22,18 @@ from lsengine import data, devices, models
 from lsengine.engine.messages import Probe, Twin
 from lsengine.engine.prepare import mixing, twin_samples
 from lsengine.engine.prepare.directions import cell_steps
-from lsengine.engine.prepare.loading import Loaded, failures_named, network
+from lsengine.engine.prepare.loading import Loaded, failures_named, loss_of, network
 from lsengine.errors import Stopped, UsageError
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
 from lsengine.job.schema import CurveDirection
 from lsengine.models import checkpoint
-from lsengine.objective import naive
+from lsengine.objective import naive, naive_losses
 from lsengine.objective.device_state import in_precision
-from lsengine.objective.losses import loss_function
 from lsengine.surface.grid import Cell, Grid
 
 log = logging.getLogger(__name__)
 Stored = Mapping[str, Mapping[str, NDArray[Any]]]
-_NAIVE = {"cross_entropy": naive.cross_entropy, "mse": naive.mse}
 # Rounding that piles up over the layers, in units of the difference between two precisions that
 # was seen over the same samples, and of the largest loss.
 _TIMES, _RELATIVE = 30.0, 1e-5
@@ -199,8 +197,8 @@ class _Maker:
             return
         if torch.equal(first.outputs.nan_to_num(), repeated.outputs.nan_to_num()):
             raise UsageError(
-                f"loss: two calls of {self._job.document.loss} for the same outputs and targets "
-                "differ; is there noise, or does it keep something between calls?"
+                f"loss: two calls of {self._job.document.loss_spec.name} for the same outputs and "
+                "targets differ; is there noise, or does it keep something between calls?"
             )
         raise UsageError(
             "model.arch: two evaluations of the same weights differ; is there dropout or noise "
@@ -304,7 +302,7 @@ class _Maker:
         cut = " and ".join(map(str, sizes))
         of_samples = (self._job, split, full, pieces, y, self._loss())
         mixing.refuse_no_mean(*of_samples, sizes=cut, allowed=allowed)
-        if self._job.document.loss not in _NAIVE and len(full.outputs):
+        if self._job.document.loss_spec.is_own and len(full.outputs):
             mixing.refuse_no_mean_of_others(self._job, split, full.outputs, y, self._loss(), sizes)
             self._check_all_targets(split, full.outputs)
 
@@ -339,9 +337,10 @@ class _Maker:
         return [first, count - first] if 0 < first < count else [count]
 
     def _loss(self) -> Callable[[Tensor, Tensor], Any]:
-        name, folder = self._job.document.loss, self._job.source.parent
-        lacks_labels = self._loaded.dataset.lacks_labels
-        return _NAIVE.get(name) or loss_function(name, job_folder=folder, lacks_labels=lacks_labels)
+        spec, dataset = self._job.document.loss_spec, self._loaded.dataset
+        if spec.is_own:
+            return loss_of(self._job, dataset)
+        return naive_losses.of_name(spec.name, spec.options, lacks_labels=dataset.lacks_labels)
 
     def _evaluate(
         self,

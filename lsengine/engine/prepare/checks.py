@@ -1,0 +1,203 @@
+"""Whether network, data, loss and quantities of a job go together, before any work."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lsengine import data, devices, models
+from lsengine.data.dataset import NO_LABEL
+from lsengine.engine.prepare.loading import Loaded, called, first_samples, loss_of
+from lsengine.engine.prepare.selection import check_patterns, hessian_names
+from lsengine.errors import UsageError
+from lsengine.geometry.parameters import can_move, real_dtype
+from lsengine.job import Job
+from lsengine.job.loss import LossSpec
+from lsengine.objective.classes import ClassAxis, refuse_too_few, shape
+from lsengine.objective.device_state import in_precision
+from lsengine.objective.losses import Loss, class_axis_of, hits, of_samples
+
+log = logging.getLogger(__name__)
+_FEW = 64  # samples that show what kind of outputs a network has
+
+
+def check(job: Job, loaded: Loaded) -> None:
+    """Check that network, data, loss and quantities go together.
+
+    Raises:
+        UsageError: If they do not.
+    """
+    document = job.document
+    loss = loss_of(job, loaded.dataset)
+    check_loss_accepts(loaded.model, loaded.dataset, loss, document.loss_spec)
+    _check_accuracy(job, loaded, loss)
+    _warn_of_undefined(loaded.model)
+    check_patterns(job, loaded.model)
+    if "curvature" in document.quantities:
+        hessian_names(job, loaded.model, at_cells=True)
+    asked = "quantities" in document.model_fields_set and "accuracy" in document.quantities
+    if asked and loaded.dataset.classes is None:
+        raise UsageError(
+            "quantities: accuracy needs integer labels; these targets are real numbers; "
+            "leave it out"
+        )
+
+
+def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, spec: LossSpec) -> None:
+    """Run two samples through model and loss, on the CPU, so that misfits show before any work.
+
+    Raises:
+        UsageError: If the network does not take the data, or the loss its output.
+    """
+    split = next(iter(dataset.splits))
+    y = data.lone(dataset.splits[split].y)
+    _check_targets(dataset, spec)
+    dtype = real_dtype(model.parameters())
+    inputs = data.lone(data.normalized(first_samples(dataset, split, 2), split, dtype))
+    output = models.check_model_accepts(model, inputs, call=called)
+    output, targets = (in_precision(t, torch.float64) for t in (output, y[:2]))
+    try:
+        # A loss of one's own may want one logit for two classes, or a number for something else.
+        if dataset.classes is not None and not (spec.is_own or spec.name == "bce_with_logits"):
+            refuse_too_few(output, targets, dataset.classes, spec.class_axis)
+        with torch.no_grad():
+            of_samples(loss, output, targets)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"loss: {spec.name} refuses the network's output of shape {shape(output)} with "
+            f"targets of shape {shape(targets)}: {type(error).__name__}: {error}"
+            + ("; both are in float64: bring numbers of your own to output.dtype")
+            * ("dtype" in str(error) or "scalar type" in str(error))
+        ) from error
+
+
+def _check_targets(dataset: data.Dataset, spec: LossSpec) -> None:
+    """Refuse targets that are not what a built-in loss takes."""
+    y, name = data.lone(next(iter(dataset.splits.values())).y), spec.name
+    is_real = can_move(y)
+    if name == "cross_entropy" and is_real and not _are_probabilities(y, spec.class_axis):
+        other = spec.class_axis is None and _are_probabilities(y, "last")
+        raise UsageError(
+            "loss: cross_entropy needs integer labels, or a probability for every class; these "
+            "targets are "
+            + "probabilities on the last axis: say class_axis: last" * other
+            + "other real numbers; use mse or a loss of your own" * (not other)
+        )
+    if name == "cross_entropy" and dataset.target_kind == "labels":
+        raise UsageError(
+            "loss: cross_entropy needs one class per sample; these targets are several labels of "
+            "0 and 1 each; of one-hot vectors store the classes, y.argmax(1); for several labels "
+            "use bce_with_logits or a loss of your own"
+        )
+    if is_real and (name == "nll" or spec.ignore_index is not None):
+        key = "loss: nll" if name == "nll" else "loss.ignore_index:"
+        raise UsageError(f"{key} needs integer labels; these targets are real numbers")
+    if name == "bce_with_logits":
+        _check_answers(dataset)
+
+
+def _check_answers(dataset: data.Dataset) -> None:
+    for split, part in dataset.splits.items():
+        y = data.lone(part.y)
+        odd = y if y.is_complex() else y[((y < 0) | (y > 1)) & (y != NO_LABEL)]
+        if odd.numel():
+            raise UsageError(
+                f"loss: bce_with_logits needs targets from 0 to 1; {split} has "
+                f"{odd.flatten()[0].item()}"
+            )
+
+
+def _check_accuracy(job: Job, loaded: Loaded, loss: Loss) -> None:
+    """Refuse an accuracy that outputs and labels do not define."""
+    dataset = loaded.dataset
+    if dataset.classes is None or "accuracy" not in job.document.quantities:
+        return
+    output, targets = _outputs_of_few(loaded)
+    try:
+        hits(output, targets, class_axis_of(loss))
+        reason = _why_no_accuracy(dataset, loss, output, targets)
+    except ValueError as error:
+        reason = str(error)
+    if reason:
+        raise UsageError(f"quantities: accuracy: {reason}; leave it out: [loss]")
+
+
+def _outputs_of_few(loaded: Loaded) -> tuple[Tensor, Tensor]:
+    """Return outputs in float64 and targets of a few samples, of fewer where memory ends."""
+    dataset, count = loaded.dataset, _FEW
+    split, dtype = next(iter(dataset.splits)), real_dtype(loaded.model.parameters())
+    while True:
+        part = first_samples(dataset, split, count)
+        try:
+            output = called(loaded.model, data.lone(data.normalized(part, split, dtype)))
+        except (RuntimeError, MemoryError) as error:
+            if count == 1 or not devices.is_out_of_memory(error):
+                raise
+        else:
+            return in_precision(output, torch.float64), data.lone(part.splits[split].y)
+        count //= 2
+
+
+def _why_no_accuracy(dataset: data.Dataset, loss: Loss, output: Tensor, targets: Tensor) -> str:
+    """Return why the answers that `hits` takes are not those that are meant; else nothing."""
+    if dataset.target_kind == "labels" and all(
+        bool((data.lone(split.y).sum(1) == 1).all()) for split in dataset.splits.values()
+    ):
+        return (
+            f"every sample has one of {dataset.classes} labels, so they are classes as one-hot "
+            "vectors; store the classes, y.argmax(1)"
+        )
+    if output.numel() == targets.numel():
+        return _why_no_logits(loss, output, targets)
+    return ""
+
+
+def _why_no_logits(loss: Loss, output: Tensor, targets: Tensor) -> str:
+    """Return why outputs, one for each answer of 0 or 1, do not answer 1 where they are positive.
+
+    They do if the loss falls as they go beyond 0 and 1, each to its side.  It is tried there, for
+    what the network says of its samples may lie anywhere.
+    """
+    answers = (targets > 0).view_as(output).to(output.dtype)
+    at, beyond = (_mean_loss(loss, o, targets) for o in (answers, 10 * answers - 5))
+    what = "positive outputs answer 1: let the network return logits, and leave the sigmoid to"
+    if not math.isfinite(beyond):
+        return (
+            f"the loss takes outputs from 0 to 1 alone, so they are probabilities; {what} the loss"
+        )
+    is_within = bool(((output >= 0) & (output <= 1)).all())
+    if beyond > at or (beyond == at and is_within):
+        return (
+            f"the loss is least at outputs of 0 and 1, so they are no logits; {what} a loss of them"
+        )
+    return ""
+
+
+def _mean_loss(loss: Loss, output: Tensor, targets: Tensor) -> float:
+    try:
+        with torch.no_grad():
+            return float(of_samples(loss, output, targets).mean())
+    except (RuntimeError, ValueError):
+        return math.nan
+
+
+def _are_probabilities(y: Tensor, class_axis: ClassAxis | None) -> bool:
+    axis = -1 if class_axis == "last" else 1
+    is_positive = y.ndim > 1 and not y.is_complex() and bool((y >= 0).all())
+    return is_positive and bool(((y.sum(axis) - 1).abs() < 1e-4).all())
+
+
+def _warn_of_undefined(model: nn.Module) -> None:
+    statistics = models.batch_norm_buffers(model)
+    numbers: dict[str, Tensor] = dict(model.named_parameters())
+    numbers |= {n: b for n, b in model.named_buffers() if n in statistics}
+    if name := next((n for n, t in numbers.items() if not bool(t.isfinite().all())), None):
+        log.warning(
+            f"model.checkpoint: {name} holds NaN or infinite numbers, and so will the cells; a "
+            "checkpoint from before the training diverged may be wanted"
+        )
