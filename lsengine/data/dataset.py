@@ -72,6 +72,7 @@ class Dataset:
             answers of 0 or 1, (N, K).  ``positions``: a class at every position of a sample,
             (N, H, W) or (N, T).  ``values``: numbers to predict, (N, ...).  ``nested``: several
             tensors.  ``none``: there are none.
+        vocabulary: The characters that tokens stand for, in their order; None if they do not.
     """
 
     splits: dict[str, Split]
@@ -79,6 +80,7 @@ class Dataset:
     std: Tensor | None
     classes: int | None
     target_kind: TargetKind = "classes"
+    vocabulary: str | None = None
 
     @property
     def channels(self) -> int:
@@ -119,9 +121,12 @@ class Dataset:
         """SHA-256 (hex) of names, types, shapes and little-endian bytes of all splits.
 
         One tensor of values to predict counts as (N, K), whatever its shape.  Tensors of a nesting
-        count in the order of their places in it.
+        count in the order of their places in it.  The vocabulary comes first, if there is one: the
+        same tokens may be of another text.
         """
         digest = hashlib.sha256()
+        if self.vocabulary is not None:
+            digest.update(f"vocabulary {len(self.vocabulary)} {self.vocabulary}\n".encode())
         for name in sorted(self.splits):
             split = self.splits[name]
             for place, tensor in [*_placed("x", split.x), *_placed("y", split.y)]:
@@ -188,6 +193,7 @@ class RawData:
         classes: Number of classes, where the source says it.
         no_label: The label that stands for none, where the source says it.
         mean, std: Of each channel on the scale of [0, 1]; the usual normalisation.
+        vocabulary: As that of `Dataset`.
     """
 
     splits: dict[str, tuple[Any, Any]]
@@ -195,6 +201,7 @@ class RawData:
     no_label: int | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    vocabulary: str | None = None
 
 
 def draw_subset(split: Split, samples: int, seed: int, name: str) -> Split:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsengine.data import array_files, image_folder, naming, torchvision
+from lsengine.data import array_files, image_folder, naming, text, torchvision
 from lsengine.data.dataset import (
     SPLITS,
     Dataset,
@@ -30,6 +30,7 @@ from lsengine.job import schema
 _ARGUMENTS = {
     "arrays": ("classes", "no_label", "inputs", "targets", "pad"),
     "image_folder": image_folder.ARGUMENTS,
+    "text": text.ARGUMENTS,
 }
 
 
@@ -45,7 +46,7 @@ def load(
 ) -> Dataset:
     """Load the splits that a job asks for.
 
-    The root is absolute: the folder, or the file of ``arrays``.  A subset has at most
+    The root is absolute: the folder, or the file of ``arrays`` and ``text``.  A subset has at most
     ``spec.subset`` samples of each split, drawn by the seed, the classes in the proportions of the
     whole up to rounding, in the file's order.  With ``exact`` inputs and values to predict of 64
     bits keep them; else they are rounded to float32.  Without ``needs_targets``, for an objective,
@@ -59,7 +60,7 @@ def load(
     raw = _read(spec, root, job_folder, needs_targets)
     if ignored is not None:
         raw = _without(raw, ignored)
-    in_root = spec.dataset in ("arrays", "image_folder")
+    in_root = spec.dataset in _ARGUMENTS
     where = f"data.root: {root}" if in_root else f"data.dataset: {spec.dataset}"
     for name in spec.splits:
         if name not in raw.splits:
@@ -79,7 +80,9 @@ def load(
         mean, std = spec.normalize.mean, spec.normalize.std
         _check_normalize(next(iter(splits.values())).x, mean)
     constants = {"mean": _constants(mean), "std": _constants(std)}
-    return Dataset(splits=splits, **constants, classes=classes, target_kind=kind)
+    return Dataset(
+        splits=splits, **constants, classes=classes, target_kind=kind, vocabulary=raw.vocabulary
+    )
 
 
 def _check_normalize(x: Nested, mean: Sequence[float]) -> None:
@@ -143,6 +146,8 @@ def _read(
         return _pairs(named, where, spec.args, choice)
     if spec.dataset == "image_folder":
         return image_folder.folder(root, **spec.args, resize=spec.resize)
+    if spec.dataset == "text":
+        return text.text(root, spec.splits, spec.args)
     return torchvision.torchvision_set(spec.dataset, root, spec.splits)
 
 

@@ -229,9 +229,12 @@ def file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
         yield from _unwritable(absolute(source, job.output or "surfaces/x.h5"), "output")
     if command == "train" and job.train:
         yield from _unwritable(absolute(source, job.train.output) / "history.h5", "train.output")
-    data = job.data
-    if data and data.dataset == "arrays" and data.root and not absolute(source, data.root).is_dir():
-        yield from _missing(source, "data.root", data.root, "; expected an .npz file")
+    data, expected = job.data, {"arrays": "an .npz file", "text": "a text file"}
+    if data and data.dataset in expected and data.root:
+        is_folder = data.dataset == "arrays" and absolute(source, data.root).is_dir()
+        if not is_folder:
+            hint = f"; expected {expected[data.dataset]}"
+            yield from _missing(source, "data.root", data.root, hint)
 
 
 def _no_network(source: Path, model: ModelSpec) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field, WrapValidator, model_vali
 
 from lsengine.job.loss import OPTIONS, Loss, LossSpec
 from lsengine.job.networks import NETWORKS
+from lsengine.job.recipes import TrainSpec as TrainSpec
 from lsengine.job.value_types import (
     NAME,
     STRICT,
@@ -31,7 +32,16 @@ from lsengine.job.value_types import (
 )
 
 ARCHITECTURES = tuple(NETWORKS)
-DATASETS = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "image_folder", "arrays")
+DATASETS = (
+    "digits",
+    "cifar10",
+    "cifar100",
+    "mnist",
+    "fashion_mnist",
+    "image_folder",
+    "arrays",
+    "text",
+)
 LOSSES = tuple(OPTIONS)
 
 Split = Literal["train", "test"]
@@ -65,6 +75,12 @@ class ModelSpec(Section):
     def is_own(self) -> bool:
         """Whether it is the user's own code, of which nothing is known."""
         return ":" in self.arch and not self.arch.startswith("torchvision:")
+
+    @property
+    def fuses(self) -> bool:
+        """Whether its layers may be fused: not in code of which nothing is known."""
+        entry = NETWORKS.get(self.arch)
+        return not self.is_own if entry is None else entry.fuses
 
 
 class NormalizeSpec(Section):
@@ -228,35 +244,6 @@ class CurvatureSpec(Section):
 
 def _batch_norm(value: Any, handler: Callable[[Any], Any]) -> Any:
     return handler({"policy": value} if isinstance(value, str) else value)
-
-
-class TrainSpec(Section):
-    """One training recipe (Li et al. 2018, appendix A, unless said otherwise)."""
-
-    output: str
-    epochs: Count
-    save_every: Count = 10
-    save_epochs: list[Annotated[int, Field(ge=0)]] = []
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    batch_size: Count = 128
-    lr: Positive = 0.1
-    momentum: Fraction = 0.9
-    nesterov: bool = True
-    weight_decay: NonNegative = 5e-4
-    milestones: list[Count] | None = None
-    gamma: Positive = 0.1
-    crop: Annotated[int, Field(ge=0)] = 0
-    flip: bool = False
-    noise: NonNegative = 0.0
-    label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
-    seed: Seed = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rate_of_adam(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("optimizer") == "adam":
-            return {"lr": 0.001, **value}
-        return value
 
 
 class CurveSpec(Section):

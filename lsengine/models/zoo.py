@@ -11,7 +11,7 @@ Example:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from lsengine.errors import UsageError
 from lsengine.external import torchvision, user_code
 from lsengine.job import schema
 from lsengine.job.networks import NETWORKS, Network
-from lsengine.models import densenet, plain, pretrained, resnet
+from lsengine.models import densenet, gpt, plain, pretrained, resnet, vit
 from lsengine.models.layers import unwrapped
 from lsengine.wording import did_you_mean
 
@@ -57,18 +57,27 @@ def build(
             f'model.arch: got "{model.arch}"; allowed: a zoo name (see "lsengine models"), '
             f"torchvision:NAME, transformers:CLASS or module:factory{near}"
         )
-    defaults = {"channels": channels, "classes": classes} | entry.args
+    names = ("context", "vocabulary") if entry.takes == "tokens" else ("channels", "classes")
+    defaults = dict(zip(names, (channels, classes), strict=True)) | entry.args
     args = defaults | model.args
     _check_args(model.arch, args, defaults)
-    if model.arch != "mlp":
-        problem = ""
-        if size is None:
-            problem = f"images, but the data have {channels} features per sample"
-        elif min(size) < _SMALLEST:
-            problem = f"at least {_SMALLEST}x{_SMALLEST} pixels, got {size[0]}x{size[1]}"
-        if problem:
-            raise UsageError(f"model.arch: {model.arch} needs {problem}; use mlp or module:factory")
-    return _from_zoo(entry, size or (1, 1), args)
+    _check_inputs(model.arch, entry, channels, size)
+    try:
+        return _from_zoo(entry, size or (1, 1), args)
+    except ValueError as error:
+        raise UsageError(f"model.args: {model.arch}: {error}") from None
+
+
+def _check_inputs(arch: str, entry: Network, channels: int, size: Size | None) -> None:
+    problem = ""
+    if entry.takes == "images" and size is None:
+        problem = f"images, but the data have {channels} features per sample"
+    elif entry.takes == "images" and size is not None and min(size) < _SMALLEST:
+        problem = f"at least {_SMALLEST}x{_SMALLEST} pixels, got {size[0]}x{size[1]}"
+    elif entry.takes == "tokens" and size is not None:
+        problem = f"tokens, integers (N, T), but the data are images of {size[0]}x{size[1]}"
+    if problem:
+        raise UsageError(f"model.arch: {arch} needs {problem}; use mlp or module:factory")
 
 
 def _own(model: schema.ModelSpec, job_folder: Path) -> nn.Module:
@@ -102,12 +111,12 @@ def _own(model: schema.ModelSpec, job_folder: Path) -> nn.Module:
 
 
 def zoo() -> list[tuple[str, int]]:
-    """Return each zoo name with its number of parameters at 3x32x32 and 10 classes."""
+    """Return each zoo name with its number of parameters at 3x32x32 and 10 classes or tokens."""
     sizes = []
-    for name in NETWORKS:
-        spec = schema.ModelSpec(arch=name)
+    for name, entry in NETWORKS.items():
+        spec, size = schema.ModelSpec(arch=name), None if entry.takes == "tokens" else (32, 32)
         with torch.device("meta"):  # shapes only: nothing is allocated or drawn
-            network = build(spec, channels=3, classes=10, size=(32, 32), job_folder=Path())
+            network = build(spec, channels=3, classes=10, size=size, job_folder=Path())
         sizes.append((name, sum(p.numel() for p in network.parameters())))
     return sizes
 
@@ -120,23 +129,40 @@ def _from_zoo(entry: Network, size: Size, args: Mapping[str, Any]) -> nn.Module:
         return plain.VGG(entry.depth, size=size, **args)
     if entry.family == "densenet":
         return densenet.DenseNet(**args)
+    if entry.family == "gpt":
+        return gpt.GPT(**args)
+    if entry.family == "vit":
+        return vit.VisionTransformer(size=size, **args)
     family = {"cifar_resnet": resnet.cifar, "four_stages": resnet.four_stages}[entry.family]
     return family(entry.depth, shortcut=entry.shortcut, **args)
 
 
 def _check_args(arch: str, args: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuse arguments that a network does not take, or that are no counts."""
+    """Refuse arguments that a network does not take, or that are not of the default's kind."""
     for name, value in args.items():
         if name not in defaults:
             near = did_you_mean(name, defaults) or f"; allowed: {', '.join(defaults)}"
             raise UsageError(f"model.args.{name}: {arch} takes no such argument{near}")
-        several = isinstance(defaults[name], list)
-        if several and not isinstance(value, list | tuple):
-            raise UsageError(f"model.args.{name}: expected a list of integers, got {value!r}")
-        for count in value if several else [value]:
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                kind = "integers of at least 1" if several else "an integer of at least 1"
-                raise UsageError(f"model.args.{name}: expected {kind}, got {value!r}")
+        if problem := _problem_of_arg(value, defaults[name], NETWORKS[arch].choices.get(name, ())):
+            raise UsageError(f"model.args.{name}: {problem}, got {value!r}")
+
+
+def _problem_of_arg(value: Any, default: Any, choices: Sequence[str]) -> str:
+    """Return what is expected instead of a value; empty if it is right."""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "expected true or false"
+    if isinstance(default, str):
+        return "" if value in choices else f"allowed: {', '.join(choices)}"
+    if isinstance(default, float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return "" if is_number and 0 <= value < 1 else "expected a number from 0 to below 1"
+    several = isinstance(default, list)
+    if several and not isinstance(value, list | tuple):
+        return "expected a list of integers"
+    counts = value if several else [value]
+    if all(isinstance(c, int) and not isinstance(c, bool) and c >= 1 for c in counts):
+        return ""
+    return f"expected {'integers' if several else 'an integer'} of at least 1"
 
 
 def _from_torchvision(name: str, args: dict[str, Any]) -> nn.Module:

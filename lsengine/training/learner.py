@@ -95,7 +95,7 @@ class Learner:
         self.parameters = {name: p for name, p in named if p.requires_grad}
         if not self.parameters:
             raise UsageError("model.arch: the network has no trainable parameters")
-        self.optimizer = recipe.optimizer_of(self._recipe, self.parameters.values())
+        self.optimizer = recipe.optimizer_of(self._recipe, self.model)
         kinds = ("loss", "error") if dataset.classes is not None else ("loss",)
         measured = (f"{split}_{kind}" for split in self._splits for kind in kinds)
         self.columns = (*measured, "learning_rate", "weight_norm")
@@ -166,21 +166,23 @@ class Learner:
         settings = self._recipe
         generator = recipe.generator_of(settings.seed, f"epoch {epoch}")
         torch.manual_seed(recipe.seed_of(settings.seed, f"noise and dropout of epoch {epoch}"))
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate(settings, epoch)
         x, y = self._splits["train"]
         batches = recipe.batches(len(y), settings.batch_size, generator)
         if settings.crop or settings.flip:
             x = recipe.augmented(x, crop=settings.crop, flip=settings.flip, generator=generator)
         self.model.train()
-        for chosen in batches:
+        for step, chosen in enumerate(batches):
             self._tick()
+            for group in self.optimizer.param_groups:
+                group["lr"] = recipe.learning_rate(settings, epoch, step, len(batches))
             indices = chosen.to(self.device)
             inputs = self._inputs(x[indices])
             if settings.noise:
                 inputs.add_(torch.randn_like(inputs), alpha=settings.noise)
             self.optimizer.zero_grad()
             losses.mean(self._loss, self.model(inputs), y[indices]).backward()
+            if settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_([*self.parameters.values()], settings.clip_norm)
             self.optimizer.step()
 
     def measure(self, epoch: int) -> tuple[dict[str, float], list[float]]:
@@ -189,7 +191,7 @@ class Learner:
         ``epoch`` is the one that has just ended; 0 before training.
         """
         row = {k: v for name in self._splits for k, v in self._evaluate(name).items()}
-        row["learning_rate"] = recipe.learning_rate(self._recipe, epoch) if epoch else math.nan
+        row["learning_rate"] = self.optimizer.param_groups[0]["lr"] if epoch else math.nan
         tensors = [p.detach().to(self._host).double() for p in self.parameters.values()]
         norms_P = torch.stack([t.norm() for t in tensors])
         row["weight_norm"] = float(norms_P.norm())

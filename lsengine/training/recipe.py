@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lsengine.job.schema import TrainSpec
+from lsengine.models import parameter_roles
 
 
 def seed_of(seed: int, purpose: str) -> int:
@@ -40,15 +41,25 @@ def milestones(recipe: TrainSpec) -> list[int]:
     return [math.ceil(recipe.epochs * twelfths / 12) for twelfths in (6, 9, 11)]
 
 
-def learning_rate(recipe: TrainSpec, epoch: int) -> float:
-    """Return the learning rate of an epoch, the first being 1.
+def learning_rate(recipe: TrainSpec, epoch: int, step: int = 0, steps: int = 1) -> float:
+    """Return the learning rate of a step of an epoch, the first of both being 0 and 1.
+
+    With milestones it is the same in a whole epoch.  The cosine falls from step to step, from
+    ``lr`` at the first one after the warm-up towards 0 (Loshchilov and Hutter 2017, without
+    restarts).  During the warm-up the rate rises in equal parts, to all of it at the last step.
 
     Example:
         >>> recipe = TrainSpec(output="x", epochs=300, lr=0.1)
         >>> learning_rate(recipe, 150), learning_rate(recipe, 151)
         (0.1, 0.010000000000000002)
     """
-    return recipe.lr * recipe.gamma ** sum(epoch > m for m in milestones(recipe))
+    done, warm = (epoch - 1) * steps + step, recipe.warmup * steps
+    if recipe.schedule == "cosine":
+        passed = max(0.0, done - warm) / (recipe.epochs * steps - warm)
+        rate = recipe.lr * 0.5 * (1.0 + math.cos(math.pi * passed))
+    else:
+        rate = recipe.lr * recipe.gamma ** sum(epoch > m for m in milestones(recipe))
+    return rate * (done + 1) / warm if done + 1 < warm else rate
 
 
 def checkpoint_name(epoch: int) -> str:
@@ -62,17 +73,40 @@ def saved_epochs(recipe: TrainSpec) -> frozenset[int]:
     return frozenset({0, recipe.epochs, *regular, *recipe.save_epochs})
 
 
-def optimizer_of(recipe: TrainSpec, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser; the learning rate is set at each epoch."""
+def optimizer_of(recipe: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser of what can be trained; its rate is set at each step.
+
+    With ``adamw`` only weights decay: not biases, gains of normalisations and embeddings.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        return torch.optim.Adam(parameters.values(), recipe.lr, weight_decay=recipe.weight_decay)
+    if recipe.optimizer == "adamw":
+        fixed = _that_do_not_decay(model)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for n, p in parameters.items() if n not in fixed]},
+            {"params": [p for n, p in parameters.items() if n in fixed], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
-        parameters,
+        parameters.values(),
         lr=recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov and recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
     )
+
+
+def _that_do_not_decay(model: nn.Module) -> frozenset[str]:
+    roles = parameter_roles(model)
+    embeddings = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        for parameter in module.parameters(recurse=False)
+    }
+    names = {name for name, p in model.named_parameters() if id(p) in embeddings}
+    return roles["bias"] | roles["norm"] | names
 
 
 def batches(samples: int, size: int, generator: torch.Generator) -> list[Tensor]:

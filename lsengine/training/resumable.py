@@ -22,6 +22,8 @@ from lsengine.ranks import StopRequest
 from lsengine.surface.identity import first_difference
 
 _SAVE_EVERY_S = 2.0
+# Defaults of keys that are younger than some trainings, which do not have them.
+_YOUNGER = {"schedule": "milestones", "warmup": 0.0, "clip_norm": None}
 
 
 class ResumableTraining(ABC):
@@ -79,13 +81,18 @@ def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str
     The user's own sources are in it, if there are any.
     """
     content = job.document.model_dump(mode="json")
+    settings = {
+        k: v
+        for k, v in content[section].items()
+        if k not in ignored and (k not in _YOUNGER or v != _YOUNGER[k])
+    }
     code = sources.digests(job.own_modules, job.source.parent)
     return ({"code": code} if code else {}) | {
         "model": {k: content["model"][k] for k in ("arch", "args")},
         "data": job.data_identity(),
         "loss": content["loss"],
         "seed": content["seed"],
-        section: without_no_choice({k: v for k, v in content[section].items() if k not in ignored}),
+        section: without_no_choice(settings),
     }
 
 

@@ -13,7 +13,13 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from lsengine.curvature import Hessian, LanczosOptions, Way, extreme_eigenvalues
+from tests.support import decoder
 from tests.support.hessians import Case, Matrix, cross_entropy, network, random_vector, solved
+from tests.support.networks import build
+
+
+def _of_tokens(output, targets):
+    return F.cross_entropy(output.mT, targets, reduction="none").mean(1)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,34 @@ def test_a_row_of_padding_is_constant(kind):
     expected = torch.func.hessian(mean_loss)(flat) @ v
     torch.testing.assert_close(hessian(v), expected, rtol=rtol, atol=rtol)
     assert not hessian(v)[6:9].any()
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_a_decoder_of_tokens_has_the_hessian_of_its_formulas(positions):
+    """Attention has kernels without second derivatives, and torch a wrong one of its norms."""
+    torch.manual_seed(0)
+    sizes = {"depth": 1, "width": 4, "heads": 2, "positions": positions}
+    model = build("gpt", channels=3, classes=5, size=None, **sizes).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    tokens, targets = torch.randint(0, 5, (3, 3)), torch.randint(0, 5, (3, 3))
+    names = dict(model.named_parameters())
+    lengths = [p.numel() for p in names.values()]
+
+    def mean_loss(flat):
+        pieces = zip(names.items(), flat.split(lengths), strict=True)
+        weights = {name: piece.view_as(p) for (name, p), piece in pieces}
+        rows = [decoder.logits(weights, sample, depth=1, heads=2) for sample in tokens]
+        return F.cross_entropy(torch.cat(rows), targets.flatten())
+
+    flat = torch.cat([p.detach().flatten() for p in names.values()]).requires_grad_()
+    (gradient,) = torch.autograd.grad(mean_loss(flat), flat, create_graph=True)
+    hessian = Hessian(model, [(tokens[:2], targets[:2]), (tokens[2:], targets[2:])], _of_tokens)
+    assert hessian.size == len(flat)
+    for unit in torch.eye(hessian.size).double()[::19]:
+        (row,) = torch.autograd.grad(gradient @ unit, flat, retain_graph=True)
+        torch.testing.assert_close(hessian(unit), row, rtol=1e-8, atol=1e-10)
 
 
 class _Cube(torch.autograd.Function):

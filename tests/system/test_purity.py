@@ -6,7 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
+from lsengine import job as jobs
 from lsengine import store
+from lsengine.training import training
 from tests.support.jobs import values
 
 
@@ -51,6 +53,25 @@ def test_batch_norm_policies_are_pure_too(pool, make_job, policy):
         assert pool.evaluate(job, ranks)["code"] == 0
         surfaces.append(values(job.with_suffix(".h5")))
     assert surfaces[0] == surfaces[1]
+
+
+def test_a_decoder_of_text_is_pure_too(pool, make_job, tmp_path):
+    """Characters, attention, its losses by token: the same bytes of one rank and of three."""
+    (tmp_path / "t.txt").write_text("to be or not to be, that is the question\n" * 20)
+    model = {"arch": "gpt", "args": {"width": 8, "depth": 1, "heads": 2}}
+    dataset = {"dataset": "text", "root": "t.txt", "args": {"context": 8, "test_fraction": 0.2}}
+    train = {"output": "text", "epochs": 1, "optimizer": "adamw", "warmup": 0.5}
+    training.run(jobs.load(make_job("t", model=model, data=dataset, train=train)), progress="none")
+    surfaces = []
+    for ranks in (1, 3):
+        job = make_job(
+            f"text{ranks}", model={**model, "checkpoint": "text/epoch_001.pt"}, data=dataset,
+            directions={"alpha": {"kind": "random"}}, grid={"alpha": [-1, 1, 5]},
+        )  # fmt: skip
+        assert pool.evaluate(job, ranks) == {"code": 0, "message": ""}
+        surfaces.append(values(job.with_suffix(".h5")))
+    assert surfaces[0] == surfaces[1]
+    assert {"train_loss", "train_accuracy"} <= {name.rpartition("/")[2] for name in surfaces[0]}
 
 
 def test_repeats_are_independent_and_reproducible(pool, make_job):

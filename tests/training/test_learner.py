@@ -13,6 +13,7 @@ import yaml
 from lsengine import data, job, models, store
 from lsengine.errors import UsageError
 from lsengine.models import checkpoint
+from lsengine.training import recipe
 from tests.training.conftest import (
     MODULE,
     RESNET,
@@ -113,6 +114,58 @@ def test_sgd_takes_the_steps_of_the_formula(tmp_path, make_job):
         np.testing.assert_allclose(states[epoch]["linear.weight"], w, rtol=1e-5)
         np.testing.assert_allclose(states[epoch]["linear.bias"], b, rtol=1e-5)
     assert "train_error" not in store.read_history(tmp_path / "o/history.h5").columns
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.2])
+def test_adamw_takes_torchs_steps_on_tokens(tmp_path, clip_norm):
+    """Warm-up, cosine, clipping and decay against a plain loop; losses and errors by token."""
+    (tmp_path / "t.txt").write_text("to be or not to be, that is the question" * 9)
+    model = {"arch": "gpt", "args": {"width": 8, "depth": 1, "heads": 2}}
+    settings = {"epochs": 2, "save_every": 1, "batch_size": 7, "optimizer": "adamw", "lr": 0.05}
+    settings |= {"schedule": "cosine", "warmup": 0.5, "clip_norm": clip_norm, "weight_decay": 0.4}
+    content = {
+        "model": model,
+        "data": {"dataset": "text", "root": "t.txt", "args": {"context": 12, "test_fraction": 0.2}},
+        "train": {"output": "o", **settings},
+    }
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(content))
+    loaded = job.load(tmp_path / "m.yaml", command="train")
+    run(loaded)
+    text = data.load(loaded.document.data, root=tmp_path / "t.txt", job_folder=tmp_path, seed=0)
+    network = models.build(
+        loaded.document.model, channels=12, classes=text.classes, size=None, job_folder=tmp_path
+    )
+    checkpoint.fit(network, checkpoint.load(tmp_path / "o/epoch_000.pt"), key="x")
+    decays = [p for n, p in network.named_parameters() if p.ndim > 1 and "embedding" not in n]
+    rest = [p for p in network.parameters() if not any(p is q for q in decays)]
+    groups = [{"params": decays, "weight_decay": 0.4}, {"params": rest, "weight_decay": 0.0}]
+    optimizer, done = torch.optim.AdamW(groups), 0
+    x, y = text.splits["train"].x, text.splits["train"].y
+    for epoch in (1, 2):
+        batches = recipe.batches(len(y), 7, recipe.generator_of(0, f"epoch {epoch}"))
+        warm, all_steps = 0.5 * len(batches), 2 * len(batches)
+        for chosen in batches:
+            angle = math.pi * max(0, done - warm) / (all_steps - warm)
+            for group in optimizer.param_groups:
+                group["lr"] = 0.05 * min(1, (done + 1) / warm) * (1 + math.cos(angle)) / 2
+            optimizer.zero_grad()
+            by_token = network(x[chosen]).flatten(0, 1)
+            torch.nn.functional.cross_entropy(by_token, y[chosen].flatten()).backward()
+            if clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+            optimizer.step()
+            done += 1
+        saved = checkpoint.load(tmp_path / f"o/epoch_00{epoch}.pt")
+        for name, parameter in network.named_parameters():
+            torch.testing.assert_close(saved.state[name], parameter.detach(), rtol=1e-4, atol=1e-5)
+    for split, of_split in text.splits.items():
+        with torch.no_grad():
+            by_token = network(of_split.x).double().flatten(0, 1)
+        labels = of_split.y.flatten()
+        loss = torch.nn.functional.cross_entropy(by_token, labels).item()
+        error = (by_token.argmax(1) != labels).double().mean().item()
+        assert saved.numbers[f"{split}_loss"] == pytest.approx(loss, rel=1e-4)
+        assert saved.numbers[f"{split}_error"] == pytest.approx(error, abs=2 / len(labels))
 
 
 def test_a_users_network_may_depend_on_the_memorys_order(tmp_path, make_job):

@@ -7,6 +7,7 @@ import torch
 
 from lsengine.job.schema import TrainSpec
 from lsengine.training import recipe
+from tests.support.networks import build
 
 
 def test_the_learning_rate_drops_where_the_paper_drops_it():
@@ -28,11 +29,50 @@ def test_milestones_may_be_given_or_left_out_altogether():
     assert recipe.learning_rate(constant, 9) == 1.0
 
 
-def test_adam_has_its_own_default_rate():
-    """0.001 instead of 0.1, unless the job says otherwise."""
-    assert TrainSpec(output="x", epochs=1, optimizer="adam").lr == 0.001
-    assert TrainSpec(output="x", epochs=1, optimizer="adam", lr=0.1).lr == 0.1
-    assert TrainSpec(output="x", epochs=1).lr == 0.1
+@pytest.mark.parametrize("warmup", [0, 0.5, 2])
+def test_the_cosine_is_torchs_after_a_straight_warmup(warmup):
+    """Step by step, at 4 steps an epoch."""
+    epochs, steps = 5, 4
+    settings = TrainSpec(output="x", epochs=epochs, lr=0.3, schedule="cosine", warmup=warmup)
+    rates = [
+        recipe.learning_rate(settings, epoch, step, steps)
+        for epoch in range(1, epochs + 1)
+        for step in range(steps)
+    ]
+    warm = int(warmup * steps)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps - warm)
+    expected = [0.3 * (step + 1) / warm for step in range(warm)]
+    for _ in range(epochs * steps - warm):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_warmup_goes_with_milestones_too():
+    """The rate of the epoch, and a part of it at first."""
+    settings = TrainSpec(output="x", epochs=4, lr=1.0, milestones=[2], gamma=0.5, warmup=1.5)
+    rates = [recipe.learning_rate(settings, e, s, 2) for e in (1, 2, 3) for s in (0, 1)]
+    assert rates == pytest.approx([1 / 3, 2 / 3, 1, 1, 0.5, 0.5])
+
+
+def test_only_weights_decay_with_adamw():
+    """No bias, no gain, no embedding; a tied embedding is in one group once."""
+    model = build("gpt", channels=4, classes=5, size=None, depth=1, width=8, positions="learned")
+    model.blocks[0].norm2.weight.requires_grad_(False)
+    settings = TrainSpec(output="x", epochs=1, optimizer="adamw", weight_decay=0.3)
+    groups = recipe.optimizer_of(settings, model).param_groups
+    names = {id(p): name for name, p in model.named_parameters()}
+    decaying = {names[id(p)] for g in groups if g["weight_decay"] == 0.3 for p in g["params"]}
+    others = {names[id(p)] for g in groups if g["weight_decay"] == 0.0 for p in g["params"]}
+    layers = [f"attention.{n}" for n in ("query", "key", "value", "output")] + [
+        "mlp.up",
+        "mlp.down",
+    ]
+    assert decaying == {f"blocks.0.{layer}.weight" for layer in layers}
+    assert others == {*names.values()} - decaying - {"blocks.0.norm2.weight"}
+    assert sum(len(g["params"]) for g in groups) == len(names) - 1
 
 
 def test_checkpoints_are_kept_at_the_epochs_asked_for():

@@ -14,7 +14,7 @@ from lsengine import store
 from lsengine.errors import Stopped, UsageError
 from lsengine.models import checkpoint
 from lsengine.surface.records import History
-from lsengine.training import recipe, training
+from lsengine.training import recipe, resumable, training
 from tests.training.conftest import (
     FORK,
     RESNET,
@@ -42,6 +42,12 @@ def stop_after(monkeypatch, batches, number=signal.SIGTERM):
 STOPPED = {
     "mlp": {"model": TINY, "optimizer": "adam", "lr": 0.01},
     "resnet": {"model": RESNET, "crop": 1},
+    "gpt": {
+        "model": {"arch": "gpt", "args": {"width": 8, "depth": 1, "heads": 2, "dropout": 0.2}},
+        "dataset": {"dataset": "text", "root": __file__, "args": {"context": 8}, "subset": 70},
+        **{"optimizer": "adamw", "schedule": "cosine", "warmup": 1.5, "clip_norm": 0.5},
+        "noise": 0.0,
+    },
 }
 
 
@@ -140,6 +146,16 @@ def test_an_edited_network_is_refused_with_its_file(tmp_path, make_job):
         run(make_job(epochs=1, model={"arch": "trained_net:make"}))
     source.write_text(text)
     run(make_job(epochs=1, model={"arch": "trained_net:make"}))
+
+
+def test_a_training_older_than_a_key_is_the_same(make_job):
+    """Keys that leave everything as it was are in no identity; others are."""
+    loaded = make_job(epochs=3, schedule="milestones", warmup=0, clip_norm=None)
+    settings = resumable.identity_of(loaded, "train", ignored=())["train"]
+    assert not {"schedule", "warmup", "clip_norm"} & settings.keys()
+    loaded = make_job(epochs=3, schedule="cosine", warmup=1, clip_norm=1)
+    settings = resumable.identity_of(loaded, "train", ignored=())["train"]
+    assert [settings[k] for k in ("schedule", "warmup", "clip_norm")] == ["cosine", 1.0, 1.0]
 
 
 def test_other_data_under_the_same_name_are_noticed(tmp_path, make_job):

@@ -40,7 +40,7 @@ def evaluation_settings(
         "recalibration": (document.batch_norm.samples, document.batch_norm.batch_size),
         "seed": document.seed,
         "compiles": document.compile,
-        "fuses": not document.model.is_own,
+        "fuses": document.model.fuses,
         "curvature": lanczos_options(job) if "curvature" in document.quantities else None,
         "accuracy": "accuracy" in document.quantities,
         "tf32_products": document.curvature.precision == "tf32",
