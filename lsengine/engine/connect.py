@@ -16,13 +16,8 @@ from lsengine.engine.barrier import measure_barriers
 from lsengine.engine.evaluation import evaluate_found
 from lsengine.engine.options import Options
 from lsengine.job import Job, load
-from lsengine.job.schema import (
-    BatchNormSpec,
-    CurveDirection,
-    DirectionsSpec,
-    GridSpec,
-    TowardDirection,
-)
+from lsengine.job.direction_types import CurveDirection, DirectionsSpec, TowardDirection
+from lsengine.job.schema import BatchNormSpec, GridSpec
 from lsengine.ranks import StopRequest, World, available_cores
 from lsengine.store import lock
 from lsengine.training.curve_training import CurveTraining, curve_identity, is_trained

@@ -17,7 +17,7 @@ from lsengine.engine.prepare.selection import movable_tensors
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
 from lsengine.engine.prepare.twin import twin_at_centre
 from lsengine.errors import UsageError
-from lsengine.job.schema import HessianDirection
+from lsengine.job.direction_types import HessianDirection
 from lsengine.objective.device_state import placed, weights_of
 from lsengine.objective.forward import COMPILED, Manner, cast, copied, manner_in_precision
 from lsengine.objective.fused import kind_of_pass

@@ -15,7 +15,8 @@ from lsengine.external import user_code
 from lsengine.job import rules
 from lsengine.job.checkpoint_paths import absolute as absolute
 from lsengine.job.checkpoint_paths import problem
-from lsengine.job.schema import Direction, Document, ModelSpec, TrajectorySpec
+from lsengine.job.direction_types import Direction
+from lsengine.job.schema import Document, ModelSpec, TrajectorySpec
 from lsengine.wording import short
 
 

@@ -6,7 +6,13 @@ import math
 from collections.abc import Iterator
 
 from lsengine.job import loss, schema
-from lsengine.job.schema import DATASETS, CurveDirection, Direction, Document
+from lsengine.job.direction_types import (
+    CurveDirection,
+    Direction,
+    HessianDirection,
+    PrincipalDirection,
+)
+from lsengine.job.schema import DATASETS, Document
 from lsengine.wording import did_you_mean, short
 
 _MOST_CELLS = 100_000_000  # more is a slip of the keyboard, and would fill memory and disk
@@ -38,7 +44,7 @@ def is_curve_plane(job: Document) -> bool:
 def trajectory_glob(job: Document) -> tuple[str, str] | None:
     """Return key path and glob of the trajectory's checkpoints as written, None without one."""
     for axis, spec in directions_of(job).items():
-        if isinstance(spec, schema.PrincipalDirection):
+        if isinstance(spec, PrincipalDirection):
             return f"directions.{axis}.checkpoints", spec.checkpoints
     if job.trajectory is not None and job.trajectory.checkpoints is not None:
         return "trajectory.checkpoints", job.trajectory.checkpoints
@@ -135,7 +141,7 @@ def _curve(job: Document) -> Iterator[str]:
 
 def _trajectory(job: Document) -> Iterator[str]:
     specs = directions_of(job).values()
-    principal = [spec for spec in specs if isinstance(spec, schema.PrincipalDirection)]
+    principal = [spec for spec in specs if isinstance(spec, PrincipalDirection)]
     if len({(spec.checkpoints, *selection_key(spec)) for spec in principal}) > 1:
         remedy = "give checkpoints, only and ignore as in directions.alpha"
         yield f"directions.beta: principal axes are components of one run; {remedy}"
@@ -151,7 +157,7 @@ def _trajectory(job: Document) -> Iterator[str]:
 
 def _curvature(job: Document) -> Iterator[str]:
     specs = directions_of(job)
-    sharp = {a: spec for a, spec in specs.items() if isinstance(spec, schema.HessianDirection)}
+    sharp = {a: spec for a, spec in specs.items() if isinstance(spec, HessianDirection)}
     users = ["quantities: curvature"] if "curvature" in (job.quantities or ()) else []
     users += [f"directions.{axis}: kind hessian" for axis in sharp]
     if job.data and "train" not in job.data.splits:

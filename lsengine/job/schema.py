@@ -9,8 +9,9 @@ import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, WrapValidator, model_validator
+from pydantic import BaseModel, Field, WrapValidator, model_validator
 
+from lsengine.job.direction_types import DirectionsSpec, Ignore, Only
 from lsengine.job.loss import OPTIONS, Loss, LossSpec
 from lsengine.job.networks import NETWORKS
 from lsengine.job.recipes import TrainSpec as TrainSpec
@@ -50,7 +51,7 @@ Precision = Literal["float32", "float64", "tf32", "bfloat16", "float16", "auto"]
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys and silent conversions are refused."""
+    """Base of all sections."""
 
     model_config = STRICT
 
@@ -106,103 +107,6 @@ class DataSpec(Section):
     subset: Count | None = None
     normalize: NormalizeSpec | None = None
     resize: Size | None = None
-
-
-Ignore = Annotated[list[str], Distinct]
-Only = Annotated[list[str], Field(min_length=1), Distinct] | None
-Normalize = Literal["filter", "layer", "weight", "none"]
-
-
-class RandomDirection(Section):
-    """A Gaussian direction, drawn on the CPU from (seed, axis)."""
-
-    kind: Literal["random"]
-    normalize: Normalize = "filter"
-    only: Only = None
-    ignore: Ignore = ["bias", "norm"]
-    seed: Seed = 1
-    orthogonal: bool = False
-
-
-class TowardDirection(Section):
-    """The difference between another checkpoint and the centre."""
-
-    kind: Literal["toward"]
-    checkpoint: str
-    normalize: Normalize = "none"
-    only: Only = None
-    ignore: Ignore = []
-
-
-class FileDirection(Section):
-    """A direction stored in a surface file or in a direction file of loss-landscape."""
-
-    kind: Literal["file"]
-    path: str
-    which: Literal["alpha", "beta"] = "alpha"
-    normalize: Normalize = "none"
-    only: Only = None
-    ignore: Ignore = []
-
-
-class HessianDirection(Section):
-    """An eigenvector of the Hessian of the mean training loss at the centre, of unit length.
-
-    The rank counts by falling modulus; the section `curvature` says how hard to look.
-    """
-
-    kind: Literal["hessian"]
-    rank: Count = 1
-    normalize: Normalize = "none"
-    only: Only = None
-    ignore: Ignore = []
-
-
-class PrincipalDirection(Section):
-    """A principal component of a training run's checkpoints: the first for alpha."""
-
-    kind: Literal["principal"]
-    checkpoints: Annotated[str, Field(min_length=1)]
-    normalize: Normalize = "none"
-    only: Only = None
-    ignore: Ignore = []
-
-
-def _of_connect(value: Any) -> Any:
-    if value is not None:
-        raise ValueError("a curve moves what connect has trained; give curve.only before that")
-    return value
-
-
-class CurveDirection(Section):
-    """Along a trained curve: alpha alone is its parameter t; both axes are its plane.
-
-    The plane goes through both ends and the given bend.
-    """
-
-    kind: Literal["curve"]
-    path: str
-    shape: Literal["bezier", "polygonal"] = "bezier"
-    bend: Count = 1
-    normalize: Literal["none"] = "none"
-    only: Annotated[Only, AfterValidator(_of_connect)] = None
-    ignore: Annotated[Ignore, Field(max_length=0)] = []
-
-
-_Simple = RandomDirection | TowardDirection | FileDirection
-_Computed = HessianDirection | PrincipalDirection | CurveDirection
-Direction = Annotated[_Simple | _Computed, Field(discriminator="kind")]
-
-
-class DirectionsSpec(Section):
-    """One entry makes a curve, two make a plane.
-
-    Random ones that are not ``stored`` are drawn again by every worker of every run.
-    """
-
-    alpha: Direction
-    beta: Direction | None = None
-    stored: bool = True
 
 
 class GridSpec(Section):

@@ -1,4 +1,4 @@
-"""Types of single values in a job file, with their checks and messages."""
+"""Types of values in a job file, with their checks and messages."""
 
 from __future__ import annotations
 
@@ -105,3 +105,5 @@ def _one_line(value: str) -> str:
 
 Line = Annotated[str, AfterValidator(_one_line)]
 Word = Annotated[str, Field(pattern=r"^[^\s\x00]+$")]
+STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
+"""Of all sections: unknown keys and silent conversions are refused."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lsengine import data, devices, models
 from lsengine.data.dataset import NO_LABEL
 from lsengine.engine.prepare.loading import Loaded, called, first_samples, loss_of
-from lsengine.engine.prepare.selection import check_patterns, hessian_names
+from lsengine.engine.prepare.normalisation import check_choices
+from lsengine.engine.prepare.selection import hessian_names
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import can_move, real_dtype
 from lsengine.job import Job
@@ -35,7 +36,7 @@ def check(job: Job, loaded: Loaded) -> None:
     check_loss_accepts(loaded.model, loaded.dataset, loss, document.loss_spec)
     _check_accuracy(job, loaded, loss)
     _warn_of_undefined(loaded.model)
-    check_patterns(job, loaded.model)
+    check_choices(job, loaded.model)
     if "curvature" in document.quantities:
         hessian_names(job, loaded.model, at_cells=True)
     asked = "quantities" in document.model_fields_set and "accuracy" in document.quantities

@@ -11,7 +11,7 @@ from lsengine.errors import UsageError
 from lsengine.geometry import curve
 from lsengine.geometry.projection import axis_range
 from lsengine.job import Job
-from lsengine.job.schema import CurveDirection
+from lsengine.job.direction_types import CurveDirection
 from lsengine.store import CurveLayout
 
 _PIECES = 60  # straight pieces of the drawn curve, between two control points

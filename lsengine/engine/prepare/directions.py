@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lsengine import devices
+from lsengine.engine.prepare.normalisation import normalisation, units_named
 from lsengine.engine.prepare.selection import movable_tensors
 from lsengine.errors import SurfaceError, UsageError
 from lsengine.geometry import curve, directions
 from lsengine.geometry.parameters import can_move, misfit, selected
+from lsengine.geometry.units import Units
 from lsengine.job import Job
-from lsengine.job.schema import (
+from lsengine.job.direction_types import (
     CurveDirection,
     FileDirection,
     HessianDirection,
@@ -53,7 +55,7 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
     repeats: dict[str, list[dict[str, Tensor]]] = {}
     for number, (axis, spec) in enumerate(job.directions.items()):
         centre = movable_tensors(job, model, spec)
-        repeats[axis] = []
+        repeats[axis], how = [], normalisation(model, axis, spec)
         if isinstance(spec, CurveDirection) and not job.is_curve_plane:
             first, *others = control_points(job, centre, spec)
             repeats[axis] = [directions.toward(first, control) for control in others]
@@ -65,9 +67,11 @@ def make_directions(job: Job, model: nn.Module, computed: Directions | None = No
             else:
                 raw = _raw(job, model, axis, spec, centre, (number, repeat))
             if isinstance(spec, RandomDirection) and spec.orthogonal and axis == "beta":
-                raw = _orthogonal(raw, repeats["alpha"][0], centre, spec)
+                with units_named(f"directions.{axis}.orthogonal"):
+                    raw = _orthogonal(raw, repeats["alpha"][0], centre, how)
             weights = {name: centre[name] for name in raw}
-            repeats[axis].append(directions.normalized(raw, weights, spec.normalize))
+            with units_named(f"directions.{axis}.normalize"):
+                repeats[axis].append(directions.normalized(raw, weights, how))
         _refuse_zero_direction(axis, repeats[axis][0])
     if all(len(d) == 1 for d in repeats.values()):
         return {a: {n: t.numpy() for n, t in d[0].items()} for a, d in repeats.items()}
@@ -239,16 +243,16 @@ def _orthogonal(
     raw: dict[str, Tensor],
     alpha: Mapping[str, Tensor],
     centre: Mapping[str, Tensor],
-    spec: RandomDirection,
+    how: str | Units,
 ) -> dict[str, Tensor]:
     """Make beta orthogonal to alpha in a way that its normalisation keeps."""
-    if spec.normalize == "weight":
+    if how == "weight":
         raw = {n: d * centre[n].abs() for n, d in raw.items()}
         return {
             n: torch.where(centre[n] != 0, d / centre[n].abs(), 0.0)
             for n, d in directions.orthogonalized(raw, alpha, "none").items()
         }
-    return directions.orthogonalized(raw, alpha, spec.normalize)
+    return directions.orthogonalized(raw, alpha, how)
 
 
 def _refuse_zero_direction(axis: str, direction: Mapping[str, Tensor]) -> None:

@@ -20,7 +20,7 @@ from lsengine.engine.prepare.settings import CURVATURE, evaluation_settings, lan
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job, rules
-from lsengine.job.schema import HessianDirection
+from lsengine.job.direction_types import HessianDirection
 from lsengine.models.copies import original_number
 from lsengine.objective import Objective
 from lsengine.objective.forward import copied

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from lsengine import data, devices, files, models
 from lsengine.curvature import cells
+from lsengine.engine.prepare.normalisation import check_choices
 from lsengine.engine.prepare.selection import (
-    check_patterns,
     movable_tensors,
     roles,
     selection,
@@ -25,7 +25,7 @@ from lsengine.errors import LsengineError, UsageError
 from lsengine.external import sources, user_code
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
-from lsengine.job.schema import PrincipalDirection
+from lsengine.job.direction_types import PrincipalDirection
 from lsengine.models import checkpoint
 from lsengine.objective.forward import cast, manner_of
 from lsengine.objective.losses import Loss, loss_function
@@ -120,7 +120,7 @@ def moving_parts(job: Job) -> dict[str, dict[str, parts.Part]]:
         ignored=document.loss_spec.ignore_index,
     )
     model = _made(job, dataset)
-    check_patterns(job, model)
+    check_choices(job, model)
     state, known = json.loads(state_dict_layout(model)), roles(model)
     return {
         axis: parts.parts(state, movable_tensors(job, model, spec).keys(), selection(spec), known)

@@ -25,7 +25,7 @@ from lsengine.geometry.principal import BLOCK, principal_components
 from lsengine.geometry.projection import axis_range, expected_cosine
 from lsengine.geometry.projection import project as projected
 from lsengine.job import Job
-from lsengine.job.schema import PrincipalDirection
+from lsengine.job.direction_types import PrincipalDirection
 from lsengine.store import TrajectoryLayout
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from lsengine.curvature import cells
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import can_move
 from lsengine.job import Job
-from lsengine.job.schema import CurvatureSpec, CurveSpec, Direction
+from lsengine.job.direction_types import Direction
+from lsengine.job.schema import CurvatureSpec, CurveSpec
 from lsengine.surface import parts
 from lsengine.surface.parts import EVERYTHING, ROLES, Selection
 from lsengine.wording import did_you_mean, listed

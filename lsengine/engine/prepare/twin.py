@@ -26,7 +26,7 @@ from lsengine.engine.prepare.loading import Loaded, failures_named, loss_of, net
 from lsengine.errors import Stopped, UsageError
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
-from lsengine.job.schema import CurveDirection
+from lsengine.job.direction_types import CurveDirection
 from lsengine.models import checkpoint
 from lsengine.objective import naive, naive_losses
 from lsengine.objective.device_state import in_precision

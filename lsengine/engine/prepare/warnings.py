@@ -18,7 +18,7 @@ from lsengine.engine.prepare.directions import Arrays, require_shapes, stored_di
 from lsengine.engine.prepare.loading import Loaded, first_samples
 from lsengine.geometry.parameters import Parameters, real_dtype
 from lsengine.job import Job
-from lsengine.job.schema import CurveDirection, FileDirection, TowardDirection
+from lsengine.job.direction_types import CurveDirection, FileDirection, TowardDirection
 from lsengine.models import checkpoint
 from lsengine.surface.grid import Grid, coordinates
 from lsengine.wording import listed
