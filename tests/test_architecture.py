@@ -18,6 +18,7 @@ ACROSS = {"system", "launch", "slurm", "archive", "support"}
 
 FEW = 10  # statements of a module that needs no tests of its own
 TESTED_THROUGH_OTHERS = {  # module: the test file that covers it
+    "api/child": "api/test_workers.py",
     "convolution/cudnn": "convolution/test_convolution.py",
     "convolution/steps": "convolution/test_convolution.py",
     "curvature/culprit": "curvature/test_choice.py",
@@ -53,7 +54,7 @@ ONLY = {  # foreign library: the modules or folders that may import it
     "trimesh": ("export/",),
     "vtkmodules": ("export/", "render/"),
     "plotly": ("render/html/",),
-    "subprocess": ("submit/slurm", "doctor/", "data/decoding"),
+    "subprocess": ("submit/slurm", "doctor/", "data/decoding", "api/workers"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 
 from lsengine import log
 from lsengine.api import memory, running, tasks
+from lsengine.api import workers as team
 from lsengine.api.surface import Surface
 from lsengine.api.tasks import JobFiles
 from lsengine.engine import Options
@@ -18,6 +20,7 @@ from lsengine.engine.spectrum import Sizes
 from lsengine.surface.records import Spectrum
 
 Patterns = Sequence[str]
+Loss = str | Mapping[str, Any] | Callable[..., Any]
 _PLANE = ("alpha", "beta")
 
 
@@ -25,7 +28,8 @@ def evaluate(
     model: nn.Module,
     data: Any,
     *,
-    loss: str | Mapping[str, Any] | Callable[..., Any] = "cross_entropy",
+    loss: Loss | None = None,
+    objective: str | Callable[..., Any] | None = None,
     grid: int | Mapping[str, Any] = 51,
     directions: Mapping[str, Any] | None = None,
     toward: Any = None,
@@ -34,8 +38,10 @@ def evaluate(
     only: Patterns | None = None,
     seed: int = 0,
     split: str = "train",
+    pad: float | None = None,
     output: str | Path | None = None,
     retry_failed: bool = False,
+    workers: int = 1,
     progress: bool = True,
     **keys: Any,
 ) -> Surface:
@@ -46,8 +52,11 @@ def evaluate(
 
     Args:
         model: The centre.
-        data: A pair of inputs and targets, or such by split: ``{"train": ..., "test": ...}``.
-        loss: A name of a job's (docs/JOBS.md), or a function of output and target.
+        data: A `DataLoader`, a data set of torch's, tensors or batches of them, see
+            `lsengine.data.loaders.from_memory`; or such by split: ``{"train": ..., "test": ...}``.
+        loss: A name of a job's, perhaps with options (docs/JOBS.md), or a function of output and
+            target.  Default: ``cross_entropy``.
+        objective: In place of a loss: a function of network and batch, or ``module:function``.
         grid: So many points of both axes from -1 to 1; or the section of a job:
             ``{"alpha": [-1, 1, 51]}`` makes a curve.
         directions: The section of a job, in which a ``checkpoint`` may be a network or a state
@@ -59,8 +68,10 @@ def evaluate(
         only: What alone they move, likewise.
         seed: Of all random numbers.
         split: What the data are, if they do not say it: ``train`` or ``test``.
+        pad: With what batches of different lengths are filled up.
         output: A surface file.  What is in it is not evaluated again.  Default: none is kept.
         retry_failed: Evaluate failed cells again.
+        workers: How many processes of this machine evaluate, which are started for it.
         progress: Whether a bar and warnings are shown.
         keys: Any other key of a job: ``quantities``, ``precision``, ``batch_size``, ``device``...
 
@@ -88,12 +99,14 @@ def evaluate(
         data,
         command="eval",
         loss=loss,
+        objective=objective,
         split=split,
+        pad=pad,
         keys={"grid": axes, "directions": section, "seed": seed, **keys},
         output=output,
     )
     task = replace(task, checkpoints={**task.checkpoints, **checkpoints})
-    (surface,) = _surfaces(task, progress, retry_failed=retry_failed)
+    (surface,) = _surfaces(task, workers, progress, retry_failed=retry_failed)
     return surface
 
 
@@ -102,7 +115,8 @@ def trajectory(
     model: nn.Module,
     data: Any,
     *,
-    loss: str | Mapping[str, Any] | Callable[..., Any] = "cross_entropy",
+    loss: Loss | None = None,
+    objective: str | Callable[..., Any] | None = None,
     grid: int | Mapping[str, Any] = 21,
     directions: Mapping[str, Any] | None = None,
     normalize: str | None = None,
@@ -110,8 +124,10 @@ def trajectory(
     only: Patterns | None = None,
     seed: int = 0,
     split: str = "train",
+    pad: float | None = None,
     output: str | Path | None = None,
     retry_failed: bool = False,
+    workers: int = 1,
     progress: bool = True,
     **keys: Any,
 ) -> Surface:
@@ -122,6 +138,7 @@ def trajectory(
         model: The centre of the plane: most often the last of them.
         data: As for `evaluate`, and so is all that follows.
         loss: See there.
+        objective: See there.
         grid: So many points of both axes, which fit the checkpoints; or the section of a job.
         directions: Default: the principal components of the checkpoints.
         normalize: See there.
@@ -129,8 +146,10 @@ def trajectory(
         only: See there.
         seed: See there.
         split: See there.
+        pad: See there.
         output: See there.
         retry_failed: See there.
+        workers: See there.
         progress: See there.
         keys: See there.
 
@@ -153,13 +172,15 @@ def trajectory(
         data,
         command="eval",
         loss=loss,
+        objective=objective,
         split=split,
+        pad=pad,
         keys={"grid": axes, "directions": section, "seed": seed, **more, **keys},
         output=output,
     )
     named = {f"epoch_{epoch:06d}.pt": (thing, epoch) for epoch, thing in given.items()}
     task = replace(task, checkpoints={**task.checkpoints, **others, **named})
-    (surface,) = _surfaces(task, progress, retry_failed=retry_failed)
+    (surface,) = _surfaces(task, workers, progress, retry_failed=retry_failed)
     return surface
 
 
@@ -167,7 +188,9 @@ def run(
     jobs: str | Path | Sequence[str | Path],
     *,
     only: str = "*",
+    changes: Mapping[str, Any] | None = None,
     retry_failed: bool = False,
+    workers: int = 1,
     progress: bool = True,
 ) -> list[Surface]:
     """Evaluate the surfaces of job files, as `lsengine eval` does.
@@ -175,7 +198,9 @@ def run(
     Args:
         jobs: One file or several, each of which may make several jobs.
         only: A pattern of the names of the wanted jobs.
+        changes: Values by key, such as ``{"grid.alpha": [-1, 1, 9]}``, in place of the files'.
         retry_failed: Evaluate failed cells again.
+        workers: As for `evaluate`.
         progress: Whether a bar and warnings are shown.
 
     Returns:
@@ -186,20 +211,24 @@ def run(
         UsageError: As `evaluate`, which also raises the others.
     """
     paths = [jobs] if isinstance(jobs, str | Path) else jobs
-    task = JobFiles(tuple(Path(path).absolute() for path in paths), "eval", only)
-    return _surfaces(task, progress, retry_failed=retry_failed)
+    said = tuple(f"{key}={json.dumps(value)}" for key, value in (changes or {}).items())
+    files = tuple(Path(path).absolute() for path in paths)
+    task = JobFiles(paths=files, command="eval", only=only, changes=said)
+    return _surfaces(task, workers, progress, retry_failed=retry_failed)
 
 
 def spectrum(
     model: nn.Module | str | Path,
     data: Any = None,
     *,
-    loss: str | Mapping[str, Any] | Callable[..., Any] = "cross_entropy",
+    loss: Loss | None = None,
+    objective: str | Callable[..., Any] | None = None,
     vectors: int = 5,
     trace: int = 32,
     density: int = 8,
     seed: int = 0,
     split: str = "train",
+    pad: float | None = None,
     output: str | Path | None = None,
     progress: bool = True,
     **keys: Any,
@@ -210,13 +239,15 @@ def spectrum(
 
     Args:
         model: A network, which is only read; or a job file, which stands for data and loss.
-        data: As for `evaluate`; so are ``loss``, ``seed``, ``split``, ``progress`` and ``keys``.
+        data: As for `evaluate`; so is all that says so.
         loss: See there.
+        objective: See there.
         vectors: How many eigenvectors; 0 leaves a part out, here and in the next two.
         trace: How many random probes of the trace.
         density: How many random probes of the density.
         seed: See there.
         split: See there.
+        pad: See there.
         output: A file for the result.  Default: none is kept.
         progress: See there.
         keys: See there; the section ``curvature`` says how hard to look.
@@ -231,7 +262,7 @@ def spectrum(
     """
     task: running.Task
     if isinstance(model, str | Path):
-        task = JobFiles((Path(model).absolute(),), "spectrum")
+        task = JobFiles(paths=(Path(model).absolute(),), command="spectrum")
     else:
         task = tasks.in_memory(
             "spectrum",
@@ -239,7 +270,9 @@ def spectrum(
             data,
             command="spectrum",
             loss=loss,
+            objective=objective,
             split=split,
+            pad=pad,
             keys={"seed": seed, **keys},
             output=None,
         )
@@ -247,6 +280,7 @@ def spectrum(
     return running.spectrum(task, Sizes(vectors, trace, density), path, shows=progress)
 
 
-def _surfaces(task: running.Task, progress: bool, **options: Any) -> list[Surface]:
+def _surfaces(task: running.Task, count: int, progress: bool, **options: Any) -> list[Surface]:
     style = log.default_style() if progress else "none"
-    return running.surfaces(task, Options(progress=style, **options), shows=progress)
+    asked = Options(progress=style, **options)
+    return team.surfaces(task, asked, workers=count, shows=progress)

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lsengine.api.process import seeded
+from lsengine.data import Split
+from lsengine.data.dataset import NO_LABEL
+from lsengine.data.loaders import from_memory
 from lsengine.errors import UsageError
 from lsengine.models import checkpoint
 from lsengine.models.copies import duplicate
 from lsengine.models.layers import unwrapped
 
 SPLITS = ("train", "test")
-_LOSSES: dict[Any, str] = {F.cross_entropy: "cross_entropy", F.mse_loss: "mse"}
+_FUNCTIONS: dict[Any, str] = {
+    F.cross_entropy: "cross_entropy",
+    F.mse_loss: "mse",
+    F.nll_loss: "nll",
+    F.l1_loss: "l1",
+    F.huber_loss: "huber",
+    F.binary_cross_entropy_with_logits: "bce_with_logits",
+}
+_MODULES: dict[Any, tuple[str, tuple[str, ...]]] = {  # with the options that a job knows
+    nn.CrossEntropyLoss: ("cross_entropy", ("weight", "ignore_index", "label_smoothing")),
+    nn.MSELoss: ("mse", ()),
+    nn.NLLLoss: ("nll", ("weight", "ignore_index")),
+    nn.L1Loss: ("l1", ()),
+    nn.HuberLoss: ("huber", ("delta",)),
+    nn.BCEWithLogitsLoss: ("bce_with_logits", ("pos_weight",)),
+}
 
 
 class Copies:
@@ -43,44 +63,43 @@ class Copies:
 class Samples:
     """Reads the samples of a caller's data once, when they are asked for.
 
-    ``data`` is what docs/PYTHON.md lists, or a mapping of such by the splits' names; else it is of
-    the given split.
+    ``data`` is what `lsengine.data.loaders` takes, or a mapping of such by the splits' names; else
+    it is of the given split.  What a loader draws by chance is the same every time.
     """
 
-    def __init__(self, data: Any, split: str) -> None:
+    def __init__(
+        self, data: Any, split: str, *, with_targets: bool = True, pad: float | None = None
+    ) -> None:
         if split not in SPLITS:
             raise UsageError(f"split: got {split!r}; allowed: {', '.join(SPLITS)}")
         is_named = isinstance(data, Mapping) and bool(data) and set(data) <= set(SPLITS)
         given = data if is_named else {split: data}
         self._given: dict[str, Any] = {name: given[name] for name in SPLITS if name in given}
-        self._read: dict[str, Any] | None = None
+        self._with_targets, self._pad = with_targets, pad
+        self._read: dict[str, Split] | None = None
 
     @property
     def splits(self) -> list[str]:
         """The names of the splits, ``train`` first."""
         return list(self._given)
 
-    def __call__(self) -> dict[str, Any]:
-        """Return inputs and targets by split, as the job's own data sets give them.
+    def __call__(self) -> dict[str, Split]:
+        """Return all samples by split.
 
         Raises:
             UsageError: If these are no samples.
         """
         if self._read is None:
-            self._read = {}
-            for name, data in self._given.items():
-                x, y = _pair(data)
-                self._read |= {f"x_{name}": x, f"y_{name}": y}
+            how: dict[str, Any] = {"with_targets": self._with_targets, "pad": self._pad}
+            with seeded():
+                self._read = {
+                    name: from_memory(data, **how, where=f"data: {name}")
+                    for name, data in self._given.items()
+                }
         return self._read
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_given": dict.fromkeys(self._given), "_read": self()}
-
-
-def _pair(data: Any) -> tuple[Any, Any]:
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise UsageError(f"data: expected a pair of inputs and targets, got {type(data).__name__}")
-    return data[0], data[1]
+        return {**vars(self), "_given": dict.fromkeys(self._given), "_read": self()}
 
 
 def named_loss(loss: Any) -> Any:
@@ -91,23 +110,29 @@ def named_loss(loss: Any) -> Any:
     """
     if isinstance(loss, str | Mapping):
         return loss
-    if type(loss) is nn.CrossEntropyLoss and _is_plain(loss, nn.CrossEntropyLoss()):
-        return "cross_entropy"
-    if type(loss) is nn.MSELoss and _is_plain(loss, nn.MSELoss()):
-        return "mse"
     if not callable(loss):
         raise UsageError(
             f"loss: expected a name, or a function of output and target; got {type(loss).__name__}"
         )
-    return _LOSSES.get(loss) if isinstance(loss, type(F.cross_entropy)) else None
+    if isinstance(loss, FunctionType | BuiltinFunctionType):
+        return _FUNCTIONS.get(loss)
+    return _of_module(loss)
 
 
-def _is_plain(loss: nn.Module, plain: nn.Module) -> bool:
-    """Whether a loss has the options with which it comes."""
-    options = ("reduction", "ignore_index", "label_smoothing")
-    return getattr(loss, "weight", None) is None and all(
-        getattr(loss, name, None) == getattr(plain, name, None) for name in options
-    )
+def _of_module(loss: Any) -> Any:
+    """Return the name and options of a loss that is a module of torch's."""
+    name, options = _MODULES.get(type(loss), ("", ()))
+    of_all = {"weight": None, "pos_weight": None, "reduction": "mean"}
+    others = [key for key in of_all if key not in options and hasattr(loss, key)]
+    if not name or any(getattr(loss, key) != of_all[key] for key in others):
+        return None
+    given = {key: getattr(loss, key) for key in options}
+    if given.get("ignore_index") == NO_LABEL:  # counts for none anyway
+        del given["ignore_index"]
+    said = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in given.items()}
+    plain = {"label_smoothing": 0.0, "delta": 1.0, "weight": None, "pos_weight": None}
+    said = {k: v for k, v in said.items() if k not in plain or v != plain[k]}
+    return {"name": name, **said} if said else name
 
 
 def is_in_memory(thing: Any) -> bool:
@@ -115,18 +140,32 @@ def is_in_memory(thing: Any) -> bool:
     return isinstance(thing, nn.Module | Mapping)
 
 
-def write_checkpoint(path: Path, thing: Any, key: str, epoch: int | None = None) -> None:
-    """Write the numbers of a network or a state dict as a checkpoint.
+def state_of(thing: Any, key: str) -> dict[str, Tensor]:
+    """Return the numbers of a network, a state dict or a file, on the CPU.
 
     Raises:
-        UsageError: If it holds no tensors; the message begins with the key.
-        EnvironmentUnfit: If the file cannot be written.
+        UsageError: If it holds no tensors, or is no checkpoint; the message begins with the key.
     """
+    if isinstance(thing, str | Path):
+        return checkpoint.load(Path(thing), key=key).state
     named = unwrapped(thing).state_dict() if isinstance(thing, nn.Module) else thing
+    if not isinstance(named, Mapping):
+        expected = "a network, a state dict or the name of a file"
+        raise UsageError(f"{key}: expected {expected}; got {type(thing).__name__}")
     state = {name: t.detach().cpu() for name, t in named.items() if isinstance(t, Tensor)}
     if not state:
         raise UsageError(f"{key}: holds no tensors; expected a network or its state dict")
-    content = {"state_dict": {name: t.contiguous() for name, t in state.items()}}
+    return state
+
+
+def write_checkpoint(path: Path, thing: Any, key: str, epoch: int | None = None) -> None:
+    """Write the numbers that `state_of` returns as a checkpoint.
+
+    Raises:
+        UsageError: As `state_of`.
+        EnvironmentUnfit: If the file cannot be written.
+    """
+    content = {"state_dict": {n: t.contiguous() for n, t in state_of(thing, key).items()}}
     checkpoint.write(path, content if epoch is None else {**content, "epoch": epoch})
 
 

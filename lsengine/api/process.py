@@ -41,8 +41,7 @@ def as_found(*, speaks: bool) -> Iterator[None]:
         stack.enter_context(user_code.borrowed())
         stack.enter_context(warnings.catch_warnings())
         stack.callback(_restore_environment, dict(os.environ))
-        for give_back in _random_numbers():
-            stack.callback(give_back)
+        stack.enter_context(seeded())
         _prepare_torch(stack)
         yield
 
@@ -51,6 +50,23 @@ def _restore_environment(before: dict[str, str]) -> None:
     if os.environ != before:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Draw the same numbers as ever, and put back what others would have drawn.
+
+    Cards are not seeded: they would not forget it.
+    """
+    back = _random_numbers()
+    torch.default_generator.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    try:
+        yield
+    finally:
+        for give_back in back:
+            give_back()
 
 
 def _random_numbers() -> list[Callable[[], Any]]:
@@ -79,8 +95,6 @@ def _prepare_torch(stack: ExitStack) -> None:
     torch.set_default_dtype(torch.float32)
     if torch.get_default_device().type != "cpu":
         stack.enter_context(torch.device("cpu"))
-    # The seed of a new process; of the CPU alone, because cards would not forget it.
-    torch.default_generator.manual_seed(0)
     stack.enter_context(torch.inference_mode(False))
     stack.enter_context(torch.enable_grad())
     for kind in ("cpu", "cuda"):

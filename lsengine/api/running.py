@@ -57,9 +57,9 @@ def surfaces(task: Task, options: Options, *, shows: bool) -> list[Surface]:
         try:
             evaluate_found(find, options, world=world)
         except CellsFailed as error:
-            error.surfaces = tuple(_read(job, task) for job in found)
+            error.surfaces = tuple(read(job.output, task) for job in found)
             raise
-        return [_read(job, task) for job in found]
+        return [read(job.output, task) for job in found]
 
     return on_all_ranks(task, evaluated, shows=shows)
 
@@ -86,11 +86,10 @@ def spectrum(
     return found
 
 
-def _read(job: Job, task: Task) -> Surface:
-    """Return a job's surface; one that is in no file that stays has the job's name as source."""
-    surface = Surface.of(store.read(job.output))
-    is_kept = isinstance(task, JobFiles) or isinstance(task.content["output"], str)
-    return surface if is_kept else replace(surface, source=surface.name)
+def read(path: Path, task: Task) -> Surface:
+    """Return a surface of a task; one that is in no file that stays has its name as source."""
+    surface = Surface.of(store.read(path))
+    return surface if task.is_kept else replace(surface, source=surface.name)
 
 
 def on_all_ranks(task: Task, work: Callable[[World, ExitStack], T], *, shows: bool) -> T:

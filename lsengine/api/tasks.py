@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,18 @@ class InFolder:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class JobFiles:
-    """Jobs that are in files; ``only`` is a pattern of their names."""
+    """Jobs that are in files.
+
+    ``only`` is a pattern of their names; ``changes`` such as ``seed=3`` replace the files' values.
+    """
 
     paths: tuple[Path, ...]
     command: str
     only: str = "*"
+    changes: tuple[str, ...] = ()
+    is_kept = True  # whether surfaces are in files that stay
 
     @property
     def objects(self) -> Mapping[str, Callable[..., Any]]:
@@ -41,11 +46,24 @@ class JobFiles:
         Raises:
             JobError: If one is wrong.
         """
-        loaded = [jobs.load_all(p, command=self.command, only=self.only) for p in self.paths]
+        asked: dict[str, Any] = {"command": self.command, "only": self.only}
+        loaded = [jobs.load_all(path, **asked, changes=self.changes) for path in self.paths]
         return [job for of_file in loaded for job in of_file]
 
+    def outputs(self) -> list[Path]:
+        """Return the files of the surfaces; raises as `jobs`."""
+        return [job.output for job in self.jobs(Path())]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+    def portable(self, folder: Path) -> JobFiles:
+        """Return what another process on this machine can do."""
+        return self
+
+    def with_threads(self, threads: int) -> JobFiles:
+        """Return the same, of which no process uses more threads."""
+        return replace(self, changes=(*self.changes, f"threads={threads}"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class InMemory:
     """One job about objects of a process.
 
@@ -74,11 +92,44 @@ class InMemory:
             EnvironmentUnfit: If the folder cannot be written.
         """
         for name, (thing, epoch) in self.checkpoints.items():
-            key = Path(name).stem.partition("-")[0]
-            memory.write_checkpoint(folder / name, thing, key, epoch)
+            memory.write_checkpoint(folder / name, thing, _argument(name), epoch)
         content = _plain(self.content, folder)
         command, who = self.command, self.who
         return [jobs.from_values(content, folder=self.started_in, command=command, who=who)]
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the surface is in a file that stays."""
+        return isinstance(self.content["output"], str)
+
+    def outputs(self) -> list[Path]:
+        """Return the file of the surface, if it is known."""
+        return [self.started_in / self.content["output"]]
+
+    def portable(self, folder: Path) -> InMemory:
+        """Return what another process on this machine can do; a surface is in the folder at least.
+
+        Raises:
+            UsageError: If a checkpoint holds no numbers.
+        """
+        output = self.content["output"]
+        if isinstance(output, InFolder):
+            output = str(folder / output.name)
+        states = {
+            name: (memory.state_of(thing, _argument(name)), epoch)
+            for name, (thing, epoch) in self.checkpoints.items()
+        }
+        return replace(self, content={**self.content, "output": output}, checkpoints=states)
+
+    def with_threads(self, threads: int) -> InMemory:
+        """Return the same, of which no process uses more threads, unless the caller has said it."""
+        return replace(self, content={"threads": threads, **self.content})
+
+
+def _argument(name: str) -> str:
+    """Return which argument a checkpoint comes from."""
+    stem = Path(name).stem.partition("-")[0]
+    return "checkpoints" if stem.startswith("epoch") else stem
 
 
 def in_memory(
@@ -88,7 +139,9 @@ def in_memory(
     *,
     command: str,
     loss: Any,
+    objective: Any = None,
     split: str,
+    pad: float | None = None,
     keys: Mapping[str, Any],
     output: str | Path | None,
 ) -> InMemory:
@@ -97,10 +150,9 @@ def in_memory(
     Raises:
         UsageError: If it is no network, no loss, or a key is one that a function sets itself.
     """
-    samples = memory.Samples(data, split)
+    samples = memory.Samples(data, split, with_targets=objective is None, pad=pad)
     objects: dict[str, Callable[..., Any]] = {"model": memory.Copies(model), "data": samples}
-    if (name := memory.named_loss(loss)) is None:
-        objects["loss"] = loss
+    judge = _judge(loss, objective, objects)
     if taken := {"model", "data", "train", "curve", "launch"} & keys.keys():
         raise UsageError(f"{who}: {sorted(taken)[0]} is no key of a job in memory")
     about = {"dataset": "memory:data", "splits": samples.splits}
@@ -108,7 +160,7 @@ def in_memory(
         "name": Path(output).stem if output is not None else type(model).__name__,
         "model": {"arch": "memory:model", "checkpoint": InFolder("model.pt")},
         "data": about | ({"subset": keys["subset"]} if "subset" in keys else {}),
-        "loss": name or "memory:loss",
+        **judge,
         "output": InFolder("surface.h5") if output is None else str(output),
         **{key: value for key, value in keys.items() if key != "subset"},
     }
@@ -120,6 +172,25 @@ def in_memory(
         checkpoints={"model.pt": (model, None)},
         started_in=Path.cwd(),
     )
+
+
+def _judge(loss: Any, objective: Any, objects: dict[str, Callable[..., Any]]) -> dict[str, Any]:
+    """Return what a job says of its loss or objective; one in memory is added to the objects."""
+    if objective is None:
+        name = memory.named_loss("cross_entropy" if loss is None else loss)
+        if name is None:
+            objects["loss"] = loss
+        return {"loss": name or "memory:loss"}
+    if loss is not None:
+        raise UsageError("loss: an objective is given, which has its own; leave one of them out")
+    if isinstance(objective, str):
+        return {"objective": objective}
+    if not callable(objective):
+        raise UsageError(
+            f"objective: expected a function of network and batch; got {type(objective).__name__}"
+        )
+    objects["objective"] = objective
+    return {"objective": "memory:objective"}
 
 
 def grid(points: Any, kind: Callable[[int], list[Any]]) -> Any:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 import lsengine
 from lsengine.errors import CellsFailed, JobError, SurfaceError, UsageError
@@ -50,8 +51,21 @@ def test_any_loss_is_taken(loss):
     for alpha, found in zip(surface.alpha, surface.quantities["train_loss"], strict=True):
         expected = naive_loss(MODEL, between(MODEL, alpha, OTHER), DATA, own)
         assert found == pytest.approx(expected, 1e-5)
-    has_error_bars = not isinstance(loss, nn.Module)
-    assert np.isfinite(surface.quantities["train_loss_se"]).all() == has_error_bars
+    assert np.isfinite(surface.quantities["train_loss_se"]).all()
+
+
+def test_a_loader_gives_the_same_samples_every_time(tmp_path):
+    """Shuffled and in batches; the random numbers of the caller do not matter."""
+    loader = DataLoader(TensorDataset(*DATA), batch_size=8, shuffle=True)
+    call = {"toward": OTHER, "grid": CURVE, "output": tmp_path / "x.h5", **QUIET}
+    first = lsengine.evaluate(MODEL, {"test": loader}, **call)
+    torch.manual_seed(99)
+    again = lsengine.evaluate(MODEL, loader, split="test", **call)  # is the same, or is refused
+    assert first.quantities["test_loss"].tolist() == again.quantities["test_loss"].tolist()
+    whole = lsengine.evaluate(MODEL, DATA, **{**call, "output": None})
+    np.testing.assert_allclose(
+        first.quantities["test_loss"], whole.quantities["train_loss"], rtol=1e-6
+    )
 
 
 def test_only_what_is_asked_for_moves():
@@ -165,7 +179,7 @@ def test_what_failed_is_raised_with_the_surface():
     ("arguments", "error", "words"),
     [
         ({"model": "net"}, UsageError, "model: expected a torch.nn.Module, got str"),
-        ({"data": [1]}, UsageError, "data: expected a pair"),
+        ({"data": [1]}, UsageError, "data: train"),
         ({"split": "valid"}, UsageError, "split: got 'valid'; allowed: train, test"),
         ({"gird": 5}, JobError, 'evaluate: 1 problem.s.\n  gird: unknown key; did you mean "grid"'),
         ({"grid": {"alpha": [1, 5]}}, JobError, r"grid.alpha: expected \[start, stop, points\]"),

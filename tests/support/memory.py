@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,3 +61,16 @@ def between(
         if other is not None:
             state[name] += beta * (other.state_dict()[name].double() - centre)
     return state
+
+
+class Slow(nn.Module):
+    """The network, after a while."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.net, self.seconds = network(), seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs, (N, 3)."""
+        time.sleep(self.seconds)
+        return self.net(x)

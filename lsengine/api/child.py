@@ -1,0 +1,55 @@
+"""One of the processes that `lsengine.api.workers` starts: ``python -m lsengine.api.child``."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from lsengine import files
+from lsengine.api import running
+from lsengine.engine import Options
+from lsengine.errors import LsengineError, UsageError
+from lsengine.ranks import World, meet
+
+
+def main(folder: Path, name: str) -> None:
+    """Do the task of a folder, and write how it ended."""
+    sys.path[:] = json.loads((folder / "path.json").read_text())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    world, error = World.alone(), None
+    try:
+        world = meet()
+        if world.rank == 0:
+            (folder / "begun").touch()
+        task, options, shows = _read(folder / f"task{name}.pkl")
+        running.surfaces(task, options, shows=shows)
+    except (LsengineError, KeyboardInterrupt) as raised:
+        error = raised
+    if world.rank == 0:
+        files.write(folder / f"outcome{name}.pkl", pickle.dumps(error))
+
+
+def _read(path: Path) -> tuple[running.Task, Options, bool]:
+    try:
+        return pickle.loads(path.read_bytes())  # type: ignore[no-any-return]
+    except Exception as error:
+        raise UsageError(
+            "workers: another process cannot get network, data and loss: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _end_with_parent() -> None:
+    """Ask for a clean end when the process has gone that holds the other side of the input."""
+    if sys.stdin.buffer.read(1):  # else nobody does: a launcher gives it to one rank alone
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

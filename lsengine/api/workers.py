@@ -1,0 +1,320 @@
+"""Ranks that a process starts on its own machine, for one call.
+
+They are other processes, started anew: a fork of a process with a card, or with threads, is none
+that could compute.  What they need is in a folder.  Where MPI is, a launcher starts ranks that
+share one surface.  Elsewhere each process evaluates a shard, and the shards are merged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lsengine
+from lsengine import log as logs
+from lsengine import store
+from lsengine.api import running
+from lsengine.api.running import Task
+from lsengine.api.surface import Surface
+from lsengine.engine import Options
+from lsengine.errors import CellsFailed, EnvironmentUnfit, LsengineError, Stopped, UsageError
+from lsengine.ranks import StopRequest, available_cores, launched_size
+from lsengine.store.shards import merge
+from lsengine.surface import MISSING
+
+log = logging.getLogger(__name__)
+_LOOK_EVERY_S = 0.1
+_COUNT_EVERY = 5  # looks
+_PARTING_S = 60.0  # for workers to finish a mini-batch and their writes
+_OF_A_LAUNCH = ("OMPI_COMM_WORLD_", "PMIX_", "PMI_", "PRTE_LAUNCHED")
+_LAUNCHER = {  # as many ranks as asked for, wherever they fit, also for root in a container
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+}
+
+
+def surfaces(task: Task, options: Options, *, workers: int, shows: bool) -> list[Surface]:
+    """Evaluate a task's surfaces as `running.surfaces` does, by several processes.
+
+    Raises:
+        UsageError: If the number is none, this is a rank of a launch already, or the network, the
+            data or the loss cannot be sent.
+        EnvironmentUnfit: If workers die.
+        LsengineError: What `running.surfaces` raises.
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise UsageError(f"workers: expected an integer of at least 1, got {workers!r}")
+    if workers == 1:
+        return running.surfaces(task, options, shows=shows)
+    if launched_size() > 1:
+        raise UsageError("workers: these are ranks of a launch already; leave workers out")
+    with ExitStack() as stack:
+        stack.enter_context(logs.callers(speaks=shows))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lsengine-")))
+        sent = task.portable(folder)
+        sent.jobs(folder)  # what is wrong with it is said before anything is started
+        if all(_is_complete(path, options) for path in sent.outputs()):
+            return running.surfaces(task, options, shows=shows)  # who only looks needs nobody
+        team = _Team(folder, replace(options, progress="none"), workers, shows)
+        command = _launcher()
+        if command is None or not team.ranks(command, sent):
+            team.shards(sent)
+        return [running.read(path, task) for path in sent.outputs()]
+
+
+def _is_complete(path: Path, options: Options) -> bool:
+    try:
+        return path.exists() and not options.pending(store.read_status(path)).any()
+    except LsengineError:
+        return True  # and what is wrong with it is said at once
+
+
+def _launcher() -> list[str] | None:
+    """Return the launcher that belongs to this environment's MPI; None if there is none."""
+    if importlib.util.find_spec("mpi4py") is None:
+        return None
+    for name in ("mpirun", "mpiexec"):
+        beside = Path(sys.prefix) / "bin" / name
+        if found := str(beside) if beside.exists() else shutil.which(name):
+            return [found]
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A process, and the file into which it writes how it ended."""
+
+    process: subprocess.Popen[bytes]
+    outcome: Path
+
+    def stop(self) -> None:
+        """Ask for a clean end: the other side of its standard input goes."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+
+
+class _Team:
+    """Processes that evaluate one task; ``shows`` is whether progress and warnings are shown."""
+
+    def __init__(self, folder: Path, options: Options, workers: int, shows: bool) -> None:
+        self._folder, self._options = folder, options
+        self._workers, self._shows = workers, shows
+
+    def ranks(self, launcher: list[str], task: Task) -> bool:
+        """Have ranks of MPI evaluate the task; False if they do not find each other.
+
+        Raises:
+            LsengineError: What rank 0 raises.
+        """
+        self._write(task, self._options, "")
+        with self._started([*launcher, "-n", str(self._workers)], [""]) as started:
+            stop = self._wait(started, [[path] for path in task.outputs()])
+        if not (self._folder / "begun").exists() and not stop:
+            log.warning("%s starts no ranks that meet; going on with processes", launcher[0])
+            return False
+        _raise_first(self._outcomes(started), stop)
+        return True
+
+    def shards(self, task: Task) -> None:
+        """Have each process evaluate a shard, and merge them.
+
+        Raises:
+            LsengineError: What the first of them raises that failed.
+        """
+        count, outputs = self._workers, task.outputs()
+        task = task.with_threads(max(1, len(available_cores()) // count))
+        parts = range(1, count + 1)
+        files = {o: [o.with_suffix(f".shard-{k}.h5") for k in parts] for o in outputs}
+        for output in outputs:  # of a call that was ended, by as many workers or others
+            _merge(output, sorted(output.parent.glob(f"{output.stem}.shard-*.h5")))
+            for part in files[output] if output.exists() else ():
+                shutil.copyfile(output, part)
+        for k in parts:
+            self._write(task, replace(self._options, shard=(k, count)), f"-{k}")
+        with self._started([], [f"-{k}" for k in parts]) as started:
+            stop = self._wait(started, list(files.values()))
+        errors = self._outcomes(started)
+        texts = [_merge(output, of_output) for output, of_output in files.items()]
+        failed = [error for error in errors if isinstance(error, CellsFailed)]
+        _raise_first([error for error in errors if not isinstance(error, CellsFailed)], stop)
+        if failed:
+            error = CellsFailed("\n".join(filter(None, texts)))
+            error.surfaces = tuple(running.read(output, task) for output in outputs)
+            raise running.reworded(error)
+
+    def _write(self, task: Task, options: Options, name: str) -> None:
+        import cloudpickle
+
+        try:
+            content = cloudpickle.dumps((task, options, self._shows))
+        except LsengineError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                "workers: network, data and loss must be such that another process can get them: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        (self._folder / f"task{name}.pkl").write_bytes(content)
+        (self._folder / "path.json").write_text(json.dumps(sys.path))
+
+    @contextlib.contextmanager
+    def _started(self, launcher: list[str], names: Sequence[str]) -> Iterator[list[_Process]]:
+        """Start a process for each name, and end what still runs when the context is left."""
+        started: list[_Process] = []
+        script = [sys.executable, "-P", "-m", "lsengine.api.child", str(self._folder)]
+        try:
+            with (self._folder / "said.txt").open("ab") as said:
+                for name in names:
+                    process = subprocess.Popen(
+                        [*launcher, *script, name],
+                        env=self._environment(),
+                        stdin=subprocess.PIPE,
+                        stdout=said,
+                        stderr=said,
+                        start_new_session=True,  # Ctrl-C is for this process, which tells them
+                    )
+                    started.append(_Process(process, self._folder / f"outcome{name}.pkl"))
+                    assert process.stdin is not None
+                    process.stdin.write(b"\n")
+                    process.stdin.flush()
+            yield started
+        finally:
+            for one in started:
+                one.stop()
+                if one.process.poll() is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(one.process.pid, 9)
+                one.process.wait()
+
+    def _environment(self) -> dict[str, str]:
+        """Return this process's environment, without what makes it a rank of a launch."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(_OF_A_LAUNCH)}
+        package = str(Path(lsengine.__file__).parents[1])
+        path = os.pathsep.join(filter(None, (package, kept.get("PYTHONPATH"))))
+        return {**kept, **_LAUNCHER, "PYTHONPATH": path}
+
+    def _wait(self, started: list[_Process], files: list[list[Path]]) -> str | None:
+        """Wait for the end of all, and show how far they are; return a signal that came."""
+        style = logs.default_style() if self._shows and len(files) == 1 else "none"
+        count = _Count(files[0], style)
+        with StopRequest() as stop:
+            looks, end = 0, None
+            while any(one.process.poll() is None for one in started):
+                time.sleep(_LOOK_EVERY_S)
+                looks += 1
+                if looks % _COUNT_EVERY == 0:
+                    count.show()
+                has_failed = any(one.outcome.exists() and _is_bad(one) for one in started)
+                if end is None and (stop or has_failed):
+                    end = time.monotonic() + _PARTING_S
+                    for one in started:
+                        one.stop()
+                if end is not None and time.monotonic() > end:
+                    break
+            count.show()
+            count.close()
+            return stop.signal
+
+    def _outcomes(self, started: list[_Process]) -> list[Exception]:
+        """Return what the processes have raised, and pass on what they have said."""
+        said = (self._folder / "said.txt").read_text(errors="replace").splitlines()
+        if self._shows:
+            for line in dict.fromkeys(said):
+                if line.startswith("lsengine: "):
+                    print(line, file=sys.stderr)
+        errors: list[Exception] = []
+        for one in started:
+            if not one.outcome.exists():
+                tail = "\n  ".join(said[-20:])
+                code = one.process.returncode
+                text = f"workers: a worker has ended without a word, exit code {code}; it said:"
+                errors.append(EnvironmentUnfit(f"{text}\n  {tail}"))
+            elif (error := _outcome(one)) is not None:
+                errors.append(error)
+        return errors
+
+
+class _Count:
+    """How many cells of one surface are finished, in any of the files that hold parts of it."""
+
+    def __init__(self, files: Sequence[Path], style: str) -> None:
+        self._files, self._style = files, style
+        self._bar: logs.Progress | None = None
+        self._finished = 0
+
+    def show(self) -> None:
+        """Look, and show it."""
+        if self._style == "none":
+            return
+        try:
+            status = [store.read_status(path) for path in self._files if path.exists()]
+        except LsengineError:
+            return  # just being laid out
+        if len({len(s) for s in status}) != 1:
+            return
+        finished = int(np.any([s != MISSING for s in status], axis=0).sum())
+        if self._bar is None:
+            total = len(status[0])
+            self._bar = logs.Progress("cells", total=total, done=finished, style=self._style)
+        else:
+            self._bar.advance(finished - self._finished)
+        self._finished = finished
+
+    def close(self) -> None:
+        """Finish the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _outcome(one: _Process) -> Any:
+    return pickle.loads(one.outcome.read_bytes())
+
+
+def _is_bad(one: _Process) -> bool:
+    """Whether a process has ended in a way that makes the others' work useless."""
+    return not isinstance(_outcome(one), CellsFailed | None)
+
+
+def _raise_first(errors: Sequence[Exception], stop: str | None) -> None:
+    """Raise the first error; for SIGINT what Python raises for it.
+
+    Those that were stopped because another one failed come last.
+    """
+    for error in sorted(errors, key=lambda error: isinstance(error, Stopped)):
+        if stop == "SIGINT" and isinstance(error, Stopped | EnvironmentUnfit):
+            raise KeyboardInterrupt(str(error))
+        raise error
+    if stop is not None:
+        raise Stopped(f"stopped by {stop}")
+
+
+def _merge(output: Path, shards: Sequence[Path]) -> str:
+    """Merge the shards that are there into a surface, and remove them; return how far it is."""
+    existing = [path for path in shards if path.exists()]
+    if not existing:
+        return ""
+    text = merge(existing, output).text
+    for path in existing:
+        path.unlink()
+    return text
