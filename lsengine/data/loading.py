@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsengine.data import array_files, image_folder, naming, text, torchvision
+from lsengine.data import array_files, image_folder, naming, text, tokens, torchvision
 from lsengine.data.dataset import (
     SPLITS,
     Dataset,
@@ -30,7 +30,7 @@ from lsengine.job import schema
 _ARGUMENTS = {
     "arrays": ("classes", "no_label", "inputs", "targets", "pad"),
     "image_folder": image_folder.ARGUMENTS,
-    "text": text.ARGUMENTS,
+    "text": (*text.ARGUMENTS, *tokens.ARGUMENTS),
 }
 
 
@@ -147,6 +147,8 @@ def _read(
     if spec.dataset == "image_folder":
         return image_folder.folder(root, **spec.args, resize=spec.resize)
     if spec.dataset == "text":
+        if not spec.args.keys().isdisjoint(tokens.ARGUMENTS):
+            return tokens.tokenized(root, spec.splits, spec.args, job_folder)
         return text.text(root, spec.splits, spec.args)
     return torchvision.torchvision_set(spec.dataset, root, spec.splits)
 

@@ -6,12 +6,14 @@ Shapes: N samples, T tokens of a sample.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lsengine.data.dataset import RawData
 from lsengine.errors import UsageError
@@ -19,6 +21,21 @@ from lsengine.wording import did_you_mean, short
 
 ARGUMENTS = ("unit", "context", "stride", "test_fraction")
 _UNITS = ("character", "byte")
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How samples are cut from a text; lengths are in tokens.
+
+    Attributes:
+        context: Of a sample.
+        stride: From the start of one to that of the next.
+        test_fraction: Of the text, at its end.
+    """
+
+    context: int
+    stride: int
+    test_fraction: float
 
 
 def text(file: Path, splits: Collection[str], args: Mapping[str, Any]) -> RawData:
@@ -37,8 +54,8 @@ def text(file: Path, splits: Collection[str], args: Mapping[str, Any]) -> RawDat
         UsageError: If an argument is wrong, the file cannot be read, is empty or not UTF-8, or a
             split is shorter than a sample.
     """
-    unit, context, stride, fraction = _checked(args)
-    content = _read(file)
+    unit, cut = _unit(args), cut_of(args)
+    content = read(file)
     tokens: NDArray[np.int64]
     vocabulary = None
     if unit == "byte":
@@ -46,30 +63,45 @@ def text(file: Path, splits: Collection[str], args: Mapping[str, Any]) -> RawDat
     else:
         codes, tokens = np.unique(_code_points(content), return_inverse=True)  # int64
         vocabulary, classes = "".join(map(chr, codes)), len(codes)
-    border = len(tokens) - int(fraction * len(tokens))
-    parts = {"train": tokens[:border], "test": tokens[border:]}
-    whole = {name: part for name, part in parts.items() if len(part) > context}
-    for name in splits:
-        if name not in whole:
-            raise UsageError(
-                f"data.root: {file}: the {name} split has {len(parts[name])} {unit}s, fewer than "
-                f"the {context + 1} of a sample and its targets; give a longer text, or another "
-                "data.args.context or test_fraction, or ask for the other split only"
-            )
-    pairs = {name: _samples(part, context, stride) for name, part in whole.items()}
+    pairs = samples(tokens, splits, cut, f"data.root: {file}", unit)
     return RawData(splits=pairs, classes=classes, vocabulary=vocabulary)
 
 
-def _samples(tokens: NDArray[np.int64], context: int, stride: int) -> tuple[Any, Any]:
-    windows = torch.from_numpy(tokens).unfold(0, context + 1, stride)
-    return windows[:, :-1], windows[:, 1:]
+def samples(
+    tokens: NDArray[np.int64], splits: Collection[str], cut: Cut, where: str, unit: str
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return samples and their targets by split, each (N, T), of a stream of tokens.
+
+    Raises:
+        UsageError: Beginning with ``where``, if a split that is asked for is shorter than a sample.
+    """
+    border = len(tokens) - int(cut.test_fraction * len(tokens))
+    parts = {"train": tokens[:border], "test": tokens[border:]}
+    whole = {name: part for name, part in parts.items() if len(part) > cut.context}
+    for name in splits:
+        if name not in whole:
+            raise UsageError(
+                f"{where}: the {name} split has {len(parts[name])} {unit}s, fewer than "
+                f"the {cut.context + 1} of a sample and its targets; give a longer text, or "
+                "another data.args.context or test_fraction, or ask for the other split only"
+            )
+    found = {}
+    for name, part in whole.items():
+        windows = torch.from_numpy(part).unfold(0, cut.context + 1, cut.stride)
+        found[name] = windows[:, :-1], windows[:, 1:]
+    return found
 
 
 def _code_points(content: str) -> NDArray[Any]:
     return np.frombuffer(content.encode("utf-32-le"), "<u4")
 
 
-def _read(file: Path) -> str:
+def read(file: Path) -> str:
+    """Return a text.
+
+    Raises:
+        UsageError: If it cannot be read, is empty or not UTF-8.
+    """
     try:
         content = file.read_bytes().decode()
     except FileNotFoundError:
@@ -86,13 +118,23 @@ def _read(file: Path) -> str:
     return content
 
 
-def _checked(args: Mapping[str, Any]) -> tuple[str, int, int, float]:
-    unit, context = args.get("unit", "character"), args.get("context", 64)
-    stride, fraction = args.get("stride", context), args.get("test_fraction", 0.1)
+def _unit(args: Mapping[str, Any]) -> str:
+    unit = args.get("unit", _UNITS[0])
     if unit not in _UNITS:
         hint = did_you_mean(unit, _UNITS) if isinstance(unit, str) else ""
         allowed = f"allowed: {', '.join(_UNITS)}"
         raise UsageError(f"data.args.unit: got {short(unit)}; {allowed}{hint}")
+    return str(unit)
+
+
+def cut_of(args: Mapping[str, Any]) -> Cut:
+    """Return how ``data.args`` cut a text.
+
+    Raises:
+        UsageError: If a number is none, or too small or large.
+    """
+    context, fraction = args.get("context", 64), args.get("test_fraction", 0.1)
+    stride = args.get("stride", context)
     for name, value, least in (("context", context, 2), ("stride", stride, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             expected = f"expected an integer of at least {least}"
@@ -101,4 +143,4 @@ def _checked(args: Mapping[str, Any]) -> tuple[str, int, int, float]:
     if not is_number or not 0 <= fraction < 1:
         expected = "expected a number from 0 to below 1"
         raise UsageError(f"data.args.test_fraction: {expected}, got {short(fraction)}")
-    return unit, context, stride, float(fraction)
+    return Cut(context, stride, float(fraction))

@@ -91,7 +91,8 @@ class Job:
         """Return the whole document as YAML text, defaults filled in and paths absolute."""
         content = self.document.model_dump(mode="json")
         content["output"] = str(self.surface)
-        for *sections, last in (path.split(".") for path in _PATHS):
+        tokenizer = ["data.args.tokenizer"] if self.document.data.dataset == "text" else []
+        for *sections, last in (path.split(".") for path in [*_PATHS, *tokenizer]):
             section: Any = content
             for key in sections:
                 section = (section or {}).get(key)
@@ -115,6 +116,8 @@ class Job:
         if content["resize"] is None:  # left out without one: files are older than it
             del content["resize"]
         del content["root"]
+        if content["dataset"] == "text":  # the digest of the data is of what a tokenizer makes
+            content["args"].pop("tokenizer", None)
         return content
 
     def network_identity(self) -> dict[str, Any]:
