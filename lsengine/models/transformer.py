@@ -124,11 +124,15 @@ def initialise(network: nn.Module, residual_sums: int) -> None:
     """Draw weights as GPT-2 does: normal numbers, standard deviation 0.02; biases are zero.
 
     Layers that end in one of so many residual sums get smaller ones, by the root of their number.
+    Without such sums the weights have standard deviation 1 / sqrt(inputs): a signal that goes
+    through every layer would fade.
     """
     for name, module in network.named_modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            ends_in_sum = name.endswith((".attention.output", ".mlp.down"))
-            std = _STD / math.sqrt(max(1, residual_sums)) if ends_in_sum else _STD
-            nn.init.normal_(module.weight, std=std)
         if isinstance(module, nn.Linear):
+            ends_in_sum = name.endswith((".attention.output", ".mlp.down"))
+            std = _STD / math.sqrt(residual_sums) if ends_in_sum and residual_sums else _STD
+            nn.init.normal_(module.weight, std=std if residual_sums else module.in_features**-0.5)
             nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            width = module.embedding_dim
+            nn.init.normal_(module.weight, std=_STD if residual_sums else width**-0.5)

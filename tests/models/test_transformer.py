@@ -38,6 +38,17 @@ def test_initial_weights_are_those_of_gpt_2():
             assert parameter.std().item() == pytest.approx(expected, rel=0.05)
 
 
+def test_initial_weights_keep_a_signal_without_residual_sums():
+    """Their standard deviation is 1 / sqrt(inputs); of the tied embedding, too."""
+    torch.manual_seed(0)
+    sizes = {"depth": 1, "width": 64, "heads": 4, "residual": False}
+    model = build("gpt", channels=8, classes=300, size=None, **sizes)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            expected = parameter.shape[1] ** -0.5
+            assert parameter.std().item() == pytest.approx(expected, rel=0.05), name
+
+
 def test_heads_share_the_width_evenly():
     """Another number of heads is refused with both."""
     with pytest.raises(ValueError, match="width 10 is no multiple of heads 4"):
