@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lsengine.api.evaluating import run as run
     from lsengine.api.evaluating import spectrum as spectrum
     from lsengine.api.evaluating import trajectory as trajectory
+    from lsengine.objective.summary import Summary as Summary
 
 __version__ = "0.1.0"
 _ROOMS = ("render", "export")  # folders of the package, and functions as well
@@ -49,10 +50,12 @@ class _Package(ModuleType):
             return getattr(import_module("lsengine.api.commands"), name)
         if name in _EVALUATING:
             return getattr(import_module("lsengine.api.evaluating"), name)
+        if name == "Summary":
+            return import_module("lsengine.objective.summary").Summary
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_ROOMS, *_READING, *_EVALUATING})
+        return sorted({*super().__dir__(), *_ROOMS, *_READING, *_EVALUATING, "Summary"})
 
 
 sys.modules[__name__].__class__ = _Package

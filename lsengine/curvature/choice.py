@@ -15,7 +15,6 @@ Shape suffix: P numbers of the chosen parameters.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -26,10 +25,13 @@ import torch
 from torch import Tensor
 
 from lsengine import devices
+from lsengine.curvature import batches as parts_of
 from lsengine.curvature import culprit, states
+from lsengine.curvature.batches import Batch
 from lsengine.curvature.check import Place
 from lsengine.curvature.plain import PlainLoss
-from lsengine.curvature.products import Batch, Products, Way
+from lsengine.curvature.products import Products, Way
+from lsengine.data import nesting
 from lsengine.errors import LsengineError, UsageError
 from lsengine.log import NOTICE
 
@@ -83,28 +85,19 @@ def _chosen(products: Products, few: Batch) -> Way:
 
 
 def _few(products: Products, batches: Sequence[Batch], most: int) -> Batch:
-    """Return samples drawn from all batches, fewer of a large network."""
-    inputs = batches[0][0]
-    positions = max(1.0, math.prod(inputs.shape[2:]) / 64)
-    count = int(min(most, max(_FEWEST, _WORK / (products.size * positions))))
-    ends = np.cumsum([len(inputs) for inputs, _ in batches])
-    generator = np.random.Generator(np.random.PCG64(0))
-    drawn = np.sort(generator.permutation(int(ends[-1]))[:count])
-    rows = [(int(np.searchsorted(ends, n, side="right")), int(n)) for n in drawn]
-    starts = [0, *ends.tolist()]
-    picked: list[list[Tensor]] = []
-    for number, of_batch in itertools.groupby(rows, key=lambda row: row[0]):
-        batch = batches[number]  # which may be made for this
-        picked += [[t[n - starts[number]] for t in batch] for _, n in of_batch]
-    few_inputs, few_targets = (torch.stack(column) for column in zip(*picked, strict=True))
-    return few_inputs.to(inputs.device), few_targets
+    """Return samples drawn from all batches, fewer of a large network; or a whole batch."""
+    if products.keeps_batches:
+        return batches[0]
+    places = max(1.0, parts_of.positions(batches[0][0]) / 64)
+    samples = int(min(most, max(_FEWEST, _WORK / (products.size * places))))
+    return parts_of.drawn(batches, samples)
 
 
 class _Trial:
     """Tries ways on a few samples, in float64 if ``exact``, else in the network's own dtypes."""
 
     def __init__(self, products: Products, few: Batch, *, exact: bool, inner_graphs: bool) -> None:
-        self._products, self._few = products, few
+        self._products, self._few, self._samples = products, few, nesting.count(few[0])
         self._exact, self._inner_graphs = exact, inner_graphs
         self._directions: dict[int, Tensor] = {}
         self._failures: list[str] = []
@@ -112,7 +105,7 @@ class _Trial:
     def way(self) -> Way:
         """Return the first way that is right."""
         with self._precision():
-            places = self._places(len(self._few[0]), (0, 1))
+            places = self._places(self._samples, (0, 1))
             self._check_gradient(places)
         unchecked = None
         for way in self._ways():
@@ -162,13 +155,14 @@ class _Trial:
 
     def _places(self, samples: int, numbers: Sequence[int]) -> list[Place]:
         """Return the weights as they stand, and others near them, each with a direction."""
-        inputs, targets = (tensor[:samples] for tensor in self._few)
+        inputs, targets = parts_of.first(self._few, samples)
         plain = PlainLoss(
             self._products.model,
             self._parameters,
-            states.wide(inputs) if self._exact else inputs,
+            parts_of.wide(inputs) if self._exact else inputs,
             targets,
             self._products.loss,
+            self._products.call,
             lambda: states.differentiating(plain_kernels=True, inner_graphs=self._inner_graphs),
         )
         self._centre_P = plain.centre_P
@@ -222,8 +216,9 @@ class _Trial:
         try:
             with self._precision():
                 for number, place in enumerate(places):
-                    is_right = self._agrees(way, place, len(self._few[0]))
-                    if is_right is None:  # perhaps a kink, which one sample rarely has
+                    is_right = self._agrees(way, place, self._samples)
+                    if is_right is None and not self._products.keeps_batches:
+                        # perhaps a kink, which one sample rarely has
                         (alone,) = self._places(1, [number])
                         is_right = self._agrees(way, alone, 1)
                     verdicts.append(is_right)
@@ -242,9 +237,9 @@ class _Trial:
 
     def _product(self, way: Way, vector_P: Tensor, samples: int) -> Tensor:
         """Multiply, with the samples in two batches of different sizes."""
-        few = [tensor[:samples] for tensor in self._few]
+        few = parts_of.first(self._few, samples)
         cut = [samples - samples // 3, samples // 3] if samples >= 3 else [1] * samples
-        batches = [*zip(*(tensor.split(cut) for tensor in few), strict=True)]
+        batches = [few] if self._products.keeps_batches else parts_of.parts(few, cut)
         products = self._products
         exactly = way if way.kind != "differences" else replace(way, exact=False)
         return products.product(batches, products.shares(batches, exactly), vector_P, exactly)
@@ -255,15 +250,14 @@ class _Trial:
         if dtypes == {torch.float64} or way.kind == "differences" or not self._exact:
             return True
         vector_P = place.direction_P.to(self._products.dtype)
-        samples = len(self._few[0])
         try:
-            own_P = self._product(way, vector_P, samples)
+            own_P = self._product(way, vector_P, self._samples)
         except Exception as error:
             _raise_if_ours(error)
             self._failures.append(f"{way}: {_first_words(error)}")
             return False
         with self._precision():
-            exact_P = self._product(way, place.direction_P, samples)
+            exact_P = self._product(way, place.direction_P, self._samples)
         is_close = not place.distance(own_P.double(), exact_P) > _OWN_PRECISION
         if not is_close:
             self._failures.append(f"{way}: another value than in float64")

@@ -14,7 +14,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]
+from lsengine.curvature.batches import Batch, part
+from lsengine.data.nesting import count
+
 Tensors = dict[str, Tensor]
 Sums = Callable[[Batch], tuple[Tensor, Tensor]]  # of losses and of weights
 _AGREEING = 1e-4  # of both sides, as a share of their length
@@ -46,30 +48,33 @@ class DisplacedGradients:
     def __exit__(self, *_: Any) -> None:
         self._move(0.0)
 
-    def quotient(self, sums: Sums, batch: Batch) -> Tensors:
-        """Return the product of the Hessian of a batch's mean loss with the direction."""
+    def quotient(self, sums: Sums, batch: Batch, *, whole: bool = False) -> Tensors:
+        """Return the product of the Hessian of a batch's mean loss with the direction.
+
+        A batch that is to stay ``whole`` is not halved, whatever kinks there are.
+        """
         if self._length == 0:
             return {}
-        budget = [_BUDGET * len(batch[0])]
+        budget = [0 if whole else _BUDGET * count(batch[0])]
         total, weight = self._halved(sums, batch, budget)
         return {name: part * (self._length / weight) for name, part in total.items()}
 
     def _halved(self, sums: Sums, batch: Batch, budget: list[int]) -> tuple[Tensors, float]:
         """Return the quotient of the sum over a batch, and the sum of its weights."""
-        inputs, targets = batch
+        samples = count(batch[0])
         central, agree, weight = self._quotient(sums, batch, self._step)
-        budget[0] -= len(inputs)
+        budget[0] -= samples
         if agree or budget[0] <= 0 or not self._is_exact:
             return central, weight
-        if len(inputs) == 1:
+        if samples == 1:
             for shorter in (self._step / 8, self._step / 64):
                 central, agree, weight = self._quotient(sums, batch, shorter)
                 if agree:
                     break
             return central, weight
-        half = len(inputs) // 2
-        left, left_weight = self._halved(sums, (inputs[:half], targets[:half]), budget)
-        right, right_weight = self._halved(sums, (inputs[half:], targets[half:]), budget)
+        half = samples // 2
+        left, left_weight = self._halved(sums, part(batch, slice(half)), budget)
+        right, right_weight = self._halved(sums, part(batch, slice(half, None)), budget)
         return {n: part + right[n] for n, part in left.items()}, left_weight + right_weight
 
     def _quotient(self, sums: Sums, batch: Batch, step: float) -> tuple[Tensors, bool, float]:

@@ -9,8 +9,11 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from lsengine.curvature.batches import Batch
 from lsengine.curvature.choice import chosen_way
-from lsengine.curvature.products import Batch, Loss, Products, Tensors, Way
+from lsengine.curvature.products import Call, Loss, Products, Tensors, Way
+from lsengine.data.nesting import count
+from lsengine.models import calling
 
 
 class Hessian:
@@ -31,10 +34,13 @@ class Hessian:
 
     Args:
         model: In evaluation mode; ``requires_grad`` does not matter.
-        batches: Resident inputs (N, ...) and targets (N, ...), of any sizes; the mean is
-            over samples, not over batches.
+        batches: Resident inputs (N, ...) and targets (N, ...), or nestings of them, of any sizes;
+            the mean is over samples, not over batches.
         loss: Takes float64 outputs and targets to losses of any shape, whose mean counts, or to
-            losses and weights, whose weighted mean counts over all batches.
+            losses and weights, whose weighted mean counts over all batches.  Outputs that are no
+            tensor it gets as they are.
+        call: What is done with the network and a batch's inputs to get outputs.
+        keeps_batches: Whether a loss may depend on the rest of its batch, which is then not cut.
         names: The parameters to differentiate by; default all that are real or complex.
         tick: Called before every mini-batch; may raise to abandon the product.
         way: How to multiply; by default what a check at the present weights finds right.
@@ -59,6 +65,8 @@ class Hessian:
         batches: Sequence[Batch],
         loss: Loss,
         *,
+        call: Call = calling.call,
+        keeps_batches: bool = False,
         names: Sequence[str] | None = None,
         tick: Callable[[], None] = lambda: None,
         way: Way | None = None,
@@ -69,7 +77,7 @@ class Hessian:
         chosen = set(numbers if names is None else names)
         if unknown := sorted(chosen - set(numbers)):
             raise ValueError(f"the model has no parameter {', '.join(unknown)}")
-        samples = sum(len(inputs) for inputs, _ in batches)
+        samples = sum(count(inputs) for inputs, _ in batches)
         if not chosen or not samples:
             raise ValueError(
                 f"expected samples and parameters; got {samples} samples and {len(chosen)} "
@@ -77,7 +85,9 @@ class Hessian:
             )
         if any(m.training for m in model.modules()):
             raise ValueError("the model is in training mode; call eval() first")
-        self._products = Products(model, loss, chosen, tf32=tf32)
+        self._products = Products(
+            model, loss, chosen, call=call, keeps_batches=keeps_batches, tf32=tf32
+        )
         self.names, self.size = self._products.names, self._products.size
         self.dtype, self.device = self._products.dtype, self._products.device
         self._batches, self._tick = batches, tick

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lsengine.data.nesting import mapped
+
 
 class PlainLoss:
     """The mean loss of a few samples as a function of a network's parameters.
@@ -26,6 +28,7 @@ class PlainLoss:
         model: In evaluation mode.
         parameters: Those that move.
         inputs, targets: The samples.
+        call: What gives outputs of network and inputs.
         loss: Returns losses, their mean, or losses and weights.
         context: What every forward and backward pass runs in.
     """
@@ -34,13 +37,14 @@ class PlainLoss:
         self,
         model: nn.Module,
         parameters: Sequence[Tensor],
-        inputs: Tensor,
-        targets: Tensor,
-        loss: Callable[[Tensor, Tensor], Any],
+        inputs: Any,
+        targets: Any,
+        loss: Callable[[Any, Any], Any],
+        call: Callable[[nn.Module, Any], Any],
         context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         self._model, self._parameters, self._loss = model, list(parameters), loss
-        self._inputs, self._targets, self._context = inputs, targets, context
+        self._inputs, self._targets, self._call, self._context = inputs, targets, call, context
         self.centre_P = self._flat([p.detach() for p in self._parameters])
 
     @property
@@ -103,9 +107,10 @@ class PlainLoss:
                 yield module, name, buffer
 
     def _mean(self) -> Tensor:
-        output = self._model(self._inputs.detach().clone())
-        output = output.to(self._targets.device)
-        output = output.to(torch.complex128 if output.is_complex() else torch.float64)
+        output = self._call(self._model, mapped(lambda t: t.detach().clone(), self._inputs))
+        if isinstance(output, Tensor) and isinstance(self._targets, Tensor):
+            output = output.to(self._targets.device)
+            output = output.to(torch.complex128 if output.is_complex() else torch.float64)
         losses = self._loss(output, self._targets)
         if isinstance(losses, tuple | list):
             values, weights = losses

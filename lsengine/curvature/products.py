@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,11 +17,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from lsengine import devices
+from lsengine.curvature import batches as parts_of
 from lsengine.curvature import states
+from lsengine.curvature.batches import Batch
 from lsengine.curvature.differences import DisplacedGradients
+from lsengine.data.nesting import Nested, count, mapped
+from lsengine.models import calling
 
-Loss = Callable[[Tensor, Tensor], Any]
-Batch = tuple[Tensor, Tensor]
+Loss = Callable[[Any, Any], Any]
+Call = Callable[[nn.Module, Nested], Any]
 Tensors = dict[str, Tensor]
 _grad = torch.autograd.grad  # what a forward pass calls may be replaced
 
@@ -57,6 +60,9 @@ class Products:
     Vectors hold the parameters in the order of the model, each flattened in row-major order.  A
     complex number is two real ones, its real and its imaginary part.
 
+    The loss gets a tensor in float64, and what else ``call`` makes of network and inputs as it is.
+    With ``keeps_batches`` a loss may depend on the whole batch, which is cut nowhere.
+
     Attributes:
         names: The parameters.
         size: P, the length of a vector.
@@ -64,9 +70,17 @@ class Products:
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, names: Iterable[str], *, tf32: bool = False
+        self,
+        model: nn.Module,
+        loss: Loss,
+        names: Iterable[str],
+        *,
+        call: Call = calling.call,
+        keeps_batches: bool = False,
+        tf32: bool = False,
     ) -> None:
         self.model, self.loss, self._tf32 = model, loss, tf32
+        self.call, self.keeps_batches = call, keeps_batches
         chosen = set(names)
         everything = dict(model.named_parameters())
         self._parameters: Tensors = {n: p for n, p in everything.items() if n in chosen}
@@ -104,11 +118,11 @@ class Products:
 
         That is its share of the samples, or of the weights if the loss returns weights.
         """
-        inputs, targets = batches[0]
+        few = batches[0] if self.keeps_batches else parts_of.first(batches[0], 2)
         with self._state(way):
-            if not isinstance(self._losses((inputs[:2], targets[:2])), tuple | list):
-                samples = sum(len(inputs) for inputs, _ in batches)
-                return [len(inputs) / samples for inputs, _ in batches]
+            if not isinstance(self._losses(few), tuple | list):
+                sizes = [count(inputs) for inputs, _ in batches]
+                return [size / sum(sizes) for size in sizes]
             weights = [float(self._losses(batch)[1].detach().sum()) for batch in batches]
         return [weight / sum(weights) if sum(weights) else math.nan for weight in weights]
 
@@ -162,8 +176,7 @@ class Products:
 
         def share_of(batch: Batch) -> Tensors:
             def mean_loss(moved: Tensors) -> Tensor:
-                network = partial(functional_call, self.model, {**fixed, **moved})
-                return _mean(self._losses(batch, network))
+                return _mean(self._losses(batch, {**fixed, **moved}))
 
             leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
             slope = jvp(mean_loss, (leaves,), (tangents,))[1]
@@ -200,20 +213,29 @@ class Products:
 
             def share_of(batch: Batch) -> Tensors:
                 def sums(part: Batch) -> tuple[Tensor, Tensor]:
-                    return _sum(self._losses(part), len(part[0]))
+                    return _sum(self._losses(part), count(part[0]))
 
-                return gradients.quotient(sums, batch)
+                return gradients.quotient(sums, batch, whole=self.keeps_batches)
 
             yield share_of
 
-    def _losses(self, batch: Batch, network: Callable[[Tensor], Tensor] | None = None) -> Any:
-        """Return what the loss makes of a batch; nothing that the forward pass writes stays."""
+    def _losses(self, batch: Batch, weights: Tensors | None = None) -> Any:
+        """Return what the loss makes of a batch; nothing that the forward pass writes stays.
+
+        By other weights than the network's, if they are given.
+        """
         inputs, targets = batch
         if all(p.dtype.to_real() == torch.float64 for p in self._parameters.values()):
-            inputs = states.wide(inputs)
+            inputs = parts_of.wide(inputs)
+        inputs = mapped(lambda tensor: self._laid_out(tensor).clone(), inputs)
         with states.undisturbed(self.model):
-            output = (network or self.model)(self._laid_out(inputs).clone())
-        return self.loss(states.wide(output.to(targets.device)), targets)
+            if weights is None:
+                output = self.call(self.model, inputs)
+            else:
+                output = _called_with(weights, self.model, self.call, inputs)
+        if isinstance(output, Tensor) and isinstance(targets, Tensor):
+            output = states.wide(output.to(targets.device))
+        return self.loss(output, targets)
 
     def _laid_out(self, tensor: Tensor) -> Tensor:
         """Return a constant of a product in an order of memory that it survives."""
@@ -233,6 +255,27 @@ class Products:
         """Return a vector as tensors of the parameters' own dtypes."""
         pieces = self.unflatten(vector_P)
         return {name: piece.to(self._parameters[name].dtype) for name, piece in pieces.items()}
+
+
+class _Called(nn.Module):
+    """A call of a network, as a module."""
+
+    def __init__(self, network: nn.Module, call: Call) -> None:
+        super().__init__()
+        self.network, self._call = network, call
+
+    def forward(self, inputs: Nested) -> Any:
+        return self._call(self.network, inputs)
+
+
+def _called_with(weights: Tensors, model: nn.Module, call: Call, inputs: Nested) -> Any:
+    """Call a network with other weights."""
+    if call is calling.call and isinstance(inputs, Tensor):
+        return functional_call(model, weights, (inputs,))
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("a compiled module cannot be called with other weights")
+    named = {f"network.{name}": tensor for name, tensor in weights.items()}
+    return functional_call(_Called(model, call), named, (inputs,))
 
 
 def _padding_rows(model: nn.Module, parameters: Tensors) -> dict[str, int]:

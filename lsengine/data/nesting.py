@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from lsengine.errors import UsageError
@@ -53,6 +54,13 @@ def split(nested: Nested, sizes: int | Sequence[int]) -> list[Nested]:
         columns = [split(value, sizes) for value in nested.values()]
         return [dict(zip(nested, row, strict=True)) for row in zip(*columns, strict=True)]
     return list(zip(*(split(value, sizes) for value in nested), strict=True))
+
+
+def joined(parts: Sequence[Nested]) -> Nested:
+    """Join nestings that are alike along the first axis."""
+    columns = zip(*([tensor for _, tensor in leaves(part)] for part in parts), strict=True)
+    whole = iter([torch.cat(column) for column in columns])
+    return mapped(lambda _: next(whole), parts[0])
 
 
 def lone(nested: Nested | None) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 from lsengine import store, wording
 from lsengine.devices import device_of
 from lsengine.engine import prepare
-from lsengine.engine.prepare.loading import loss_of
+from lsengine.engine.prepare.loading import criterion_of
 from lsengine.engine.prepare.settings import BATCH_NORM, CURVATURE, evaluation_settings
 from lsengine.errors import CellsFailed
 from lsengine.geometry import curve
@@ -96,7 +96,7 @@ def _checkpoint_losses(
             batch_size=int(attributes["batch_size"]),
             without=BATCH_NORM | CURVATURE,  # of either end the statistics of its checkpoint
         )
-        loss = loss_of(job, loaded.dataset)
+        loss = criterion_of(job, loaded.dataset)
         objective = Objective(loaded.model, loaded.dataset, loss, {}, settings)
         losses = []
         for path, key in ((job.checkpoint, "model.checkpoint"), (job.path(spec.to), "curve.to")):

@@ -20,7 +20,7 @@ from lsengine.engine import prepare
 from lsengine.engine.messages import Plan, Report
 from lsengine.engine.prepare import precision
 from lsengine.engine.prepare.directions import cell_steps, directions_of
-from lsengine.engine.prepare.loading import failures_named, loss_of
+from lsengine.engine.prepare.loading import criterion_of, failures_named
 from lsengine.engine.prepare.settings import evaluation_settings
 from lsengine.engine.twin_check import compare_with_twin
 from lsengine.errors import LsengineError, Stopped, UsageError
@@ -108,7 +108,7 @@ class Evaluator:
         return objectives.Objective(
             model,
             self._dataset,
-            loss_of(self._job, self._dataset),
+            criterion_of(self._job, self._dataset),
             {str(k): direction for k, direction in enumerate(along)},
             settings,
             repeats="repeat" in self._grid.axes,

@@ -26,9 +26,10 @@ from lsengine.job import Job
 from lsengine.models import checkpoint
 from lsengine.objective import Objective
 from lsengine.objective.forward import COMPILED, ForwardPass, copied, in_row_major
+from lsengine.objective.judging import SampleValues
 
 log = logging.getLogger(__name__)
-_Values = Mapping[str, tuple[Tensor, Tensor | None]]
+_Values = Mapping[str, SampleValues]
 
 
 def compare_with_twin(
@@ -60,7 +61,7 @@ def compare_with_twin(
         except Exception as error:  # of the user's code; and so will the cells there
             log.info("no sample is compared at %s: %s", probe.describe(), error)
             continue
-        for split, (losses, hits) in values.items():
+        for split, (losses, hits, _) in values.items():
             found, expected = losses.numpy(), probe.losses[split]
             if _differs(found, expected, probe.allowed[split]):
                 search = _Search(

@@ -8,6 +8,7 @@ import torch
 
 from lsengine import data, devices
 from lsengine.curvature import Way
+from lsengine.data.nesting import mapped
 from lsengine.engine import prepare
 from lsengine.engine.evaluator import Evaluator
 from lsengine.engine.messages import Assignment, Plan, WorkerInfo
@@ -131,19 +132,21 @@ class Workspace:
         """Return how losses will be computed, by a trial with a copy of the network."""
         exact = "float32" if self._precision == "auto" else self._precision
         settings = evaluation_settings(self._job, self._device, precision=exact, batch_size=1)
+        settings = settings.of_data(self._loaded.dataset)
         if settings.compiles:
             return COMPILED
         if settings.dtype == torch.float64 and settings.fuses:
             return str(Manner())
         name = next(iter(self._loaded.dataset.splits))
         two = first_samples(self._loaded.dataset, name, 2)
-        sample = data.lone(data.normalized(two, name, settings.dtype)).to(self._device)
+        read = data.normalized(two, name, settings.dtype)
+        sample = mapped(lambda tensor: tensor.to(self._device), read)
         model = cast(copied(self._loaded.model).to(self._device), settings.dtype).eval()
         if not settings.fuses:
             try:
-                return str(manner_in_precision(model, sample))
+                return str(manner_in_precision(model, sample, settings.dtype))
             except Exception:  # the coordinator, which has the same network, says so
                 return str(Manner())
         with torch.inference_mode():
             tf32 = settings.precision == "tf32"
-            return kind_of_pass(model, settings.compute_dtype, sample, tf32=tf32)
+            return kind_of_pass(model, settings.compute_dtype, data.lone(sample), tf32=tf32)

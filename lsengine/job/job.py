@@ -91,6 +91,7 @@ class Job:
         """Return the whole document as YAML text, defaults filled in and paths absolute."""
         content = self.document.model_dump(mode="json")
         content["output"] = str(self.surface)
+        del content["objective" if self.document.objective is None else "loss"]
         tokenizer = ["data.args.tokenizer"] if self.document.data.dataset == "text" else []
         for *sections, last in (path.split(".") for path in [*_PATHS, *tokenizer]):
             section: Any = content
@@ -104,7 +105,8 @@ class Job:
     def own_modules(self) -> list[str]:
         """The names of the user's modules that the job names: of data, loss and network."""
         document = self.document
-        specs = [document.data.dataset, document.loss_spec.name]
+        judged_by = document.objective or document.loss_spec.name
+        specs = [document.data.dataset, judged_by]
         if document.model.is_own:
             specs.append(document.model.arch)
         named = [spec for spec in specs if ":" in spec and not user_code.is_provided(spec)]
@@ -147,6 +149,9 @@ class Job:
         """
         content = self.document.model_dump(mode="json")
         identity = {k: content[k] for k in _IDENTITY}
+        if self.document.objective is not None:
+            del identity["loss"]
+            identity["objective"] = self.document.objective
         # Defaults of what is younger than some files are left out.
         if self.document.cells_per_pass != 1:
             identity["cells_per_pass"] = self.document.cells_per_pass

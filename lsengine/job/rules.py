@@ -20,7 +20,9 @@ _MOST_CELLS = 100_000_000  # more is a slip of the keyboard, and would fill memo
 
 def between_keys(job: Document) -> Iterator[str]:
     """Yield what is wrong between keys; sections that are wrong by themselves are None."""
-    for rules in (_names, _model, _data, _grid, _curvature, _trajectory, _curve, _repeats, _stored):
+    for rules in (_names, _model, _objective, _data, _grid, _curvature, _trajectory, _curve):
+        yield from rules(job)
+    for rules in (_repeats, _stored):
         yield from rules(job)
 
 
@@ -86,6 +88,18 @@ def _model(job: Document) -> Iterator[str]:
         yield f"model.path: arch {job.model.arch} takes none; only such as {example} does"
     if adapter is not None and path is None:
         yield f"model.adapter: needs model.path, the network that it adapts, with arch {example}"
+
+
+def _objective(job: Document) -> Iterator[str]:
+    if job.objective is None:
+        return
+    if ":" not in job.objective:
+        yield f"objective: got {short(job.objective)}; allowed: module:function"
+    if "loss" in job.model_fields_set:
+        yield "loss: an objective has a loss of its own; leave out loss or objective"
+    if "quantities" in job.model_fields_set and "accuracy" in (job.quantities or ()):
+        named = 'let the objective return a metric "accuracy"'
+        yield f"quantities: accuracy is of a loss's outputs; leave it out, and {named}"
 
 
 def _data(job: Document) -> Iterator[str]:

@@ -218,6 +218,7 @@ class Document(Section):
     model: ModelSpec
     data: DataSpec
     loss: Loss = "cross_entropy"
+    objective: Annotated[str, Field(min_length=1)] | None = None
     directions: DirectionsSpec | None = None
     grid: GridSpec | None = None
     trajectory: TrajectorySpec | None = None

@@ -26,15 +26,16 @@ def duplicate(model: nn.Module) -> nn.Module:
     return made
 
 
-def original_number(model: nn.Module, made: nn.Module, inputs: Tensor) -> str:
+def original_number(model: nn.Module, made: nn.Module, use: Callable[[nn.Module], Any]) -> str:
     """Return the name of a number of a network that its copy computes with; empty if none is seen.
 
-    A function keeps its layers when the network that it belongs to is copied.
+    ``use`` does with the copy what is done with a network.  A function keeps its layers when the
+    network that it belongs to is copied.
     """
     watch = _Watch(model)
     try:
         with torch.enable_grad(), watch:
-            made(inputs.clone())
+            use(made)
     except Exception:  # and what failed is told by whoever needs the outputs
         return watch.found
     return watch.found

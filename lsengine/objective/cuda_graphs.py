@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from lsengine import devices
+from lsengine.data.nesting import Nested, leaves, mapped
 from lsengine.log import NOTICE
 
 log = logging.getLogger(__name__)
 Work = Callable[..., tuple[Any, ...]]
 Record = Callable[[Callable[[], tuple[Any, ...]]], tuple[Callable[[], None], tuple[Any, ...]]]
+_Recording = tuple[tuple[Nested, ...], Callable[[], None], tuple[Any, ...]]
 _MOST = 16  # shapes of arguments: whole and last batches of a few splits
 
 
@@ -45,8 +47,8 @@ class Replayed:
     """Work on tensors, replayed where that gives the same bits, and else done anew each time.
 
     Args:
-        work: Takes tensors and returns a tuple of tensors and constants.  It must do the same
-            kernels whatever the tensors hold.
+        work: Takes tensors, or nestings of them that are always alike, and returns a tuple of
+            tensors and constants.  It must do the same kernels whatever the tensors hold.
         places: Returns the tensors that it reads besides its arguments.  When one of them has
             moved in memory, the work is recorded anew.
         record: As `record`.
@@ -56,7 +58,7 @@ class Replayed:
         self, work: Work, places: Callable[[], Sequence[Tensor]], record: Record = record
     ) -> None:
         self._work, self._places, self._record = work, places, record
-        self._recorded: dict[Any, tuple[list[Tensor], Callable[[], None], tuple[Any, ...]]] = {}
+        self._recorded: dict[Any, _Recording] = {}
         self._addresses: list[int] = []
         self._gives_up = False
 
@@ -71,26 +73,27 @@ class Replayed:
             self.forget()
             self._addresses = addresses
 
-    def __call__(self, *arguments: Tensor) -> tuple[Any, ...]:
+    def __call__(self, *arguments: Any) -> tuple[Any, ...]:
         """Return the results; they are overwritten by the next call."""
         if self._gives_up:
             return self._work(*arguments)
-        key = tuple((a.shape, a.stride(), a.dtype) for a in arguments)
+        given = [tensor for _, tensor in leaves(arguments)]
+        key = tuple((a.shape, a.stride(), a.dtype) for a in given)
         if key not in self._recorded:
             return self._first(key, arguments)
         inputs, replay, results = self._recorded[key]
-        for place, argument in zip(inputs, arguments, strict=True):
+        for (_, place), argument in zip(leaves(inputs), given, strict=True):
             place.copy_(argument)
         replay()
         return results
 
-    def _first(self, key: Any, arguments: Sequence[Tensor]) -> tuple[Any, ...]:
+    def _first(self, key: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Do the work, and record it if a replay gives the same bits."""
         expected = self._work(*arguments)
         if len(self._recorded) >= _MOST:
             self.forget()
         try:
-            inputs = [argument.clone() for argument in arguments]
+            inputs = tuple(mapped(Tensor.clone, argument) for argument in arguments)
             replay, results = self._record(lambda: self._work(*inputs))
             replay()
             reason = "" if _equal(results, expected) else "a replay has other last bits"

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from lsengine import devices
 from lsengine.curvature import LanczosOptions, Way, krylov_bytes
+from lsengine.data import Dataset
+from lsengine.data.nesting import Nested, mapped
 from lsengine.geometry.parameters import as_real, can_move, dtype_like, like_kind
 from lsengine.models.layers import BatchNorm
 from lsengine.objective.placement import Hosted, Weights, placement
@@ -47,6 +49,9 @@ class EvaluationSettings:
         curvature_of_moved: Whether only the parameters that move count, or all.
         tf32_products: Whether products with Hessians may round their factors as tf32 does.
         accuracy: Whether to tell which samples of classes are right.
+        judges_batches: Whether an objective judges network and batch, and not a loss its outputs.
+        keeps_batches: Whether batches keep their size where memory runs out, as values may depend
+            on it.
         products_by: The way of products with Hessians, if it is known; else it is found out.
         peers: Processes that share the memory of this host in the same way, this one included.
         residence: Where inputs are; by default what fits into the memory that is free.
@@ -67,6 +72,8 @@ class EvaluationSettings:
     curvature_of_moved: bool = False
     tf32_products: bool = False
     accuracy: bool = True
+    judges_batches: bool = False
+    keeps_batches: bool = False
     products_by: Way | None = None
     peers: int = 1
     residence: Residence | None = None
@@ -76,6 +83,16 @@ class EvaluationSettings:
     def dtype(self) -> torch.dtype:
         """The dtype of weights, and of data for everything but cells' own forward passes."""
         return torch.float64 if self.precision == "float64" else torch.float32
+
+    def of_data(self, dataset: Dataset) -> EvaluationSettings:
+        """Return the same without fusing where layers of ours do not call the network."""
+        is_plain = all(isinstance(split.x, Tensor) for split in dataset.splits.values())
+        return self if is_plain and not self.judges_batches else replace(self, fuses=False)
+
+    @property
+    def judged_by(self) -> str:
+        """The key of the job that says what losses are."""
+        return "objective" if self.judges_batches else "loss"
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -113,6 +130,25 @@ def placed(weights: Weights, device: torch.device) -> tuple[Hosted, str]:
     free = devices.free_bytes(device) if device.type == "cuda" else free_host
     hosted = placement(weights, device=device.type, free=free, free_host=free_host)
     return hosted, weights.said(hosted, str(device), free)
+
+
+def with_place(
+    settings: EvaluationSettings, model: nn.Module, directions: Directions, *, repeats: bool
+) -> tuple[EvaluationSettings, int]:
+    """Settle which vectors stay in the host's memory, and bring the model to the device if none.
+
+    Returns the settings, and the bytes that are still going to be taken on the device.
+    """
+    moving = {name for of_axis in directions.values() for name in of_axis}
+    tensors = (t for of_axis in directions.values() for t in of_axis.values())
+    count = len(directions) * (len(next(tensors)) if repeats else 1)
+    weights = weights_of(model, moving, count, settings)
+    hosted = settings.hosted or placed(weights, settings.device)[0]
+    others = sum(weights.on_device(hosted).values())
+    if hosted == "none":  # else the numbers that move go there by themselves
+        model.to(settings.device)
+        others -= weights.network * weights.width
+    return replace(settings, hosted=hosted), others
 
 
 class FlatParameters:
@@ -225,3 +261,8 @@ class FlatParameters:
 def in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Return real and complex numbers in a precision; integers, such as tokens, as they are."""
     return tensor.to(dtype_like(tensor, dtype)) if can_move(tensor) else tensor
+
+
+def all_in_precision(nested: Nested, dtype: torch.dtype) -> Nested:
+    """Return a nesting with each tensor as `in_precision` does it."""
+    return mapped(lambda tensor: in_precision(tensor, dtype), nested)

@@ -9,13 +9,16 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lsengine import devices
+from lsengine.data.nesting import Nested, count, lone
 from lsengine.errors import EnvironmentUnfit
-from lsengine.models import own_loading
-from lsengine.objective.device_state import EvaluationSettings, FlatParameters, in_precision
+from lsengine.models import calling, own_loading
+from lsengine.objective.batches import no_smaller
+from lsengine.objective.device_state import EvaluationSettings, FlatParameters, all_in_precision
 from lsengine.objective.forward import (
+    Call,
     ForwardPass,
     compiled,
     in_dtype,
@@ -39,6 +42,7 @@ class DisplacedNetwork:
         flat: Its numbers that move.
         calibration: Batches to measure running statistics with, in every cell; may be empty.
         sample: A few inputs in the precision of the weights, to try the forward pass with.
+        call: What is done with the network and each batch.
         tick: Called before every batch of ``calibration``; may raise to stop.
 
     Attributes:
@@ -56,8 +60,9 @@ class DisplacedNetwork:
         flat: FlatParameters,
         settings: EvaluationSettings,
         *,
-        calibration: Sequence[Tensor],
-        sample: Tensor,
+        calibration: Sequence[Nested],
+        sample: Nested,
+        call: Call = calling.call,
         tick: Callable[[], None],
     ) -> None:
         self.model, self._flat, self._settings = model, flat, settings
@@ -65,14 +70,18 @@ class DisplacedNetwork:
         # A GPU is told what to do long before it does it; a CPU has nothing to wait for.
         self._works_ahead = settings.device.type == "cuda" and not calibration
         self._ahead: Cell | None = None  # whose numbers the forward pass has already
-        self._sample = in_precision(sample, settings.compute_dtype)
-        self._manner = None if settings.fuses else manner_in_precision(model, sample)
-        self.exact = ForwardPass(model, self._manner)
+        self._sample = all_in_precision(sample, settings.compute_dtype)
+        self._call, self._manner = call, None
         try:
+            if not settings.fuses:
+                self._manner = manner_in_precision(model, sample, settings.dtype, call)
+            self.exact = ForwardPass(model, self._manner, call)
             self.forward = self._forward_pass(sample)
         except (RuntimeError, MemoryError) as error:
             if not devices.is_out_of_memory(error):
                 raise
+            if settings.keeps_batches:
+                raise no_smaller(count(sample), error) from error
             raise EnvironmentUnfit(
                 f"{settings.device} has no room for the network's folded weights beside the data "
                 f"({str(error).splitlines()[0]}); use a device with more memory, or data.subset"
@@ -144,18 +153,17 @@ class DisplacedNetwork:
         if self._calibration:
             recalibrate(self.model, self.exact, self._calibration, self._tick)
 
-    def _forward_pass(self, sample: Tensor) -> ForwardPass:
-        settings = self._settings
+    def _forward_pass(self, sample: Nested) -> ForwardPass:
+        settings, dtype = self._settings, self._settings.compute_dtype
         if settings.compiles:
-            return compiled(self.model, settings.compute_dtype, self._sample, self._manner)
+            return compiled(self.model, dtype, self._sample, self._manner, self._call)
         if settings.dtype == torch.float64:
             return self.exact
         if not settings.fuses:
-            passes = in_dtype(self.model, settings.compute_dtype, self._manner)
-            require_runs(passes, self._sample, self.model)
+            passes = in_dtype(self.model, dtype, self._manner, self._call)
+            require_runs(passes, self._sample, self.model, dtype)
             return passes
-        tf32 = settings.precision == "tf32"
-        return fused(self.model, settings.compute_dtype, sample, tf32=tf32)
+        return fused(self.model, dtype, lone(sample), tf32=settings.precision == "tf32")
 
     def _fold(self) -> Callable[[Cell], None] | None:
         """Return what displaces the fused layers themselves; None where it cannot be.

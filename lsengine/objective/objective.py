@@ -1,5 +1,7 @@
 """The objective: parameters to metrics, on fixed data, on one device.
 
+What it judges a batch by is a loss of the network's outputs, or an objective of a user's own.
+
 Model, centre and directions are resident, and data that fit.  A cell is one update of a flat buffer
 (which the model's parameters are views of), a forward pass over the data, and one small transfer.
 
@@ -22,21 +24,22 @@ from lsengine import data as datasets
 from lsengine import devices
 from lsengine.curvature import Hessian
 from lsengine.curvature.cells import NAMES, CellCurvature, hessian_parameters, trainable_names
+from lsengine.data import nesting
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.objective import batched
+from lsengine.objective.batches import first, no_smaller
+from lsengine.objective.criterion import Criterion, OwnObjective
 from lsengine.objective.cuda_graphs import Replayed
 from lsengine.objective.device_state import (
     Directions,
     EvaluationSettings,
     FlatParameters,
-    in_precision,
-    placed,
-    weights_of,
+    with_place,
 )
 from lsengine.objective.displaced import DisplacedNetwork
 from lsengine.objective.forward import ForwardPass, cast
+from lsengine.objective.judging import Judge, SampleValues, Step
 from lsengine.objective.layout import is_channels_last
-from lsengine.objective.losses import Loss, SampleLosses, class_axis_of, hits, of_samples
 from lsengine.objective.recalibration import calibration_batches
 from lsengine.objective.splits import ResidentSplit, resident_splits
 from lsengine.objective.vectors import Steps
@@ -44,7 +47,6 @@ from lsengine.surface.grid import Cell
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
-Step = Callable[[Tensor, Tensor], tuple[SampleLosses, Tensor | None]]
 T = TypeVar("T")
 
 
@@ -56,7 +58,7 @@ class Objective:
     Args:
         model: The network with the centre's parameters; taken over and moved to the device.
         dataset: All splits to evaluate.
-        loss: From `loss_function`.
+        criterion: From `loss_function` or `own_objective`.
         directions: By axis (``alpha``, ``beta``) and parameter name; with repeats each
             tensor has a leading axis.  Names of running statistics are allowed.
         repeats: Whether the directions have that axis.
@@ -79,7 +81,7 @@ class Objective:
         self,
         model: nn.Module,
         dataset: datasets.Dataset,
-        loss: Loss,
+        criterion: Criterion,
         directions: Directions,
         settings: EvaluationSettings,
         *,
@@ -87,38 +89,39 @@ class Objective:
         steps: Steps | None = None,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
+        if isinstance(criterion, OwnObjective):
+            settings = replace(settings, judges_batches=True)
+        settings = settings.of_data(dataset)
         settings = replace(settings, channels_last=is_channels_last(model, settings))
-        moving = {name for of_axis in directions.values() for name in of_axis}
-        tensors = (t for of_axis in directions.values() for t in of_axis.values())
-        count = len(directions) * (len(next(tensors)) if repeats else 1)
-        weights = weights_of(model, moving, count, settings)
-        hosted = settings.hosted or placed(weights, settings.device)[0]
-        settings = replace(settings, hosted=hosted)
-        others = sum(weights.on_device(hosted).values())
-        if hosted == "none":  # else the numbers that move go there by themselves
-            model.to(settings.device)
-            others -= weights.network * weights.width
-        self._settings, self._loss, self._tick = settings, loss, tick
-        self._axis = class_axis_of(loss)
+        settings, others = with_place(settings, model, directions, repeats=repeats)
+        self._settings, self._tick = settings, tick
         self.batch_size = settings.batch_size
         self._trainable = trainable_names(model, settings.curvature_of)
         self.model = cast(model, settings.dtype).eval()
         if settings.fuses:  # a user's own code may differentiate by its weights
             self.model.requires_grad_(False)
         self._splits, self.inputs = resident_splits(dataset, settings, others)
-        self._has_classes = any(split.has_classes for split in self._splits.values())
+        splits = [*self._splits.values()]
+        has_classes = any(split.has_classes for split in splits)
+        self._judge = Judge(criterion, splits[0].place, has_classes=has_classes)
         self._curvature: CellCurvature | None = None
         self._way = settings.products_by  # or what is found with the first Hessian
         self._flat = FlatParameters(self.model, directions, settings, repeats=repeats, steps=steps)
         self.model.to(settings.device)
         calibration = calibration_batches(dataset, settings)
-        sample = next(iter(self._splits.values())).exact_inputs()[0][:2]
+        sample = splits[0].exact_inputs()[0]
         with self._evaluating():
             self._network = DisplacedNetwork(
-                self.model, self._flat, settings, calibration=calibration, sample=sample, tick=tick
+                self.model,
+                self._flat,
+                settings,
+                calibration=calibration,
+                sample=sample if settings.keeps_batches else first(sample, 2),
+                call=self._judge.call,
+                tick=tick,
             )
         self.forward = self._network.forward.kind
-        self._step = self._recorded_step()
+        self._step = self._step_of(self._network.forward)
         if settings.curvature:
             self._curvature = self._make_curvature()
 
@@ -142,7 +145,8 @@ class Objective:
         """Return the metrics of a cell: ``<split>_loss``, ``_accuracy`` and ``_loss_se``.
 
         Means over all samples of each split; losses are computed from float64 logits and
-        accumulated in float64.  With curvature, also `lsengine.curvature.cells.NAMES`.
+        accumulated in float64.  With an objective that has metrics, also ``<split>_<name>`` and
+        ``<split>_<name>_se``.  With curvature, also `lsengine.curvature.cells.NAMES`.
 
         Without a coarse cell curvature starts cold.  What is known of the cell is not evaluated
         again: all losses and accuracies, or all of curvature.  A GPU prepares the ``following``
@@ -179,7 +183,9 @@ class Objective:
         hessian = Hessian(
             self.model,
             split.exact_batches(),
-            self._loss,
+            self._judge.differentiated,
+            call=self._judge.call,
+            keeps_batches=self._settings.keeps_batches,
             names=names,
             tick=self._tick,
             way=self._way,
@@ -228,7 +234,7 @@ class Objective:
             logits_GKN = network(inputs).to(targets.device)
             if logits_GKN.dtype != torch.float64:
                 logits_GKN = logits_GKN.float()
-            losses_GN, hits_GN = batched.losses_and_hits(self._loss, logits_GKN, targets)
+            losses_GN, hits_GN = self._judge.of_group(logits_GKN, targets)
             losses.append(losses_GN)
             hits.append(hits_GN)
         all_hits = torch.cat(hits, 1).double() if split.has_classes else None
@@ -244,8 +250,8 @@ class Objective:
         cells_per_pass: int = 1,
         batch_size: int | None = None,
         remade: Callable[[nn.Module], ForwardPass] | None = None,
-    ) -> dict[str, tuple[Tensor, Tensor | None]]:
-        """Return the losses (N,), or their mean (1,), and the hits (N,) of some samples by split.
+    ) -> dict[str, SampleValues]:
+        """Return losses, hits and metrics of some samples by split.
 
         They take the road of a cell's losses: that of a group of ``cells_per_pass``, or that of a
         checkpoint that ``fill`` puts into the model; ``exact`` as in `exact_losses`.  Or they are
@@ -270,26 +276,24 @@ class Objective:
 
     def _in_group(
         self, split: ResidentSplit, indices: Sequence[int], weights_GM: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        inputs, targets = split.samples(indices, exact=False)
+    ) -> SampleValues:
+        inputs, targets = map(nesting.lone, split.samples(indices, exact=False))
         outputs_GKN = batched.StackedMLP(self.model, self._flat.slices, weights_GM)(inputs)
-        losses_GN, hits_GN = batched.losses_and_hits(self._loss, outputs_GKN, targets)
-        return losses_GN[0].double().cpu(), hits_GN[0].double().cpu() if split.has_classes else None
+        losses_GN, hits_GN = self._judge.of_group(outputs_GKN, targets)
+        hits = hits_GN[0].double().cpu() if split.has_classes else None
+        return SampleValues(losses_GN[0].double().cpu(), hits, {})
 
     def _alone(
         self, split: ResidentSplit, indices: Sequence[int], forward: ForwardPass, most: int
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> SampleValues:
         inputs, targets = split.samples(indices, exact=forward is not self._network.forward)
 
-        def evaluate() -> tuple[Tensor, Tensor | None]:
+        def evaluate() -> SampleValues:
             pieces = []
-            for x in inputs.split(min(most, self.batch_size)):
+            for x in nesting.split(inputs, min(most, self.batch_size)):
                 self._tick()
-                pieces.append(forward(x).to(targets.device))
-            output = in_precision(torch.cat(pieces), torch.float64)
-            losses = of_samples(self._loss, output, targets)
-            right = hits(output, targets, self._axis).cpu() if split.has_classes else None
-            return losses.values[: 1 if losses.is_mean else None].double().cpu(), right
+                pieces.append((x, forward(x)))
+            return self._judge.samples(pieces, targets)
 
         return self._fitting(evaluate)
 
@@ -344,6 +348,8 @@ class Objective:
             except (RuntimeError, MemoryError) as error:
                 if self.batch_size == 1 or not devices.is_out_of_memory(error):
                     raise
+                if self._settings.keeps_batches:
+                    raise no_smaller(self.batch_size, error) from error
                 reason = str(error).splitlines()[0]
             # Outside of the handler, whose traceback keeps the activations.
             self.batch_size //= 2
@@ -361,7 +367,7 @@ class Objective:
     def _queue(self, forward: ForwardPass) -> None:
         """Compute losses and hits with the numbers of a forward pass; a GPU does it later."""
         is_exact = forward is self._network.exact
-        step = self._step if forward is self._network.forward else self._step_of(forward)
+        step = self._step if forward is self._network.forward else self._judge.step_of(forward)
         if isinstance(step, Replayed):
             step.refresh()
         with devices.tf32(False) if is_exact else contextlib.nullcontext():
@@ -369,8 +375,10 @@ class Objective:
                 inputs = split.exact_inputs() if is_exact else split.inputs
                 for x, batch in zip(inputs, split.batches, strict=True):
                     self._tick()
-                    losses, right = step(x, batch.targets)
+                    losses, right, metrics = step(x, batch.targets)
                     split.keep(batch, losses)
+                    if metrics:
+                        split.keep_metrics(batch, metrics)
                     if batch.hits is not None and right is not None:
                         batch.hits.copy_(right)
 
@@ -378,19 +386,10 @@ class Objective:
         """Return the metrics of what was queued, when it is done."""
         return {k: v for split in self._splits.values() for k, v in split.means().items()}
 
-    def _recorded_step(self) -> Step:
+    def _step_of(self, forward: ForwardPass) -> Step | Replayed:
         """Return the step of cells, on a CUDA device recorded as a graph."""
-        forward = self._network.forward
-        step = self._step_of(forward)
+        step = self._judge.step_of(forward)
         can_be = self._settings.device.type == "cuda" and forward.can_be_recorded
-        return Replayed(step, forward.tensors) if can_be else step
-
-    def _step_of(self, forward: ForwardPass) -> Step:
-        """Return what makes of inputs and targets the losses of samples, and which are right."""
-
-        def step(inputs: Tensor, targets: Tensor) -> tuple[SampleLosses, Tensor | None]:
-            output = in_precision(forward(inputs).to(targets.device), torch.float64)
-            losses = of_samples(self._loss, output, targets)
-            return losses, hits(output, targets, self._axis) if self._has_classes else None
-
-        return step
+        if not can_be or self._settings.judges_batches:  # an objective may do anything
+            return step
+        return Replayed(step, forward.tensors)

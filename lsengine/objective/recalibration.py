@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from lsengine import data as datasets
+from lsengine.data import nesting
+from lsengine.data.nesting import Nested
 from lsengine.errors import UsageError
 from lsengine.models.layers import BatchNorm, statistics_modules
+from lsengine.objective.batches import Batches
 from lsengine.objective.device_state import EvaluationSettings
 from lsengine.objective.forward import ForwardPass
 
 
-def calibration_batches(dataset: datasets.Dataset, settings: EvaluationSettings) -> list[Tensor]:
+def calibration_batches(dataset: datasets.Dataset, settings: EvaluationSettings) -> list[Nested]:
     """Draw the batches with which statistics are measured; none for other policies.
 
     Raises:
@@ -25,20 +28,21 @@ def calibration_batches(dataset: datasets.Dataset, settings: EvaluationSettings)
         return []
     if "train" not in dataset.splits:
         raise UsageError("batch_norm: recalibrated needs the train split in data.splits")
-    raw = datasets.lone(dataset.splits["train"].x)
     samples, batch_size = settings.recalibration
     generator = torch.Generator().manual_seed(settings.seed)
-    drawn = torch.randperm(len(raw), generator=generator)[:samples]
-    batches = datasets.standardized(raw[drawn], dataset, settings.dtype).split(batch_size)
-    if len(batches) > 1 and len(batches[-1]) < batch_size:
+    split, of = dataset.splits["train"], Batches.of(dataset, whole=settings.judges_batches)
+    drawn = torch.randperm(len(split), generator=generator)[:samples]
+    ready = of.ready(of.raw(split.part(drawn)), settings.dtype)
+    batches = nesting.split(ready, batch_size)
+    if len(batches) > 1 and nesting.count(batches[-1]) < batch_size:
         batches = batches[:-1]  # a smaller batch would weigh as much as a full one
-    return [b.to(settings.device) for b in batches]
+    return [nesting.mapped(lambda t: t.to(settings.device), batch) for batch in batches]
 
 
 def recalibrate(
     model: nn.Module,
     forward: ForwardPass,
-    batches: Sequence[Tensor],
+    batches: Sequence[Nested],
     tick: Callable[[], None] = lambda: None,
 ) -> None:
     """Set running statistics to the plain average over some batches.
@@ -87,7 +91,7 @@ def _refuse_without_momentum(layers: Sequence[nn.Module]) -> None:
             )
 
 
-def _refuse_other_rules(layers: Sequence[Any], forward: ForwardPass, batch: Tensor) -> None:
+def _refuse_other_rules(layers: Sequence[Any], forward: ForwardPass, batch: Nested) -> None:
     """Refuse modules whose statistics are not those of a batch after it, at momentum 1.
 
     Torch's own are known to be.

@@ -12,9 +12,10 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
-from torch import Tensor
 
-Prepare = Callable[[Tensor], Tensor]
+from lsengine.data.nesting import Nested, leaves, mapped, split
+
+Prepare = Callable[[Nested], Nested]
 """From inputs as they were stored, on the device, to new ones as the network reads them."""
 
 
@@ -36,23 +37,23 @@ class Lazy(Sequence[T]):
         return self._at(numbers) if isinstance(numbers, int) else [self._at(n) for n in numbers]
 
 
-class Paired(Lazy[tuple[Tensor, Tensor]]):
+class Paired(Lazy["tuple[Nested, Nested | None]"]):
     """The inputs of batches, and their targets."""
 
-    def __init__(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    def __init__(self, inputs: Sequence[Nested], targets: Sequence[Nested | None]) -> None:
         self._inputs, self._targets = inputs, targets
 
     def __len__(self) -> int:
         return len(self._targets)
 
-    def _at(self, number: int) -> tuple[Tensor, Tensor]:
+    def _at(self, number: int) -> tuple[Nested, Nested | None]:
         return self._inputs[number], self._targets[number]
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Nested, Nested | None]]:
         return zip(self._inputs, self._targets, strict=True)
 
 
-class PreparedBatches(Lazy[Tensor]):
+class PreparedBatches(Lazy[Nested]):
     """The batches of a split, in order, each made anew whenever it is asked for.
 
     Args:
@@ -65,24 +66,24 @@ class PreparedBatches(Lazy[Tensor]):
     """
 
     def __init__(
-        self, raw_N: Tensor, size: int, prepare: Prepare, device: torch.device, *, ahead: bool
+        self, raw_N: Nested, size: int, prepare: Prepare, device: torch.device, *, ahead: bool
     ) -> None:
-        self._parts = raw_N.split(size)
+        self._parts = split(raw_N, size)
         self._prepare, self._device, self._ahead = prepare, device, ahead
         self._slots: list[_Slot] = []
 
     def __len__(self) -> int:
         return len(self._parts)
 
-    def _at(self, number: int) -> Tensor:
-        return self._prepare(self._parts[number].to(self._device))
+    def _at(self, number: int) -> Nested:
+        return self._prepare(mapped(lambda t: t.to(self._device), self._parts[number]))
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Nested]:
         if self._ahead and len(self) > 1:
             return self._copied_ahead()
         return (self[number] for number in range(len(self)))
 
-    def _copied_ahead(self) -> Iterator[Tensor]:
+    def _copied_ahead(self) -> Iterator[Nested]:
         """Yield the batches, with a thread that copies the next two."""
         slots, self._slots = self._slots or _slots(self._parts[0], self._device), []
         turns = [slots[number % 2] for number in range(len(self))]
@@ -113,20 +114,23 @@ class PreparedBatches(Lazy[Tensor]):
 class _Slot:
     """Room for one batch on its way to a CPU, which is but a copy in memory."""
 
-    def __init__(self, like_N: Tensor) -> None:
+    def __init__(self, like_N: Nested, pin_memory: bool = False) -> None:
         with torch.inference_mode(False):  # written by a thread that knows of no such mode
-            self._host_N = torch.empty(like_N.shape, dtype=like_N.dtype)
-        self._array_N = self._host_N.numpy()
+            self._host_N = mapped(
+                lambda t: torch.empty(t.shape, dtype=t.dtype, pin_memory=pin_memory), like_N
+            )
+        self._arrays_N = [tensor.numpy() for _, tensor in leaves(self._host_N)]
         self._count = 0
 
-    def fetch(self, part_N: Tensor) -> None:
+    def fetch(self, part_N: Nested) -> None:
         """Copy a batch, in one thread, which leaves the cores to the network."""
-        self._count = len(part_N)
-        np.copyto(self._array_N[: self._count], part_N.numpy())
+        for array_N, (_, tensor_N) in zip(self._arrays_N, leaves(part_N), strict=True):
+            self._count = len(tensor_N)
+            np.copyto(array_N[: self._count], tensor_N.numpy())
 
-    def arrived(self) -> Tensor:
+    def arrived(self) -> Nested:
         """Return the batch that was fetched, to be read until `release`."""
-        return self._host_N[: self._count]
+        return mapped(lambda tensor_N: tensor_N[: self._count], self._host_N)
 
     def release(self) -> None:
         """Let the next batch take its place once what was asked of it is computed."""
@@ -142,27 +146,28 @@ class _CardSlot(_Slot):
     was there before, and the network's stream after it.
     """
 
-    def __init__(self, like_N: Tensor, copies: Any, device: torch.device) -> None:
-        self._copies, self._device, self._count = copies, device, 0
+    def __init__(self, like_N: Nested, copies: Any, device: torch.device) -> None:
+        super().__init__(like_N, pin_memory=True)
+        self._copies, self._device = copies, device
         with torch.inference_mode(False):
-            self._host_N = torch.empty(like_N.shape, dtype=like_N.dtype, pin_memory=True)
-            self._device_N = torch.empty(like_N.shape, dtype=like_N.dtype, device=device)
-        self._array_N = self._host_N.numpy()
+            self._device_N = mapped(lambda t: torch.empty_like(t, device=device), self._host_N)
         self._copied, self._used = torch.cuda.Event(), torch.cuda.Event()
         # The room may have been somebody else's until now.
         self._used.record(torch.cuda.current_stream(device))
 
-    def fetch(self, part_N: Tensor) -> None:
+    def fetch(self, part_N: Nested) -> None:
         self._copied.synchronize()  # the pinned memory is still read until then
         super().fetch(part_N)
         with torch.cuda.stream(self._copies):
             self._copies.wait_event(self._used)
-            self._device_N[: self._count].copy_(self._host_N[: self._count], non_blocking=True)
+            pairs = zip(leaves(self._device_N), leaves(super().arrived()), strict=True)
+            for (_, room_N), (_, tensor_N) in pairs:
+                room_N[: self._count].copy_(tensor_N, non_blocking=True)
             self._copied.record(self._copies)
 
-    def arrived(self) -> Tensor:
+    def arrived(self) -> Nested:
         torch.cuda.current_stream(self._device).wait_event(self._copied)
-        return self._device_N[: self._count]
+        return mapped(lambda tensor_N: tensor_N[: self._count], self._device_N)
 
     def release(self) -> None:
         self._used.record(torch.cuda.current_stream(self._device))
@@ -171,7 +176,7 @@ class _CardSlot(_Slot):
         torch.cuda.current_stream(self._device).wait_stream(self._copies)
 
 
-def _slots(like_N: Tensor, device: torch.device) -> list[_Slot]:
+def _slots(like_N: Nested, device: torch.device) -> list[_Slot]:
     if device.type != "cuda":
         return [_Slot(like_N) for _ in range(2)]
     copies: Any = torch.cuda.Stream(device)

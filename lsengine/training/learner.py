@@ -225,7 +225,8 @@ class Learner:
 
 
 def _called(model: nn.Module, inputs: Tensor) -> Tensor:
-    return manner_of(model, inputs).call(model, inputs)
+    output: Tensor = manner_of(model, inputs).call(model, inputs)
+    return output
 
 
 def _dtype_of(model: nn.Module) -> torch.dtype:

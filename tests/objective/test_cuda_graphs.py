@@ -121,16 +121,16 @@ def test_cells_by_replays_have_the_bytes_of_cells_without(digits):
     plain = objective_of(network, digits, directions)
     replayed, recorder = objective_of(network, digits, directions), Recorder()
     forward = replayed._network.forward
-    work = replayed._step_of(forward)
+    work = replayed._judge.step_of(forward)
     flat = Recorder.__call__
 
     def record(step):
         def flattened():
-            losses, right = step()
+            losses, right, _ = step()
             return (*losses, right)
 
         replay, (values, weights, is_mean, right) = flat(recorder, flattened)
-        return replay, (SampleLosses(values, weights, is_mean), right)
+        return replay, (SampleLosses(values, weights, is_mean), right, {})
 
     replayed._step = Replayed(work, forward.tensors, record)
     for cell in (*CELLS, Cell(1e30, 1e30), *reversed(CELLS)):
@@ -167,7 +167,7 @@ def test_graphs_on_a_card_give_the_bytes_of_eager_cells(precision, fuses):
     """In every precision, for a traced network and for one's own."""
     graph, eager = _on_card(precision, fuses=fuses), _on_card(precision, fuses=fuses)
     assert isinstance(graph._step, Replayed)
-    eager._step = eager._step_of(eager._network.forward)
+    eager._step = eager._judge.step_of(eager._network.forward)
     for alpha in (0.0, 0.5, -1.0, 1e30, 0.0):
         assert str(graph.losses(Cell(alpha))) == str(eager.losses(Cell(alpha)))
     assert not graph._step._gives_up

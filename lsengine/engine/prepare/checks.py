@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from lsengine import data, devices, models
 from lsengine.data.dataset import NO_LABEL
-from lsengine.engine.prepare.loading import Loaded, called, first_samples, loss_of
+from lsengine.engine.prepare.loading import Loaded, called, criterion_of, first_samples
 from lsengine.engine.prepare.normalisation import check_choices
+from lsengine.engine.prepare.objective_check import check_objective
 from lsengine.engine.prepare.selection import hessian_names
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import can_move, real_dtype
 from lsengine.job import Job
 from lsengine.job.loss import LossSpec
 from lsengine.objective.classes import ClassAxis, refuse_too_few, shape
+from lsengine.objective.criterion import OwnObjective
 from lsengine.objective.device_state import in_precision
 from lsengine.objective.losses import Loss, class_axis_of, hits, of_samples
 
@@ -25,16 +27,22 @@ log = logging.getLogger(__name__)
 _FEW = 64  # samples that show what kind of outputs a network has
 
 
-def check(job: Job, loaded: Loaded) -> None:
-    """Check that network, data, loss and quantities go together.
+def check(job: Job, loaded: Loaded) -> tuple[str, ...]:
+    """Check that network, data, loss or objective, and quantities go together.
+
+    Returns what an objective makes of a split beside its loss; see `check_objective`.
 
     Raises:
         UsageError: If they do not.
     """
     document = job.document
-    loss = loss_of(job, loaded.dataset)
-    check_loss_accepts(loaded.model, loaded.dataset, loss, document.loss_spec)
-    _check_accuracy(job, loaded, loss)
+    criterion = criterion_of(job, loaded.dataset)
+    metrics: tuple[str, ...] = ()
+    if isinstance(criterion, OwnObjective):
+        metrics = check_objective(job, loaded, criterion)
+    else:
+        check_loss_accepts(loaded.model, loaded.dataset, criterion, document.loss_spec)
+        _check_accuracy(job, loaded, criterion)
     _warn_of_undefined(loaded.model)
     check_choices(job, loaded.model)
     if "curvature" in document.quantities:
@@ -45,6 +53,7 @@ def check(job: Job, loaded: Loaded) -> None:
             "quantities: accuracy needs integer labels; these targets are real numbers; "
             "leave it out"
         )
+    return metrics
 
 
 def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, spec: LossSpec) -> None:

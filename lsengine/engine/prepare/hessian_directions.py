@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lsengine import data, devices
 from lsengine.curvature import Eigenpairs, Hessian, Way, cells, krylov_bytes, leading_eigenvectors
 from lsengine.engine.messages import WorkerInfo
-from lsengine.engine.prepare.loading import Loaded, first_samples, loss_of, network
+from lsengine.engine.prepare.loading import Loaded, criterion_of, first_samples, network
 from lsengine.engine.prepare.precision import check_products
 from lsengine.engine.prepare.selection import hessian_names, movable_tensors
 from lsengine.engine.prepare.settings import CURVATURE, evaluation_settings, lanczos_options
@@ -21,6 +21,7 @@ from lsengine.errors import UsageError
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job, rules
 from lsengine.job.direction_types import HessianDirection
+from lsengine.models import calling
 from lsengine.models.copies import original_number
 from lsengine.objective import Objective
 from lsengine.objective.forward import copied
@@ -111,7 +112,7 @@ def hessian_at_centre(
     settings = evaluation_settings(
         job, device, precision=precision(job), batch_size=batch_size, without=CURVATURE
     )
-    loss = loss_of(job, loaded.dataset)
+    loss = criterion_of(job, loaded.dataset)
     centre = Objective(_of_its_own(job, loaded), loaded.dataset, loss, {}, settings, tick=tick)
     check(centre)
     return centre.hessian(Cell(0.0), names)
@@ -122,8 +123,8 @@ def _of_its_own(job: Job, loaded: Loaded) -> nn.Module:
     if job.document.model.is_own:
         dtype = real_dtype(loaded.model.parameters())
         two = data.normalized(first_samples(loaded.dataset, "train", 2), "train", dtype)
-        inputs = data.lone(two)
-        if name := original_number(loaded.model, copied(loaded.model), inputs):
+        made = copied(loaded.model)
+        if name := original_number(loaded.model, made, lambda m: calling.call(m, two)):
             log.info("a copy of the network computes with its %s, so it is made anew", name)
             return network(job, loaded.dataset, wide=loaded.is_wide)
     return copied(loaded.model)

@@ -27,8 +27,9 @@ from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
 from lsengine.job.direction_types import PrincipalDirection
 from lsengine.models import checkpoint
+from lsengine.objective.criterion import Criterion, own_objective
 from lsengine.objective.forward import cast, manner_of
-from lsengine.objective.losses import Loss, loss_function
+from lsengine.objective.losses import loss_function
 from lsengine.surface import parts
 from lsengine.surface.grid import Grid, make_grid
 
@@ -128,16 +129,17 @@ def moving_parts(job: Job) -> dict[str, dict[str, parts.Part]]:
     }
 
 
-def loss_of(job: Job, dataset: data.Dataset) -> Loss:
-    """Return the loss of a job.
+def criterion_of(job: Job, dataset: data.Dataset) -> Criterion:
+    """Return what a job judges batches by: its objective if it has one, else its loss.
 
     Raises:
-        UsageError: As `loss_function`.
+        UsageError: As `criterion`.
     """
-    spec, folder = job.document.loss_spec, job.source.parent
-    return loss_function(
-        spec.name, spec.options, job_folder=folder, lacks_labels=dataset.lacks_labels
-    )
+    document, folder = job.document, job.source.parent
+    if document.objective is not None:
+        return own_objective(document.objective, job_folder=folder)
+    spec, lacks_labels = document.loss_spec, dataset.lacks_labels
+    return loss_function(spec.name, spec.options, job_folder=folder, lacks_labels=lacks_labels)
 
 
 @contextlib.contextmanager
@@ -154,6 +156,7 @@ def failures_named(job: Job, where: str) -> Iterator[None]:
     except Exception as error:
         document = job.document
         is_own = document.model.is_own or document.loss_spec.is_own
+        is_own = is_own or document.objective is not None
         is_own = is_own or ":" in document.data.dataset
         if not is_own or devices.is_out_of_memory(error):
             raise
@@ -168,7 +171,8 @@ def first_samples(dataset: data.Dataset, split: str, count: int) -> data.Dataset
 
 def called(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return what a network makes of inputs, called in its manner."""
-    return manner_of(model, inputs).call(model, inputs)
+    output: Tensor = manner_of(model, inputs).call(model, inputs)
+    return output
 
 
 def grid(job: Job, ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})) -> Grid:

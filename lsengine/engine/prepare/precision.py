@@ -19,7 +19,7 @@ from lsengine import devices
 from lsengine import objective as objectives
 from lsengine.data.nesting import leaves
 from lsengine.data.validation import whole_and_beyond
-from lsengine.engine.prepare.loading import Loaded, loss_of
+from lsengine.engine.prepare.loading import Loaded, criterion_of
 from lsengine.engine.prepare.selection import movable_tensors
 from lsengine.engine.prepare.settings import (
     BATCH_NORM,
@@ -166,7 +166,7 @@ def _objective(
         # Rounding is compared for one network, with the statistics that it has.
         without=BATCH_NORM | CURVATURE,
     )
-    loss = loss_of(job, loaded.dataset)
+    loss = criterion_of(job, loaded.dataset)
     along = {"alpha": directions.normalized(drawn, centre, "filter")}
     return objectives.Objective(model, loaded.dataset, loss, along, settings, tick=tick)
 

@@ -22,7 +22,7 @@ from lsengine import data, devices, models
 from lsengine.engine.messages import Probe, Twin
 from lsengine.engine.prepare import mixing, twin_samples
 from lsengine.engine.prepare.directions import cell_steps
-from lsengine.engine.prepare.loading import Loaded, failures_named, loss_of, network
+from lsengine.engine.prepare.loading import Loaded, criterion_of, failures_named, network
 from lsengine.errors import Stopped, UsageError
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
@@ -336,10 +336,10 @@ class _Maker:
         first = last if 0 < last < count else count // 2 + (count > 2)
         return [first, count - first] if 0 < first < count else [count]
 
-    def _loss(self) -> Callable[[Tensor, Tensor], Any]:
+    def _loss(self) -> Any:
         spec, dataset = self._job.document.loss_spec, self._loaded.dataset
         if spec.is_own:
-            return loss_of(self._job, dataset)
+            return criterion_of(self._job, dataset)
         return naive_losses.of_name(spec.name, spec.options, lacks_labels=dataset.lacks_labels)
 
     def _evaluate(

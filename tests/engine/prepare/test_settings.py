@@ -36,6 +36,8 @@ def job(tmp_path):
                 "precision": "tf32",
             },
             seed=7,
+            objective="mine:judge",
+            batch_size=16,
         )
     )
 
