@@ -52,21 +52,26 @@ def load(job: Job) -> Loaded:
     Raises:
         UsageError: If one of them is missing, damaged or does not fit the others.
     """
-    document, job_folder = job.document, job.source.parent
-    root = job.path(document.data.root) if document.data.root else None
-    is_wide = document.precision == "float64"
-    dataset = data.load(
-        document.data,
-        root=root,
-        job_folder=job_folder,
-        seed=document.seed,
-        exact=is_wide,
-        ignored=document.loss_spec.ignore_index,
-    )
+    is_wide = job.document.precision == "float64"
+    dataset = _dataset(job, exact=is_wide)
     model = network(job, dataset, wide=is_wide)
     digests = {"checkpoint": checkpoint.digest(job.checkpoint), "data": dataset.sha256}
-    digests |= models.folder_digests(document.model, job_folder)
+    digests |= models.folder_digests(job.document.model, job.source.parent)
     return Loaded(model=model, dataset=dataset, digests=digests, is_wide=is_wide)
+
+
+def _dataset(job: Job, *, exact: bool = False) -> data.Dataset:
+    """Return the data of a job; an objective does without targets."""
+    document = job.document
+    return data.load(
+        document.data,
+        root=job.path(document.data.root) if document.data.root else None,
+        job_folder=job.source.parent,
+        seed=document.seed,
+        exact=exact,
+        needs_targets=document.objective is None,
+        ignored=document.loss_spec.ignore_index,
+    )
 
 
 def network(job: Job, dataset: data.Dataset, *, wide: bool = False) -> nn.Module:
@@ -111,15 +116,7 @@ def moving_parts(job: Job) -> dict[str, dict[str, parts.Part]]:
     Raises:
         UsageError: If there is no data or network, or they do not go together.
     """
-    document = job.document
-    root = job.path(document.data.root) if document.data.root else None
-    dataset = data.load(
-        document.data,
-        root=root,
-        job_folder=job.source.parent,
-        seed=document.seed,
-        ignored=document.loss_spec.ignore_index,
-    )
+    dataset = _dataset(job)
     model = _made(job, dataset)
     check_choices(job, model)
     state, known = json.loads(state_dict_layout(model)), roles(model)

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lsengine import job
+from lsengine.engine.prepare import loading
+from lsengine.errors import UsageError
 from tests.support import own_networks
 
 
@@ -35,3 +38,19 @@ make = Net
     logits = 2 * np.tanh(x @ w.T + b) @ v.T + c
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     assert found[1] == pytest.approx(-logs[np.arange(20), y].mean(), rel=1e-5)
+
+
+def test_an_objective_does_without_targets(tmp_path):
+    """A loss does not; both see the same inputs."""
+    code = "make = lambda: nn.Linear(3, 1)\njudge = lambda network, x: network(x)[:, 0]"
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    named = {"quantities": ["loss"], "objective": "net:judge"}
+    path = own_networks.write(tmp_path, code, x, np.zeros(6), **named)
+    np.savez(tmp_path / "d.npz", x_train=x)
+    split = loading.load(job.load(path)).dataset.splits["train"]
+    np.testing.assert_array_equal(split.x.numpy(), x)
+    assert split.y is None
+    of_loss = own_networks.write(tmp_path, code, x, np.zeros(6))
+    np.savez(tmp_path / "d.npz", x_train=x)
+    with pytest.raises(UsageError, match="has x_train, but no y_train"):
+        loading.load(job.load(of_loss))
