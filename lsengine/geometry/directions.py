@@ -105,7 +105,10 @@ def orthogonalized(
     """
     if isinstance(how, units.Units):
         if pairs := how.pairs_in(direction):
-            raise ValueError(f"{pairs[0].label}: angles between two factors depend on their gauge")
+            raise ValueError(
+                f"{pairs[0].label}: angles between two factors depend on their gauge; leave "
+                "orthogonal out, or give units that are no products"
+            )
     elif how not in ("filter", "layer"):
         shared = selected(against, direction)
         square = dot(shared, shared)

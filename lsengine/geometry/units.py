@@ -9,6 +9,7 @@ columns of the two factors, R components.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 
@@ -91,6 +92,26 @@ class Units:
 
     blocks: Mapping[str, Block]
     pairs: tuple[Pair, ...] = ()
+
+    def text(self, tensors: Parameters) -> str:
+        """Return how many units of each kind there are among some tensors.
+
+        Example:
+            >>> both = {"q": torch.zeros(4, 3), "bias": torch.zeros(4)}
+            >>> Units({"q": Block(axis=0, size=2), "bias": Block()}).text(both)
+            '2 heads, 1 whole parameter'
+        """
+        counts = Counter[str]()
+        for name, block in self.blocks.items():
+            if name in tensors:
+                if block.size is None:
+                    counts["whole parameter"] += 1
+                else:
+                    kind = "filter" if (block.axis, block.size) == (0, 1) else "head"
+                    counts[kind] += tensors[name].shape[block.axis] // block.size
+        counts["product"] = len(self.pairs_in(tensors))
+        words = [f"{n:,} {kind}{'s' * (n != 1)}" for kind, n in counts.items() if n]
+        return ", ".join(words)
 
     def pairs_in(self, direction: Parameters) -> list[Pair]:
         """Return the pairs that a direction moves.

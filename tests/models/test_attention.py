@@ -10,6 +10,7 @@ from torch import nn
 
 from lsengine.errors import UsageError
 from lsengine.models.attention import attentions
+from lsengine.models.transformer import Attention, rotation
 from tests.models.test_units import surface
 from tests.support.attention import (
     HEADS,
@@ -63,6 +64,40 @@ def test_heads_are_those_that_the_network_computes_with(form, letters, unit, is_
     if shared > 1 or is_general:  # else all of a layer is multiplied by one number
         one, other = (surface(n, "layer", inputs, ignore=()) for n in (network, twin))
         assert not torch.allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
+class Turned(nn.Module):
+    """The attention of the built-in transformers, with rotary positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = Attention(8, 2, dropout=0.0, causal=True)
+
+    def forward(self, x):
+        """Return (N, T, 8)."""
+        return self.attention(x, rotation(x.shape[1], 4, x))
+
+
+def test_rotary_positions_leave_a_gauge_that_the_balanced_choice_follows():
+    """A complex number for each pair of channels commutes with the turns; other matrices do not."""
+    torch.manual_seed(1)
+    network, inputs = Turned().double(), torch.randn(2, 4, 8, dtype=torch.float64)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    twin, other = copy.deepcopy(network), copy.deepcopy(network)
+    a, b = (torch.diag(torch.tensor(part).double()) for part in ([2.0, -0.5], [1.0, 3.0]))
+    complex_numbers = torch.cat([torch.cat([a, -b], 1), torch.cat([b, a], 1)])
+    for changed, matrix in ((twin, complex_numbers), (other, torch.randn(4, 4).double())):
+        with torch.no_grad():
+            for layer, gauge in (("query", matrix), ("key", torch.linalg.inv(matrix).T)):
+                projection = getattr(changed.attention, layer)
+                projection.weight[:4] = gauge @ projection.weight[:4]
+                projection.bias[:4] = gauge @ projection.bias[:4]
+    torch.testing.assert_close(network(inputs), twin(inputs), rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(network(inputs), other(inputs), rtol=1e-3, atol=1e-3)
+    for unit, is_same in (("balanced", True), ("head", False)):
+        surfaces = (surface(n, unit, inputs, ignore=()) for n in (network, twin))
+        assert torch.allclose(*surfaces, rtol=1e-9, atol=1e-9) == is_same
 
 
 def _without_heads():

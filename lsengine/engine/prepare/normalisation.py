@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
 from torch import nn
 
-from lsengine.engine.prepare.selection import check_patterns
+from lsengine.engine.prepare.selection import check_patterns, movable_tensors
 from lsengine.errors import UsageError
 from lsengine.geometry.units import Units
 from lsengine.job import Job
 from lsengine.job.direction_types import Direction, RandomDirection, UnitsSpec
 from lsengine.models.units import Words, units_of
+
+log = logging.getLogger(__name__)
 
 
 def normalisation(model: nn.Module, axis: str, spec: Direction) -> str | Units:
@@ -44,7 +47,11 @@ def check_choices(job: Job, model: nn.Module) -> None:
     check_patterns(job, model)
     if job.document.directions:
         for axis, spec in job.directions.items():
-            normalisation(model, axis, spec)
+            found, key = normalisation(model, axis, spec), f"directions.{axis}.normalize"
+            if isinstance(found, Units):
+                with units_named(key):
+                    text = found.text(movable_tensors(job, model, spec))
+                log.info("%s: %s", key, text)
 
 
 @contextlib.contextmanager

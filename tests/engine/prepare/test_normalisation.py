@@ -166,6 +166,9 @@ def test_a_mapping_is_in_the_surface(tmp_path, capsys):
     """The identity has it, so another one is another surface."""
     path = _job(tmp_path, "a", normalize={"attention": "head"})
     assert main(["eval", str(path), "--progress", "none"]) == 0
+    filters = 6 + 3  # of the layers before and behind; biases stay
+    said = f"directions.alpha.normalize: {filters} filters, {4 * HEADS} heads\n"
+    assert said in capsys.readouterr().err
     changed = ["--set", "directions.alpha.normalize={attention: filter}"]
     assert main(["eval", str(path), *changed, "--progress", "none"]) == 4
     assert "directions.alpha.normalize.attention" in capsys.readouterr().err
