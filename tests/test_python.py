@@ -10,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import xarray
+from nbclient import NotebookClient
 
 import lsengine
 from lsengine import store
@@ -43,6 +45,25 @@ def test_the_page_does_what_it_says(tmp_path, monkeypatch):
             exec(compile(text, "docs/PYTHON.md", "exec"), names)
         assert printed.getvalue() or "save" in text
     assert (tmp_path / "accuracy.pdf").exists()
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    """From top to bottom in a kernel of its own; surfaces, figures and pages show themselves."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook = nbformat.read(ROOT / "docs" / "notebook.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # outputs are not kept
+    place = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=place).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    shown = [output["data"] for output in outputs if "data" in output]
+    assert ["image/png" in data for data in shown] == [False, True, False, True, True]
+    assert shown[0]["text/html"].count("data:image/png;base64,") == 1
+    assert "121 of 121 cells done" in shown[0]["text/html"]
+    assert "<iframe" in shown[2]["text/html"]
+    bar = "".join(output["text"] for output in outputs if output.get("name") == "stderr")
+    assert "121/121" in bar
+    assert lsengine.open(tmp_path / "margin.h5").counts()["done"] == 11
 
 
 def test_importing_loads_nothing_heavy():

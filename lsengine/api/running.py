@@ -56,6 +56,12 @@ def surfaces(task: Task, options: Options, *, shows: bool) -> list[Surface]:
 
         try:
             evaluate_found(find, options, world=world)
+        except Stopped as error:
+            if task.is_kept:
+                raise
+            raise Stopped(
+                f"{str(error).partition(':')[0]}; without output nothing is kept"
+            ) from None
         except CellsFailed as error:
             error.surfaces = tuple(read(job.output, task) for job in found)
             raise

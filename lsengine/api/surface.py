@@ -69,7 +69,8 @@ class Surface(surface.Surface):
     def _repr_html_(self) -> str:
         """Return a picture and a table, for a notebook."""
         counts = self.counts()
-        said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+        others = [f"{counts[state]:,} {state}" for state in ("missing", "failed") if counts[state]]
+        said = ", ".join([f"{counts['done']:,} of {self.status.size:,} cells done", *others])
         rows: list[tuple[str, ...]] = [("", "centre", "lowest", "highest")]
         for name, values in self.quantities.items():
             finite = values[self.done & np.isfinite(values)]
@@ -79,7 +80,7 @@ class Surface(surface.Surface):
             rows.append((name, *shown))
         lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
         table = f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
-        return f"<p><b>{html.escape(self.name)}</b>: {said} cells</p>{self._image()}{table}"
+        return f"<p><b>{html.escape(self.name)}</b>: {said}</p>{self._image()}{table}"
 
     def _image(self) -> str:
         try:

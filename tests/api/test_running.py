@@ -51,6 +51,8 @@ def test_a_signal_ends_it_and_the_same_call_goes_on(tmp_path, monkeypatch, numbe
         lsengine.evaluate(Signals(), samples(), **call)
     assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
     assert 0 < lsengine.open(tmp_path / "x.h5").counts()["done"] < 81
+    with pytest.raises(error, match="; without output nothing is kept"):
+        lsengine.evaluate(Signals(), samples(), **{**call, "output": None})
     monkeypatch.setattr(Signals, "number", None)
     surface = lsengine.evaluate(Signals(), samples(), **call)
     assert surface.counts()["done"] == 81

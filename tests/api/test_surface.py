@@ -44,7 +44,7 @@ def test_a_page_is_a_frame_in_a_cell(tmp_path):
 def test_a_cell_shows_a_picture_and_a_table():
     """Centre and range of each quantity; names are text."""
     text = PLANE.renamed("a<b")._repr_html_()
-    assert "<b>a&lt;b</b>: 25 done cells" in text
+    assert "<b>a&lt;b</b>: 25 of 25 cells done" in text
     assert "<td>train_loss</td><td>1</td><td>1</td><td>9</td>" in text
     (picture,) = re.findall(r'src="data:image/png;base64,([^"]*)"', text)
     assert base64.b64decode(picture).startswith(b"\x89PNG")
@@ -55,5 +55,5 @@ def test_nothing_done_yet_is_a_table_alone():
     empty = replace(CURVE, status=np.zeros_like(CURVE.status))
     text = empty._repr_html_()
     assert "<img" not in text
-    assert "5 missing cells" in text
+    assert "0 of 5 cells done, 5 missing" in text
     assert "<td>train_loss</td><td></td><td></td><td></td>" in text
