@@ -73,6 +73,8 @@ class Dataset:
             (N, H, W) or (N, T).  ``values``: numbers to predict, (N, ...).  ``nested``: several
             tensors.  ``none``: there are none.
         vocabulary: The characters that tokens stand for, in their order; None if they do not.
+        own_loss: Of which loss of its logits the network's own is the mean, where that is asked
+            for and known (`lsengine.objective.reported.Kind`).
     """
 
     splits: dict[str, Split]
@@ -81,6 +83,7 @@ class Dataset:
     classes: int | None
     target_kind: TargetKind = "classes"
     vocabulary: str | None = None
+    own_loss: str | None = None
 
     @property
     def channels(self) -> int:

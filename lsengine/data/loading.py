@@ -42,6 +42,7 @@ def load(
     seed: int,
     exact: bool = False,
     needs_targets: bool = True,
+    keeps_targets: bool = False,
     ignored: int | None = None,
 ) -> Dataset:
     """Load the splits that a job asks for.
@@ -50,14 +51,15 @@ def load(
     ``spec.subset`` samples of each split, drawn by the seed, the classes in the proportions of the
     whole up to rounding, in the file's order.  With ``exact`` inputs and values to predict of 64
     bits keep them; else they are rounded to float32.  Without ``needs_targets``, for an objective,
-    there may be none.  An ``ignored``
-    label stands for none.
+    there may be none.  With ``keeps_targets`` those of several arrays are inputs, too.  An
+    ``ignored`` label stands for none.
 
     Raises:
         UsageError: If data are missing, damaged, empty, not finite or shaped wrongly.
         EnvironmentUnfit: If a library that the data set needs is not installed.
     """
-    raw = _read(spec, root, job_folder, needs_targets)
+    needs = naming.Choice(needs_targets=needs_targets, keeps_targets=keeps_targets)
+    raw = _read(spec, root, job_folder, needs)
     if ignored is not None:
         raw = _without(raw, ignored)
     in_root = spec.dataset in _ARGUMENTS
@@ -70,6 +72,8 @@ def load(
     checked = {
         name: check(f"{where}: {name}", *raw.splits[name]) for name in SPLITS if name in raw.splits
     }
+    if keeps_targets:
+        checked = {name: _alike(split, *raw.splits[name]) for name, split in checked.items()}
     check_alike(checked, where)
     kind, classes = described(checked, raw.classes, where, needs_targets=needs_targets)
     splits: dict[str, Split] = {name: checked[name] for name in SPLITS if name in spec.splits}
@@ -79,9 +83,14 @@ def load(
     if spec.normalize is not None:
         mean, std = spec.normalize.mean, spec.normalize.std
         _check_normalize(next(iter(splits.values())).x, mean)
-    constants = {"mean": _constants(mean), "std": _constants(std)}
+    moments = _constants(mean), _constants(std)
     return Dataset(
-        splits=splits, **constants, classes=classes, target_kind=kind, vocabulary=raw.vocabulary
+        splits=splits,
+        mean=moments[0],
+        std=moments[1],
+        classes=classes,
+        target_kind=kind,
+        vocabulary=raw.vocabulary,
     )
 
 
@@ -114,12 +123,20 @@ def _without(raw: RawData, ignored: int) -> RawData:
     return replace(raw, no_label=ignored)
 
 
+def _alike(split: Split, x_raw: Any, y_raw: Any) -> Split:
+    """Return a split whose targets are the same tensor where they are inputs."""
+    if not isinstance(x_raw, Mapping) or not isinstance(split.x, dict) or split.y is None:
+        return split
+    x = {name: split.y if x_raw[name] is y_raw else value for name, value in split.x.items()}
+    return replace(split, x=x)
+
+
 def _constants(values: Sequence[float] | None) -> Tensor | None:
     return None if values is None else torch.tensor(list(values), dtype=torch.float64)
 
 
 def _read(
-    spec: schema.DataSpec, root: Path | None, job_folder: Path, needs_targets: bool
+    spec: schema.DataSpec, root: Path | None, job_folder: Path, needs: naming.Choice
 ) -> RawData:
     if ":" in spec.dataset:
         arrays = user_code.call(spec.dataset, spec.args, key="data.dataset", job_folder=job_folder)
@@ -129,8 +146,7 @@ def _read(
                 f"{where} returned {type(arrays).__name__}; expected a mapping with x_train and "
                 "y_train, x_test and y_test, or with train and test"
             )
-        choice = naming.Choice(needs_targets=needs_targets)
-        return _pairs(naming.by_split(arrays, where), where, arrays, choice)
+        return _pairs(naming.by_split(arrays, where), where, arrays, needs)
     allowed = _ARGUMENTS.get(spec.dataset, ())
     for name in spec.args:
         if name not in allowed:
@@ -141,7 +157,7 @@ def _read(
     if root is None:
         raise UsageError(f"data.root: required for dataset {spec.dataset}")
     if spec.dataset == "arrays":
-        choice, where = _choice(spec.args, needs_targets), f"data.root: {root}"
+        choice, where = _choice(spec.args, needs), f"data.root: {root}"
         named = array_files.read(root, choice, _number(spec.args, "pad"))
         return _pairs(named, where, spec.args, choice)
     if spec.dataset == "image_folder":
@@ -164,7 +180,7 @@ def _pairs(
     )
 
 
-def _choice(args: Mapping[str, Any], needs_targets: bool) -> naming.Choice:
+def _choice(args: Mapping[str, Any], needs: naming.Choice) -> naming.Choice:
     """Return which arrays of a file are inputs and which are targets."""
     inputs, targets = args.get("inputs"), args.get("targets")
     names = inputs if isinstance(inputs, list) else [inputs]
@@ -178,7 +194,7 @@ def _choice(args: Mapping[str, Any], needs_targets: bool) -> naming.Choice:
         )
     if targets is not None and not isinstance(targets, str):
         raise UsageError(f"data.args.targets: expected a name, got {targets!r}")
-    return naming.Choice(inputs=inputs, targets=targets, needs_targets=needs_targets)
+    return replace(needs, inputs=inputs, targets=targets)
 
 
 def _number(args: Mapping[str, Any], name: str) -> float | None:

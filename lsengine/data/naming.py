@@ -29,11 +29,13 @@ class Choice:
         targets: The name of the targets; None for the first of `TARGETS`.
         needs_targets: Whether there must be some.  Without need all arrays are inputs, unless
             the choice names some, or there are just x and y.
+        keeps_targets: Whether targets are inputs, too, by their name.
     """
 
     inputs: str | Sequence[str] | None = None
     targets: str | None = None
     needs_targets: bool = True
+    keeps_targets: bool = False
 
     def is_target(self, name: str) -> bool:
         """Whether an array of this name is targets, if it is the first."""
@@ -100,6 +102,8 @@ def pair(batch: Any, choice: Choice, where: str, split: str) -> tuple[Any, Any]:
         x = x[0] if len(x) == 1 else x
     else:
         x, y = batch, None
+    if choice.keeps_targets and isinstance(x, Mapping):
+        return _named(x if y is None else {**x, "labels": y}, choice, where, split)
     if y is None and choice.needs_targets:
         raise UsageError(
             f"{where}: {split or 'it'} has inputs, but no targets; give a pair (inputs, targets), "
@@ -132,7 +136,8 @@ def _named(named: Mapping[str, Any], choice: Choice, where: str, split: str) -> 
     if target is None and (choice.needs_targets or asked or set(named) == {"x", "y"}):
         target = next((n for n in TARGETS if n in named and n not in asked), None)
     _check_asked(named, asked, choice.targets, where, split)
-    others = {name: value for name, value in named.items() if name != target}
+    is_kept = choice.keeps_targets and set(named) != {"x", target}
+    others = {n: v for n, v in named.items() if n != target or is_kept}
     of = f"_{split}" if split else ""
     if not others:
         raise UsageError(f"{where}: has {target or 'nothing'}{of}, but no x{of}")

@@ -58,6 +58,11 @@ class LossSpec(BaseModel):
         """Whether it is the user's own code, of which nothing is known."""
         return ":" in self.name
 
+    @property
+    def has_class_outputs(self) -> bool:
+        """Whether a network needs an output for each class of the labels."""
+        return not self.is_own and self.name not in ("bce_with_logits", "output")
+
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {k: v for k, v in handler(self).items() if v is not None}

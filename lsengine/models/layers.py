@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim.swa_utils import AveragedModel
 
 from lsengine.errors import UsageError
+from lsengine.models import calling
 from lsengine.models.copies import duplicate
 
 BatchNorm = _BatchNorm  # torch has no public name for what its batch normalisations share
@@ -22,39 +24,51 @@ _NAMED_NORM = re.compile(r"norm(\dd)?$", re.IGNORECASE)
 
 def check_model_accepts(
     model: nn.Module,
-    x: Tensor,
-    call: Callable[[nn.Module, Tensor], Any] = lambda model, x: model(x),
-) -> Tensor:
+    x: Any,
+    call: Callable[[nn.Module, Any], Any] = calling.call,
+) -> Any:
     """Run two samples through the network, to find a misfit before the work starts.
 
-    Its mode and its running statistics are left as they are.  Returns the network's output.
+    They are a tensor, or dicts and tuples of them.  The network's mode and its running statistics
+    are left as they are.  Returns its output.
 
     Raises:
-        UsageError: If the network refuses the data's shape.
+        UsageError: If the network refuses the data's shape, or a tensor is no row per sample.
     """
     training = model.training
     try:
         with torch.no_grad():
-            out = call(model.eval(), x[:2])
+            out = call(model.eval(), x[:2] if isinstance(x, Tensor) else x)
     except (Exception, SystemExit) as error:
         raise UsageError(
-            f"model.arch: the network refuses data of shape {[*x.shape[1:]]} per sample: "
-            f"{type(error).__name__}: {error}{_cure(error, x)}"
+            f"model.arch: the network refuses data of shape {_shape(x)} per sample: "
+            f"{type(error).__name__}: {error}{_cure(error, _first(x))}"
         ) from error
     finally:
         model.train(training)
-    if not isinstance(out, Tensor):
-        raise UsageError(
-            f"model.arch: expected one tensor, a row per sample; got {type(out).__name__}; let the "
-            "factory return a module whose forward returns the outputs alone (output.logits, "
-            "output[0])"
-        )
-    if not out.ndim or out.shape[0] != min(2, x.shape[0]):
+    samples = min(2, len(_first(x)))
+    if isinstance(out, Tensor) and (not out.ndim or out.shape[0] != samples):
         raise UsageError(
             f"model.arch: expected one tensor, a row per sample; got shape {[*out.shape]} for "
-            f"{min(2, x.shape[0])} samples"
+            f"{samples} samples"
         )
     return out
+
+
+def _first(x: Any) -> Tensor:
+    """Return the first tensor of a nesting."""
+    return x if isinstance(x, Tensor) else _first(next(iter(_inner(x).values())))
+
+
+def _inner(x: Any) -> dict[Any, Any]:
+    return x if isinstance(x, dict) else dict(enumerate(x))
+
+
+def _shape(x: Any) -> str:
+    """Return the shape of a sample, of several tensors by their names."""
+    if isinstance(x, Tensor):
+        return str([*x.shape[1:]])
+    return ", ".join(f"{name}: {_shape(inner)}" for name, inner in _inner(x).items())
 
 
 def _cure(error: BaseException, x: Tensor) -> str:
@@ -117,8 +131,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def initialise_lazy(
     model: nn.Module,
-    x: Tensor,
-    call: Callable[[nn.Module, Tensor], Any] = lambda model, x: model(x),
+    x: Any,
+    call: Callable[[nn.Module, Any], Any] = calling.call,
 ) -> None:
     """Give lazy modules the shapes that a few inputs make; nothing else is changed.
 
@@ -153,7 +167,7 @@ def batch_norm_buffers(model: nn.Module) -> frozenset[str]:
     )
 
 
-def changing_statistics(model: nn.Module, x: Tensor) -> set[str]:
+def changing_statistics(model: nn.Module, x: Any) -> set[str]:
     """Return the names of tensors, counters aside, that a forward pass in training mode changes.
 
     Those in modules of torch's own are left out: their statistics are known, and the vectors of a
@@ -164,7 +178,7 @@ def changing_statistics(model: nn.Module, x: Tensor) -> set[str]:
         with torch.random.fork_rng(devices=[]):
             copy = duplicate(model).train()
             before = {name: t.detach().clone() for name, t in _numbers(copy).items()}
-            copy(x.clone())
+            calling.call(copy, deepcopy(x))
     except Exception:  # of the user's code
         return set()
     return {n for n, t in _numbers(copy).items() if n in before and not _is_same(t, before[n])}

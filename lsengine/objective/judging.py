@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lsengine.data.nesting import Nested, count, joined, lone, mapped
+from lsengine.data.nesting import Nested, count, leaves, lone, mapped
 from lsengine.models import calling
 from lsengine.objective import batched
 from lsengine.objective.criterion import Criterion, OwnObjective
 from lsengine.objective.device_state import in_precision
 from lsengine.objective.forward import Call
-from lsengine.objective.losses import SampleLosses, class_axis_of, hits, of_samples
+from lsengine.objective.losses import SampleLosses, hits_of, of_samples
 from lsengine.objective.means import Metrics
 from lsengine.objective.outputs import nested_output
 
@@ -71,7 +71,7 @@ class Judge:
         losses = of_samples(self._criterion, output, targets)
         right = None
         if self._has_classes:
-            right = hits(output, lone(targets), class_axis_of(self._criterion))
+            right = hits_of(self._criterion, output, lone(targets))
         return losses, right, {}
 
     def samples(self, pieces: Sequence[tuple[Nested, Any]], targets: Nested | None) -> SampleValues:
@@ -84,7 +84,8 @@ class Judge:
                 for name in parts[0][2]
             }
             return SampleValues(losses.cpu(), None, metrics)
-        output = joined([self.widened(output) for _, output in pieces])
+        sizes = [count(inputs) for inputs, _ in pieces]
+        output = _together([self.widened(output) for _, output in pieces], sizes)
         of_batch, right, _ = self.judged(output, output, targets)
         losses = of_batch.values[: 1 if of_batch.is_mean else None]
         return SampleValues(losses.double().cpu(), None if right is None else right.cpu(), {})
@@ -106,3 +107,16 @@ class Judge:
             return in_precision(output.to(self._place), torch.float64)
         nested = nested_output(output)
         return mapped(lambda t: in_precision(t.to(self._place), torch.float64), nested)
+
+
+def _together(outputs: Sequence[Nested], sizes: Sequence[int]) -> Nested:
+    """Join outputs of batches along the samples; of a number for each batch take the mean."""
+    columns = zip(*([tensor for _, tensor in leaves(output)] for output in outputs), strict=True)
+    shares = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
+    whole = iter(
+        [
+            torch.cat(column) if column[0].ndim else torch.stack(column) @ shares.to(column[0])
+            for column in columns
+        ]
+    )
+    return mapped(lambda _: next(whole), outputs[0])

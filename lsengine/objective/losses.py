@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from lsengine.external import user_code
 from lsengine.objective import builtin
 from lsengine.objective.classes import ClassAxis, class_axis, shapes
 from lsengine.objective.outputs import logits_of
+from lsengine.objective.reported import Kind, ReportedLoss
 
 Loss = Callable[[Any, Any], Any]
 """From float64 outputs and targets to what `of_samples` takes."""
@@ -59,17 +60,21 @@ def loss_function(
     *,
     job_folder: Path,
     lacks_labels: bool = False,
+    own_loss: str | None = None,
 ) -> Loss:
     """Return the loss of a job, by which `of_samples` gets its numbers.
 
     It is a built-in one with its options (`lsengine.objective.builtin`), or ``module:function``,
     called as ``function(output, target)``.  With ``lacks_labels`` some targets are `NO_LABEL`: the
-    loss is weighted by how many are not.
+    loss is weighted by how many are not.  ``output`` is the loss that the network returns,
+    of a kind ``own_loss`` (`lsengine.objective.reported`).
 
     Raises:
         UsageError: If a ``module:function`` cannot be imported; or, when it is called, if it gives
             no weights where labels are lacking.
     """
+    if name == "output":
+        return ReportedLoss(cast(Kind | None, own_loss), lacks_labels=lacks_labels)
     if ":" not in name:
         loss: Loss = builtin.of_name(name, options, lacks_labels=lacks_labels)
         return loss
@@ -106,6 +111,16 @@ class OwnLoss:
                 "weights): the mean over each sample's labels, and how many it has"
             )
         return result
+
+
+def hits_of(loss: Loss, output: Nested, targets: Tensor) -> Tensor:
+    """Return the `hits` of a batch whose outputs and labels go together as a loss has it.
+
+    Raises:
+        ValueError: As `hits`; or if that is not known.
+    """
+    pair = loss.paired(output, targets) if isinstance(loss, ReportedLoss) else (output, targets)
+    return hits(*pair, class_axis_of(loss))
 
 
 def class_axis_of(loss: Loss) -> ClassAxis | None:

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lsengine.data.nesting import Nested, count, mapped, split
 from lsengine.objective import naive_losses
+from lsengine.objective.outputs import nested_output
 
 Numbers = Mapping[str, Tensor]
 
@@ -28,12 +30,14 @@ class Values(NamedTuple):
         losses: One per sample (N,), or one mean (1,).
         loss: Their mean, weighted where the loss gives weights.
         hits: Which share of its labels each sample has right (N,); None without classes.
+        is_nested: Whether outputs, here behind each other, or targets were several tensors.
     """
 
     outputs: Tensor
     losses: Tensor
     loss: float
     hits: Tensor | None
+    is_nested: bool = False
 
 
 class NaiveNetwork:
@@ -74,7 +78,7 @@ class NaiveNetwork:
         return tensors
 
     @torch.no_grad()
-    def measure_statistics(self, x: Tensor) -> None:
+    def measure_statistics(self, x: Nested) -> None:
         """Replace running statistics by those of one batch."""
         layers: list[Any] = [m for m in self.model.modules() if _has_statistics(m)]
         before = [(layer.momentum, layer.training) for layer in layers]
@@ -84,29 +88,33 @@ class NaiveNetwork:
         for layer, (momentum, training) in zip(layers, before, strict=True):
             layer.momentum, layer.training = momentum, training
 
-    def __call__(self, x: Tensor) -> Any:
+    def __call__(self, x: Nested) -> Any:
         """Return the network's output; with gradients recorded unless it works only without."""
         try:
             with torch.enable_grad():
-                return self.model(x.clone())
+                return self._call(mapped(Tensor.clone, x))
         except RuntimeError:
             with torch.no_grad():
-                return self.model(x.clone())
+                return self._call(mapped(Tensor.clone, x))
+
+    def _call(self, x: Nested) -> Any:
+        if isinstance(x, dict):
+            return self.model(**x)
+        return self.model(*x) if isinstance(x, tuple) else self.model(x)
 
     def evaluate(
-        self, x: Tensor, y: Tensor, loss: Callable[..., Any], sizes: Sequence[int]
+        self, x: Nested, y: Nested, loss: Callable[..., Any], sizes: Sequence[int]
     ) -> Values:
         """Return the values of samples, in batches of these sizes."""
         batches = []
-        for x_N, y_N in zip(x.split(list(sizes)), y.split(list(sizes)), strict=True):
-            output = self(x_N).detach().cpu()
-            wide = torch.complex128 if output.is_complex() else torch.float64
-            batches.append((output.to(wide), y_N))
+        for x_N, y_N in zip(split(x, sizes), split(y, sizes), strict=True):
+            output = mapped(lambda tensor: tensor.detach().cpu(), nested_output(self(x_N)))
+            batches.append((cast(output, torch.float64), y_N))
         return values_of(batches, loss)
 
 
 @torch.no_grad()
-def values_of(batches: Sequence[tuple[Tensor, Tensor]], loss: Callable[..., Any]) -> Values:
+def values_of(batches: Sequence[tuple[Nested, Any]], loss: Callable[..., Any]) -> Values:
     """Return the values of batches of outputs and targets."""
     losses, weights = [], []
     for output, y_N in batches:
@@ -114,20 +122,21 @@ def values_of(batches: Sequence[tuple[Tensor, Tensor]], loss: Callable[..., Any]
         result, weight = result if isinstance(result, tuple | list) else (result, None)
         is_mean = result.ndim == 0
         if is_mean:
-            result, weight = result.reshape(1), result.new_full((1,), len(y_N))
+            result, weight = result.reshape(1), result.new_full((1,), count(y_N))
         losses.append(result.detach().double())
         ones = torch.ones(len(result), dtype=torch.float64)
         weights.append(ones if weight is None else weight.detach().double())
     values, shares = torch.cat(losses), torch.cat(weights)
     mean = (values.where(shares > 0, 0) * shares).sum() / shares.sum()
-    outputs = [torch.view_as_real(o) if o.is_complex() else o for o, _ in batches]
-    axis = getattr(loss, "class_axis", None)
-    hits = [h for h in (naive_losses.hits(*b, axis) for b in batches) if h is not None]
+    outputs = [_real(output) for output, _ in batches]
+    answers = naive_losses.answers_of(loss)
+    hits = [h for h in (answers(*batch) for batch in batches) if h is not None]
     return Values(
         _joined(outputs),
         mean.reshape(1) if is_mean else values,
         float(mean),
         torch.cat(hits) if len(hits) == len(batches) else None,
+        is_nested=not all(isinstance(of_batch, Tensor) for of_batch in batches[0]),
     )
 
 
@@ -175,8 +184,25 @@ def widened(model: nn.Module) -> nn.Module:
     return model
 
 
-def inputs(raw: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
-    """Return raw inputs as the network sees them, in float64."""
+def cast(nested: Nested, dtype: torch.dtype) -> Nested:
+    """Return numbers in a precision, complex ones in that precision, and integers as they are."""
+
+    def one(tensor: Tensor) -> Tensor:
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            return tensor
+        return tensor.to(dtype.to_complex() if tensor.is_complex() else dtype)
+
+    return mapped(one, nested)
+
+
+def inputs(raw: Nested, mean: Tensor | None, std: Tensor | None) -> Nested:
+    """Return raw inputs as the network sees them, in float64; several are not normalised."""
+    if not isinstance(raw, Tensor):
+        return mapped(lambda tensor: _inputs(tensor, None, None), raw)
+    return _inputs(raw, mean, std)
+
+
+def _inputs(raw: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
     if raw.is_complex():
         return raw.to(torch.complex128)
     if not raw.is_floating_point() and raw.dtype != torch.uint8:
@@ -194,6 +220,15 @@ def _has_statistics(module: nn.Module) -> bool:
     names = dict(module.named_buffers(recurse=False))
     kinds = ("running_mean", "running_var")
     return any(names.get(n) is not None for n in kinds) and hasattr(module, "momentum")
+
+
+def _real(output: Any) -> Tensor:
+    """Return outputs as one tensor of real numbers, those of several behind each other."""
+    if isinstance(output, Tensor):
+        return torch.view_as_real(output) if output.is_complex() else output
+    inner = output.values() if isinstance(output, dict) else output
+    parts = [part for part in map(_real, inner) if part.ndim]  # a loss of all is none of each
+    return torch.cat([part.reshape(len(part), -1).double() for part in parts], 1)
 
 
 def _joined(outputs: Sequence[Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,14 +27,24 @@ class NaiveLoss:
         """Return one number per sample (N,), or a pair: these, and their weights (N,)."""
         return self.function(output, target, **self.options)
 
-    @property
-    def class_axis(self) -> str | None:
-        """Where the job says that the classes are."""
-        return self.options.get("class_axis")
+    def hits(self, output: Any, target: Tensor) -> Tensor | None:
+        """Return which share of its labels each sample has right (N,); None without answers."""
+        kind, axis = self.options.get("kind"), self.options.get("class_axis")
+        if kind is not None:
+            output, target = _paired(output, target, kind)
+            axis = {"next": "last", "last": "last", "second": "second"}.get(kind)
+        return hits(output, target, axis)
 
 
-def of_name(name: str, options: Mapping[str, Any], *, lacks_labels: bool = False) -> NaiveLoss:
-    """Return a built-in loss with the options of a job, by its definition."""
+def of_name(
+    name: str, options: Mapping[str, Any], *, lacks_labels: bool = False, kind: str | None = None
+) -> NaiveLoss:
+    """Return a built-in loss with the options of a job, by its definition.
+
+    ``kind`` is that of the network's own loss, where that is meant.
+    """
+    if name == "output":
+        return NaiveLoss(reported, {"kind": kind, "lacks_labels": lacks_labels})
     given = {k: v for k, v in options.items() if k != "ignore_index"}
     if name in ("cross_entropy", "nll", "bce_with_logits"):
         given["lacks_labels"] = lacks_labels
@@ -97,6 +108,27 @@ def bce_with_logits(
     return (losses * counts).sum(1) / number.where(number > 0, 1), number
 
 
+def reported(output: Any, target: Tensor, kind: str | None, lacks_labels: bool = False) -> Any:
+    """Return the number that the network returns; or of each sample the loss that it is of."""
+    if kind is None:
+        return output["loss"]
+    logits, target = _paired(output, target, kind)
+    if kind == "numbers":
+        return mse(logits, target)
+    if kind == "answers":
+        return bce_with_logits(logits, target, lacks_labels=lacks_labels)
+    axis = "second" if kind == "second" else "last"
+    return cross_entropy(logits, target, class_axis=axis, lacks_labels=lacks_labels)
+
+
+def _paired(output: Any, target: Tensor, kind: str) -> tuple[Any, Tensor]:
+    """Return logits and labels; of tokens the logits that come before each label."""
+    logits, tokens = _logits(output), target.shape[-1]
+    if kind == "next":
+        return logits.narrow(1, 0, tokens - 1), target.narrow(1, 1, tokens - 1)
+    return logits, target
+
+
 def mse(output: Any, target: Tensor) -> Tensor:
     """Return the mean squared difference of each sample's numbers."""
     x, t = _numbers(output, target)
@@ -126,10 +158,19 @@ _LOSSES: Mapping[str, Callable[..., Any]] = {
 }
 
 
+def answers_of(loss: Any) -> Callable[[Any, Tensor], Tensor | None]:
+    """Return what tells the `hits` of a batch for a loss, of one's own or not."""
+    if isinstance(loss, NaiveLoss):
+        return loss.hits
+    return partial(hits, class_axis=getattr(loss, "class_axis", None))
+
+
 def hits(output: Any, y: Tensor, class_axis: str | None = None) -> Tensor | None:
     """Return which share of its labels each sample has right (N,); None without answers."""
     output = _logits(output)
-    if output is None or y.is_floating_point() or y.is_complex() or output.is_complex():
+    if not isinstance(output, Tensor) or not isinstance(y, Tensor):
+        return None
+    if y.is_floating_point() or y.is_complex() or output.is_complex():
         return None
     axis = _axis(output, y, class_axis)
     if axis is not None:

@@ -68,7 +68,6 @@ class Learner:
         # MPS has no float64: what needs it is computed on the host.
         self._host = torch.device("cpu") if self.device.type == "mps" else self.device
         self._loss = self._loss_of(document, job_folder)
-        self._axis = losses.class_axis_of(self._loss)
         torch.manual_seed(recipe.seed_of(self._recipe.seed, "initial parameters"))
         self.model = models.build(
             document.model,
@@ -144,12 +143,12 @@ class Learner:
         self._manner = manner_of(self.model, self._inputs(x))
         try:
             # A loss of one's own may want one logit for two classes.
-            if classes is not None and not (loss.is_own or loss.name == "bce_with_logits"):
+            if classes is not None and loss.has_class_outputs:
                 refuse_too_few(output, y, classes, loss.class_axis)
             with torch.no_grad():
                 losses.of_samples(self._loss, output, y)
                 if classes is not None:
-                    losses.hits(output, y, self._axis)
+                    losses.hits_of(self._loss, output, y)
         except UsageError:
             raise
         except Exception as error:
@@ -217,7 +216,7 @@ class Learner:
                 if self._dataset.classes is not None:
                     share = losses.labelled(target) / target[0].numel()
                     labels += float(share.sum())
-                    wrong += ((1 - losses.hits(output, target, self._axis)) * share).sum()
+                    wrong += ((1 - losses.hits_of(self._loss, output, target)) * share).sum()
         measured = {f"{split}_loss": float(loss) / counted}
         if self._dataset.classes is not None:
             measured[f"{split}_error"] = float(wrong) / labels

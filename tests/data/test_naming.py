@@ -98,3 +98,22 @@ def test_what_is_asked_for_and_not_there_is_said():
         pair({"y": A}, Choice(), "f", "test")
     with pytest.raises(UsageError, match="has ids, but no y; targets are called y, labels"):
         pair({"ids": A}, Choice(), "f", "")
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"ids": A, "labels": B},
+        ({"ids": A}, B),
+        Split({"ids": A}, B),
+        Split({"ids": A, "labels": B}, None),
+    ],
+)
+def test_labels_may_be_inputs_too(batch):
+    """A network that computes its own loss gets them by name; a tuple of inputs has no names."""
+    x, y = pair(batch, Choice(keeps_targets=True), "f", "train")
+    assert y is B
+    assert x.keys() == {"ids", "labels"}
+    assert x["labels"] is B
+    x, _ = pair({"ids": A, "labels": B}, Choice(keeps_targets=True, inputs=["ids"]), "f", "train")
+    assert x == (A,)

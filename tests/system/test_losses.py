@@ -142,3 +142,94 @@ def test_labels_that_are_all_ignored_are_refused(tmp_path):
     job = own_networks.write(tmp_path, LINEAR, X, np.zeros(30, int), loss=loss)
     with pytest.raises(UsageError, match="weights of all 30 train samples are 0"):
         own_networks.run(job)
+
+
+RETURNING = """
+from dataclasses import dataclass
+
+
+@dataclass
+class Output:  # as transformers have it
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: object | None = None
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.last = nn.Embedding(7, 5), nn.Linear(5, 7)
+
+    def forward(self, input_ids, labels=None, mask=None):
+        logits = self.last(self.tokens(input_ids).cumsum(1).tanh())
+        loss = None
+        if labels is not None:
+            shifted = F.pad(labels, (0, 1), value=-100)[:, 1:] if SHIFT else labels
+            loss = F.cross_entropy(logits.flatten(0, 1), shifted.flatten(), label_smoothing=SMOOTH)
+        return Output(loss=loss, logits=logits, past_key_values=object())
+
+
+make = Model
+"""
+
+
+def _tokens_job(folder, shift, *, labels=None, smooth=0.0, **changes):
+    """Return a job of a network that gets tokens and labels by name and returns its own loss."""
+    code = RETURNING.replace("SHIFT", str(shift)).replace("SMOOTH", str(smooth))
+    job = own_networks.write(folder, code, TOKENS, LABELS, **{"loss": "output", **changes})
+    labels = np.where(PADDED < 0, -100, PADDED) if labels is None else labels
+    np.savez(folder / "d.npz", input_ids_train=TOKENS, labels_train=labels)
+    return job, torch.from_numpy(TOKENS), torch.from_numpy(labels)
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_the_loss_of_the_network_is_that_of_the_whole_split(tmp_path, shift):
+    """In any batches, with an error bar, and an accuracy of the labels that the outputs are for."""
+    job, ids, labels = _tokens_job(tmp_path, shift, batch_size=7)
+    found = own_networks.run(job)
+    losses, shares = [], []
+    for model in own_networks.networks_at_cells(job):
+        output = model(ids, labels)
+        losses.append(output.loss.item())
+        right = []
+        for row in range(30):
+            for place in range(6 - shift):
+                if (label := int(labels[row, place + shift])) != -100:
+                    right.append(int(output.logits[row, place].argmax()) == label)
+        shares.append(np.mean(right))
+    np.testing.assert_allclose(found["train_loss"], losses, rtol=2e-6)
+    np.testing.assert_allclose(found["train_accuracy"], shares, atol=1e-12)
+    assert (found["train_loss_se"] > 0).all()
+
+
+def test_a_loss_of_another_kind_is_right_where_batches_count_alike(tmp_path):
+    """Of labels without gaps; else it is no mean over samples, and refused."""
+    full = np.abs(PADDED)
+    changes = {"batch_size": 6, "quantities": ["loss"], "smooth": 0.1}
+    job, ids, labels = _tokens_job(tmp_path / "full", False, labels=full, **changes)
+    found = own_networks.run(job)
+    expected = [m(ids, labels).loss.item() for m in own_networks.networks_at_cells(job)]
+    np.testing.assert_allclose(found["train_loss"], expected, rtol=2e-6)
+    assert np.isnan(found["train_loss_se"]).all()
+    job, *_ = _tokens_job(tmp_path / "gaps", False, **changes)
+    with pytest.raises(UsageError, match=r"loss: output of .* not a mean over samples"):
+        own_networks.run(job)
+
+
+def test_built_in_losses_take_the_logits_of_named_outputs(tmp_path):
+    """Of a network that gets no labels."""
+    loss = {"name": "cross_entropy", "class_axis": "last"}
+    job, ids, labels = _tokens_job(tmp_path, True, loss=loss)
+    found = own_networks.run(job)
+    expected = [
+        F.cross_entropy(m(ids).logits.flatten(0, 1), labels.flatten()).item()
+        for m in own_networks.networks_at_cells(job)
+    ]
+    np.testing.assert_allclose(found["train_loss"], expected, rtol=2e-6)
+
+
+def test_a_network_that_gets_no_labels_has_no_loss_of_its_own(tmp_path):
+    """The message says how they get there."""
+    job = own_networks.write(tmp_path, LINEAR, X, LABELS, loss="output")
+    with pytest.raises(UsageError, match="loss: output, but the network returns no loss"):
+        own_networks.run(job)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lsengine import data, devices, models
 from lsengine.data.dataset import NO_LABEL
-from lsengine.engine.prepare.loading import Loaded, called, criterion_of, first_samples
+from lsengine.data.nesting import mapped
+from lsengine.engine.prepare.loading import Loaded, called, criterion_of, first_samples, widened
 from lsengine.engine.prepare.normalisation import check_choices
 from lsengine.engine.prepare.objective_check import check_objective
 from lsengine.engine.prepare.selection import hessian_names
@@ -21,7 +22,9 @@ from lsengine.job.loss import LossSpec
 from lsengine.objective.classes import ClassAxis, refuse_too_few, shape
 from lsengine.objective.criterion import OwnObjective
 from lsengine.objective.device_state import in_precision
-from lsengine.objective.losses import Loss, class_axis_of, hits, of_samples
+from lsengine.objective.losses import Loss, hits_of, of_samples
+from lsengine.objective.outputs import logits_of
+from lsengine.objective.reported import ReportedLoss
 
 log = logging.getLogger(__name__)
 _FEW = 64  # samples that show what kind of outputs a network has
@@ -62,17 +65,19 @@ def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, spec
     Raises:
         UsageError: If the network does not take the data, or the loss its output.
     """
-    split = next(iter(dataset.splits))
-    y = data.lone(dataset.splits[split].y)
-    _check_targets(dataset, spec)
-    dtype = real_dtype(model.parameters())
-    inputs = data.lone(data.normalized(first_samples(dataset, split, 2), split, dtype))
-    output = models.check_model_accepts(model, inputs, call=called)
-    output, targets = (in_precision(t, torch.float64) for t in (output, y[:2]))
+    if not spec.is_own:
+        _check_targets(dataset, spec)
+    split, dtype = next(iter(dataset.splits)), real_dtype(model.parameters())
+    two = first_samples(dataset, split, 2)
+    inputs = data.normalized(two, split, dtype)
+    output = widened(models.check_model_accepts(model, inputs, call=called))
+    y = two.splits[split].y
+    assert y is not None  # or an objective would be needed
+    targets = mapped(lambda tensor: in_precision(tensor, torch.float64), y)
     try:
         # A loss of one's own may want one logit for two classes, or a number for something else.
-        if dataset.classes is not None and not (spec.is_own or spec.name == "bce_with_logits"):
-            refuse_too_few(output, targets, dataset.classes, spec.class_axis)
+        if dataset.classes is not None and spec.has_class_outputs:
+            refuse_too_few(logits_of(output), data.lone(targets), dataset.classes, spec.class_axis)
         with torch.no_grad():
             of_samples(loss, output, targets)
     except UsageError:
@@ -129,7 +134,7 @@ def _check_accuracy(job: Job, loaded: Loaded, loss: Loss) -> None:
         return
     output, targets = _outputs_of_few(loaded)
     try:
-        hits(output, targets, class_axis_of(loss))
+        hits_of(loss, output, targets)
         reason = _why_no_accuracy(dataset, loss, output, targets)
     except ValueError as error:
         reason = str(error)
@@ -137,23 +142,25 @@ def _check_accuracy(job: Job, loaded: Loaded, loss: Loss) -> None:
         raise UsageError(f"quantities: accuracy: {reason}; leave it out: [loss]")
 
 
-def _outputs_of_few(loaded: Loaded) -> tuple[Tensor, Tensor]:
+def _outputs_of_few(loaded: Loaded) -> tuple[data.Nested, Tensor]:
     """Return outputs in float64 and targets of a few samples, of fewer where memory ends."""
     dataset, count = loaded.dataset, _FEW
     split, dtype = next(iter(dataset.splits)), real_dtype(loaded.model.parameters())
     while True:
         part = first_samples(dataset, split, count)
         try:
-            output = called(loaded.model, data.lone(data.normalized(part, split, dtype)))
+            output = called(loaded.model, data.normalized(part, split, dtype))
         except (RuntimeError, MemoryError) as error:
             if count == 1 or not devices.is_out_of_memory(error):
                 raise
         else:
-            return in_precision(output, torch.float64), data.lone(part.splits[split].y)
+            return widened(output), data.lone(part.splits[split].y)
         count //= 2
 
 
-def _why_no_accuracy(dataset: data.Dataset, loss: Loss, output: Tensor, targets: Tensor) -> str:
+def _why_no_accuracy(
+    dataset: data.Dataset, loss: Loss, output: data.Nested, targets: Tensor
+) -> str:
     """Return why the answers that `hits` takes are not those that are meant; else nothing."""
     if dataset.target_kind == "labels" and all(
         bool((data.lone(split.y).sum(1) == 1).all()) for split in dataset.splits.values()
@@ -162,25 +169,30 @@ def _why_no_accuracy(dataset: data.Dataset, loss: Loss, output: Tensor, targets:
             f"every sample has one of {dataset.classes} labels, so they are classes as one-hot "
             "vectors; store the classes, y.argmax(1)"
         )
-    if output.numel() == targets.numel():
-        return _why_no_logits(loss, output, targets)
-    return ""
+    if logits_of(output).numel() != targets.numel() or isinstance(loss, ReportedLoss):
+        return ""
+    return _why_no_logits(loss, output, targets)
 
 
-def _why_no_logits(loss: Loss, output: Tensor, targets: Tensor) -> str:
+def _why_no_logits(loss: Loss, output: data.Nested, targets: Tensor) -> str:
     """Return why outputs, one for each answer of 0 or 1, do not answer 1 where they are positive.
 
     They do if the loss falls as they go beyond 0 and 1, each to its side.  It is tried there, for
     what the network says of its samples may lie anywhere.
     """
-    answers = (targets > 0).view_as(output).to(output.dtype)
-    at, beyond = (_mean_loss(loss, o, targets) for o in (answers, 10 * answers - 5))
+    logits = logits_of(output)
+    answers = (targets > 0).view_as(logits).to(logits.dtype)
+    named = output if isinstance(output, dict) else None
+    at, beyond = (
+        _mean_loss(loss, tried if named is None else {**named, "logits": tried}, targets)
+        for tried in (answers, 10 * answers - 5)
+    )
     what = "positive outputs answer 1: let the network return logits, and leave the sigmoid to"
     if not math.isfinite(beyond):
         return (
             f"the loss takes outputs from 0 to 1 alone, so they are probabilities; {what} the loss"
         )
-    is_within = bool(((output >= 0) & (output <= 1)).all())
+    is_within = bool(((logits >= 0) & (logits <= 1)).all())
     if beyond > at or (beyond == at and is_within):
         return (
             f"the loss is least at outputs of 0 and 1, so they are no logits; {what} a loss of them"
@@ -188,7 +200,7 @@ def _why_no_logits(loss: Loss, output: Tensor, targets: Tensor) -> str:
     return ""
 
 
-def _mean_loss(loss: Loss, output: Tensor, targets: Tensor) -> float:
+def _mean_loss(loss: Loss, output: data.Nested, targets: Tensor) -> float:
     try:
         with torch.no_grad():
             return float(of_samples(loss, output, targets).mean())

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from lsengine import data, devices, files, models
 from lsengine.curvature import cells
+from lsengine.data import nesting
+from lsengine.data.dataset import NO_LABEL
 from lsengine.engine.prepare.normalisation import check_choices
 from lsengine.engine.prepare.selection import (
     movable_tensors,
@@ -27,13 +29,17 @@ from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
 from lsengine.job.direction_types import PrincipalDirection
 from lsengine.models import checkpoint
+from lsengine.objective import reported
 from lsengine.objective.criterion import Criterion, own_objective
-from lsengine.objective.forward import cast, manner_of
+from lsengine.objective.device_state import in_precision
+from lsengine.objective.forward import cast, copied, manner_of
 from lsengine.objective.losses import loss_function
+from lsengine.objective.outputs import nested_output
 from lsengine.surface import parts
 from lsengine.surface.grid import Grid, make_grid
 
 log = logging.getLogger(__name__)
+_FEW = 8  # samples that show of which loss the network's own is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +62,8 @@ def load(job: Job) -> Loaded:
     dataset = _dataset(job, exact=is_wide)
     model = network(job, dataset, wide=is_wide)
     digests = {"checkpoint": checkpoint.digest(job.checkpoint), "data": dataset.sha256}
+    if job.document.loss_spec.name == "output":
+        dataset = _with_own_loss(dataset, model)
     digests |= models.folder_digests(job.document.model, job.source.parent)
     return Loaded(model=model, dataset=dataset, digests=digests, is_wide=is_wide)
 
@@ -70,8 +78,41 @@ def _dataset(job: Job, *, exact: bool = False) -> data.Dataset:
         seed=document.seed,
         exact=exact,
         needs_targets=document.objective is None,
+        keeps_targets=document.loss_spec.name == "output",
         ignored=document.loss_spec.ignore_index,
     )
+
+
+def _with_own_loss(dataset: data.Dataset, model: nn.Module) -> data.Dataset:
+    """Tell a data set of which loss of its logits the network's own is, by a few samples.
+
+    It is tried with the network's weights and with others: those may give all tokens the same
+    probability.  If a label is that of the next token, the first one is none.
+    """
+    split, dtype = next(iter(dataset.splits)), real_dtype(model.parameters())
+    part = first_samples(dataset, split, _FEW)
+    x, y = data.normalized(part, split, dtype), data.lone(part.splits[split].y)
+    outputs = [called(net, x) for net in (model, _noisy(model))]
+    kind = reported.kind_of([(widened(output), y) for output in outputs])
+    log.info("loss: output: %s", kind or "as it is, for every batch")
+    if kind != "next":
+        return replace(dataset, own_loss=kind)
+    splits = {n: replace(s, y=_without_first(data.lone(s.y))) for n, s in dataset.splits.items()}
+    return replace(dataset, own_loss=kind, splits=splits)
+
+
+def _without_first(labels_NT: Tensor) -> Tensor:
+    return torch.cat([torch.full_like(labels_NT[:, :1], NO_LABEL), labels_NT[:, 1:]], 1)
+
+
+@torch.no_grad()
+def _noisy(model: nn.Module) -> nn.Module:
+    """Return a copy with other weights."""
+    other, generator = copied(model), torch.Generator().manual_seed(0)
+    for parameter in other.parameters():
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+        parameter.add_(noise, alpha=0.1)
+    return other
 
 
 def network(job: Job, dataset: data.Dataset, *, wide: bool = False) -> nn.Module:
@@ -105,7 +146,7 @@ def _made(job: Job, dataset: data.Dataset) -> nn.Module:
     )
     split = next(iter(dataset.splits))
     dtype = real_dtype(model.parameters())
-    two = data.lone(data.normalized(first_samples(dataset, split, 2), split, dtype))
+    two = data.normalized(first_samples(dataset, split, 2), split, dtype)
     models.initialise_lazy(model, two, called)
     return model
 
@@ -135,8 +176,13 @@ def criterion_of(job: Job, dataset: data.Dataset) -> Criterion:
     document, folder = job.document, job.source.parent
     if document.objective is not None:
         return own_objective(document.objective, job_folder=folder)
-    spec, lacks_labels = document.loss_spec, dataset.lacks_labels
-    return loss_function(spec.name, spec.options, job_folder=folder, lacks_labels=lacks_labels)
+    return loss_function(
+        document.loss_spec.name,
+        document.loss_spec.options,
+        job_folder=folder,
+        lacks_labels=dataset.lacks_labels,
+        own_loss=dataset.own_loss,
+    )
 
 
 @contextlib.contextmanager
@@ -166,10 +212,22 @@ def first_samples(dataset: data.Dataset, split: str, count: int) -> data.Dataset
     return replace(dataset, splits={split: dataset.splits[split].part(slice(count))})
 
 
-def called(model: nn.Module, inputs: Tensor) -> Tensor:
+def called(model: nn.Module, inputs: data.Nested) -> Any:
     """Return what a network makes of inputs, called in its manner."""
-    output: Tensor = manner_of(model, inputs).call(model, inputs)
-    return output
+    return manner_of(model, inputs).call(model, inputs)
+
+
+def widened(output: Any) -> data.Nested:
+    """Return a network's output in float64.
+
+    Raises:
+        UsageError: If it has no tensors.
+    """
+    try:
+        nested = nested_output(output)
+    except ValueError as error:
+        raise UsageError(f"model.arch: {error}") from None
+    return nesting.mapped(lambda tensor: in_precision(tensor, torch.float64), nested)
 
 
 def grid(job: Job, ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})) -> Grid:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lsengine import data, devices, models
+from lsengine.data.nesting import mapped
 from lsengine.engine.messages import Probe, Twin
 from lsengine.engine.prepare import mixing, twin_samples
 from lsengine.engine.prepare.directions import cell_steps
@@ -302,7 +303,7 @@ class _Maker:
         cut = " and ".join(map(str, sizes))
         of_samples = (self._job, split, full, pieces, y, self._loss())
         mixing.refuse_no_mean(*of_samples, sizes=cut, allowed=allowed)
-        if self._job.document.loss_spec.is_own and len(full.outputs):
+        if self._job.document.loss_spec.is_own and len(full.outputs) and not full.is_nested:
             mixing.refuse_no_mean_of_others(self._job, split, full.outputs, y, self._loss(), sizes)
             self._check_all_targets(split, full.outputs)
 
@@ -315,17 +316,14 @@ class _Maker:
         y = y[: max(len(outputs), _NUMBERS // (outputs[0].numel() + y[0].numel()))]
         size = max(1, len(y) // 7) if wanted == "auto" else wanted
         repeated = outputs[torch.arange(len(y)) % len(outputs)]
-        y = in_precision(y, torch.float64)
+        y, loss = in_precision(y, torch.float64), self._loss()
         with failures_named(self._job, "for the centre's outputs"):
             whole, pieces = (
-                naive.values_of(
-                    [(o, t) for o, t in zip(repeated.split(n), y.split(n), strict=True)],
-                    self._loss(),
-                )
+                naive.values_of(list(zip(repeated.split(n), y.split(n), strict=True)), loss)
                 for n in (len(y), size)
             )
         allowed = _RELATIVE * max(naive.largest(whole.losses), abs(whole.loss))
-        of_samples = (self._job, split, whole, pieces, y, self._loss())
+        of_samples = (self._job, split, whole, pieces, y, loss)
         mixing.refuse_no_mean(*of_samples, sizes=str(size), allowed=allowed)
 
     def _pieces(self, split: str) -> list[int]:
@@ -340,7 +338,8 @@ class _Maker:
         spec, dataset = self._job.document.loss_spec, self._loaded.dataset
         if spec.is_own:
             return criterion_of(self._job, dataset)
-        return naive_losses.of_name(spec.name, spec.options, lacks_labels=dataset.lacks_labels)
+        missing, kind = dataset.lacks_labels, dataset.own_loss
+        return naive_losses.of_name(spec.name, spec.options, lacks_labels=missing, kind=kind)
 
     def _evaluate(
         self,
@@ -351,10 +350,9 @@ class _Maker:
     ) -> naive.Values:
         dataset, document = self._loaded.dataset, self._job.document
         chosen = torch.from_numpy(self.samples[split])
-        x = naive.inputs(data.lone(dataset.splits[split].x)[chosen], dataset.mean, dataset.std)
+        raw = mapped(lambda tensor: tensor[chosen], dataset.splits[split].x)
+        x = naive.cast(naive.inputs(raw, dataset.mean, dataset.std), dtype)
         y, loss = self._targets(split), self._loss()
-        if x.is_floating_point() or x.is_complex():
-            x = x.to(dtype.to_complex() if x.is_complex() else dtype)
         size = len(chosen) if document.batch_size == "auto" else document.batch_size
         whole = [min(size, len(chosen) - i) for i in range(0, len(chosen), size)]
         sizes = list(sizes or whole)
@@ -376,23 +374,25 @@ class _Maker:
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def _targets(self, split: str) -> Tensor:
-        y = data.lone(self._loaded.dataset.splits[split].y)[torch.from_numpy(self.samples[split])]
-        return y.double() if y.is_floating_point() else y
+    def _targets(self, split: str) -> Any:
+        y, chosen = self._loaded.dataset.splits[split].y, torch.from_numpy(self.samples[split])
+        assert y is not None  # without an objective
+        return naive.cast(mapped(lambda tensor: tensor[chosen], y), torch.float64)
 
     def _measure_statistics(self, net: naive.NaiveNetwork, dtype: torch.dtype) -> None:
         if self._calibration is not None:
-            net.measure_statistics(self._calibration.to(dtype))
+            net.measure_statistics(naive.cast(self._calibration, dtype))
 
-    def _first_calibration_batch(self) -> Tensor | None:
+    def _first_calibration_batch(self) -> data.Nested | None:
         policy = self._job.document.batch_norm
         if policy.policy != "recalibrated" or not models.batch_norm_buffers(self._native.model):
             return None
         dataset = self._loaded.dataset
-        split = data.lone(dataset.splits["train"].x)
+        split = dataset.splits["train"]
         generator = torch.Generator().manual_seed(self._job.document.seed)
         drawn = torch.randperm(len(split), generator=generator)[: policy.samples]
-        return naive.inputs(split[drawn[: policy.batch_size]], dataset.mean, dataset.std)
+        first = mapped(lambda tensor: tensor[drawn[: policy.batch_size]], split.x)
+        return naive.inputs(first, dataset.mean, dataset.std)
 
 
 def _is_same(a: naive.Values, b: naive.Values) -> bool:

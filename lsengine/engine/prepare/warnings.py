@@ -164,7 +164,7 @@ def of_other_statistics(job: Job, loaded: Loaded) -> Iterator[str]:
     if not job.document.model.is_own:
         return
     split, dtype = next(iter(loaded.dataset.splits)), real_dtype(loaded.model.parameters())
-    x = data.lone(data.normalized(first_samples(loaded.dataset, split, 4), split, dtype))
+    x = data.normalized(first_samples(loaded.dataset, split, 4), split, dtype)
     known = models.batch_norm_buffers(loaded.model)
     if names := models.changing_statistics(loaded.model, x) - known:
         yield (

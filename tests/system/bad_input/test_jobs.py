@@ -133,7 +133,7 @@ def test_parallel_writing_alone_or_without_mpi(job, tmp_path, capfd):
         ({"model": {**MLP, "arch": "script:net"}}, ["model.arch", "SystemExit"]),
         ({"model": {**MLP, "arch": "mine:leaves"}}, ["model.arch", "SystemExit"]),
         ({"model": {**MLP, "arch": "mine:words"}}, "returned str; expected a torch.nn.Module"),
-        ({"model": {**MLP, "arch": "mine:Pair"}}, "expected one tensor, a row per sample"),
+        ({"model": {**MLP, "arch": "mine:Pair"}}, "let it return one tensor, or a dict"),
         ({"model": {**MLP, "arch": "mine:not_callable"}}, "is int; expected a function"),
         ({"model": {**MLP, "args": {"depth": 3}}}, ["model.arch", "'depth'"]),
         ({"model": {**MLP, "args": {"width": float("nan")}}}, "model.ar"),
