@@ -27,6 +27,7 @@ TESTED_THROUGH_OTHERS = {  # module: the test file that covers it
     "curvature/plain": "curvature/test_choice.py",
     "curvature/products": "curvature/test_hessian.py",
     "engine/messages": "engine/protocol/test_coordinator.py",
+    "engine/prepare/twin_values": "engine/prepare/test_twin.py",
     "engine/protocol/roster": "engine/protocol/test_coordinator.py",
     "engine/protocol/worker": "engine/protocol/test_coordinator.py",
     "external/hugging_face": "models/test_pretrained.py",

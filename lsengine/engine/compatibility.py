@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,21 @@ def _difference(ours: Array | None, theirs: Array | None) -> str | None:
         return f"has the shape {[*ours.shape]} here, {[*theirs.shape]} there"
     distance, length = np.linalg.norm(ours - theirs), np.linalg.norm(theirs)
     return None if distance <= _SAME * length else "leads elsewhere"
+
+
+def refuse_other_metrics(surface: Path, attributes: dict[str, Any], metrics: Sequence[str]) -> None:
+    """Refuse an objective that returns other metrics than when a surface was begun.
+
+    Raises:
+        SurfaceError: With both.
+    """
+    before = json.loads(attributes.get("metrics", "[]"))
+    if list(metrics) != before:
+        raise SurfaceError(
+            f"{surface}: its objective returned {listed(before) or 'no metrics'} at the beginning, "
+            f"and returns {listed([*metrics]) or 'no metrics'} now; give this job another output, "
+            "or undo the change"
+        )
 
 
 def refuse_other_twin(

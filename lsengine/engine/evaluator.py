@@ -73,7 +73,7 @@ class Evaluator:
         self._batch_size, self._cells_per_pass = plan.batch_size, plan.cells_per_pass
         self._group_of = self._grid.pass_groups(plan.cells_per_pass)
         self._of_group: dict[int, objectives.Metrics] = {}  # evaluated, and not asked for yet
-        self._quantities = prepare.quantity_names(self._job, self._dataset)
+        self._quantities = prepare.quantity_names(self._job, self._dataset, plan.metrics)
         others = [name for name in self._quantities if name not in NAMES]
         has_both = bool(others) and len(others) < len(self._quantities)
         # What may be known of a cell while the rest is not: all losses, or all of curvature.
@@ -172,7 +172,7 @@ class Evaluator:
         assert trajectory is not None
         alpha = trajectory.columns["alpha"]
         beta = trajectory.columns.get("beta", np.zeros(len(alpha)))
-        names = prepare.trajectory_quantity_names(self._job, self._dataset)
+        names = prepare.trajectory_quantity_names(self._job, self._dataset, plan.metrics)
         self._quantities += [name for name in names if name not in self._quantities]
         return [Cell(a, b) for a, b in zip(alpha.tolist(), beta.tolist(), strict=True)]
 

@@ -69,6 +69,10 @@ class Probe:
     losses: Mapping[str, NDArray[np.float64]]  # by split, (N,), or (1,) of a loss that is a mean
     hits: Mapping[str, NDArray[np.float64]]  # by split with classes, (N,)
     allowed: Mapping[str, float]  # by split, how far a loss may be off
+    # By split and name: an objective's metric, (N,) or (N, K), and how far a number may be off
+    metrics: Mapping[str, Mapping[str, tuple[NDArray[np.float64], float]]] = field(
+        default_factory=dict
+    )
 
     def describe(self) -> str:
         """Return where it is, for a person."""
@@ -112,6 +116,7 @@ class Plan:
     code: Mapping[str, str] = field(default_factory=dict)  # likewise, of the user's sources
     cells_per_pass: int = 1  # how many cells are evaluated at once
     checkpoints: tuple[Path, ...] = ()  # the trajectory's: the cells after those of the grid
+    metrics: tuple[str, ...] = ()  # of an objective: `lsengine.engine.prepare.check`
     twin: Twin = NO_TWIN  # what every worker compares its values with before its first cell
     check: bool = False  # whether this worker tells the losses of the centre, and the precision
     report_s: float = 0.25  # seconds between its reports

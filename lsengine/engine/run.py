@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from lsengine import __version__, devices, store
 from lsengine.engine import compatibility, prepare
@@ -68,8 +69,8 @@ class Run:
 
     def __init__(self, job: Job, options: Options, tick: Callable[[], None] = lambda: None) -> None:
         self._job, self._options, self._extended = job, options, options.extend
-        self.loaded = prepare.load(job)
-        prepare.check(job, self.loaded)
+        loaded = prepare.load(job)
+        self.loaded = replace(loaded, metrics=prepare.check(job, loaded))
         self._series = checkpoint_series.find(job, tick)
         self._checkpoints = self._series.paths if self._series else ()
         digest = self._series.digest if self._series else None
@@ -146,6 +147,7 @@ class Run:
             digests=self.loaded.digests,
             code=self._identity.get("code", {}),
             checkpoints=self._checkpoints,
+            metrics=self.loaded.metrics,
             twin=twin,
         )
 
@@ -157,6 +159,7 @@ class Run:
         self._add_trajectory(tick)
         attributes = store.read_attributes(output)
         compatibility.warn_of_differences(attributes, info)
+        compatibility.refuse_other_metrics(output, attributes, self.loaded.metrics)
         twin = self._make_twin(self._directions(), tick)
         compatibility.refuse_other_twin(output, attributes, twin)
         refusal = store.refuses_parallel(output, world.comm_self) if parallel else None
@@ -198,7 +201,8 @@ class Run:
         """Return how many cells are evaluated at once: as a file has it, or by arithmetic."""
         document, dataset = self._job.document, self.loaded.dataset
         is_plain = document.precision in ("float32", "float64") and document.loss in batched.LOSSES
-        is_plain = is_plain and not dataset.lacks_labels
+        is_plain = is_plain and not dataset.lacks_labels and document.objective is None
+        is_plain = is_plain and all(isinstance(s.x, Tensor) for s in dataset.splits.values())
         is_fixed = document.batch_norm.policy != "recalibrated"
         # Checkpoints go one by one, and so do the cells that they are compared with.
         is_alone = "curvature" in document.quantities or self._series is not None
@@ -247,6 +251,7 @@ class Run:
             "threads": info.threads,
             "device_kind": info.device_kind,
             "forward": info.forward,
+            **({"metrics": json.dumps(self.loaded.metrics)} if self.loaded.metrics else {}),
             **({"products_by": info.products_by} if info.products_by else {}),
         }
 
@@ -283,7 +288,7 @@ class Run:
         warnings.log_all(job, loaded, directions, self._grid)
         return Layout(
             grid=self._grid,
-            quantities=prepare.quantity_names(job, loaded.dataset),
+            quantities=prepare.quantity_names(job, loaded.dataset, loaded.metrics),
             attributes=attributes,
             directions=directions,
             trajectory=trajectory,

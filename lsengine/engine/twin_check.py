@@ -61,7 +61,7 @@ def compare_with_twin(
         except Exception as error:  # of the user's code; and so will the cells there
             log.info("no sample is compared at %s: %s", probe.describe(), error)
             continue
-        for split, (losses, hits, _) in values.items():
+        for split, (losses, hits, metrics) in values.items():
             found, expected = losses.numpy(), probe.losses[split]
             if _differs(found, expected, probe.allowed[split]):
                 search = _Search(
@@ -81,6 +81,7 @@ def compare_with_twin(
                 )
             if hits is not None and split in probe.hits:
                 _compare_hits(hits.numpy(), probe, split)
+            _compare_metrics(job, metrics, probe, split)
 
 
 def _values(job: Job, objective: Objective, twin: Twin, probe: Probe, **how: Any) -> _Values:
@@ -238,6 +239,31 @@ def _compare_hits(hits: NDArray[np.float64], probe: Probe, split: str) -> None:
             f"quantities: the accuracy of {len(hits)} {split} samples at {probe.describe()} is "
             f"{hits.mean():.4g}, and by a plain evaluation {probe.hits[split].mean():.4g}"
         )
+
+
+def _compare_metrics(job: Job, found: Mapping[str, Tensor], probe: Probe, split: str) -> None:
+    """Compare what an objective makes besides its loss.
+
+    Where a metric is whole numbers, or parts of a summary, rounding may decide about a few samples.
+    """
+    expected = probe.metrics.get(split, {})
+    if found.keys() != expected.keys():
+        raise UsageError(
+            f"objective: {job.document.objective} returns {', '.join(found) or 'no metric'} here, "
+            f"and {', '.join(expected) or 'no metric'} on rank 0"
+        )
+    for name, (values, allowed) in expected.items():
+        ours = found[name].numpy()
+        rows = zip(ours.reshape(len(ours), -1), values.reshape(len(values), -1), strict=True)
+        wrong = sum(_differs(a, b, allowed) for a, b in rows)
+        is_stepped = values.ndim > 1 or np.array_equal(values, np.round(values))
+        if wrong > (max(1, len(values) // 4) if is_stepped else 0):
+            raise UsageError(
+                f'objective: the metric "{name}" of {len(values)} {split} samples at '
+                f"{probe.describe()} is {_mean(ours)}, and by a plain evaluation {_mean(values)}; "
+                f"{wrong} samples differ by more than {allowed:.2g}: does it keep something from "
+                "one call to the next, or depend on the rest of the batch?"
+            )
 
 
 def _differs(a: NDArray[np.float64], b: NDArray[np.float64], allowed: float) -> bool:

@@ -13,7 +13,7 @@ from lsengine.engine import prepare
 from lsengine.engine.evaluator import Evaluator
 from lsengine.engine.messages import Assignment, Plan, WorkerInfo
 from lsengine.engine.prepare import hessian_directions, precision
-from lsengine.engine.prepare.loading import first_samples
+from lsengine.engine.prepare.loading import use_of
 from lsengine.engine.prepare.selection import movable_tensors
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
 from lsengine.engine.prepare.twin import twin_at_centre
@@ -137,14 +137,15 @@ class Workspace:
             return COMPILED
         if settings.dtype == torch.float64 and settings.fuses:
             return str(Manner())
-        name = next(iter(self._loaded.dataset.splits))
-        two = first_samples(self._loaded.dataset, name, 2)
-        read = data.normalized(two, name, settings.dtype)
+        batches, call = use_of(self._job, self._loaded.dataset)
+        wanted = self._job.document.batch_size
+        samples = 2 if wanted == "auto" or not settings.keeps_batches else wanted
+        read = batches.first(next(iter(self._loaded.dataset.splits)), samples, settings.dtype)
         sample = mapped(lambda tensor: tensor.to(self._device), read)
         model = cast(copied(self._loaded.model).to(self._device), settings.dtype).eval()
         if not settings.fuses:
             try:
-                return str(manner_in_precision(model, sample, settings.dtype))
+                return str(manner_in_precision(model, sample, settings.dtype, call))
             except Exception:  # the coordinator, which has the same network, says so
                 return str(Manner())
         with torch.inference_mode():

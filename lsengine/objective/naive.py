@@ -10,6 +10,7 @@ Shape suffix: N samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ class Values(NamedTuple):
         loss: Their mean, weighted where the loss gives weights.
         hits: Which share of its labels each sample has right (N,); None without classes.
         is_nested: Whether outputs, here behind each other, or targets were several tensors.
+        metrics: What an objective returns besides, by name, (N,) or (N, K).
     """
 
     outputs: Tensor
@@ -38,6 +40,7 @@ class Values(NamedTuple):
     loss: float
     hits: Tensor | None
     is_nested: bool = False
+    metrics: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class NaiveNetwork:
@@ -78,26 +81,31 @@ class NaiveNetwork:
         return tensors
 
     @torch.no_grad()
-    def measure_statistics(self, x: Nested) -> None:
-        """Replace running statistics by those of one batch."""
+    def measure_statistics(self, x: Nested, use: Callable[..., Any] | None = None) -> None:
+        """Replace running statistics by those of one batch, which is given to `__call__`."""
         layers: list[Any] = [m for m in self.model.modules() if _has_statistics(m)]
         before = [(layer.momentum, layer.training) for layer in layers]
         for layer in layers:
             layer.momentum, layer.training = 1.0, True
-        self(x)
+        self(x, use)
         for layer, (momentum, training) in zip(layers, before, strict=True):
             layer.momentum, layer.training = momentum, training
 
-    def __call__(self, x: Nested) -> Any:
-        """Return the network's output; with gradients recorded unless it works only without."""
+    def __call__(self, x: Nested, use: Callable[..., Any] | None = None) -> Any:
+        """Return the network's output, or what ``use(network, batch)`` returns.
+
+        With gradients recorded unless it works only without.
+        """
         try:
             with torch.enable_grad():
-                return self._call(mapped(Tensor.clone, x))
+                return self._call(mapped(Tensor.clone, x), use)
         except RuntimeError:
             with torch.no_grad():
-                return self._call(mapped(Tensor.clone, x))
+                return self._call(mapped(Tensor.clone, x), use)
 
-    def _call(self, x: Nested) -> Any:
+    def _call(self, x: Nested, use: Callable[..., Any] | None) -> Any:
+        if use is not None:
+            return use(self.model, x)
         if isinstance(x, dict):
             return self.model(**x)
         return self.model(*x) if isinstance(x, tuple) else self.model(x)
@@ -111,6 +119,31 @@ class NaiveNetwork:
             output = mapped(lambda tensor: tensor.detach().cpu(), nested_output(self(x_N)))
             batches.append((cast(output, torch.float64), y_N))
         return values_of(batches, loss)
+
+    def judge(self, batch: Nested, objective: Callable[..., Any], sizes: Sequence[int]) -> Values:
+        """Return what an objective makes of samples, in batches of these sizes.
+
+        The outputs are all that it returns.
+        """
+        columns: dict[str, list[Tensor]] = {}
+        weights: list[Tensor] = []
+        for part in split(batch, sizes):
+            result = self(part, objective)
+            named = result if isinstance(result, Mapping) else {"loss": result}
+            for name, value in named.items():
+                if not isinstance(value, tuple | list | Tensor):
+                    value = value.values  # a summary's
+                numbers, weight = value if isinstance(value, tuple | list) else (value, None)
+                numbers = numbers.detach().cpu().double()
+                columns.setdefault(name, []).append(numbers)
+                if name == "loss":
+                    ones = torch.ones(len(numbers), dtype=torch.float64)
+                    weights.append(ones if weight is None else weight.detach().cpu().double())
+        metrics = {name: torch.cat(parts) for name, parts in columns.items()}
+        losses, shares = metrics.pop("loss"), torch.cat(weights)
+        mean = (losses.where(shares > 0, 0) * shares).sum() / shares.sum()
+        rows = [tensor.reshape(len(losses), -1) for tensor in (losses, *metrics.values())]
+        return Values(torch.cat(rows, 1), losses, float(mean), None, metrics=metrics)
 
 
 @torch.no_grad()
@@ -138,6 +171,15 @@ def values_of(batches: Sequence[tuple[Nested, Any]], loss: Callable[..., Any]) -
         torch.cat(hits) if len(hits) == len(batches) else None,
         is_nested=not all(isinstance(of_batch, Tensor) for of_batch in batches[0]),
     )
+
+
+def any_apart(
+    a: Values, b: Values, exact: Values, rounding: Callable[[Tensor, Tensor], float]
+) -> bool:
+    """Whether losses or metrics of two evaluations differ by more than ``rounding(a, exact)``."""
+    of_losses = [(a.losses, b.losses, exact.losses)]
+    of_metrics = [(a.metrics[n], b.metrics[n], exact.metrics[n]) for n in a.metrics]
+    return any(distance(x, y) > rounding(x, wide) for x, y, wide in of_losses + of_metrics)
 
 
 def curve_weights(kind: str, controls: int, t: float) -> list[float]:

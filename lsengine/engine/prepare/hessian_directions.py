@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lsengine import data, devices
+from lsengine import devices
 from lsengine.curvature import Eigenpairs, Hessian, Way, cells, krylov_bytes, leading_eigenvectors
 from lsengine.engine.messages import WorkerInfo
-from lsengine.engine.prepare.loading import Loaded, criterion_of, first_samples, network
+from lsengine.engine.prepare.loading import Loaded, criterion_of, network, use_of
 from lsengine.engine.prepare.precision import check_products
 from lsengine.engine.prepare.selection import hessian_names, movable_tensors
 from lsengine.engine.prepare.settings import CURVATURE, evaluation_settings, lanczos_options
@@ -21,7 +21,6 @@ from lsengine.errors import UsageError
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job, rules
 from lsengine.job.direction_types import HessianDirection
-from lsengine.models import calling
 from lsengine.models.copies import original_number
 from lsengine.objective import Objective
 from lsengine.objective.forward import copied
@@ -122,9 +121,9 @@ def _of_its_own(job: Job, loaded: Loaded) -> nn.Module:
     """Return a network like the loaded one with numbers of its own: a copy, or made anew."""
     if job.document.model.is_own:
         dtype = real_dtype(loaded.model.parameters())
-        two = data.normalized(first_samples(loaded.dataset, "train", 2), "train", dtype)
-        made = copied(loaded.model)
-        if name := original_number(loaded.model, made, lambda m: calling.call(m, two)):
+        batches, call = use_of(job, loaded.dataset)
+        few, made = batches.first("train", 8, dtype), copied(loaded.model)
+        if name := original_number(loaded.model, made, lambda m: call(m, few)):
             log.info("a copy of the network computes with its %s, so it is made anew", name)
             return network(job, loaded.dataset, wide=loaded.is_wide)
     return copied(loaded.model)
@@ -139,10 +138,13 @@ def way_of_products(job: Job, loaded: Loaded, device: torch.device) -> Way:
     split = loaded.dataset.splits["train"]
     generator = np.random.Generator(np.random.PCG64(job.document.seed))
     drawn = np.sort(generator.permutation(len(split))[:_FEW])
-    few = split.part(torch.from_numpy(drawn))
+    few, size = split.part(torch.from_numpy(drawn)), _FEW
+    if job.document.objective is not None and job.document.batch_size != "auto":
+        size = job.document.batch_size  # an objective may depend on the batch
+        few = split.part(slice(size))
     part = replace(loaded, dataset=replace(loaded.dataset, splits={"train": few}))
     names = hessian_names(job, loaded.model, at_cells=True)
-    return hessian_at_centre(job, part, device, batch_size=_FEW, names=names).way
+    return hessian_at_centre(job, part, device, batch_size=size, names=names).way
 
 
 def precision(job: Job) -> str:

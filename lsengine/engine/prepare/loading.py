@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -28,11 +28,12 @@ from lsengine.external import sources, user_code
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
 from lsengine.job.direction_types import PrincipalDirection
-from lsengine.models import checkpoint
+from lsengine.models import calling, checkpoint
 from lsengine.objective import reported
-from lsengine.objective.criterion import Criterion, own_objective
+from lsengine.objective.batches import Batches
+from lsengine.objective.criterion import Criterion, OwnObjective, own_objective
 from lsengine.objective.device_state import in_precision
-from lsengine.objective.forward import cast, copied, manner_of
+from lsengine.objective.forward import Call, cast, copied, manner_of
 from lsengine.objective.losses import loss_function
 from lsengine.objective.outputs import nested_output
 from lsengine.surface import parts
@@ -50,6 +51,7 @@ class Loaded:
     dataset: data.Dataset
     digests: Mapping[str, str]  # SHA-256 of `checkpoint` and `data`
     is_wide: bool = False  # whether the network is in float64, as the job's precision is
+    metrics: tuple[str, ...] = ()  # of an objective, as `lsengine.engine.prepare.check` finds them
 
 
 def load(job: Job) -> Loaded:
@@ -146,8 +148,9 @@ def _made(job: Job, dataset: data.Dataset) -> nn.Module:
     )
     split = next(iter(dataset.splits))
     dtype = real_dtype(model.parameters())
-    two = data.normalized(first_samples(dataset, split, 2), split, dtype)
-    models.initialise_lazy(model, two, called)
+    batches, call = use_of(job, dataset)
+    two = batches.first(split, 2, dtype)
+    models.initialise_lazy(model, two, lambda m, x: manner_of(m, x, call).call(m, x, call))
     return model
 
 
@@ -183,6 +186,18 @@ def criterion_of(job: Job, dataset: data.Dataset) -> Criterion:
         lacks_labels=dataset.lacks_labels,
         own_loss=dataset.own_loss,
     )
+
+
+def use_of(job: Job, dataset: data.Dataset) -> tuple[Batches, Call]:
+    """Return what goes through the network of a job, and what is done with both.
+
+    Raises:
+        UsageError: As `criterion_of`.
+    """
+    own = job.document.objective is not None and criterion_of(job, dataset)
+    if isinstance(own, OwnObjective):
+        return Batches.of(dataset, whole=True), own.call
+    return Batches.of(dataset, whole=False), calling.call
 
 
 @contextlib.contextmanager
@@ -288,18 +303,22 @@ def state_dict_layout(model: nn.Module) -> str:
     return json.dumps(entries, separators=(",", ":"))
 
 
-def quantity_names(job: Job, dataset: data.Dataset) -> list[str]:
-    """Return the names of the quantities' datasets, split by split."""
-    kinds = []
-    if "loss" in job.document.quantities:
-        kinds += ["loss", "loss_se"]
-    if "accuracy" in job.document.quantities and dataset.classes is not None:
+def quantity_names(job: Job, dataset: data.Dataset, metrics: Sequence[str]) -> list[str]:
+    """Return the names of the quantities' datasets, split by split.
+
+    ``metrics`` are those of the job's objective, as `Loaded` and `Plan` have them.
+    """
+    document, kinds = job.document, []
+    if "loss" in document.quantities:
+        kinds += ["loss", "loss_se", *metrics]
+    is_of_loss = document.objective is None and dataset.classes is not None
+    if "accuracy" in document.quantities and is_of_loss:
         kinds += ["accuracy"]
     names = [f"{split}_{kind}" for split in dataset.splits for kind in kinds]
     return names + list(cells.NAMES if "curvature" in job.document.quantities else ())
 
 
-def trajectory_quantity_names(job: Job, dataset: data.Dataset) -> list[str]:
+def trajectory_quantity_names(job: Job, dataset: data.Dataset, metrics: Sequence[str]) -> list[str]:
     """Return the names of a checkpoint's quantities: its own, and those of the plane under it."""
-    names = [name for name in quantity_names(job, dataset) if name not in cells.NAMES]
+    names = [name for name in quantity_names(job, dataset, metrics) if name not in cells.NAMES]
     return names + [f"plane_{name}" for name in names if not name.endswith("_se")]

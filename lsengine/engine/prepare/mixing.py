@@ -39,6 +39,20 @@ def refuse_dependent_outputs(job: Job, split: str, sizes: Sequence[int], where: 
     )
 
 
+def refusal_of_dependence(
+    job: Job, split: str, whole: naive.Values, pieces: naive.Values, sizes: Sequence[int]
+) -> UsageError:
+    """Return the refusal of an objective that depends on the batch, of which no size is given."""
+    return UsageError(
+        f"objective: {job.document.objective} makes of {sum(sizes)} {split} samples "
+        f"{whole.loss:.6g} at once and {pieces.loss:.6g} in batches of "
+        f"{' and '.join(map(str, sizes))}, or other metrics: what it makes of a sample depends on "
+        "the rest of its batch (a contrastive loss, statistics of the batch); if that is meant, "
+        "say batch_size in the job: batches are then those of the data's order, and part of what "
+        "the surface is of"
+    )
+
+
 def refuse_no_mean(
     job: Job,
     split: str,

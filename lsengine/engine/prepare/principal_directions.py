@@ -104,7 +104,7 @@ def project(
         attributes["unit"] = "step" if series.unit == "step" else "checkpoint"
     if ratio is not None:
         attributes["explained_variance_ratio"] = ratio
-    quantities = trajectory_quantity_names(job, loaded.dataset)
+    quantities = trajectory_quantity_names(job, loaded.dataset, loaded.metrics)
     return TrajectoryLayout(columns, quantities, attributes)
 
 

@@ -14,22 +14,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lsengine import data, devices, models
-from lsengine.data.nesting import mapped
+from lsengine import data
 from lsengine.engine.messages import Probe, Twin
 from lsengine.engine.prepare import mixing, twin_samples
 from lsengine.engine.prepare.directions import cell_steps
-from lsengine.engine.prepare.loading import Loaded, criterion_of, failures_named, network
-from lsengine.errors import Stopped, UsageError
+from lsengine.engine.prepare.loading import Loaded, failures_named, network
+from lsengine.engine.prepare.twin_values import CannotEvaluateError, TwinValues
+from lsengine.errors import UsageError
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
 from lsengine.job.direction_types import CurveDirection
 from lsengine.models import checkpoint
-from lsengine.objective import naive, naive_losses
+from lsengine.objective import naive
 from lsengine.objective.device_state import in_precision
 from lsengine.surface.grid import Cell, Grid
 
@@ -64,6 +65,7 @@ def make_twin(
     maker = _Maker(job, loaded, stored, tick)
     maker.refuse_other_network()
     maker.widen()
+    maker.check_batches()
     probes = [maker.probe(Cell(0.0))]
     if (away := twin_samples.away(grid)) is not None:
         try:
@@ -71,7 +73,7 @@ def make_twin(
             maker.refuse_flat(away)
             if job.document.model.is_own:
                 maker.refuse_stale(away)
-        except _CannotEvaluateError as error:  # and so will the cells there
+        except CannotEvaluateError as error:  # and so will the cells there
             log.info("no sample is compared away from the centre: %s", error)
     probes += [maker.probe_of_checkpoint(path) for path in checkpoints[:1]]
     return Twin(samples=maker.samples, probes=probes)
@@ -86,6 +88,7 @@ def twin_at_centre(job: Job, loaded: Loaded, tick: Callable[[], None] = lambda: 
     maker = _Maker(job, loaded, {}, tick)
     maker.refuse_other_network()
     maker.widen()
+    maker.check_batches()
     return Twin(samples=maker.samples, probes=[maker.probe(Cell(0.0))])
 
 
@@ -100,17 +103,12 @@ def plain_losses(
     return maker.filled(split, numbers)
 
 
-class _CannotEvaluateError(UsageError):
-    """The network or the loss raises something."""
-
-
 class _Maker:
     """The network of the twin, in the precision that it came in and, where it can, in float64."""
 
     def __init__(self, job: Job, loaded: Loaded, stored: Stored, tick: Callable[[], None]) -> None:
         self._job, self._loaded, self._tick = job, loaded, tick
         dataset = loaded.dataset
-        self.samples = {n: twin_samples.draw(job, n, dataset, loaded.model) for n in dataset.splits}
         along, self._steps = cell_steps(job, stored) if stored else ([], lambda _: ())
         if (
             isinstance(spec := job.directions.get("alpha"), CurveDirection)
@@ -124,7 +122,12 @@ class _Maker:
         self._native = naive.NaiveNetwork(lambda: network(job, dataset))
         self._wide: naive.NaiveNetwork | None = None
         self._dtype = real_dtype(self._native.model.parameters())
-        self._calibration = self._first_calibration_batch()
+        self._values = TwinValues(job, loaded, self._native.model, tick)
+
+    @property
+    def samples(self) -> Mapping[str, NDArray[np.int64]]:
+        """Indices of the samples, by split."""
+        return self._values.samples
 
     def widen(self) -> None:
         """Make the network in float64 too, unless its code insists on a dtype."""
@@ -140,11 +143,15 @@ class _Maker:
         """Refuse a network that is another one in float64, beyond rounding."""
         assert self._wide is not None
         split = next(iter(self.samples))
-        wide = self._evaluate(self._wide, split, torch.float64).losses
+        wide = self._values.of(self._wide, split, torch.float64).losses
         if naive.distance(
-            self._evaluate(self._native, split, self._dtype).losses, wide
+            self._values.of(self._native, split, self._dtype).losses, wide
         ) > _UNLIKE * (naive.largest(wide)):
             raise UsageError("its losses in float64 are others")
+
+    def check_batches(self) -> None:
+        """Take whole batches as samples where an objective depends on them; see `TwinValues`."""
+        self._values.check_batches(self._native, self._wide, self._dtype, self._rounding)
 
     def filled(
         self, split: str, numbers: Mapping[str, Tensor] | None
@@ -152,8 +159,8 @@ class _Maker:
         """Return losses and numbers as `plain_losses` does."""
         own = self._native.fill(numbers or {})
         if numbers is None:
-            self._measure_statistics(self._native, self._dtype)
-        return self._evaluate(self._native, split, self._dtype).losses, own
+            self._values.measure_statistics(self._native, self._dtype)
+        return self._values.of(self._native, split, self._dtype).losses, own
 
     def probe(self, cell: Cell) -> Probe:
         """Return the values at a cell."""
@@ -182,9 +189,9 @@ class _Maker:
         if wide:
             again = naive.NaiveNetwork(lambda: network(self._job, self._loaded.dataset, wide=True))
         for split in self.samples:
-            first, other = (self._evaluate(net, split, dtype) for net in (own, again))
+            first, other = (self._values.of(net, split, dtype) for net in (own, again))
             if not _is_same(first, other):
-                self._refuse_chance(first, self._evaluate(own, split, dtype))
+                self._refuse_chance(first, self._values.of(own, split, dtype))
                 raise UsageError(
                     f"model.arch: two calls of {self._job.document.model.arch} give networks "
                     f"whose {split} losses differ with the same checkpoint ({first.loss:.6g} and "
@@ -217,8 +224,8 @@ class _Maker:
         values, has_moved = {}, {}
         for axis, cell in {"": Cell(0.0), **axes}.items():
             has_moved[axis] = net.displace(self._steps(cell), self._directions)
-            self._measure_statistics(net, self._dtype)
-            values[axis] = self._evaluate(net, split, self._dtype)
+            self._values.measure_statistics(net, self._dtype)
+            values[axis] = self._values.of(net, split, self._dtype)
         for axis, cell in axes.items():
             is_same = torch.equal(values[""].outputs, values[axis].outputs)
             if is_same and has_moved[axis] and torch.equal(values[""].losses, values[axis].losses):
@@ -242,8 +249,8 @@ class _Maker:
         for net in (fresh, self._native):
             net.displace(self._steps(away), self._directions)
             net.model.eval()
-            self._measure_statistics(net, self._dtype)
-            values.append(self._evaluate(net, split, self._dtype).losses)
+            self._values.measure_statistics(net, self._dtype)
+            values.append(self._values.of(net, split, self._dtype).losses)
         if naive.distance(*values) > self._rounding(values[0], values[0]):
             first, kept = (float(v.mean()) for v in values)
             raise UsageError(
@@ -257,22 +264,34 @@ class _Maker:
         return [self._native] if self._wide is None else [self._native, self._wide]
 
     def _probed(self, cell: Cell, path: Path | None = None) -> Probe:
-        losses, hits, allowed = {}, {}, {}
+        losses, hits, allowed, metrics = {}, {}, {}, {}
         for net in self._networks():
-            self._measure_statistics(net, torch.float64 if net is self._wide else self._dtype)
+            dtype = torch.float64 if net is self._wide else self._dtype
+            self._values.measure_statistics(net, dtype)
         for split in self.samples:
             self._tick()
-            full = self._evaluate(self._native, split, self._dtype)
+            full = self._values.of(self._native, split, self._dtype)
             exact = full
             if self._wide is not None:
-                exact = self._evaluate(self._wide, split, torch.float64)
+                exact = self._values.of(self._wide, split, torch.float64)
             allowed[split] = self._allowed(full.losses, exact.losses)
             if path is None:
                 self._check_batches(cell, split, full, exact)
             losses[split] = exact.losses.numpy()
             if exact.hits is not None and self._loaded.dataset.classes is not None:
                 hits[split] = exact.hits.numpy()
-        return Probe(cell=cell, checkpoint=path, losses=losses, hits=hits, allowed=allowed)
+            metrics[split] = {
+                name: (values.numpy(), self._allowed(full.metrics[name], values))
+                for name, values in exact.metrics.items()
+            }
+        return Probe(
+            cell=cell,
+            checkpoint=path,
+            losses=losses,
+            hits=hits,
+            allowed=allowed,
+            metrics=metrics,
+        )
 
     def _allowed(self, native: Tensor, exact: Tensor) -> float:
         """Return how far a value of the engine may be off: the rounding of its precision."""
@@ -290,8 +309,10 @@ class _Maker:
         self, cell: Cell, split: str, full: naive.Values, exact: naive.Values
     ) -> None:
         """Compare values with those in batches of other sizes."""
-        sizes = self._pieces(split)
-        pieces = self._evaluate(self._native, split, self._dtype, sizes)
+        if self._values.own is not None:
+            return  # has been done
+        sizes = self._values.pieces(split)
+        pieces = self._values.of(self._native, split, self._dtype, sizes)
         rounding = self._rounding(full.outputs, exact.outputs)
         if naive.distance(full.outputs, pieces.outputs) > rounding:
             if not self._is_dependent:
@@ -299,12 +320,14 @@ class _Maker:
                 mixing.refuse_dependent_outputs(self._job, split, sizes, where)
             self._is_dependent = True
             return
-        y, allowed = self._targets(split), self._rounding(full.losses, exact.losses)
+        y, allowed = self._values.targets(split), self._rounding(full.losses, exact.losses)
         cut = " and ".join(map(str, sizes))
-        of_samples = (self._job, split, full, pieces, y, self._loss())
+        of_samples = (self._job, split, full, pieces, y, self._values.loss())
         mixing.refuse_no_mean(*of_samples, sizes=cut, allowed=allowed)
         if self._job.document.loss_spec.is_own and len(full.outputs) and not full.is_nested:
-            mixing.refuse_no_mean_of_others(self._job, split, full.outputs, y, self._loss(), sizes)
+            mixing.refuse_no_mean_of_others(
+                self._job, split, full.outputs, y, self._values.loss(), sizes
+            )
             self._check_all_targets(split, full.outputs)
 
     def _check_all_targets(self, split: str, outputs: Tensor) -> None:
@@ -316,7 +339,7 @@ class _Maker:
         y = y[: max(len(outputs), _NUMBERS // (outputs[0].numel() + y[0].numel()))]
         size = max(1, len(y) // 7) if wanted == "auto" else wanted
         repeated = outputs[torch.arange(len(y)) % len(outputs)]
-        y, loss = in_precision(y, torch.float64), self._loss()
+        y, loss = in_precision(y, torch.float64), self._values.loss()
         with failures_named(self._job, "for the centre's outputs"):
             whole, pieces = (
                 naive.values_of(list(zip(repeated.split(n), y.split(n), strict=True)), loss)
@@ -325,74 +348,6 @@ class _Maker:
         allowed = _RELATIVE * max(naive.largest(whole.losses), abs(whole.loss))
         of_samples = (self._job, split, whole, pieces, y, loss)
         mixing.refuse_no_mean(*of_samples, sizes=str(size), allowed=allowed)
-
-    def _pieces(self, split: str) -> list[int]:
-        """Return two sizes of batches, one of them that of the split's last batch."""
-        count, wanted = len(self.samples[split]), self._job.document.batch_size
-        total = len(self._loaded.dataset.splits[split])
-        last = total % wanted if wanted != "auto" else 0
-        first = last if 0 < last < count else count // 2 + (count > 2)
-        return [first, count - first] if 0 < first < count else [count]
-
-    def _loss(self) -> Any:
-        spec, dataset = self._job.document.loss_spec, self._loaded.dataset
-        if spec.is_own:
-            return criterion_of(self._job, dataset)
-        missing, kind = dataset.lacks_labels, dataset.own_loss
-        return naive_losses.of_name(spec.name, spec.options, lacks_labels=missing, kind=kind)
-
-    def _evaluate(
-        self,
-        net: naive.NaiveNetwork,
-        split: str,
-        dtype: torch.dtype,
-        sizes: Sequence[int] | None = None,
-    ) -> naive.Values:
-        dataset, document = self._loaded.dataset, self._job.document
-        chosen = torch.from_numpy(self.samples[split])
-        raw = mapped(lambda tensor: tensor[chosen], dataset.splits[split].x)
-        x = naive.cast(naive.inputs(raw, dataset.mean, dataset.std), dtype)
-        y, loss = self._targets(split), self._loss()
-        size = len(chosen) if document.batch_size == "auto" else document.batch_size
-        whole = [min(size, len(chosen) - i) for i in range(0, len(chosen), size)]
-        sizes = list(sizes or whole)
-        try:
-            while True:
-                self._tick()
-                try:
-                    return net.evaluate(x, y, loss, sizes)
-                except (RuntimeError, MemoryError) as error:
-                    if max(sizes) == 1 or not devices.is_out_of_memory(error):
-                        raise
-                sizes = [part for n in sizes for part in (n // 2, n - n // 2) if part]
-        except Stopped:
-            raise
-        except Exception as error:
-            batches = " and ".join(map(str, sizes[:2]))
-            raise _CannotEvaluateError(
-                f"model.arch: network or loss fail for batches of {batches} {split} samples: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-
-    def _targets(self, split: str) -> Any:
-        y, chosen = self._loaded.dataset.splits[split].y, torch.from_numpy(self.samples[split])
-        assert y is not None  # without an objective
-        return naive.cast(mapped(lambda tensor: tensor[chosen], y), torch.float64)
-
-    def _measure_statistics(self, net: naive.NaiveNetwork, dtype: torch.dtype) -> None:
-        if self._calibration is not None:
-            net.measure_statistics(naive.cast(self._calibration, dtype))
-
-    def _first_calibration_batch(self) -> data.Nested | None:
-        policy = self._job.document.batch_norm
-        if policy.policy != "recalibrated" or not models.batch_norm_buffers(self._native.model):
-            return None
-        dataset = self._loaded.dataset
-        split = dataset.splits["train"]
-        generator = torch.Generator().manual_seed(self._job.document.seed)
-        drawn = torch.randperm(len(split), generator=generator)[: policy.samples]
-        first = mapped(lambda tensor: tensor[drawn[: policy.batch_size]], split.x)
-        return naive.inputs(first, dataset.mean, dataset.std)
 
 
 def _is_same(a: naive.Values, b: naive.Values) -> bool:

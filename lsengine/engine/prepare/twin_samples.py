@@ -22,6 +22,14 @@ def draw(job: Job, split: str, dataset: Dataset, model: nn.Module) -> NDArray[np
     return generator.choice(total, min(wanted, total), replace=False).astype(np.int64)
 
 
+def batch(dataset: Dataset, split: str, size: int) -> NDArray[np.int64]:
+    """Return the samples of a split's first batch, and those of its last if that is smaller."""
+    total = len(dataset.splits[split])
+    last = total - total % size
+    first = np.arange(min(size, total))
+    return np.concatenate([first, np.arange(max(last, len(first)), total)]).astype(np.int64)
+
+
 def away(grid: Grid) -> Cell | None:
     """Return the cell nearest the middle between the centre and the end of every axis."""
     at = {}
