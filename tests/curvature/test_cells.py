@@ -26,6 +26,7 @@ from lsengine.models import resnet
 from lsengine.objective import EvaluationSettings, Objective
 from lsengine.report import status
 from lsengine.surface.grid import Cell, make_grid
+from lsengine.surface.parts import Selection
 from tests.support.hessians import Case, cross_entropy
 from tests.support.jobs import values, write_job
 
@@ -79,20 +80,25 @@ def _ends(model, names):
 
 
 @pytest.mark.parametrize(
-    ("moved_only", "names"), [(False, ["3.weight", "3.bias"]), (True, ["3.weight"])]
+    ("settings", "names", "trained"),
+    [
+        ({}, ["3.weight", "3.bias"], ["3.weight", "3.bias"]),
+        ({"curvature_of_moved": True}, ["3.weight"], ["3.weight", "3.bias"]),
+        ({"curvature_of": Selection(("1.*", "3.*"), ("bias",))}, ["3.weight"], ["3.weight"]),
+    ],
 )
-def test_frozen_layers_are_not_in_the_hessian(moved_only, names):
-    """It is the block of what a training would change, or of what of that moves."""
+def test_frozen_layers_are_not_in_the_hessian(settings, names, trained):
+    """It is the block of what a training would change, or of what of that moves or is chosen."""
     model = mlp()
     model[1].requires_grad_(False)
-    objective = made(model, curvature_of_moved=moved_only)
+    objective = made(model, **settings)
     found = objective.evaluate(Cell(0.4, -0.3))
     low, high = _ends(objective.model, names)
     whole = _ends(objective.model, None)
     assert found["eigenvalue_max"] == pytest.approx(high, rel=1e-2)
     assert found["eigenvalue_min"] == pytest.approx(low, rel=1e-2, abs=1e-4 * high)
     assert whole[1] > 1.1 * high
-    assert objective.hessian(Cell(0.0)).names == ["3.weight", "3.bias"]
+    assert objective.hessian(Cell(0.0)).names == trained
 
 
 def test_a_network_without_a_trainable_parameter_is_refused():
