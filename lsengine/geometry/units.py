@@ -127,7 +127,8 @@ class Units:
             if still:
                 raise ValueError(
                     f"{pair.label}: both factors of a product have to move, but "
-                    f"{listed(dict.fromkeys(still))} stays; let both move, or none"
+                    f"{listed(dict.fromkeys(still))} stays; let both move, or none, or give "
+                    "a unit that is no product"
                 )
             moved.append(pair)
         return moved

@@ -27,13 +27,14 @@ def _names(letter: str, word: str) -> _Names:
 
 
 _QUERY, _KEY, _VALUE = _names("q", "query"), _names("k", "key"), _names("v", "value")
+_KEY_VALUE = re.compile("(to_)?kv(_proj)?")
 _FUSED = re.compile("(to_|attn_|w)?qkv(_proj)?|w_pack|c_attn")
 _MIXED = re.compile("query_key_value")  # one head after the other, or not
 _OUT = re.compile("(c_|o_|out_|output_)?proj|to_out|w_?o|out(_lin)?|linear_out|dense|output|o")
 _BESIDE = re.compile("dense")
 _COUNTS = (
     *("num_heads", "n_heads", "n_head", "num_attention_heads"),
-    *("heads", "nhead", "n_local_heads", "h"),
+    *("heads", "nhead", "n_local_heads"),
 )
 _SIZES = (
     *("head_dim", "attention_head_size", "head_size", "d_head"),
@@ -98,6 +99,7 @@ class _Projections:
     _: KW_ONLY
     out: _Span | None  # by its inputs, which the heads give
     is_in_order: bool = True  # whether a fused one has first all queries, then keys, then values
+    is_one_head: bool = False  # whether the module is one of a list of heads
 
 
 def attentions(model: nn.Module, key: str, heads: int | None = None) -> list[Attention]:
@@ -115,6 +117,7 @@ def attentions(model: nn.Module, key: str, heads: int | None = None) -> list[Att
         try:
             projections = _projections(modules, prefix, module)
             if projections is not None:
+                said = (1, None) if projections.is_one_head else said
                 found.append(_cut(label, projections, *said))
         except ValueError as error:
             way_out = "attention: filter" if any(said) else "heads: N, or attention: filter"
@@ -132,6 +135,9 @@ def _projections(
         return next(_spans(modules, prefix, names, is_out=is_out), None)
 
     query, keys, values = child(_QUERY), child(_KEY), child(_VALUE)
+    if query and (both := child(_KEY_VALUE)):
+        half = both.rows // 2
+        keys, values = both.part(0, half), both.part(half, half)
     fused, mixed = child(_FUSED), child(_MIXED)
     if query and keys and values:
         separate = (query, keys, values)
@@ -144,7 +150,25 @@ def _projections(
     above = prefix.rpartition(".")[0]
     beside = f"{above}.output" if above else "output"  # BERT's, beside that of the queries
     out = child(_OUT, is_out=True) or next(_spans(modules, beside, _BESIDE, is_out=True), None)
-    return _Projections(separate, fused or mixed, out=out, is_in_order=mixed is None)
+    share = None if out or not separate else _share_of_list(modules, prefix, separate[2].rows)
+    is_one = share is not None
+    return _Projections(
+        separate, fused or mixed, out=out or share, is_in_order=mixed is None, is_one_head=is_one
+    )
+
+
+def _share_of_list(modules: Mapping[str, nn.Module], prefix: str, rows: int) -> _Span | None:
+    """Return what a head that is a module of its own, one of a list, has of the projection after.
+
+    None if it is no such head.
+    """
+    above, _, number = prefix.rpartition(".")
+    heads = modules.get(above)
+    if not (isinstance(heads, nn.ModuleList) and number.isdigit() and len(heads) > 1):
+        return None
+    out = next(_spans(modules, above.rpartition(".")[0], _OUT, is_out=True), None)
+    is_shared = out is not None and out.rows == rows * len(heads)
+    return out.part(int(number) * rows, rows) if out is not None and is_shared else None
 
 
 def _of_torch(prefix: str, module: nn.MultiheadAttention) -> _Projections:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lsengine.errors import UsageError
+from lsengine.geometry.units import Block
 from lsengine.models.attention import attentions
 from lsengine.models.transformer import Attention, rotation
 from tests.models.test_units import surface
@@ -98,6 +99,41 @@ def test_rotary_positions_leave_a_gauge_that_the_balanced_choice_follows():
     for unit, is_same in (("balanced", True), ("head", False)):
         surfaces = (surface(n, unit, inputs, ignore=()) for n in (network, twin))
         assert torch.allclose(*surfaces, rtol=1e-9, atol=1e-9) == is_same
+
+
+class Head(nn.Module):
+    """One head, as a module of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.key, self.query = nn.Linear(WIDTH, SIZE), nn.Linear(WIDTH, SIZE)
+        self.value = nn.Linear(WIDTH, SIZE)
+
+
+def test_heads_in_a_list_are_one_each():
+    """Each has its columns of the projection behind the list, and needs no number."""
+    block = nn.ModuleDict({"heads": nn.ModuleList([Head(), Head()]), "proj": nn.Linear(6, WIDTH)})
+    first, second = attentions(nn.ModuleDict({"block": block}), "k")
+    assert (first.label, second.label) == ("block.heads.0", "block.heads.1")
+    assert second.blocks["block.heads.1.key.weight"] == Block(0, SIZE)
+    assert second.blocks["block.proj.weight"] == Block(1, SIZE)
+    (piece,) = second.pairs[1].left
+    assert (piece.name, piece.axis, piece.start, piece.stop) == ("block.proj.weight", 1, 3, 6)
+    layers = nn.ModuleDict({"heads": nn.ModuleList([Head(), Head()]), "proj": nn.Linear(3, 2)})
+    with pytest.raises(UsageError, match="does not say how many heads it has"):
+        attentions(layers, "k")
+
+
+def test_keys_and_values_may_be_one_projection():
+    """First all keys, then all values."""
+    network = Separate()
+    network.to_kv, network.q = nn.Linear(WIDTH, 2 * WIDTH), network.q_proj
+    del network.k_proj, network.v_proj
+    (found,) = attentions(network, "k")
+    keys, values = (pair.right[0] for pair in found.pairs[2:])
+    assert (keys.name, keys.start, keys.stop) == ("to_kv.weight", SIZE, 2 * SIZE)
+    assert (values.name, values.start, values.stop) == ("to_kv.weight", 3 * SIZE, 4 * SIZE)
+    assert found.blocks["to_kv.bias"] == Block(0, SIZE)
 
 
 def _without_heads():
