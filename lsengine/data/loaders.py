@@ -51,7 +51,7 @@ def from_memory(
     """
     choice = Choice(needs_targets=with_targets)
     with _random_states_kept(source):
-        parts = [_nested(batch, where) for batch in _batches(source, where)]
+        parts = list(_parts(source, where))
     if not parts:
         raise UsageError(f"{where}: {type(source).__name__} has no batches; is it used up?")
     pairs = [pair(part, choice, where, "") for part in parts]
@@ -61,8 +61,25 @@ def from_memory(
     return Split(x, _joined([y for _, y in pairs], "targets", where, pad))
 
 
-def _batches(source: Any, where: str) -> Iterator[Any]:
+def _parts(source: Any, where: str) -> Iterator[Nested]:
     """Yield batches: those of a source, or each sample of a data set as a batch of one."""
+    is_given = isinstance(source, TensorDataset | DataLoader | list | Mapping)
+    if isinstance(source, IterableDataset):
+        yield from (_of_one(sample, where) for sample in source)
+    elif not is_given and (isinstance(source, Dataset) or _is_like_one(source)):
+        yield from (_of_one(source[i], where) for i in range(len(source)))
+    else:
+        yield from (_nested(batch, where) for batch in _batches(source, where))
+
+
+def _is_like_one(source: Any) -> bool:
+    """Whether it has samples by their numbers, as Hugging Face's data sets do."""
+    is_batch = isinstance(source, Tensor | np.ndarray | tuple) or _has_fields(source)
+    return hasattr(source, "__getitem__") and hasattr(source, "__len__") and not is_batch
+
+
+def _batches(source: Any, where: str) -> Iterator[Any]:
+    """Yield the batches of a source."""
     if isinstance(source, TensorDataset):
         yield source.tensors
     elif isinstance(source, DataLoader):
@@ -74,10 +91,6 @@ def _batches(source: Any, where: str) -> Iterator[Any]:
             yield from source
         elif source:
             yield tuple(source)
-    elif isinstance(source, IterableDataset):
-        yield from (_of_one(sample, where) for sample in source)
-    elif isinstance(source, Dataset) or hasattr(source, "__getitem__"):
-        yield from (_of_one(source[i], where) for i in range(len(source)))
     elif isinstance(source, Iterable):
         yield from source
     else:
@@ -123,12 +136,14 @@ def _is_column(value: Any) -> bool:
 
 def _of_one(sample: Any, where: str) -> Nested:
     """Return a sample as a batch of one; in it a tuple is no array, but a list of numbers is."""
+    if isinstance(sample, Tensor):  # checked when all are there
+        return sample.detach().cpu()[None]
     named = _by_name(sample)
     if named is not None:
         return {key: _of_one(value, f"{where}: {key}") for key, value in named.items()}
     if isinstance(sample, tuple) or is_several(sample):
         return tuple(_of_one(value, f"{where}: {i}") for i, value in enumerate(sample))
-    if not isinstance(sample, Tensor | np.ndarray | np.generic | int | float | complex | list):
+    if not isinstance(sample, np.ndarray | np.generic | int | float | complex | list):
         raise UsageError(
             f"{where}: a sample holds {type(sample).__name__}; expected tensors, arrays or "
             "numbers: give the data set a transform that makes them"
