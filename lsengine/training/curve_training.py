@@ -113,6 +113,8 @@ class CurveTraining(ResumableTraining):
         dtype = real_dtype(self._model.parameters())
         self._x = data.lone(data.normalized(dataset, "train", dtype)).to(self._device)
         self._y = data.lone(dataset.splits["train"].y).to(self._device)
+        if job.document.objective is not None:
+            raise UsageError("objective: curves are trained by a loss; give loss instead")
         spec, folder = job.document.loss_spec, job.source.parent
         loss = loss_function(
             spec.name, spec.options, job_folder=folder, lacks_labels=dataset.lacks_labels

@@ -11,23 +11,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lsengine import data, models
+from lsengine.data import nesting
+from lsengine.data.nesting import Nested
 from lsengine.devices import device_of, is_channels_last_safe, tune_malloc
 from lsengine.errors import UsageError
 from lsengine.job.loss import LossSpec
 from lsengine.job.schema import Document
 from lsengine.objective import losses
+from lsengine.objective.batches import Batches, first
 from lsengine.objective.classes import refuse_too_few
-from lsengine.objective.device_state import in_precision
+from lsengine.objective.criterion import Criterion, OwnObjective, own_objective
+from lsengine.objective.device_state import all_in_precision
 from lsengine.objective.forward import manner_of
-from lsengine.objective.losses import Loss, loss_function
+from lsengine.objective.judging import Judge
+from lsengine.objective.losses import loss_function
+from lsengine.objective.outputs import logits_of, nested_output
 from lsengine.training import recipe
 
 _EVALUATION_BATCH = 512
+_CHANGES = ("crop", "flip", "noise", "label_noise")  # of the data, while training
 
 
 class Learner:
@@ -61,13 +69,19 @@ class Learner:
     ) -> None:
         assert document.train is not None
         self._recipe, self._dataset, self._tick = document.train, dataset, tick
-        self._check_data()
         self.device = device_of(document.device, slot)
         if self.device.type == "cpu":
             tune_malloc()
         # MPS has no float64: what needs it is computed on the host.
         self._host = torch.device("cpu") if self.device.type == "mps" else self.device
-        self._loss = self._loss_of(document, job_folder)
+        self._criterion = _criterion(document, dataset, job_folder)
+        judges_batches = isinstance(self._criterion, OwnObjective)
+        tells_answers = not judges_batches and document.loss_spec.name != "output"
+        self._classes = dataset.classes if tells_answers else None
+        has_classes = self._classes is not None
+        self._judge = Judge(self._criterion, self._host, has_classes=has_classes)
+        self._batches = Batches.of(dataset, whole=judges_batches).on(self.device)
+        self._check_data()
         torch.manual_seed(recipe.seed_of(self._recipe.seed, "initial parameters"))
         self.model = models.build(
             document.model,
@@ -77,37 +91,41 @@ class Learner:
             job_folder=job_folder,
         ).to(self.device)
         self._dtype = _dtype_of(self.model)
-        # Convolutions are faster with channels last, but a user's own network may depend on
-        # the other order (``view`` does), and a narrow one may not survive it.
-        last = dataset.size is not None and not document.model.is_own
-        last = last and is_channels_last_safe(self.model, self.device)
-        self._format = torch.channels_last if last else torch.contiguous_format
-        for parameter in self.model.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=self._format)
-        self._splits = {
-            name: (data.lone(split.x).to(self.device), self._labels(name).to(self.device))
-            for name, split in dataset.splits.items()
-        }
+        self._format = self._memory_format(document)
+        self._splits = {name: self._samples(name) for name in dataset.splits}
         self._check_network(document.loss_spec)
         named = self.model.named_parameters()
         self.parameters = {name: p for name, p in named if p.requires_grad}
         if not self.parameters:
             raise UsageError("model.arch: the network has no trainable parameters")
         self.optimizer = recipe.optimizer_of(self._recipe, self.model)
-        kinds = ("loss", "error") if dataset.classes is not None else ("loss",)
+        kinds = ("loss", "error") if has_classes else ("loss",)
         measured = (f"{split}_{kind}" for split in self._splits for kind in kinds)
         self.columns = (*measured, "learning_rate", "weight_norm")
 
-    def _loss_of(self, document: Document, job_folder: Path) -> Loss:
-        spec, lacks_labels = document.loss_spec, self._dataset.lacks_labels
-        return loss_function(
-            spec.name, spec.options, job_folder=job_folder, lacks_labels=lacks_labels
-        )
+    def _memory_format(self, document: Document) -> torch.memory_format:
+        """Lay out filters, and return the layout that images are to have."""
+        # Convolutions are faster with channels last, but a user's own network may depend on
+        # the other order (``view`` does), and a narrow one may not survive it.
+        last = self._dataset.size is not None and not document.model.is_own
+        last = last and is_channels_last_safe(self.model, self.device)
+        layout = torch.channels_last if last else torch.contiguous_format
+        for parameter in self.model.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+        return layout
 
     def _check_data(self) -> None:
         settings, split = self._recipe, self._dataset.splits["train"]
-        x, y = data.lone(split.x), data.lone(split.y)
+        if len(split) < 2:
+            raise UsageError("data.dataset: training needs two or more samples")
+        asked = [key for key in _CHANGES if getattr(settings, key)]
+        x, y = split.x, split.y
+        if not asked:
+            return
+        if self._has_objective or not isinstance(x, Tensor) or not isinstance(y, Tensor):
+            needs = "one array of inputs, one of targets, and a loss instead of an objective"
+            raise UsageError(f"train.{asked[0]}: needs {needs}; leave it out")
         if self._dataset.size is None and (settings.crop or settings.flip):
             key = "crop" if settings.crop else "flip"
             shape = [*x.shape[1:]]
@@ -123,63 +141,91 @@ class Learner:
                 "train.label_noise: needs labels of two or more classes, (N,), got shape "
                 f"{[*y.shape]}"
             )
-        if len(y) < 2:
-            raise UsageError("data.dataset: training needs two or more samples")
 
-    def _labels(self, split: str) -> Tensor:
-        y, settings = data.lone(self._dataset.splits[split].y), self._recipe
-        if split != "train" or not settings.label_noise:
-            return y
-        classes = self._dataset.classes
-        assert classes is not None
-        return recipe.with_label_noise(y, classes, settings.label_noise, settings.seed)
+    def _samples(self, name: str) -> tuple[Nested, ...]:
+        """Return what goes through the network; of a loss the targets, too."""
+        split, settings = self._dataset.splits[name], self._recipe
+        raw, y = self._batches.raw(split), split.y
+        if self._has_objective or y is None:
+            return (self._placed(raw),)
+        if name == "train" and settings.label_noise:
+            assert self._classes is not None
+            y = recipe.with_label_noise(
+                data.lone(y), self._classes, settings.label_noise, settings.seed
+            )
+        return self._placed(raw), self._placed(y)
+
+    def _placed(self, nested: Nested) -> Nested:
+        return nesting.mapped(lambda tensor: tensor.to(self.device), nested)
 
     def _check_network(self, loss: LossSpec) -> None:
         """Run two samples through network and loss, before anything is written."""
-        x, y = (tensor[:2] for tensor in self._splits["train"])
-        classes = self._dataset.classes
-        output = models.check_model_accepts(self.model, self._inputs(x), call=_called)
+        raw, *targets = (first(part, 2) for part in self._splits["train"])
+        inputs, y = self._inputs(raw), targets[0] if targets else None
         self.model.eval()
-        self._manner = manner_of(self.model, self._inputs(x))
+        if not self._has_objective:
+            models.check_model_accepts(self.model, inputs, call=_called)
         try:
-            # A loss of one's own may want one logit for two classes.
-            if classes is not None and loss.has_class_outputs:
-                refuse_too_few(output, y, classes, loss.class_axis)
-            with torch.no_grad():
-                losses.of_samples(self._loss, output, y)
-                if classes is not None:
-                    losses.hits_of(self._loss, output, y)
+            self._manner = manner_of(self.model, inputs, self._judge.call)
+            output = self._manner.call(self.model, inputs, self._judge.call)
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(
-                f"loss: {loss.name} refuses the network's output: {type(error).__name__}: {error}"
-            ) from error
+            key = "objective" if self._has_objective else "model.arch"
+            raise UsageError(f"{key}: it refuses the data: {_said(error)}") from error
+        try:
+            # A loss of one's own may want one logit for two classes.
+            if self._classes is not None and loss.has_class_outputs:
+                refuse_too_few(logits_of(output), data.lone(y), self._classes, loss.class_axis)
+            with torch.no_grad():
+                self._judge.judged(output, inputs, y)
+        except UsageError:
+            raise
+        except Exception as error:
+            said = f"loss: {loss.name} refuses the network's output: {_said(error)}"
+            raise UsageError(said) from error
 
-    def _inputs(self, x: Tensor) -> Tensor:
-        inputs = data.standardized(x, self._dataset, self._dtype)
-        return inputs.contiguous(memory_format=self._format) if inputs.ndim == 4 else inputs
+    @property
+    def _has_objective(self) -> bool:
+        return self._judge.judges_batches
+
+    def _inputs(self, raw: Nested) -> Nested:
+        inputs = self._batches.ready(raw, self._dtype)
+        if isinstance(inputs, Tensor) and inputs.ndim == 4:
+            return inputs.contiguous(memory_format=self._format)
+        return inputs
+
+    def _mean_loss(self, inputs: Nested, targets: Nested | None) -> Tensor:
+        """Return the loss of a batch, of which a gradient is taken."""
+        output = self._judge.call(self.model, inputs)
+        if isinstance(self._criterion, OwnObjective):
+            own = self._criterion
+            return losses.mean(lambda result, _: own.loss(result), output, inputs)
+        assert targets is not None
+        return losses.mean(self._criterion, nested_output(output), targets)
 
     def train_epoch(self, epoch: int) -> None:
         """Go once through the training split; the first ``epoch`` is 1."""
         settings = self._recipe
         generator = recipe.generator_of(settings.seed, f"epoch {epoch}")
         torch.manual_seed(recipe.seed_of(settings.seed, f"noise and dropout of epoch {epoch}"))
-        x, y = self._splits["train"]
-        batches = recipe.batches(len(y), settings.batch_size, generator)
+        raw, *targets = self._splits["train"]
+        batches = recipe.batches(nesting.count(raw), settings.batch_size, generator)
         if settings.crop or settings.flip:
-            x = recipe.augmented(x, crop=settings.crop, flip=settings.flip, generator=generator)
+            images, crop = data.lone(raw), settings.crop
+            raw = recipe.augmented(images, crop=crop, flip=settings.flip, generator=generator)
         self.model.train()
         for step, chosen in enumerate(batches):
             self._tick()
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.learning_rate(settings, epoch, step, len(batches))
-            indices = chosen.to(self.device)
-            inputs = self._inputs(x[indices])
+            inputs = self._inputs(_chosen(raw, chosen.to(self.device)))
+            y = _chosen(targets[0], chosen.to(self.device)) if targets else None
             if settings.noise:
-                inputs.add_(torch.randn_like(inputs), alpha=settings.noise)
+                noisy = data.lone(inputs)
+                noisy.add_(torch.randn_like(noisy), alpha=settings.noise)
             self.optimizer.zero_grad()
-            losses.mean(self._loss, self.model(inputs), y[indices]).backward()
+            self._mean_loss(inputs, y).backward()
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_([*self.parameters.values()], settings.clip_norm)
             self.optimizer.step()
@@ -198,34 +244,50 @@ class Learner:
 
     def _evaluate(self, split: str) -> dict[str, float]:
         """Return loss and error of a whole split, as it is, in evaluation mode."""
-        x, y = self._splits[split]
         loss = torch.zeros((), dtype=torch.float64, device=self._host)
         wrong, counted, labels = torch.zeros_like(loss), 0.0, 0.0
         self.model.eval()
+        parts = (nesting.split(part, _EVALUATION_BATCH) for part in self._splits[split])
         with torch.no_grad():
-            size = _EVALUATION_BATCH
-            for x_N, y_N in zip(x.split(size), y.split(size), strict=True):
+            for raw, *targets in zip(*parts, strict=True):
                 self._tick()
-                output = self._manner.call(self.model, self._inputs(x_N)).to(self._host)
-                output = in_precision(output, torch.float64)
-                target = y_N.to(self._host)
-                target = in_precision(target, torch.float64)
-                of_batch = losses.of_samples(self._loss, output, target)
+                inputs, y = self._inputs(raw), self._wide(targets[0]) if targets else None
+                output = self._manner.call(self.model, inputs, self._judge.call)
+                of_batch, hits, _ = self._judge.judged(output, inputs, y)
                 counted += of_batch.total_weight()
                 loss += of_batch.mean() * of_batch.total_weight()
-                if self._dataset.classes is not None:
+                if hits is not None:
+                    target = data.lone(y)
                     share = losses.labelled(target) / target[0].numel()
                     labels += float(share.sum())
-                    wrong += ((1 - losses.hits_of(self._loss, output, target)) * share).sum()
+                    wrong += ((1 - hits) * share).sum()
         measured = {f"{split}_loss": float(loss) / counted}
-        if self._dataset.classes is not None:
+        if self._classes is not None:
             measured[f"{split}_error"] = float(wrong) / labels
         return measured
 
+    def _wide(self, targets: Nested) -> Nested:
+        host = nesting.mapped(lambda t: t.to(self._host), targets)
+        return all_in_precision(host, torch.float64)
 
-def _called(model: nn.Module, inputs: Tensor) -> Tensor:
-    output: Tensor = manner_of(model, inputs).call(model, inputs)
-    return output
+
+def _criterion(document: Document, dataset: data.Dataset, job_folder: Path) -> Criterion:
+    if document.objective is not None:
+        return own_objective(document.objective, job_folder=job_folder)
+    spec, lacks_labels = document.loss_spec, dataset.lacks_labels
+    return loss_function(spec.name, spec.options, job_folder=job_folder, lacks_labels=lacks_labels)
+
+
+def _chosen(nested: Nested, indices: Tensor) -> Nested:
+    return nesting.mapped(lambda tensor: tensor[indices], nested)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _called(model: nn.Module, inputs: Any) -> Any:
+    return manner_of(model, inputs).call(model, inputs)
 
 
 def _dtype_of(model: nn.Module) -> torch.dtype:

@@ -86,11 +86,12 @@ def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str
         for k, v in content[section].items()
         if k not in ignored and (k not in _YOUNGER or v != _YOUNGER[k])
     }
+    judged_by = "loss" if job.document.objective is None else "objective"
     code = sources.digests(job.own_modules, job.source.parent)
     return ({"code": code} if code else {}) | {
         "model": {k: content["model"][k] for k in ("arch", "args")},
         "data": job.data_identity(),
-        "loss": content["loss"],
+        judged_by: content[judged_by],
         "seed": content["seed"],
         section: without_no_choice(settings),
     }

@@ -133,6 +133,7 @@ class NetworkTraining(ResumableTraining):
             root=root,
             job_folder=job_folder,
             seed=document.seed,
+            needs_targets=document.objective is None,
             ignored=document.loss_spec.ignore_index,
         )
         self._learner = Learner(

@@ -282,3 +282,97 @@ def test_a_network_without_gradients_is_refused(tmp_path, make_job, mode):
     )
     with pytest.raises(UsageError, match=r"loss has no gradient.*take no_grad.*out of forward"):
         run(make_job(model={"arch": "graceless:make"}))
+
+
+SEVERAL = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+class One(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, 3)
+    def forward(self, x):
+        return self.linear(x)
+class Two(One):
+    def forward(self, a, b):
+        return {"logits": self.linear(torch.cat([a, b], 1)), "hidden": a}
+def by_batch(network, batch):
+    x, y = batch
+    losses = F.cross_entropy(network(x), y, reduction="none")
+    return {"loss": losses, "confidence": network(x).softmax(1).max(1).values}
+class Curve(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+    def forward(self, t):
+        return 1 + t * self.layers(t)
+def decay(network, batch):
+    t = batch["t"].requires_grad_()
+    u = network(t)
+    (slope,) = torch.autograd.grad(u.sum(), t, create_graph=True)
+    return (slope + u).square().flatten()
+"""
+
+
+def _job_of_several(folder, name, *, arch, arrays, **keys):
+    np.savez(folder / f"{name}.npz", **arrays)
+    (folder / "several.py").write_text(SEVERAL)
+    content = {
+        "model": {"arch": f"several:{arch}"},
+        "data": {"dataset": "arrays", "root": f"{name}.npz", "splits": ["train"]},
+        "threads": 1,
+        "train": {"output": name, "epochs": 3, "batch_size": 8, "weight_decay": 0.0},
+        **keys,
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return job.load(folder / f"{name}.yaml", command="train")
+
+
+def test_several_inputs_and_objectives_train_as_one_input_and_a_loss(tmp_path):
+    """Inputs by name end with the bits of their concatenation; an objective near them."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 5)).astype("f4"), rng.integers(0, 3, 30)
+    alone = {"x_train": x, "y_train": y}
+    apart = {"a_train": x[:, :2], "b_train": x[:, 2:], "y_train": y}
+    one = _job_of_several(tmp_path, "one", arch="One", arrays=alone)
+    two = _job_of_several(tmp_path, "two", arch="Two", arrays=apart)
+    own = _job_of_several(tmp_path, "own", arch="One", arrays=alone, objective="several:by_batch")
+    for loaded in (one, two, own):
+        run(loaded)
+    assert_same_training(one, two)
+    a, b = (checkpoint.load(folder(j) / "epoch_003.pt") for j in (one, own))
+    for name, tensor in a.state.items():
+        torch.testing.assert_close(b.state[name], tensor, rtol=1e-4, atol=1e-6)
+    assert b.numbers["train_loss"] == pytest.approx(a.numbers["train_loss"], rel=1e-5)
+    assert "train_error" not in b.numbers
+
+
+def test_an_objective_that_differentiates_is_learned(tmp_path):
+    """The residual of u' = -u without targets; u(1) comes near 1 / e."""
+    t = np.linspace(0, 1, 40, dtype="f4")[:, None]
+    train = {"output": "pinn", "epochs": 20, "batch_size": 4, "optimizer": "adam", "lr": 0.02}
+    loaded = _job_of_several(
+        tmp_path, "pinn", arch="Curve", arrays={"t_train": t}, objective="several:decay",
+        train={**train, "schedule": "cosine", "weight_decay": 0.0},
+    )  # fmt: skip
+    run(loaded)
+    losses = store.read_history(folder(loaded) / "history.h5").columns["train_loss"]
+    assert losses[-1] < 0.01 < 0.5 < losses[0]
+    network = models.build(
+        loaded.document.model, channels=1, classes=1, size=None, job_folder=tmp_path
+    )
+    checkpoint.fit(network, checkpoint.load(folder(loaded) / "epoch_020.pt"), key="x")
+    assert network(torch.ones(1, 1)).item() == pytest.approx(math.exp(-1), abs=0.04)
+
+
+def test_changes_of_the_data_need_a_loss_of_one_input(tmp_path):
+    """Noise and crops are refused with an objective, and with several inputs."""
+    rng = np.random.default_rng(0)
+    arrays = {"a_train": rng.normal(size=(9, 2)), "b_train": rng.normal(size=(9, 3))}
+    train = {"output": "two", "epochs": 1, "noise": 0.1}
+    loaded = _job_of_several(
+        tmp_path, "two", arch="Two", arrays={**arrays, "y_train": np.arange(9) % 3}, train=train
+    )
+    with pytest.raises(UsageError, match=r"train.noise: needs one array of inputs.*leave it out"):
+        run(loaded)
