@@ -137,7 +137,7 @@ class Job:
         content = self.document.model_dump(mode="json", include={"loss"})["loss"]
         if isinstance(content, dict) and content.get("class_axis") == "second":
             del content["class_axis"]
-        return content["name"] if len(content) == 1 else content
+        return content["name"] if content == {"name": self.document.loss_spec.name} else content
 
     def identity(
         self, digests: Mapping[str, str], code: Mapping[str, str] = MappingProxyType({})
@@ -152,13 +152,14 @@ class Job:
         if self.document.objective is not None:
             del identity["loss"]
             identity["objective"] = self.document.objective
+        else:
+            identity["loss"] = self._loss_identity()
         # Defaults of what is younger than some files are left out.
         if self.document.cells_per_pass != 1:
             identity["cells_per_pass"] = self.document.cells_per_pass
         if self.document.curvature.precision == "float32":
             del identity["curvature"]["precision"]
         identity["curvature"] = without_no_choice(identity["curvature"])
-        identity["loss"] = self._loss_identity()
         identity["model"] = self.network_identity()
         identity["data"] = self.data_identity()
         identity["directions"] = {

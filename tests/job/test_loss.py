@@ -82,3 +82,10 @@ def test_the_options_of_every_loss_are_keys():
     assert {"type": "string", "minLength": 1} in written["properties"]["loss"]["anyOf"]
     assert written["$defs"]["LossSpec"]["properties"].keys() == LossSpec.model_fields.keys()
     assert Document(name="a", **MINIMAL).loss_spec == LossSpec(name="cross_entropy")
+
+
+def test_an_objective_has_no_loss_in_the_identity(load):
+    """What is not evaluated does not count."""
+    identity = load(objective="a:b", quantities=["loss"]).identity({})
+    assert identity["objective"] == "a:b"
+    assert "loss" not in identity

@@ -19,7 +19,7 @@ from lsengine.errors import UsageError
 from lsengine.geometry.parameters import can_move, real_dtype
 from lsengine.job import Job
 from lsengine.job.loss import LossSpec
-from lsengine.objective.classes import ClassAxis, refuse_too_few, shape
+from lsengine.objective.classes import ClassAxis, class_axis, refuse_too_few, shape
 from lsengine.objective.criterion import OwnObjective
 from lsengine.objective.device_state import in_precision
 from lsengine.objective.losses import Loss, hits_of, of_samples
@@ -28,6 +28,7 @@ from lsengine.objective.reported import ReportedLoss
 
 log = logging.getLogger(__name__)
 _FEW = 64  # samples that show what kind of outputs a network has
+_NEARLY_ONE = 1e-3  # how far probabilities in any precision may add up to something else
 
 
 def check(job: Job, loaded: Loaded) -> tuple[str, ...]:
@@ -80,6 +81,8 @@ def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, spec
             refuse_too_few(logits_of(output), data.lone(targets), dataset.classes, spec.class_axis)
         with torch.no_grad():
             of_samples(loss, output, targets)
+        if spec.name == "nll":
+            _warn_of_logits(logits_of(output), data.lone(targets), spec.class_axis)
     except UsageError:
         raise
     except Exception as error:
@@ -89,6 +92,16 @@ def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, spec
             + ("; both are in float64: bring numbers of your own to output.dtype")
             * ("dtype" in str(error) or "scalar type" in str(error))
         ) from error
+
+
+def _warn_of_logits(output: Tensor, labels: Tensor, wanted: ClassAxis | None) -> None:
+    """Warn of outputs that are no logarithms of probabilities, which `nll` takes as they are."""
+    total = output.exp().sum(class_axis(output, labels, wanted) or 1)
+    if bool(((total - 1).abs() > _NEARLY_ONE).any()):
+        log.warning(
+            "loss: nll takes logarithms of probabilities, but those of a sample add up to "
+            f"{float(total.flatten()[0]):.3g}; of logits take cross_entropy"
+        )
 
 
 def _check_targets(dataset: data.Dataset, spec: LossSpec) -> None:

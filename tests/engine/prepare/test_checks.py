@@ -19,6 +19,7 @@ from tests.support import own_networks
 from tests.support.datasets import load
 
 RNG = np.random.default_rng(0)
+LOGS = "nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(1))"
 LOSSES = """
 from torch.nn import functional as F
 
@@ -185,3 +186,14 @@ def test_targets_that_a_built_in_loss_does_not_take_are_refused(tmp_path, loss, 
     job = own_networks.write(tmp_path, "def make(): return nn.Linear(4, 3)\n", x, y, loss=loss)
     with pytest.raises(UsageError, match=match):
         own_networks.run(job)
+
+
+def test_logits_for_nll_are_warned_of(tmp_path, capsys):
+    """They are taken as they are, as torch does; log softmax is not warned of."""
+    x, y = RNG.normal(size=(30, 4)).astype(np.float32), RNG.integers(0, 3, 30)
+    for network, is_warned in (("nn.Linear(4, 3)", True), (LOGS, False)):
+        code = f"def make(): return {network}\n"
+        job = own_networks.write(tmp_path / str(is_warned), code, x, y, loss="nll")
+        own_networks.run(job)
+        said = capsys.readouterr().err
+        assert ("nll takes logarithms of probabilities" in said) == is_warned
