@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lsengine.errors import UsageError
+from lsengine.errors import LsengineError, UsageError
 from lsengine.external.sources import is_own
 from lsengine.wording import did_you_mean
 
@@ -79,11 +79,14 @@ def call(spec: str, args: dict[str, Any], *, key: str, job_folder: Path) -> Any:
 
     Raises:
         UsageError: If there is no such factory, or it fails; with the factory's own error.
+        LsengineError: Those that the factory raises.
     """
     factory = lookup(spec, key=key, job_folder=job_folder)
     with nullcontext() if is_provided(spec) else _importable(job_folder):
         try:
             return factory(**args)
+        except LsengineError:
+            raise  # it says all by itself
         except (Exception, SystemExit) as error:  # a script may leave by sys.exit
             raise UsageError(
                 f"{key}: {spec} called with {args or 'no arguments'} failed: "

@@ -98,3 +98,14 @@ def test_the_users_own_error_is_shown(user_folder, arch, said):
     for _ in range(2):
         with pytest.raises(UsageError, match=said):
             build(arch, job_folder=user_folder)
+
+
+def test_what_lsengine_says_in_a_factory_is_said_as_it_is(tmp_path):
+    """A refusal of data in memory, for example, has all the words that it needs."""
+    from lsengine import data
+
+    with (
+        user_code.provided({"data": lambda: data.from_memory([])}),
+        pytest.raises(UsageError, match=r"^data: list has no batches; is it used up\?$"),
+    ):
+        user_code.call("memory:data", {}, key="data.dataset", job_folder=tmp_path)
