@@ -31,6 +31,7 @@ TESTED_THROUGH_OTHERS = {  # module: the test file that covers it
     "engine/protocol/roster": "engine/protocol/test_coordinator.py",
     "engine/protocol/worker": "engine/protocol/test_coordinator.py",
     "external/hugging_face": "models/test_pretrained.py",
+    "engine/prepare/tokens": "system/test_hugging_face.py",
     "models/densenet": "models/test_checkpoint.py",
     "models/library_names": "models/test_pretrained.py",
     "objective/batches": "objective/test_splits.py",

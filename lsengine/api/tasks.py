@@ -13,6 +13,7 @@ from lsengine import job as jobs
 from lsengine.api import memory
 from lsengine.errors import UsageError
 from lsengine.job import Job
+from lsengine.models import vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,8 @@ def in_memory(
     """
     samples = memory.Samples(data, split, with_targets=objective is None, pad=pad)
     objects: dict[str, Callable[..., Any]] = {"model": memory.Copies(model), "data": samples}
+    if loss is None and objective is None:
+        loss = _usual_loss(model, samples)
     judge = _judge(loss, objective, objects)
     if taken := {"model", "data", "train", "curve", "launch"} & keys.keys():
         raise UsageError(f"{who}: {sorted(taken)[0]} is no key of a job in memory")
@@ -174,10 +177,21 @@ def in_memory(
     )
 
 
+def _usual_loss(model: Any, samples: memory.Samples) -> str:
+    """Return the loss where none is named.
+
+    Batches for networks of transformers have labels as their own loss takes them: not shifted yet,
+    for language models.
+    """
+    if vocabulary(model) is not None and all(isinstance(s.x, dict) for s in samples().values()):
+        return "output"
+    return "cross_entropy"
+
+
 def _judge(loss: Any, objective: Any, objects: dict[str, Callable[..., Any]]) -> dict[str, Any]:
     """Return what a job says of its loss or objective; one in memory is added to the objects."""
     if objective is None:
-        name = memory.named_loss("cross_entropy" if loss is None else loss)
+        name = memory.named_loss(loss)
         if name is None:
             objects["loss"] = loss
         return {"loss": name or "memory:loss"}

@@ -15,6 +15,7 @@ from lsengine.engine.prepare.loading import Loaded, called, criterion_of, first_
 from lsengine.engine.prepare.normalisation import check_choices
 from lsengine.engine.prepare.objective_check import check_objective
 from lsengine.engine.prepare.selection import hessian_names
+from lsengine.engine.prepare.tokens import refuse_unshifted_labels
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import can_move, real_dtype
 from lsengine.job import Job
@@ -46,6 +47,8 @@ def check(job: Job, loaded: Loaded) -> tuple[str, ...]:
         metrics = check_objective(job, loaded, criterion)
     else:
         check_loss_accepts(loaded.model, loaded.dataset, criterion, document.loss_spec)
+        if not document.loss_spec.is_own and document.loss_spec.name != "output":
+            refuse_unshifted_labels(loaded.model, loaded.dataset)
         _check_accuracy(job, loaded, criterion)
     _warn_of_undefined(loaded.model)
     check_choices(job, loaded.model)

@@ -23,6 +23,7 @@ from lsengine.engine.prepare.selection import (
     roles,
     selection,
 )
+from lsengine.engine.prepare.tokens import refuse_unknown_tokens
 from lsengine.errors import LsengineError, UsageError
 from lsengine.external import sources, user_code
 from lsengine.geometry.parameters import real_dtype
@@ -63,6 +64,7 @@ def load(job: Job) -> Loaded:
     is_wide = job.document.precision == "float64"
     dataset = _dataset(job, exact=is_wide)
     model = network(job, dataset, wide=is_wide)
+    refuse_unknown_tokens(model, dataset)
     digests = {"checkpoint": checkpoint.digest(job.checkpoint), "data": dataset.sha256}
     if job.document.loss_spec.name == "output":
         dataset = _with_own_loss(dataset, model)
