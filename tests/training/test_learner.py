@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from lsengine import data, job, models, store
+from lsengine.engine import Options, connect
 from lsengine.errors import UsageError
 from lsengine.models import checkpoint
 from lsengine.training import recipe
@@ -376,3 +377,17 @@ def test_changes_of_the_data_need_a_loss_of_one_input(tmp_path):
     )
     with pytest.raises(UsageError, match=r"train.noise: needs one array of inputs.*leave it out"):
         run(loaded)
+
+
+def test_a_curve_is_not_trained_by_an_objective(tmp_path):
+    """The key of the job is named."""
+    rng = np.random.default_rng(0)
+    arrays = {"x_train": rng.normal(size=(9, 5)), "y_train": np.arange(9) % 3}
+    run(_job_of_several(tmp_path, "one", arch="One", arrays=arrays))
+    loaded = _job_of_several(
+        tmp_path, "curve", arch="One", arrays=arrays, objective="several:by_batch",
+        model={"arch": "several:One", "checkpoint": "one/epoch_000.pt"},
+        curve={"to": "one/epoch_003.pt", "output": "bent", "epochs": 1},
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="objective: curves are trained by a loss"):
+        connect.run(loaded.source, Options(progress="none"), world=None)
