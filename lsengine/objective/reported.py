@@ -8,13 +8,14 @@ Shape suffixes: N samples, T tokens, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lsengine.errors import UsageError
+from lsengine.models.copies import duplicate
 from lsengine.objective import builtin
 from lsengine.objective.classes import ClassAxis
 from lsengine.objective.outputs import logits_of
@@ -56,6 +57,30 @@ class ReportedLoss:
             raise ValueError("the loss of the network does not say which label an output is for")
         logits = logits_of(output)
         return (logits[:, :-1], target[:, 1:]) if self._kind == "next" else (logits, target)
+
+
+def kind_by_trial(
+    model: nn.Module, call: Callable[[nn.Module], Any], target: Tensor
+) -> Kind | None:
+    """Return the kind of a network's own loss, with its weights and with others.
+
+    Its own may give all tokens the same probability, which tells nothing.  ``call`` returns the
+    output (N, ...) of a network in float64 for some samples, whose targets are (N, ...).
+
+    Raises:
+        UsageError: As `kind_of`.
+    """
+    return kind_of([(call(net), target) for net in (model, _noisy(model))])
+
+
+@torch.no_grad()
+def _noisy(model: nn.Module) -> nn.Module:
+    """Return a copy with other weights."""
+    other, generator = duplicate(model), torch.Generator().manual_seed(0)
+    for parameter in other.parameters():
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+        parameter.add_(noise, alpha=0.1)
+    return other
 
 
 def kind_of(batches: Sequence[tuple[Any, Tensor]]) -> Kind | None:

@@ -23,7 +23,7 @@ from lsengine.devices import device_of, is_channels_last_safe, tune_malloc
 from lsengine.errors import UsageError
 from lsengine.job.loss import LossSpec
 from lsengine.job.schema import Document
-from lsengine.objective import losses
+from lsengine.objective import losses, reported
 from lsengine.objective.batches import Batches, first
 from lsengine.objective.classes import refuse_too_few
 from lsengine.objective.criterion import Criterion, OwnObjective, own_objective
@@ -32,9 +32,11 @@ from lsengine.objective.forward import manner_of
 from lsengine.objective.judging import Judge
 from lsengine.objective.losses import loss_function
 from lsengine.objective.outputs import logits_of, nested_output
+from lsengine.objective.reported import ReportedLoss
 from lsengine.training import recipe
 
 _EVALUATION_BATCH = 512
+_FEW = 8  # samples that show of which loss the network's own is
 _CHANGES = ("crop", "flip", "noise", "label_noise")  # of the data, while training
 
 
@@ -93,6 +95,8 @@ class Learner:
         self._dtype = _dtype_of(self.model)
         self._format = self._memory_format(document)
         self._splits = {name: self._samples(name) for name in dataset.splits}
+        if document.objective is None and document.loss_spec.name == "output":
+            self._find_own_loss()
         self._check_network(document.loss_spec)
         named = self.model.named_parameters()
         self.parameters = {name: p for name, p in named if p.requires_grad}
@@ -157,6 +161,17 @@ class Learner:
 
     def _placed(self, nested: Nested) -> Nested:
         return nesting.mapped(lambda tensor: tensor.to(self.device), nested)
+
+    def _find_own_loss(self) -> None:
+        """Find out of which loss of its logits the network's own is, to weigh batches rightly."""
+        raw, targets = (first(part, _FEW) for part in self._splits["train"])
+        inputs, y = self._inputs(raw), data.lone(targets)
+        self.model.eval()
+        kind = reported.kind_by_trial(
+            self.model, lambda net: self._judge.widened(_called(net, inputs)), y
+        )
+        self._criterion = ReportedLoss(kind, lacks_labels=self._dataset.lacks_labels)
+        self._judge = Judge(self._criterion, self._host, has_classes=False)
 
     def _check_network(self, loss: LossSpec) -> None:
         """Run two samples through network and loss, before anything is written."""

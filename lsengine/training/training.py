@@ -134,6 +134,7 @@ class NetworkTraining(ResumableTraining):
             job_folder=job_folder,
             seed=document.seed,
             needs_targets=document.objective is None,
+            keeps_targets=document.loss_spec.name == "output",
             ignored=document.loss_spec.ignore_index,
         )
         self._learner = Learner(

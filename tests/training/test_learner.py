@@ -308,6 +308,16 @@ class Curve(nn.Module):
         self.layers = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
     def forward(self, t):
         return 1 + t * self.layers(t)
+class Causal(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.last = nn.Embedding(5, 4), nn.Linear(4, 5)
+    def forward(self, ids, labels=None):
+        logits = self.last(self.tokens(ids).cumsum(1).tanh())
+        if labels is None:
+            return {"logits": logits}
+        rows, after = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        return {"loss": F.cross_entropy(rows, after), "logits": logits}
 def decay(network, batch):
     t = batch["t"].requires_grad_()
     u = network(t)
@@ -391,3 +401,22 @@ def test_a_curve_is_not_trained_by_an_objective(tmp_path):
     )  # fmt: skip
     with pytest.raises(UsageError, match="objective: curves are trained by a loss"):
         connect.run(loaded.source, Options(progress="none"), world=None)
+
+
+def test_the_loss_of_the_network_is_that_of_all_tokens(tmp_path):
+    """The history has the mean over the split as the network has it, whatever the batches."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 5, (600, 6))
+    labels = np.where(np.arange(6) < rng.integers(2, 7, (600, 1)), ids, -100)
+    arrays = {"ids_train": ids, "labels_train": labels}
+    loaded = _job_of_several(tmp_path, "own", arch="Causal", arrays=arrays, loss="output")
+    run(loaded)
+    epochs = [checkpoint.load(folder(loaded) / f"epoch_{n:03}.pt") for n in (0, 3)]
+    names: dict = {}
+    exec(SEVERAL, names)
+    model = names["Causal"]().double()
+    for epoch in epochs:
+        model.load_state_dict(epoch.state)
+        loss = model(torch.from_numpy(ids), torch.from_numpy(labels))["loss"].item()
+        assert epoch.numbers["train_loss"] == pytest.approx(loss, rel=1e-6)
+    assert epochs[1].numbers["train_loss"] < epochs[0].numbers["train_loss"]

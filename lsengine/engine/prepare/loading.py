@@ -34,7 +34,7 @@ from lsengine.objective import reported
 from lsengine.objective.batches import Batches
 from lsengine.objective.criterion import Criterion, OwnObjective, own_objective
 from lsengine.objective.device_state import in_precision
-from lsengine.objective.forward import Call, cast, copied, manner_of
+from lsengine.objective.forward import Call, cast, manner_of
 from lsengine.objective.losses import loss_function
 from lsengine.objective.outputs import nested_output
 from lsengine.surface import parts
@@ -90,14 +90,12 @@ def _dataset(job: Job, *, exact: bool = False) -> data.Dataset:
 def _with_own_loss(dataset: data.Dataset, model: nn.Module) -> data.Dataset:
     """Tell a data set of which loss of its logits the network's own is, by a few samples.
 
-    It is tried with the network's weights and with others: those may give all tokens the same
-    probability.  If a label is that of the next token, the first one is none.
+    If a label is that of the next token, the first one is none.
     """
     split, dtype = next(iter(dataset.splits)), real_dtype(model.parameters())
     part = first_samples(dataset, split, _FEW)
     x, y = data.normalized(part, split, dtype), data.lone(part.splits[split].y)
-    outputs = [called(net, x) for net in (model, _noisy(model))]
-    kind = reported.kind_of([(widened(output), y) for output in outputs])
+    kind = reported.kind_by_trial(model, lambda net: widened(called(net, x)), y)
     log.info("loss: output: %s", kind or "as it is, for every batch")
     if kind != "next":
         return replace(dataset, own_loss=kind)
@@ -107,16 +105,6 @@ def _with_own_loss(dataset: data.Dataset, model: nn.Module) -> data.Dataset:
 
 def _without_first(labels_NT: Tensor) -> Tensor:
     return torch.cat([torch.full_like(labels_NT[:, :1], NO_LABEL), labels_NT[:, 1:]], 1)
-
-
-@torch.no_grad()
-def _noisy(model: nn.Module) -> nn.Module:
-    """Return a copy with other weights."""
-    other, generator = copied(model), torch.Generator().manual_seed(0)
-    for parameter in other.parameters():
-        noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-        parameter.add_(noise, alpha=0.1)
-    return other
 
 
 def network(job: Job, dataset: data.Dataset, *, wide: bool = False) -> nn.Module:
