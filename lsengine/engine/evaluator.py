@@ -27,6 +27,7 @@ from lsengine.errors import LsengineError, Stopped, UsageError
 from lsengine.job import Job
 from lsengine.log import NOTICE
 from lsengine.models import checkpoint
+from lsengine.objective.criterion import OwnObjective
 from lsengine.store import CellResults, read, read_grid, read_trajectory
 from lsengine.surface.grid import Cell
 
@@ -105,10 +106,13 @@ class Evaluator:
             self._job, device, precision=plan.precision, batch_size=plan.batch_size
         )
         settings = replace(settings, products_by=self._products_by, peers=self._peers)
+        criterion = criterion_of(self._job, self._dataset)
+        if isinstance(criterion, OwnObjective):
+            criterion.require(plan.metrics)
         return objectives.Objective(
             model,
             self._dataset,
-            criterion_of(self._job, self._dataset),
+            criterion,
             {str(k): direction for k, direction in enumerate(along)},
             settings,
             repeats="repeat" in self._grid.axes,

@@ -6,7 +6,7 @@ Shape suffix: N samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +39,11 @@ class OwnObjective:
 
     def __init__(self, name: str, function: Callable[[nn.Module, Any], Any]) -> None:
         self._name, self._function = name, function
-        self._names: tuple[str, ...] | None = None  # as the first batch had them
+        self._names: tuple[str, ...] | None = None  # as the first batch had them, or the job has
+
+    def require(self, metrics: Sequence[str]) -> None:
+        """From now on refuse batches with other names than loss and these, ``_se`` left out."""
+        self._names = ("loss", *(name for name in metrics if not name.endswith("_se")))
 
     def call(self, network: nn.Module, batch: Nested) -> Any:
         """Return what the function makes of a batch: what `measured` and `loss` take."""

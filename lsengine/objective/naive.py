@@ -140,6 +140,10 @@ class NaiveNetwork:
                     ones = torch.ones(len(numbers), dtype=torch.float64)
                     weights.append(ones if weight is None else weight.detach().cpu().double())
         metrics = {name: torch.cat(parts) for name, parts in columns.items()}
+        for name, tensor in metrics.items():
+            if len(tensor) != sum(sizes):
+                found = f'"{name}" has {len(tensor)} numbers for {sum(sizes)} samples'
+                raise ValueError(f"{found} in batches of {' and '.join(map(str, sizes))}")
         losses, shares = metrics.pop("loss"), torch.cat(weights)
         mean = (losses.where(shares > 0, 0) * shares).sum() / shares.sum()
         rows = [tensor.reshape(len(losses), -1) for tensor in (losses, *metrics.values())]

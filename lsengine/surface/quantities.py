@@ -41,6 +41,11 @@ def describe(name: str) -> Quantity:
         return Quantity(name, f"{words} accuracy (%)", factor=100.0, best="high")
     if words and measure == "loss_se":
         return Quantity(name, f"standard error of the {words} loss")
+    if words and measure:  # a metric of an objective
+        of, is_error = measure.removesuffix("_se").replace("_", " "), measure.endswith("_se")
+        return Quantity(
+            name, f"standard error of the {words} {of}" if is_error else f"{words} {of}"
+        )
     return Quantity(name, _KNOWN.get(name, name.replace("_", " ")))
 
 

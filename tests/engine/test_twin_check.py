@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -12,6 +14,8 @@ import torch
 from lsengine import store
 from lsengine.curvature import products
 from lsengine.engine import Options, connect, evaluate, evaluator, spectrum, twin_check
+from lsengine.engine.messages import Probe
+from lsengine.engine.twin_check import _compare_metrics
 from lsengine.errors import SurfaceError, UsageError
 from lsengine.geometry import curve
 from lsengine.models import resnet
@@ -19,6 +23,7 @@ from lsengine.models.layers import statistics_modules
 from lsengine.models.plain import MLP
 from lsengine.objective import batched, device_state, displaced, forward, fused_layers, vectors
 from lsengine.objective.fused import FusedForward
+from lsengine.surface.grid import Cell
 from tests.support import own_networks
 from tests.support.jobs import write_job
 from tests.support.minima import write_connection
@@ -330,3 +335,30 @@ def test_a_resume_with_another_network_is_refused(tmp_path):
         with pytest.raises(SurfaceError, match="when the surface was begun"):
             evaluate([job], Options(progress="none"), world=None)
     assert evaluate([job], Options(progress="none"), world=None) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "is_refused"),
+    [
+        ("smooth", 0, False),
+        ("smooth", 1, True),  # a number that differs by more than rounding
+        ("answers", 2, False),  # rounding decides about two of eight
+        ("answers", 3, True),
+        ("bins", 2, False),
+        ("bins", 3, True),
+    ],
+)
+def test_metrics_are_compared_sample_by_sample(name, wrong, is_refused):
+    """Of whole numbers, and of rows of a summary, rounding may decide about a few."""
+    rows = np.eye(4)[np.arange(8) % 4]
+    values = {"smooth": np.linspace(0.1, 0.9, 8), "answers": np.ones(8), "bins": rows}[name]
+    probe = Probe(
+        cell=Cell(0.0), losses={}, hits={}, allowed={}, metrics={"test": {name: (values, 1e-6)}}
+    )
+    found = torch.from_numpy(values + 1e-8)
+    found[:wrong] += 1
+    job = SimpleNamespace(document=SimpleNamespace(objective="mine:judge"))
+    with pytest.raises(UsageError, match=name) if is_refused else nullcontext():
+        _compare_metrics(job, {name: found}, probe, "test")
+    with pytest.raises(UsageError, match=r"mine:judge returns other here, and .* on rank 0"):
+        _compare_metrics(job, {"other": found}, probe, "test")

@@ -14,6 +14,8 @@ from lsengine.surface.quantities import Quantity, describe, preferred
         ("test_loss", "test loss", 1.0, "low"),
         ("test_accuracy", "test accuracy (%)", 100.0, "high"),
         ("train_loss_se", "standard error of the training loss", 1.0, ""),
+        ("train_exact_match", "training exact match", 1.0, ""),
+        ("test_brier_se", "standard error of the test brier", 1.0, ""),
         ("eigenvalue_max", "largest Hessian eigenvalue", 1.0, ""),
         ("my_own_measure", "my own measure", 1.0, ""),
         ("validation_loss", "validation loss", 1.0, ""),  # of no split that is known

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+import lsengine
 from lsengine import store
 from lsengine.engine import Options, evaluate
 from lsengine.errors import SurfaceError, UsageError
+from lsengine.store.shards import merge
+from tests.support.jobs import values
+from tests.support.kills import trial
 from tests.support.own_networks import networks_at_cells, run, write
 
 PLAIN = {"grid": {"alpha": [-0.5, 0.5, 3]}, "quantities": ["loss"]}
@@ -171,11 +175,20 @@ def judge(network, batch):
         ),
     }
 """
+SLOWED = """
+def slowed(network):
+    def call(*inputs):
+        for _ in range(60):
+            output = network(*inputs)
+        return output
+
+    return call
+"""
 NAMES = ["loss", "loss_se", "brier", "brier_se", "match", "match_se", "calibration"]
 
 
-def judged(folder, **changes):
-    """Write a job of dicts with a mask and an objective with metrics."""
+def judged(folder, slow=False, **changes):
+    """Write a job of dicts with a mask and an objective with metrics; ``slow`` takes a second."""
     rng = np.random.default_rng(1)
     x, y, mask = (
         rng.normal(size=(30, 5, 2)).astype("f"),
@@ -183,7 +196,8 @@ def judged(folder, **changes):
         rng.random((30, 5)) > 0.4,
     )
     mask[:, 0] = True
-    job = write(folder, JUDGED, x, y, **{"objective": "net:judge"} | PLAIN | changes)
+    code = JUDGED.replace("network(batch", "slowed(network)(batch") if slow else JUDGED
+    job = write(folder, code + SLOWED, x, y, **{"objective": "net:judge"} | PLAIN | changes)
     np.savez(folder / "d.npz", x_train=x, y_train=y, mask_train=mask)
     return job
 
@@ -232,3 +246,106 @@ def test_a_surface_goes_on_with_its_metrics_and_is_refused_with_others(tmp_path)
         file["status"][1] = 0
     with pytest.raises(SurfaceError, match="its objective returned other at the beginning"):
         evaluate([job], Options(progress="none"), world=None)
+
+
+def test_ranks_and_kills_leave_the_bytes_of_metrics_as_they_are(tmp_path, pool):
+    """One process, three ranks, shards, and a run killed and resumed: all the same."""
+    grid = {"alpha": [-1, 1, 11], "beta": [-1, 1, 5]}
+    random = {axis: {"kind": "random", "seed": n} for n, axis in enumerate(("alpha", "beta"))}
+    given = {"grid": grid, "directions": random}
+    alone = judged(tmp_path / "alone", **given)
+    run(alone)
+    expected = values(alone.with_suffix(".h5"))
+    assert {f"train_{name}" for name in NAMES} <= expected.keys()
+    ranks = judged(tmp_path / "ranks", **given)
+    assert pool.evaluate(ranks, 3)["code"] == 0
+    assert values(ranks.with_suffix(".h5")) == expected
+    shards = judged(tmp_path / "shards", **given)
+    for k in (1, 2):
+        assert evaluate([shards], Options(progress="none", shard=(k, 2)), world=None) == 0
+    merge([shards.with_suffix(f".shard-{k}.h5") for k in (1, 2)], shards.with_suffix(".h5"))
+    assert values(shards.with_suffix(".h5")) == expected
+    killed = judged(tmp_path / "killed", **given, slow=True)
+    slow = judged(tmp_path / "slow", **given, slow=True)
+    run(slow)
+    trial(killed, "all", 0.3, values(slow.with_suffix(".h5")), cells=5)
+
+
+def test_checkpoints_of_a_trajectory_have_the_metrics(tmp_path):
+    """Their own, and those of the plane under them; the last is the centre."""
+    job = judged(tmp_path, trajectory={"checkpoints": "run/*.pt"})
+    (tmp_path / "run").mkdir()
+    centre = torch.load(tmp_path / "ck.pt")
+    for n in range(2):
+        torch.save({k: v * (n + 1) / 2 for k, v in centre.items()}, tmp_path / f"run/e_{n}.pt")
+    found = run(job)
+    columns = store.read(tmp_path / "job.h5").trajectory.columns
+    for name in ("loss", "brier", "match", "calibration"):
+        for kind in ("train", "plane_train"):
+            assert columns[f"{kind}_{name}"][1] == found[f"train_{name}"][1]
+    assert columns["train_brier"][0] != columns["train_brier"][1]
+    assert "plane_train_brier_se" not in columns
+
+
+def test_metrics_are_drawn_and_exported(tmp_path):
+    """By their names, with words; an unknown one is refused with those that there are."""
+    job = judged(tmp_path)
+    run(job)
+    surface = str(tmp_path / "job.h5")
+    assert lsengine.render(surface, quantity="train_calibration", output=tmp_path / "x.svg")
+    assert "training calibration" in (tmp_path / "x.svg").read_text()
+    lsengine.export(surface, to="csv", output=tmp_path / "x.csv")
+    head = (tmp_path / "x.csv").read_text().splitlines()[0].split(",")
+    assert {"train_match", "train_match_se", "train_calibration"} <= set(head)
+    with pytest.raises(UsageError, match="it has: train_brier, train_brier_se"):
+        lsengine.render(surface, quantity="train_other", output=tmp_path / "y.svg")
+
+
+BROKEN = """
+kept = {}
+
+def make():
+    return nn.Linear(3, 2)
+
+def each(network, batch):
+    x, y = batch
+    return F.cross_entropy(network(x), y, reduction="none")
+
+def relative(network, batch):
+    losses = each(network, batch)
+    return {"loss": losses, "relative": losses / losses.mean()}
+
+def stale(network, batch):
+    losses = each(network, batch)
+    return {"loss": losses, "old": kept.setdefault("old", losses.detach())}
+
+def uneven(network, batch):
+    losses = each(network, batch)
+    return {"loss": losses, "more": losses} if len(losses) == 8 else losses
+
+def weightless(network, batch):
+    losses = each(network, batch)
+    return losses, torch.zeros(len(losses))
+
+def unfinished(network, batch):
+    import lsengine
+    return {"loss": each(network, batch), "s": lsengine.Summary(network(batch[0]), lambda m: m)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("relative", r"^objective: net:relative makes of 24 train samples .* say batch_size"),
+        ("stale", '^objective: net:stale fails for .*: "old" has 8 numbers for 24 samples'),
+        ("uneven", "^objective: net:uneven returned loss, more for a batch, and loss for another"),
+        ("weightless", "^objective: the weights of all 25 train samples are 0"),
+        ("unfinished", '^objective: finish of the summary "s" does not make one number of 2 means'),
+    ],
+)
+def test_objectives_that_are_wrong_are_refused(tmp_path, name, message):
+    """A metric of the batch or of an earlier call, other names, no weight, no number."""
+    x = np.random.default_rng(0).normal(size=(25, 3)).astype("f")
+    job = write(tmp_path, BROKEN, x, np.arange(25) % 2, objective=f"net:{name}", **PLAIN)
+    with pytest.raises(UsageError, match=message):
+        run(job)

@@ -209,7 +209,8 @@ def failures_named(job: Job, where: str) -> Iterator[None]:
         if not is_own or devices.is_out_of_memory(error):
             raise
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UsageError(f"model.arch: network or loss fail {where}: {what}") from error
+        judged_by = "loss" if document.objective is None else "objective"
+        raise UsageError(f"model.arch: network or {judged_by} fail {where}: {what}") from error
 
 
 def first_samples(dataset: data.Dataset, split: str, count: int) -> data.Dataset:

@@ -73,12 +73,11 @@ class TwinValues:
             raise
         except Exception as error:
             batches = " and ".join(map(str, sizes[:2]))
-            what = "network or loss fail"
+            what = "model.arch: network or loss fail"
             if self.own is not None:
-                what = f"network or objective {self._job.document.objective} fail"
+                what = f"objective: {self._job.document.objective} fails"
             raise CannotEvaluateError(
-                f"model.arch: {what} for batches of {batches} {split} samples: "
-                f"{type(error).__name__}: {error}"
+                f"{what} for batches of {batches} {split} samples: {type(error).__name__}: {error}"
             ) from error
 
     def targets(self, split: str) -> Any:
