@@ -66,7 +66,13 @@ def callers(*, speaks: bool) -> Iterator[None]:
 
 def default_style() -> str:
     """Return how progress is shown if nobody says it: a bar on a terminal or in a notebook."""
-    return "bar" if sys.stderr.isatty() or "ipykernel" in sys.modules else "lines"
+    return "bar" if sys.stderr.isatty() or _is_notebook() else "lines"
+
+
+def _is_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
 
 class Progress:
@@ -117,7 +123,7 @@ class Progress:
 def _tqdm() -> Any:
     """Return the bar of a notebook where there is one that can show it, else that of a terminal."""
     # Not needed by who only reads.
-    is_shown = "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
+    is_shown = _is_notebook() and importlib.util.find_spec("ipywidgets") is not None
     return importlib.import_module("tqdm.auto" if is_shown else "tqdm").tqdm
 
 

@@ -103,3 +103,18 @@ def test_a_terminal_that_goes_away_ends_no_run(monkeypatch):
         progress.advance()
     progress.close()
     assert tries == [1]
+
+
+def test_log_lines_of_a_library_are_the_callers(capsys, monkeypatch):
+    """Warnings are shown if it speaks, else nothing; set-up has no effect meanwhile."""
+    root = logging.getLogger("lsengine")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    root.handlers[:], root.propagate = [], True
+    root.setLevel(logging.NOTSET)
+    for speaks, said in ((True, "lsengine: careful\n"), (False, "")):
+        with log.callers(speaks=speaks):
+            log.configure(rank=0)
+            logging.getLogger("lsengine.somewhere").warning("careful")
+            logging.getLogger("lsengine.somewhere").info("by the way")
+        assert capsys.readouterr().err == said
+    assert (root.handlers, root.level, root.propagate) == ([], logging.NOTSET, True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from lsengine import store
@@ -154,7 +155,7 @@ def merge(shards: Sequence[str | Path], output: str | Path) -> Surface:
 
 
 def histogram(
-    checkpoints: Sequence[str | Path],
+    checkpoints: Sequence[Any],
     output: str | Path,
     *,
     names: Sequence[str] = (),
@@ -163,18 +164,26 @@ def histogram(
     """Count the numbers of checkpoints on common bins; write and return the result.
 
     Args:
-        checkpoints: Files of any networks.
+        checkpoints: Networks, state dicts or files, of any networks.
         output: The file, ``.h5``, of which `render` draws a picture.
-        names: What to call the checkpoints; default: what tells their paths apart.
+        names: What to call the checkpoints; default: what tells their paths apart, or numbers.
         bins: How many; default 101.
 
     Raises:
         UsageError: If a checkpoint cannot be read, names do not fit, or nothing is finite.
     """
+    from lsengine.api import memory
     from lsengine.training import weight_histogram as weights
 
-    paths = [Path(path) for path in checkpoints]
-    return weights.histograms(paths, Path(output), names=names, bins=bins or weights.BINS)
+    with TemporaryDirectory(prefix="lsengine-") as folder:
+        paths = []
+        for number, thing in enumerate(checkpoints):
+            paths.append(
+                Path(folder, f"{number}.pt") if memory.is_in_memory(thing) else Path(thing)
+            )
+            if memory.is_in_memory(thing):
+                memory.write_checkpoint(paths[-1], thing, f"checkpoints[{number}]")
+        return weights.histograms(paths, Path(output), names=names, bins=bins or weights.BINS)
 
 
 def _listed(surfaces: AnySurface | Sequence[AnySurface]) -> list[AnySurface]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,9 +15,10 @@ from lsengine.api.process import seeded
 from lsengine.data import Split
 from lsengine.data.dataset import NO_LABEL
 from lsengine.data.loaders import from_memory
+from lsengine.data.nesting import mapped
 from lsengine.errors import UsageError
 from lsengine.models import checkpoint
-from lsengine.models.copies import duplicate
+from lsengine.models.copies import duplicate, original_number
 from lsengine.models.layers import unwrapped
 
 SPLITS = ("train", "test")
@@ -36,28 +38,6 @@ _MODULES: dict[Any, tuple[str, tuple[str, ...]]] = {  # with the options that a 
     nn.HuberLoss: ("huber", ("delta",)),
     nn.BCEWithLogitsLoss: ("bce_with_logits", ("pos_weight",)),
 }
-
-
-class Copies:
-    """Makes copies of a network, which is itself only read; they are on the CPU.
-
-    Raises:
-        UsageError: If it is no network.
-    """
-
-    def __init__(self, model: Any) -> None:
-        if not isinstance(model, nn.Module):
-            raise UsageError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-        self._model = unwrapped(model)
-
-    def __call__(self) -> nn.Module:
-        """Return a copy without gradients."""
-        copy = duplicate(self._model).cpu()
-        copy.zero_grad(set_to_none=True)
-        return copy
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_model": self()}  # another process may see no device
 
 
 class Samples:
@@ -100,6 +80,61 @@ class Samples:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_given": dict.fromkeys(self._given), "_read": self()}
+
+
+class Copies:
+    """Makes copies of a network, which is itself only read; they are on the CPU.
+
+    ``judge`` does with a network, inputs and targets what a surface is made of.
+
+    Raises:
+        UsageError: If it is no network.
+    """
+
+    def __init__(self, model: Any, samples: Samples, judge: Callable[..., Any]) -> None:
+        if not isinstance(model, nn.Module):
+            raise UsageError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        self._model, self._samples, self._judge = unwrapped(model), samples, judge
+        self._is_checked = False
+
+    def __call__(self) -> nn.Module:
+        """Return a copy without gradients.
+
+        Raises:
+            UsageError: If the network's own numbers would be used in place of the copy's.
+        """
+        copy = duplicate(self._model).cpu()
+        copy.zero_grad(set_to_none=True)
+        if not self._is_checked:
+            self._check(copy)
+        self._is_checked = True
+        return copy
+
+    def _check(self, copy: nn.Module) -> None:
+        """Look at what is computed with: a function keeps the layers of the network it knows."""
+        split = next(iter(self._samples().values()))
+        x, y = (None if n is None else mapped(_first_two, n) for n in (split.x, split.y))
+        trial = duplicate(copy).float().eval()
+        with seeded():
+            judge = self._judge
+            # Constants in a buffer may be a loss's, too.
+            name = original_number(self._model, trial, lambda n: judge(n, x, y), buffers=False)
+        if name:
+            raise UsageError(
+                f"model: {name} is used by a function that knows the model itself, so that nothing "
+                "changes when a copy's numbers move; in the network let it be a method or a "
+                "module, in a loss or an objective take the network that is given"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_model": self(), "_is_checked": True}  # another process may see no device
+
+
+def _first_two(tensor: Tensor) -> Tensor:
+    """Return two samples, about as a network sees them."""
+    if tensor.dtype == torch.uint8 and tensor.ndim == 4:
+        return tensor[:2] / 255
+    return tensor[:2].float() if tensor.is_floating_point() else tensor[:2]
 
 
 def named_loss(loss: Any) -> Any:

@@ -135,7 +135,7 @@ def _agreed(world: World, work: Callable[[], T]) -> T:
         world.send(outcome, to=rank, tag=_OUTCOME)
     world.flush()
     if outcome[1] is not None:
-        raise outcome[1]
+        raise outcome[1].with_traceback(None)  # its message says it all, and a cause stays
     return outcome[0]
 
 

@@ -13,7 +13,7 @@ from lsengine import job as jobs
 from lsengine.api import memory
 from lsengine.errors import UsageError
 from lsengine.job import Job
-from lsengine.models import vocabulary
+from lsengine.models import calling, vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +152,11 @@ def in_memory(
         UsageError: If it is no network, no loss, or a key is one that a function sets itself.
     """
     samples = memory.Samples(data, split, with_targets=objective is None, pad=pad)
-    objects: dict[str, Callable[..., Any]] = {"model": memory.Copies(model), "data": samples}
+    objects: dict[str, Callable[..., Any]] = {"data": samples}
     if loss is None and objective is None:
         loss = _usual_loss(model, samples)
     judge = _judge(loss, objective, objects)
+    objects["model"] = memory.Copies(model, samples, _used(objects))
     if taken := {"model", "data", "train", "curve", "launch"} & keys.keys():
         raise UsageError(f"{who}: {sorted(taken)[0]} is no key of a job in memory")
     about = {"dataset": "memory:data", "splits": samples.splits}
@@ -205,6 +206,21 @@ def _judge(loss: Any, objective: Any, objects: dict[str, Callable[..., Any]]) ->
         )
     objects["objective"] = objective
     return {"objective": "memory:objective"}
+
+
+def _used(objects: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """Return what is done with a network, inputs and targets, by objects in memory."""
+    loss, objective = objects.get("loss"), objects.get("objective")
+
+    def use(network: Any, x: Any, y: Any) -> None:
+        if objective is not None:
+            objective(network, x if y is None else (x, y))
+            return
+        output = calling.call(network, x)
+        if loss is not None:
+            loss(output, y)
+
+    return use
 
 
 def grid(points: Any, kind: Callable[[int], list[Any]]) -> Any:

@@ -56,16 +56,15 @@ def borrowed() -> Iterator[None]:
     Modules stay that could be imported without a job: they are the caller's own.
     """
     path, in_use = list(sys.path), list(_in_use)
-    _in_use.clear()
     try:
         yield
     finally:
         own = {Path(entry).absolute() for entry in path}
-        for use in _in_use:
-            if use.folder not in own:
-                for name in imported(use.folder):
-                    del sys.modules[name]
-        _in_use[:] = in_use
+        if _in_use != in_use:
+            folder = _in_use[0].folder
+            for name in imported(folder) if folder not in own else ():
+                del sys.modules[name]
+            _in_use.clear()
         sys.path[:] = path
 
 

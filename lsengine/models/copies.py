@@ -26,13 +26,15 @@ def duplicate(model: nn.Module) -> nn.Module:
     return made
 
 
-def original_number(model: nn.Module, made: nn.Module, use: Callable[[nn.Module], Any]) -> str:
+def original_number(
+    model: nn.Module, made: nn.Module, use: Callable[[nn.Module], Any], *, buffers: bool = True
+) -> str:
     """Return the name of a number of a network that its copy computes with; empty if none is seen.
 
     ``use`` does with the copy what is done with a network.  A function keeps its layers when the
-    network that it belongs to is copied.
+    network that it belongs to is copied.  Without ``buffers`` only parameters are looked for.
     """
-    watch = _Watch(model)
+    watch = _Watch(model, buffers)
     try:
         with torch.enable_grad(), watch:
             use(made)
@@ -44,9 +46,9 @@ def original_number(model: nn.Module, made: nn.Module, use: Callable[[nn.Module]
 class _Watch(TorchDispatchMode):
     """Looks for a network's numbers among the arguments of every operation."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, buffers: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        named = [*model.named_parameters(), *model.named_buffers()]
+        named = [*model.named_parameters(), *(model.named_buffers() if buffers else ())]
         self._names = {t.data_ptr(): name for name, t in named if t.numel()}
         self.found = ""
 

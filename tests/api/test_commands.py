@@ -64,8 +64,10 @@ def test_shards_become_one_surface(tmp_path):
 def test_weights_are_counted(tmp_path):
     """Into a file of which there is a picture."""
     torch.save({"w": torch.ones(2, 3)}, tmp_path / "a.pt")
-    counted = lsengine.histogram([tmp_path / "a.pt"], tmp_path / "w.h5", bins=5)
-    assert counted.groups["weights"].counts.sum() == 6
+    checkpoints = [tmp_path / "a.pt", {"w": torch.zeros(2, 3)}, torch.nn.Linear(2, 1)]
+    counted = lsengine.histogram(checkpoints, tmp_path / "w.h5", bins=5)
+    assert counted.groups["weights"].sizes.sum(axis=1).tolist() == [6, 6, 2]
+    assert counted.checkpoints == ("a", "1", "2")
     assert lsengine.render(tmp_path / "w.h5", tmp_path / "w.png").exists()
 
 

@@ -78,6 +78,42 @@ def test_only_what_is_asked_for_moves():
         assert found == pytest.approx(expected, 1e-5)
 
 
+class Masked(nn.Module):
+    """Takes two inputs by their names."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network(1)
+
+    def forward(self, ids, mask):
+        """Return the outputs."""
+        return self.net(ids * mask)
+
+
+def _judged(net, batch):
+    output = net(batch["ids"], batch["mask"])
+    wrong = (output.argmax(1) != batch["labels"]).double()
+    return {"loss": F.cross_entropy(output, batch["labels"], reduction="none"), "wrong": wrong}
+
+
+@pytest.mark.parametrize("judge", [{}, {"objective": _judged}], ids=["loss", "objective"])
+def test_batches_by_name_are_taken(judge):
+    """Inputs as keywords and labels for a loss, or all of it for an objective with metrics."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(37, 6, generator=generator) > 0.3
+    batches = [
+        {"ids": DATA[0][i : i + 10], "mask": mask[i : i + 10], "labels": DATA[1][i : i + 10]}
+        for i in range(0, 37, 10)
+    ]
+    other = Masked()
+    other.net.load_state_dict(OTHER.state_dict())
+    surface = lsengine.evaluate(Masked(), batches, toward=other, grid=CURVE, **judge, **QUIET)
+    for alpha, found in zip(surface.alpha, surface.quantities["train_loss"], strict=True):
+        masked = DATA[0] * mask, DATA[1]
+        assert found == pytest.approx(naive_loss(MODEL, between(MODEL, alpha, OTHER), masked), 1e-5)
+    assert ("train_wrong_se" in surface.quantities) == bool(judge)
+
+
 def test_a_trajectory_has_the_losses_of_its_checkpoints():
     """Networks and state dicts, in the order of time, in a plane that fits them."""
     checkpoints = [network(5), network(6).state_dict(), network(7), MODEL]
@@ -188,6 +224,12 @@ def test_what_failed_is_raised_with_the_surface():
         ({"directions": {}, "normalize": "layer"}, UsageError, "normalize: say it in directions"),
         ({"loss": 3}, UsageError, "loss: expected a name, or a function"),
         ({"model": nn.Linear(5, 3)}, UsageError, "^model: the network refuses data of shape"),
+        (
+            {"loss": "mse", "objective": _judged},
+            UsageError,
+            "loss: an objective is given, which has its own",
+        ),
+        ({"objective": 3}, UsageError, "objective: expected a function of network and batch"),
         ({"launch": {}}, UsageError, "evaluate: launch is no key of a job in memory"),
     ],
     ids=lambda value: str(next(iter(value))) if isinstance(value, dict) else "",

@@ -15,11 +15,39 @@ from lsengine.models import checkpoint
 from tests.support.memory import network, samples
 
 
+class Closed(nn.Module):
+    """Has a function that knows the network that it was made for."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+        self.function = lambda x: self.layer(x)
+
+    def forward(self, x):
+        """Return the outputs."""
+        return self.function(x)
+
+
+def test_what_uses_the_model_itself_is_refused():
+    """A function in a network, a loss or an objective that knows the model: nothing would move."""
+    closed, plain, given = Closed(), nn.Linear(6, 3), memory.Samples(samples(), "train")
+    judges = {
+        "layer.weight": (closed, lambda net, x, y: net(x)),
+        "bias": (plain, lambda net, x, y: net(x).sum() + plain.bias.norm()),
+        "weight": (plain, lambda net, x, y: plain(x)),
+    }
+    for name, (model, judge) in judges.items():
+        with pytest.raises(UsageError, match=f"model: {name} is used by a function that knows"):
+            memory.Copies(model, given, judge)()
+    assert memory.Copies(plain, given, lambda net, x, y: net(x))() is not plain
+
+
 def test_copies_have_numbers_of_their_own_and_no_gradients():
     """Also of a network within torch's wrappers."""
     model = network()
     model[0].weight.grad = torch.ones(8, 6)
-    copy = memory.Copies(nn.DataParallel(model))()
+    given = memory.Samples(samples(), "train")
+    copy = memory.Copies(nn.DataParallel(model), given, lambda net, x, y: net(x))()
     assert list(copy.state_dict()) == list(model.state_dict())
     assert copy[0].weight.grad is None
     assert copy[0].weight.data_ptr() != model[0].weight.data_ptr()

@@ -109,3 +109,25 @@ def test_what_lsengine_says_in_a_factory_is_said_as_it_is(tmp_path):
         pytest.raises(UsageError, match=r"^data: list has no batches; is it used up\?$"),
     ):
         user_code.call("memory:data", {}, key="data.dataset", job_folder=tmp_path)
+
+
+def test_objects_of_this_process_have_names_for_a_while(tmp_path):
+    """They come before modules."""
+    with user_code.provided({"model": lambda width: width * 2}):
+        assert user_code.is_provided("memory:model")
+        assert user_code.call("memory:model", {"width": 3}, key="a", job_folder=tmp_path) == 6
+    assert not user_code.is_provided("memory:model")
+    with pytest.raises(UsageError, match='no module "memory"'):
+        user_code.lookup("memory:model", key="model.arch", job_folder=tmp_path)
+
+
+def test_a_borrowed_search_path_is_given_back(tmp_path):
+    """What a job has imported is forgotten; the path is as it was."""
+    (tmp_path / "lent_d.py").write_text("import near_d\ndef make():\n    return 7\n")
+    (tmp_path / "near_d.py").write_text("")
+    before = list(sys.path)
+    with user_code.borrowed():
+        assert user_code.call("lent_d:make", {}, key="a", job_folder=tmp_path) == 7
+        assert user_code.imported(tmp_path) == ["lent_d", "near_d"]
+    assert sys.path == before
+    assert not {"lent_d", "near_d"} & sys.modules.keys()
