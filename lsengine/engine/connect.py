@@ -79,7 +79,10 @@ def train_curve(job: Job, stop: StopRequest) -> Path:
         prepare.check(job, loaded)
         identity = curve_identity(job, loaded.dataset)
         if not is_trained(file, identity):
-            CurveTraining(job, loaded.model, loaded.dataset, identity, file, stop).finish()
+            criterion = prepare.criterion_of(job, loaded.dataset)
+            CurveTraining(
+                job, loaded.model, loaded.dataset, criterion, identity, file, stop
+            ).finish()
     return file
 
 

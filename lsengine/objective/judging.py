@@ -14,7 +14,7 @@ from lsengine.objective import batched
 from lsengine.objective.criterion import Criterion, OwnObjective
 from lsengine.objective.device_state import in_precision
 from lsengine.objective.forward import Call
-from lsengine.objective.losses import SampleLosses, hits_of, of_samples
+from lsengine.objective.losses import SampleLosses, hits_of, mean, of_samples, with_gradient
 from lsengine.objective.means import Metrics
 from lsengine.objective.outputs import nested_output
 
@@ -95,6 +95,20 @@ class Judge:
         if isinstance(self._criterion, OwnObjective):
             return self._criterion.loss(output)
         return self._criterion(self.widened(output), targets)
+
+    def mean(self, output: Any, targets: Any) -> Tensor:
+        """Return the mean loss of a batch in the output's own precision, for training.
+
+        Raises:
+            ValueError: As `losses.mean`.
+            UsageError: If it has no gradient, although gradients are recorded.
+        """
+        if not isinstance(self._criterion, OwnObjective):
+            nested = output if isinstance(output, Tensor) else nested_output(output)
+            return mean(self._criterion, nested, targets)
+        found = self._criterion.loss(output)
+        losses = SampleLosses(*found) if isinstance(found, tuple) else SampleLosses(found)
+        return with_gradient(losses.mean())
 
     def of_group(self, logits_GKN: Tensor, targets: Nested | None) -> tuple[Tensor, Tensor]:
         """Return losses and hits (G, N) of several cells at once; the criterion is a loss."""

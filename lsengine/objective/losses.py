@@ -178,7 +178,15 @@ def mean(loss: Loss, output: Nested, targets: Nested) -> Tensor:
         ValueError: As `of_samples`.
         UsageError: If it has no gradient, although gradients are recorded.
     """
-    result = of_samples(loss, output, targets).mean()
+    return with_gradient(of_samples(loss, output, targets).mean())
+
+
+def with_gradient(result: Tensor) -> Tensor:
+    """Return a mean loss.
+
+    Raises:
+        UsageError: If it has no gradient, although gradients are recorded.
+    """
     if torch.is_grad_enabled() and not result.requires_grad:
         raise UsageError(
             "model.arch: the training loss has no gradient, so nothing can be trained; take "

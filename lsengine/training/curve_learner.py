@@ -12,13 +12,27 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lsengine.data.nesting import Nested, count
 from lsengine.devices import row_major
 from lsengine.geometry.curve import coefficients, initial, point
 from lsengine.geometry.parameters import Parameters, require_same, selected
 from lsengine.job.schema import CurveSpec
-from lsengine.objective import losses
+from lsengine.objective.criterion import Criterion
+from lsengine.objective.judging import Judge
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[tuple[Nested, Any]]  # inputs, and targets if there are any
+
+
+class _Called(nn.Module):
+    """A network as a module whose forward pass is what a criterion does with it and a batch."""
+
+    def __init__(self, network: nn.Module, call: Callable[[nn.Module, Any], Any]) -> None:
+        super().__init__()
+        self.network, self._call = network, call
+
+    def forward(self, batch: Nested) -> Any:
+        """Return what a criterion judges."""
+        return self._call(self.network, batch)
 
 
 def learning_rate(base: float, epoch: int, epochs: int) -> float:
@@ -46,7 +60,8 @@ class CurveTrainer:
         ends: Parameters of both ends, all those of the model; further entries are ignored.
         names: The parameters that are on the curve; without it all.  The others have the model's
             numbers.
-        loss: Called as ``loss(output, target)``; returns what `losses.of_samples` takes.
+        criterion: A loss, which gets outputs and targets, or an objective, which gets network and
+            batch.
         settings: Of the curve and its training.
 
     Attributes:
@@ -60,14 +75,17 @@ class CurveTrainer:
         self,
         model: nn.Module,
         ends: tuple[Parameters, Parameters],
-        loss: losses.Loss,
+        criterion: Criterion,
         settings: CurveSpec,
         names: Collection[str] | None = None,
     ) -> None:
         if settings.bends < 1:
             raise ValueError(f"a curve that is trained has at least one bend; got {settings.bends}")
         coefficients(settings.kind, settings.bends, 0.0)  # refuses an unknown kind
-        self._model, self._loss, self._settings = model, loss, settings
+        self._model, self._settings = model, settings
+        place = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self._judge = Judge(criterion, place, has_classes=False)
+        self._called = _Called(model, self._judge.call)
         self._buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
         fitted = [_fitted(model, end, number) for number, end in enumerate(ends)]
         first, other = (end if names is None else selected(end, names) for end in fitted)
@@ -83,7 +101,8 @@ class CurveTrainer:
 
         Args:
             number: From 1.
-            batches: Inputs and targets, on the model's device.
+            batches: Inputs and targets, on the model's device; for an objective whole batches,
+                without targets.
             tick: Called before every mini-batch; may raise to stop.
 
         Raises:
@@ -99,7 +118,7 @@ class CurveTrainer:
             for inputs, targets in batches:
                 tick()
                 means.append(self.gradients(float(draws.random()), inputs, targets))
-                sizes.append(len(inputs))
+                sizes.append(count(inputs))
                 self._optimizer.step()
         if not means:
             raise ValueError(f"epoch {number} has no batches")
@@ -110,15 +129,15 @@ class CurveTrainer:
             )
         return mean
 
-    def gradients(self, t: float, inputs: Tensor, targets: Tensor) -> Tensor:
+    def gradients(self, t: float, inputs: Nested, targets: Nested | None) -> Tensor:
         """Set the gradients of all bends at ``t``; return the loss, without weight decay."""
         s = self._settings
         weights = point(self.controls, s.kind, t)
         for tensor in weights.values():
             tensor.requires_grad_(True)
         with torch.enable_grad():
-            output = functional_call(self._model, {**weights, **self._buffers}, (inputs,))
-            value = losses.mean(self._loss, output, targets)
+            numbers = {f"network.{n}": t for n, t in {**weights, **self._buffers}.items()}
+            value = self._judge.mean(functional_call(self._called, numbers, (inputs,)), targets)
         gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         shares = coefficients(s.kind, s.bends, t)[1:-1].tolist()
         for (name, tensor), gradient in zip(weights.items(), gradients, strict=True):

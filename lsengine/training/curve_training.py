@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lsengine import data, models
+from lsengine.data.nesting import Nested, count, mapped
 from lsengine.devices import device_of
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import can_move, real_dtype
@@ -19,7 +20,8 @@ from lsengine.job import Job
 from lsengine.job.schema import CurveSpec
 from lsengine.log import Progress
 from lsengine.models import checkpoint
-from lsengine.objective.losses import loss_function
+from lsengine.objective.batches import Batches
+from lsengine.objective.criterion import Criterion, OwnObjective
 from lsengine.ranks import StopRequest
 from lsengine.surface.identity import read_identity
 from lsengine.surface.parts import Selection
@@ -66,6 +68,7 @@ class CurveTraining(ResumableTraining):
         job: Loaded for ``connect``.
         model: The network at the first end; taken over.
         dataset: Has to have a training split.
+        criterion: By which batches are judged.
         identity: From `curve_identity`.
         file: Where the curve goes.
         stop: Asked between batches.
@@ -80,6 +83,7 @@ class CurveTraining(ResumableTraining):
         job: Job,
         model: nn.Module,
         dataset: data.Dataset,
+        criterion: Criterion,
         identity: Mapping[str, Any],
         file: Path,
         stop: StopRequest,
@@ -111,15 +115,14 @@ class CurveTraining(ResumableTraining):
         for parameter in self._model.parameters():
             parameter.requires_grad_(can_move(parameter))
         dtype = real_dtype(self._model.parameters())
-        self._x = data.lone(data.normalized(dataset, "train", dtype)).to(self._device)
-        self._y = data.lone(dataset.splits["train"].y).to(self._device)
-        if job.document.objective is not None:
-            raise UsageError("objective: curves are trained by a loss; give loss instead")
-        spec, folder = job.document.loss_spec, job.source.parent
-        loss = loss_function(
-            spec.name, spec.options, job_folder=folder, lacks_labels=dataset.lacks_labels
+        split, is_own = dataset.splits["train"], isinstance(criterion, OwnObjective)
+        batches = Batches.of(dataset, whole=is_own)
+        self._x = mapped(self._on_device, batches.ready(batches.raw(split), dtype))
+        targets = None if is_own else split.y
+        self._y = None if targets is None else mapped(self._on_device, targets)
+        self._trainer = curve_learner.CurveTrainer(
+            self._model, (start, end), criterion, settings, names
         )
-        self._trainer = curve_learner.CurveTrainer(self._model, (start, end), loss, settings, names)
         if self._resume_file.exists():
             self._take_up()
 
@@ -143,11 +146,15 @@ class CurveTraining(ResumableTraining):
         self._write_curve()
         self._resume_file.unlink(missing_ok=True)
 
-    def _batches(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device)
+
+    def _batches(self, number: int) -> Iterator[tuple[Nested, Nested | None]]:
         generator = recipe.generator_of(self._settings.seed, f"curve, epoch {number}")
-        for chosen in recipe.batches(len(self._y), self._settings.batch_size, generator):
+        for chosen in recipe.batches(count(self._x), self._settings.batch_size, generator):
             indices = chosen.to(self._device)
-            yield self._x[indices], self._y[indices]
+            targets = None if self._y is None else _part(self._y, indices)
+            yield _part(self._x, indices), targets
 
     def _take_up(self) -> None:
         """Go on from the saved state, unless it is of another curve."""
@@ -172,6 +179,10 @@ class CurveTraining(ResumableTraining):
                         parameter.copy_(bend[name])
             checkpoint.save(self._file.with_name(f"bend_{number}.pt"), self._model)
         checkpoint.write(self._file, {"controls": controls, "identity": self._identity})
+
+
+def _part(nested: Nested, indices: Tensor) -> Nested:
+    return mapped(lambda tensor: tensor[indices], nested)
 
 
 def _names_on_curve(model: nn.Module, settings: CurveSpec) -> list[str] | None:

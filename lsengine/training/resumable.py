@@ -88,12 +88,15 @@ def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str
     }
     judged_by = "loss" if job.document.objective is None else "objective"
     code = sources.digests(job.own_modules, job.source.parent)
+    objective = job.document.objective
+    own = {} if objective is None else {"objective": objective}
     return ({"code": code} if code else {}) | {
         "model": {k: content["model"][k] for k in ("arch", "args")},
         "data": job.data_identity(),
         judged_by: content[judged_by],
         "seed": content["seed"],
         section: without_no_choice(settings),
+        **own,
     }
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lsengine.geometry.curve import barrier, coefficients, point
 from lsengine.job.schema import CurveSpec
+from lsengine.objective.criterion import OwnObjective
 from lsengine.training.curve_learner import CurveTrainer, learning_rate
 
 TS = np.linspace(0, 1, 41)
@@ -121,6 +122,38 @@ def test_a_trained_curve_goes_round_the_hill(kind, bends):
     assert barrier(_ring_losses(controls, kind), TS) < 0.1
     assert controls[0]["w"].tolist() == [1.0, 0.0]
     assert controls[-1]["w"].tolist() == [-1.0, 0.0]
+
+
+def _judged(network, batch):
+    x, y = batch["x"], batch["y"]
+    return {"loss": F.cross_entropy(network(x), y, reduction="none"), "size": x.abs().sum(1)}
+
+
+@pytest.mark.parametrize(
+    ("criterion", "batches", "rtol"),
+    [
+        (F.cross_entropy, lambda n: [({"x": x}, y) for x, y in _batches(n)], 0),
+        (F.cross_entropy, lambda n: [((x,), y) for x, y in _batches(n)], 0),
+        (
+            OwnObjective("own", _judged),
+            lambda n: [({"x": x, "y": y}, None) for x, y in _batches(n)],
+            1e-4,
+        ),
+    ],
+    ids=["by name", "by position", "objective"],
+)
+def test_batches_of_any_nesting_and_objectives_give_the_same_curve(criterion, batches, rtol):
+    """As one tensor and a loss do; an objective's numbers are averaged in float64."""
+    settings, names = _settings(epochs=2, lr=0.1), ["layers.0.weight", "layers.4.weight"]
+    controls = []
+    for judge, of_epoch in ((F.cross_entropy, _batches), (criterion, batches)):
+        trainer = CurveTrainer(_small(0), _ends(), judge, settings, names)
+        for number in (1, 2):
+            trainer.epoch(number, of_epoch(number))
+        controls.append(trainer.controls[1])
+    assert list(controls[0]) == list(controls[1]) == names
+    for name, tensor in controls[0].items():
+        torch.testing.assert_close(controls[1][name], tensor, rtol=rtol, atol=rtol)
 
 
 def test_training_is_the_same_for_the_same_seed():

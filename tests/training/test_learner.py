@@ -389,18 +389,29 @@ def test_changes_of_the_data_need_a_loss_of_one_input(tmp_path):
         run(loaded)
 
 
-def test_a_curve_is_not_trained_by_an_objective(tmp_path):
-    """The key of the job is named."""
+def test_curves_are_trained_with_several_inputs_and_by_objectives(tmp_path):
+    """The bends are those of one input and a loss: the same bits by name, near an objective."""
     rng = np.random.default_rng(0)
-    arrays = {"x_train": rng.normal(size=(9, 5)), "y_train": np.arange(9) % 3}
-    run(_job_of_several(tmp_path, "one", arch="One", arrays=arrays))
-    loaded = _job_of_several(
-        tmp_path, "curve", arch="One", arrays=arrays, objective="several:by_batch",
-        model={"arch": "several:One", "checkpoint": "one/epoch_000.pt"},
-        curve={"to": "one/epoch_003.pt", "output": "bent", "epochs": 1},
-    )  # fmt: skip
-    with pytest.raises(UsageError, match="objective: curves are trained by a loss"):
-        connect.run(loaded.source, Options(progress="none"), world=None)
+    x, y = rng.normal(size=(24, 5)).astype("f4"), rng.integers(0, 3, 24)
+    alone = {"x_train": x, "y_train": y}
+    apart = {"a_train": x[:, :2], "b_train": x[:, 2:], "y_train": y}
+    bends = {}
+    for name, arch, arrays, keys in (
+        ("one", "One", alone, {}),
+        ("two", "Two", apart, {}),
+        ("own", "One", alone, {"objective": "several:by_batch"}),
+    ):
+        run(_job_of_several(tmp_path, name, arch=arch, arrays=arrays))
+        loaded = _job_of_several(
+            tmp_path, f"{name}-curve", arch=arch, arrays=arrays, **keys,
+            model={"arch": f"several:{arch}", "checkpoint": f"{name}/epoch_000.pt"},
+            curve={"to": f"{name}/epoch_003.pt", "output": f"{name}-bent", "epochs": 2},
+        )  # fmt: skip
+        assert connect.run(loaded.source, Options(progress="none"), world=None)[0] == 0
+        bends[name] = torch.load(tmp_path / f"{name}-bent" / "curve.pt")["controls"][1]
+    for name, tensor in bends["one"].items():
+        assert torch.equal(bends["two"][name], tensor)
+        torch.testing.assert_close(bends["own"][name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_the_loss_of_the_network_is_that_of_all_tokens(tmp_path):
