@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def _checkpoint_losses(
             batch_size=int(attributes["batch_size"]),
             without=BATCH_NORM | CURVATURE,  # of either end the statistics of its checkpoint
         )
+        settings = replace(settings, at_once=attributes.get("loss_of") == "split")
         loss = criterion_of(job, loaded.dataset)
         objective = Objective(loaded.model, loaded.dataset, loss, {}, settings)
         losses = []

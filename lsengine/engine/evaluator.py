@@ -106,6 +106,7 @@ class Evaluator:
             self._job, device, precision=plan.precision, batch_size=plan.batch_size
         )
         settings = replace(settings, products_by=self._products_by, peers=self._peers)
+        settings = replace(settings, at_once=plan.twin.of_split)
         criterion = criterion_of(self._job, self._dataset)
         if isinstance(criterion, OwnObjective):
             criterion.require(plan.metrics)

@@ -90,6 +90,7 @@ class Twin:
 
     samples: Mapping[str, NDArray[np.int64]]  # indices by split, (N,)
     probes: Sequence[Probe]
+    of_split: bool = False  # whether the loss is taken of all samples at once
 
     @property
     def count(self) -> int:

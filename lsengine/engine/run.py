@@ -176,6 +176,8 @@ class Run:
             earlier = store.read_attributes(self._extended)
             compatibility.refuse_other_twin(self._extended, earlier, twin, points=1)
         attributes["twin"] = json.dumps(twin.means())
+        if twin.of_split:
+            attributes["loss_of"] = "split"
         if not self._job.stores_directions:
             digests = drawn.digests(layout.directions, repeats="repeat" in layout.grid.axes)
             layout = replace(layout, directions={}, drawn=drawn.text(digests))

@@ -179,7 +179,7 @@ class _Search:
 
     def _of_rank(self, rank: int) -> str:
         """Compare the network that this process makes with that of rank 0, at the centre."""
-        made, _ = plain_losses(self.job, self.loaded, self.split)
+        made, _ = self._plain_losses()
         expected = self.twin.probes[0].losses[self.split]
         if rank == 0 or self._are_same(made.numpy(), expected):
             return ""
@@ -188,10 +188,16 @@ class _Search:
             "checkpoint (a random number, a file, the environment?)"
         )
 
+    def _plain_losses(
+        self, numbers: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        of_split = self.twin.of_split
+        return plain_losses(self.job, self.loaded, self.split, numbers, of_split=of_split)
+
     def _of_numbers(self) -> str:
         """Compare with a network made here that has the numbers of the objective's."""
         numbers = self._numbers()
-        made = plain_losses(self.job, self.loaded, self.split, numbers)[0].numpy()
+        made = self._plain_losses(numbers)[0].numpy()
         if self._is_right(made):
             return (
                 "a network made anew agrees with the same parameters; perhaps the other keeps "
@@ -205,7 +211,7 @@ class _Search:
 
     def _of_others(self, numbers: Mapping[str, Tensor]) -> str:
         """Name the first of the network's numbers at the centre that is another one."""
-        _, own = plain_losses(self.job, self.loaded, self.split)
+        _, own = self._plain_losses()
         statistics = models.batch_norm_buffers(self.loaded.model)
         for name, tensor in numbers.items():
             ours, theirs = (as_real(t.detach()).double().cpu() for t in (tensor, own[name]))

@@ -50,6 +50,7 @@ class EvaluationSettings:
         tf32_products: Whether products with Hessians may round their factors as tf32 does.
         accuracy: Whether to tell which samples of classes are right.
         judges_batches: Whether an objective judges network and batch, and not a loss its outputs.
+        at_once: Whether the loss, which is one number, is taken of all outputs of a split.
         keeps_batches: Whether batches keep their size where memory runs out, as values may depend
             on it.
         products_by: The way of products with Hessians, if it is known; else it is found out.
@@ -74,6 +75,7 @@ class EvaluationSettings:
     accuracy: bool = True
     judges_batches: bool = False
     keeps_batches: bool = False
+    at_once: bool = False
     products_by: Way | None = None
     peers: int = 1
     residence: Residence | None = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lsengine.data.nesting import Nested, count, leaves, lone, mapped
+from lsengine.data.nesting import Nested, count, joined, leaves, lone, mapped
 from lsengine.models import calling
 from lsengine.objective import batched
 from lsengine.objective.criterion import Criterion, OwnObjective
@@ -17,6 +17,7 @@ from lsengine.objective.forward import Call
 from lsengine.objective.losses import SampleLosses, hits_of, mean, of_samples, with_gradient
 from lsengine.objective.means import Metrics
 from lsengine.objective.outputs import nested_output
+from lsengine.objective.splits import ResidentSplit
 
 Judged = tuple[SampleLosses, Tensor | None, Metrics]
 """Losses of samples, which are right where there are classes, and metrics of an objective."""
@@ -73,6 +74,14 @@ class Judge:
         if self._has_classes:
             right = hits_of(self._criterion, output, lone(targets))
         return losses, right, {}
+
+    def of_split(self, outputs: Iterable[Any], split: ResidentSplit) -> None:
+        """Judge all outputs of a split at once, and keep what is made of them."""
+        output = joined([self.widened(output) for output in outputs])
+        losses, right, _ = self.judged(output, output, split.whole.targets)
+        split.keep(split.whole, losses)
+        if right is not None and split.whole.hits is not None:
+            split.whole.hits.copy_(right)
 
     def samples(self, pieces: Sequence[tuple[Nested, Any]], targets: Nested | None) -> SampleValues:
         """Return what is made of a few samples, from their batches and outputs."""

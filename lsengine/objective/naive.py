@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lsengine.data.nesting import Nested, count, mapped, split
+from lsengine.data.nesting import Nested, count, joined, mapped, split
 from lsengine.objective import naive_losses
 from lsengine.objective.outputs import nested_output
 
@@ -111,13 +111,21 @@ class NaiveNetwork:
         return self.model(*x) if isinstance(x, tuple) else self.model(x)
 
     def evaluate(
-        self, x: Nested, y: Nested, loss: Callable[..., Any], sizes: Sequence[int]
+        self,
+        x: Nested,
+        y: Nested,
+        loss: Callable[..., Any],
+        sizes: Sequence[int],
+        *,
+        at_once: bool = False,
     ) -> Values:
-        """Return the values of samples, in batches of these sizes."""
+        """Return the values of samples, in batches of these sizes, or their loss ``at_once``."""
         batches = []
         for x_N, y_N in zip(split(x, sizes), split(y, sizes), strict=True):
             output = mapped(lambda tensor: tensor.detach().cpu(), nested_output(self(x_N)))
             batches.append((cast(output, torch.float64), y_N))
+        if at_once:
+            batches = [(joined([output for output, _ in batches]), y)]
         return values_of(batches, loss)
 
     def judge(self, batch: Nested, objective: Callable[..., Any], sizes: Sequence[int]) -> Values:

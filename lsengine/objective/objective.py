@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -373,14 +373,19 @@ class Objective:
         with devices.tf32(False) if is_exact else contextlib.nullcontext():
             for split in self._splits.values():
                 inputs = split.exact_inputs() if is_exact else split.inputs
-                for x, batch in zip(inputs, split.batches, strict=True):
-                    self._tick()
+                if self._settings.at_once:
+                    self._judge.of_split(map(forward, self._ticked(inputs)), split)
+                    continue
+                for x, batch in zip(self._ticked(inputs), split.batches, strict=True):
                     losses, right, metrics = step(x, batch.targets)
-                    split.keep(batch, losses)
-                    if metrics:
-                        split.keep_metrics(batch, metrics)
+                    split.keep(batch, losses, metrics)
                     if batch.hits is not None and right is not None:
                         batch.hits.copy_(right)
+
+    def _ticked(self, batches: Iterable[T]) -> Iterator[T]:
+        for batch in batches:
+            self._tick()
+            yield batch
 
     def _read(self) -> Metrics:
         """Return the metrics of what was queued, when it is done."""

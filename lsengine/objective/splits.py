@@ -134,8 +134,13 @@ class ResidentSplit:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return inputs
 
-    def keep(self, batch: Batch, losses: SampleLosses) -> None:
-        """Put a batch's losses where `means` looks for them."""
+    @property
+    def whole(self) -> Batch:
+        """All samples as one batch."""
+        return Batch(self._targets_N, self._losses_N, self._hits_N)
+
+    def keep(self, batch: Batch, losses: SampleLosses, metrics: Metrics | None = None) -> None:
+        """Put a batch's losses where `means` looks for them, and what else an objective makes."""
         batch.losses.copy_(losses.values)
         self.has_bars = not losses.is_mean
         if losses.weights is not None:
@@ -143,10 +148,8 @@ class ResidentSplit:
                 self._weights_N = torch.ones_like(self._losses_N)
             start = batch.losses.storage_offset()
             self._weights_N[start : start + len(losses.weights)] = losses.weights
-
-    def keep_metrics(self, batch: Batch, metrics: Metrics) -> None:
-        """Put what an objective makes of a batch besides the losses where `means` looks for it."""
-        self._metrics.keep(int(batch.losses.storage_offset()), metrics)
+        if metrics:
+            self._metrics.keep(int(batch.losses.storage_offset()), metrics)
 
     def slices(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the inputs and targets of the batches, on a CPU of so many samples at once."""

@@ -51,11 +51,6 @@ REFUSED = {
         Y,
         r"both are in float64: bring numbers of your own to output\.dtype",
     ),
-    "a weighted loss as an object": (
-        LINEAR + f"loss = nn.CrossEntropyLoss(weight={WEIGHTS})  # def loss",
-        Y,
-        r"not a mean over samples.*\(numbers, weights\)",
-    ),
 }
 
 

@@ -13,14 +13,54 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lsengine import devices
 from lsengine.errors import UsageError
 from lsengine.job import Job
+from lsengine.job.direction_types import HessianDirection
+from lsengine.log import NOTICE
 from lsengine.objective import naive
 from lsengine.objective.losses import shape_hint
 
 log = logging.getLogger(__name__)
 Loss = Callable[[Tensor, Tensor], Any]
+_SHARE = 4  # of what is free a quarter may be for the outputs of a split
 _LOSS_ROUNDING = 1e-4  # of a loss by itself, which may compute in float32
+
+
+class NoMeanError(UsageError):
+    """A loss is one number for a batch and no mean over samples, but can be taken of a split.
+
+    It is the same for samples that are all there twice, as a weighted mean or the root of a mean
+    is, and a sum is not.
+
+    Attributes:
+        numbers: Of each sample's output.
+    """
+
+    def __init__(self, message: str, numbers: int) -> None:
+        super().__init__(message)
+        self.numbers = numbers
+
+
+def take_at_once(job: Job, samples: int, error: NoMeanError) -> None:
+    """Say that the loss is taken of all outputs of a split at once, unless that cannot be.
+
+    ``samples`` are those of the largest split.
+
+    Raises:
+        UsageError: If batches are needed, for Hessians, or memory for all outputs.
+    """
+    along = any(isinstance(spec, HessianDirection) for spec in job.directions.values())
+    if along or "curvature" in job.document.quantities:
+        raise UsageError(f"{error}; products with Hessians need that") from None
+    needed = 8 * samples * error.numbers
+    if needed > devices.free_host_bytes() // _SHARE:
+        raise UsageError(
+            f"{error}; it could be taken of all {samples:,} outputs of a split at once, but they "
+            f"are {needed / 2**30:.3g} GiB"
+        ) from None
+    name = job.document.loss_spec.name
+    log.log(NOTICE, f"loss: {name} is no mean over samples; it is taken of each split at once")
 
 
 def refuse_dependent_outputs(job: Job, split: str, sizes: Sequence[int], where: str) -> None:
@@ -65,15 +105,35 @@ def refuse_no_mean(
     allowed: float,
     of: str = "",
 ) -> None:
-    """Refuse a loss of some samples at once that is not the mean of those of batches."""
+    """Refuse a loss of some samples at once that is not the mean of those of batches.
+
+    Raises:
+        NoMeanError: If it can be taken of all samples of a split at once.
+        UsageError: If not.
+    """
     if naive.apart(whole, pieces) <= allowed:
         return
-    raise UsageError(
+    hint = _shape_hint(whole.outputs, y_N, loss)
+    can_be = not hint and job.document.loss_spec.is_own and _is_same_twice(whole, y_N, loss)
+    message = (
         f"loss: {job.document.loss_spec.name} of {of}{len(whole.outputs)} {split} samples is "
         f"{whole.loss:.6g} at once and {pieces.loss:.6g} in batches of {sizes}, so it is not a "
         "mean over samples; return one number per sample, or a pair (numbers, weights) for a "
-        f"weighted mean{_shape_hint(whole.outputs, y_N, loss)}"
+        f"weighted mean{hint}"
     )
+    raise NoMeanError(message, whole.outputs[0].numel()) if can_be else UsageError(message)
+
+
+def _is_same_twice(whole: naive.Values, y_N: Tensor, loss: Loss) -> bool:
+    """Whether a loss is one number, and the same one if all samples are there twice."""
+    if whole.losses.numel() != 1 or whole.is_nested or not len(whole.outputs):
+        return False
+
+    def loss_of(times: int) -> float:
+        output, target = (t.repeat_interleave(times, 0) for t in (whole.outputs, y_N))
+        return naive.values_of([(output, target)], loss).loss
+
+    return abs(loss_of(2) - loss_of(1)) <= _LOSS_ROUNDING * abs(loss_of(1))
 
 
 def _shape_hint(outputs_N: Tensor, y_N: Tensor, loss: Loss) -> str:

@@ -62,7 +62,24 @@ def make_twin(
             of its batch, on chance, or on what is not in the checkpoint; or if nothing changes
             along the directions.
     """
-    maker = _Maker(job, loaded, stored, tick)
+    try:
+        return _made(job, loaded, grid, stored, checkpoints, tick)
+    except mixing.NoMeanError as error:
+        mixing.take_at_once(job, max(map(len, loaded.dataset.splits.values())), error)
+    return _made(job, loaded, grid, stored, checkpoints, tick, of_split=True)
+
+
+def _made(
+    job: Job,
+    loaded: Loaded,
+    grid: Grid,
+    stored: Stored,
+    checkpoints: Sequence[Path],
+    tick: Callable[[], None],
+    *,
+    of_split: bool = False,
+) -> Twin:
+    maker = _Maker(job, loaded, stored, tick, of_split=of_split)
     maker.refuse_other_network()
     maker.widen()
     maker.check_batches()
@@ -76,7 +93,7 @@ def make_twin(
         except CannotEvaluateError as error:  # and so will the cells there
             log.info("no sample is compared away from the centre: %s", error)
     probes += [maker.probe_of_checkpoint(path) for path in checkpoints[:1]]
-    return Twin(samples=maker.samples, probes=probes)
+    return Twin(samples=maker.samples, probes=probes, of_split=of_split)
 
 
 def twin_at_centre(job: Job, loaded: Loaded, tick: Callable[[], None] = lambda: None) -> Twin:
@@ -93,20 +110,33 @@ def twin_at_centre(job: Job, loaded: Loaded, tick: Callable[[], None] = lambda: 
 
 
 def plain_losses(
-    job: Job, loaded: Loaded, split: str, numbers: Mapping[str, Tensor] | None = None
+    job: Job,
+    loaded: Loaded,
+    split: str,
+    numbers: Mapping[str, Tensor] | None = None,
+    *,
+    of_split: bool = False,
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Return the losses of the twin's samples by a network made here, and its numbers by name.
 
     At the centre, or with other numbers of those names, statistics included.
     """
-    maker = _Maker(job, loaded, {}, lambda: None)
+    maker = _Maker(job, loaded, {}, lambda: None, of_split=of_split)
     return maker.filled(split, numbers)
 
 
 class _Maker:
     """The network of the twin, in the precision that it came in and, where it can, in float64."""
 
-    def __init__(self, job: Job, loaded: Loaded, stored: Stored, tick: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        loaded: Loaded,
+        stored: Stored,
+        tick: Callable[[], None],
+        *,
+        of_split: bool = False,
+    ) -> None:
         self._job, self._loaded, self._tick = job, loaded, tick
         dataset = loaded.dataset
         along, self._steps = cell_steps(job, stored) if stored else ([], lambda _: ())
@@ -122,7 +152,7 @@ class _Maker:
         self._native = naive.NaiveNetwork(lambda: network(job, dataset))
         self._wide: naive.NaiveNetwork | None = None
         self._dtype = real_dtype(self._native.model.parameters())
-        self._values = TwinValues(job, loaded, self._native.model, tick)
+        self._values = TwinValues(job, loaded, self._native.model, tick, of_split=of_split)
 
     @property
     def samples(self) -> Mapping[str, NDArray[np.int64]]:
@@ -319,6 +349,8 @@ class _Maker:
                 where = f" at alpha={cell.alpha:g} beta={cell.beta:g}" if cell != Cell(0.0) else ""
                 mixing.refuse_dependent_outputs(self._job, split, sizes, where)
             self._is_dependent = True
+            return
+        if self._values.of_split:
             return
         y, allowed = self._values.targets(split), self._rounding(full.losses, exact.losses)
         cut = " and ".join(map(str, sizes))

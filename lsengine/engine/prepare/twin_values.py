@@ -33,12 +33,19 @@ class TwinValues:
     Attributes:
         samples: Indices by split, (N,); whole batches once `check_batches` has found them needed.
         own: The job's objective; None where it has a loss.
+        of_split: Whether the loss is taken of all samples at once, whatever the batches.
     """
 
     def __init__(
-        self, job: Job, loaded: Loaded, native: nn.Module, tick: Callable[[], None]
+        self,
+        job: Job,
+        loaded: Loaded,
+        native: nn.Module,
+        tick: Callable[[], None],
+        *,
+        of_split: bool = False,
     ) -> None:
-        self._job, self._loaded, self._tick = job, loaded, tick
+        self._job, self._loaded, self._tick, self.of_split = job, loaded, tick, of_split
         dataset = loaded.dataset
         self.samples = {n: twin_samples.draw(job, n, dataset, loaded.model) for n in dataset.splits}
         criterion = criterion_of(job, dataset)
@@ -64,7 +71,8 @@ class TwinValues:
                 try:
                     if self.own is not None:
                         return net.judge(batch, self.own.call, sizes)
-                    return net.evaluate(batch, self.targets(split), self.loss(), sizes)
+                    y, loss = self.targets(split), self.loss()
+                    return net.evaluate(batch, y, loss, sizes, at_once=self.of_split)
                 except (RuntimeError, MemoryError) as error:
                     if max(sizes) == 1 or not devices.is_out_of_memory(error):
                         raise
