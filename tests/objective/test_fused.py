@@ -15,7 +15,7 @@ from lsengine.errors import EnvironmentUnfit
 from lsengine.job.schema import ModelSpec
 from lsengine.log import NOTICE
 from lsengine.objective import EvaluationSettings, Objective, fused
-from lsengine.objective.losses import cross_entropy
+from lsengine.objective.builtin import cross_entropy
 
 ZOO = ("vgg9", "resnet18", "resnet50", "resnet20", "resnet20_noshort", "wrn56_2", "densenet121")
 
