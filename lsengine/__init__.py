@@ -49,6 +49,8 @@ class _Package(ModuleType):
         if name in _READING:
             return getattr(import_module("lsengine.api.commands"), name)
         if name in _EVALUATING:
+            # Under a launcher before anything imports HDF5, which may load another MPI library.
+            import_module("lsengine.ranks").meet()
             return getattr(import_module("lsengine.api.evaluating"), name)
         if name == "Summary":
             return import_module("lsengine.objective.summary").Summary

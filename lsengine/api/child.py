@@ -9,10 +9,8 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
-from lsengine import files
-from lsengine.api import running
-from lsengine.engine import Options
 from lsengine.errors import LsengineError, UsageError
 from lsengine.ranks import World, meet
 
@@ -24,6 +22,8 @@ def main(folder: Path, name: str) -> None:
     world, error = World.alone(), None
     try:
         world = meet()
+        from lsengine.api import running  # and so HDF5, which may load another MPI library
+
         if world.rank == 0:
             (folder / "begun").touch()
         task, options, shows = _read(folder / f"task{name}.pkl")
@@ -31,12 +31,14 @@ def main(folder: Path, name: str) -> None:
     except (LsengineError, KeyboardInterrupt) as raised:
         error = raised
     if world.rank == 0:
-        files.write(folder / f"outcome{name}.pkl", pickle.dumps(error))
+        part = folder / f"part{name}.pkl"
+        part.write_bytes(pickle.dumps(error))
+        part.replace(folder / f"outcome{name}.pkl")
 
 
-def _read(path: Path) -> tuple[running.Task, Options, bool]:
+def _read(path: Path) -> Any:
     try:
-        return pickle.loads(path.read_bytes())  # type: ignore[no-any-return]
+        return pickle.loads(path.read_bytes())
     except Exception as error:
         raise UsageError(
             "workers: another process cannot get network, data and loss: "

@@ -31,7 +31,6 @@ said = [
     tried(grid=5, output=f"{folder}/x.h5"),
     tried(grid=5, batch_size=0),
     tried(grid=5, toward=network(2)[0]),
-    lsengine.spectrum(network(1), samples(), vectors=0, trace=2, density=0, progress=False).trace,
 ]
 print(json.dumps(said), flush=True)
 """
@@ -45,7 +44,7 @@ lsengine.evaluate(Slow(0.02), samples(), grid=9, threads=1, output=sys.argv[1], 
 
 
 def test_a_script_under_mpi_uses_all_ranks(tmp_path):
-    """All get the same surface, the same spectrum and the same errors; bytes are as alone."""
+    """All get the same surface and the same errors; bytes are as alone."""
     (tmp_path / "script.py").write_text(UNDER_MPI)
     done = subprocess.run(
         [str(BIN / "mpirun"), "-n", "3", sys.executable, "script.py", str(tmp_path)],
@@ -60,7 +59,7 @@ def test_a_script_under_mpi_uses_all_ranks(tmp_path):
     lines = done.stdout.splitlines()
     assert len(lines) == 3
     assert len(set(lines)) == 1
-    in_memory, kept, again, wrong_key, misfit, trace = json.loads(lines[0])
+    in_memory, kept, again, wrong_key, misfit = json.loads(lines[0])
     alone = lsengine.evaluate(
         network(1), samples(), threads=1, grid=5, output=tmp_path / "alone.h5", progress=False
     )
@@ -72,7 +71,6 @@ def test_a_script_under_mpi_uses_all_ranks(tmp_path):
     assert wrong_key[0] == "JobError"
     assert "batch_size" in wrong_key[1]
     assert misfit[0] == "UsageError"
-    assert len(trace) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["alone.h5", "script.py", "x.h5"]
 
 
