@@ -18,6 +18,7 @@ from lsengine.errors import Stopped, UsageError
 from lsengine.external import sources
 from lsengine.job import Job
 from lsengine.job.job import without_no_choice
+from lsengine.models import folder_digests
 from lsengine.ranks import StopRequest
 from lsengine.surface.identity import first_difference
 
@@ -89,7 +90,9 @@ def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str
     judged_by = "loss" if job.document.objective is None else "objective"
     code = sources.digests(job.own_modules, job.source.parent)
     objective = job.document.objective
-    own = {} if objective is None else {"objective": objective}
+    own: dict[str, Any] = {} if objective is None else {"objective": objective}
+    if folders := folder_digests(job.document.model, job.source.parent):
+        own["folders"] = folders
     return ({"code": code} if code else {}) | {
         "model": {k: content["model"][k] for k in ("arch", "args")},
         "data": job.data_identity(),

@@ -204,6 +204,29 @@ def test_folders_of_a_trainer_are_a_trajectory(folder):
     assert columns["alpha"][-1] == columns["beta"][-1] == 0
 
 
+def test_training_begins_with_the_folders_weights(folder):
+    """The first checkpoint has them; another folder at the same path is another training."""
+    tiny.folder(folder / "start", "gpt2", seed=5)
+    document = {
+        "model": {"arch": MODEL, "path": "start"},
+        "data": {"dataset": "arrays", "root": "ids.npz"},
+        "train": {"output": "fine", "epochs": 1, "batch_size": 8, "optimizer": "adamw"},
+        "device": "cpu",
+    }
+    tokens = np.load(folder / "tokens.npz")
+    ids = {split: tokens[f"input_ids_{split}"] for split in ("train", "test")}
+    arrays = {f"x_{split}": i[:, :-1] for split, i in ids.items()}
+    np.savez(folder / "ids.npz", **arrays, **{f"y_{s}": i[:, 1:] for s, i in ids.items()})
+    path = folder / "fine.yaml"
+    path.write_text(yaml.safe_dump(document))
+    assert main(["train", str(path), "--progress", "none"]) == 0
+    first = torch.load(folder / "fine" / "epoch_000.pt")["state_dict"]
+    start = tiny.network("gpt2", seed=5).state_dict()
+    assert all(first[name].equal(tensor) for name, tensor in start.items())
+    tiny.folder(folder / "start", "gpt2", seed=6)
+    assert main(["train", str(path), "--progress", "none"]) == 2
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_curvature_is_that_of_all_second_derivatives(folder, attention):
     """The ends of the spectrum, by either way of attention."""
@@ -232,14 +255,19 @@ def test_curvature_is_that_of_all_second_derivatives(folder, attention):
     assert surface.quantities["eigenvalue_min"][1] == pytest.approx(float(values[0]), rel=1e-3)
 
 
-def test_a_network_in_memory_gives_its_own_loss(folder):
-    """A batch with labels, and no loss that is named: the network's own."""
+@pytest.mark.parametrize("has_adapter", [False, True])
+def test_a_network_in_memory_gives_its_own_loss(folder, has_adapter):
+    """A batch with labels, and no loss that is named: the network's own; also with an adapter."""
     network = tiny.network("gpt2")
+    if has_adapter:
+        network = tiny.adapter(folder / "memory", network)
     arrays = np.load(folder / "own.npz")
     keys = ("input_ids", "attention_mask", "labels")
     batch = {key: torch.from_numpy(arrays[f"{key}_train"]) for key in keys}
     ends = {"alpha": [0, 1, 2]}
-    surface = lsengine.evaluate(network, batch, grid=ends, threads=1, progress=False)
+    keys = {"grid": ends, "threads": 1, "ignore": ["frozen", "bias", "norm"]}
+    surface = lsengine.evaluate(network, batch, **keys, progress=False)
+    assert surface.quantities["train_loss"][0] != surface.quantities["train_loss"][1]
     with torch.no_grad():
         loss = float(network.double()(**batch).loss)
     assert surface.quantities["train_loss"][0] == pytest.approx(loss, rel=2e-6)

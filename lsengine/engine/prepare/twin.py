@@ -262,7 +262,8 @@ class _Maker:
                 raise UsageError(
                     f"directions.{axis}: no output of {len(self.samples[split])} samples changes "
                     f"at {axis}={getattr(cell, axis):g}: the parameters that move are not used "
-                    "in evaluation mode (were adapters merged into the weights by eval()?)"
+                    "in evaluation mode, or multiplied by 0 (were adapters merged into the weights "
+                    "by eval()? are those untrained, with B = 0?)"
                 )
 
     def refuse_stale(self, away: Cell) -> None:
