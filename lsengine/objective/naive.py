@@ -222,6 +222,11 @@ def apart(a: Values, b: Values) -> float:
     return max(distance(a.losses, b.losses), abs(a.loss - b.loss))
 
 
+def is_stepped(values: Tensor) -> bool:
+    """Whether all are whole numbers, which small changes leave as they are."""
+    return torch.equal(values.nan_to_num(), values.nan_to_num().round())
+
+
 def largest(values: Tensor) -> float:
     """Return the largest modulus of the finite numbers; 0 if there are none."""
     finite = values[values.isfinite()]

@@ -122,6 +122,19 @@ def test_a_contrastive_loss_is_that_of_a_double_loop_over_fixed_batches():
         assert found["train_loss"] == pytest.approx(np.mean(losses), rel=1e-10)
         error = np.std(losses, ddof=1) / math.sqrt(10)
         assert found["train_loss_se"] == pytest.approx(error, rel=1e-10)
+    hessian = objective.hessian(CELLS[-1])
+    model = copy.deepcopy(network).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += CELLS[-1].alpha
+    views = [*zip(x.double().split(4), y.double().split(4), strict=True)]
+    mean = sum(_contrast(model, batch).sum() for batch in views) / 10
+    parameters = [*model.parameters()]
+    gradient = torch.autograd.grad(mean, parameters, create_graph=True)
+    rows = torch.autograd.grad(sum(g.sum() for g in gradient), parameters)
+    expected = torch.cat([row.flatten() for row in rows]).tolist()
+    product = hessian(torch.ones(hessian.size, dtype=torch.float64)).tolist()
+    assert product == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
 
 def _judged(network, batch):

@@ -301,6 +301,21 @@ def test_metrics_are_drawn_and_exported(tmp_path):
         lsengine.render(surface, quantity="train_other", output=tmp_path / "y.svg")
 
 
+def test_a_loss_of_whole_numbers_may_stay_the_same_along_a_direction(tmp_path):
+    """As a return does, or the share of wrong answers: between its steps it is constant."""
+    code = """
+def make():
+    return nn.Linear(3, 2)
+
+def wrong(network, batch):
+    return network(batch[0]).argmax(1) != batch[1]
+"""
+    x = np.random.default_rng(0).normal(size=(25, 3)).astype("f")
+    grid = {"grid": {"alpha": [-1e-6, 1e-6, 3]}, "quantities": ["loss"]}
+    found = run(write(tmp_path, code, x, np.arange(25) % 2, objective="net:wrong", **grid))
+    assert len(set(found["train_loss"])) == 1
+
+
 BROKEN = """
 kept = {}
 

@@ -256,6 +256,8 @@ class _Maker:
             has_moved[axis] = net.displace(self._steps(cell), self._directions)
             self._values.measure_statistics(net, self._dtype)
             values[axis] = self._values.of(net, split, self._dtype)
+        if self._values.own is not None and naive.is_stepped(values[""].outputs):
+            return  # returns, or answers that are right: they change at few places
         for axis, cell in axes.items():
             is_same = torch.equal(values[""].outputs, values[axis].outputs)
             if is_same and has_moved[axis] and torch.equal(values[""].losses, values[axis].losses):
