@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 
@@ -47,42 +46,65 @@ def alone(monkeypatch):
     monkeypatch.setattr(workers, "_launcher", lambda: None)
 
 
-def _script(folder, python=sys.executable, **environment):
-    (folder / "script.py").write_text(SCRIPT)
-    command = [str(python), str(folder / "script.py"), str(folder)]
-    environment = launcher_environment(PYTHONPATH=str(ROOT), **environment)
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+def test_ranks_make_the_same_bytes(tmp_path, capfd):
+    """Of a network and a loss of no module that another process could import; nothing is said."""
 
+    class Net(Slow):
+        pass
 
-def test_ranks_make_the_same_bytes(tmp_path):
-    """Of a class and a loss in a script, which says nothing."""
-    done = _script(tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    call = {**CALL, "loss": lambda output, target: (output.sum(1) - target) ** 2}
+    for count in (1, 2):
+        lsengine.evaluate(Net(), samples(), workers=count, output=tmp_path / f"{count}.h5", **call)
     assert values(tmp_path / "1.h5") == values(tmp_path / "2.h5")
-    assert {path.name for path in tmp_path.iterdir()} == {"script.py", "1.h5", "2.h5"}
+    assert {path.name for path in tmp_path.iterdir()} == {"1.h5", "2.h5"}
+    libraries = [lsengine.open(tmp_path / f"{k}.h5").attributes["mpi_library"] for k in (1, 2)]
+    assert [library == "none" for library in libraries] == [True, False]
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.skipif(serial_environment() is None, reason="no serial environment")
-def test_ranks_of_another_mpi_make_the_same_bytes(tmp_path):
-    """That of an environment from pip alone."""
-    done = _script(tmp_path, serial_environment() / "bin" / "python")
+def test_a_script_starts_ranks_of_another_mpi(tmp_path):
+    """That of an environment from pip alone; its classes and functions are sent."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    python = serial_environment() / "bin" / "python"
+    done = subprocess.run(
+        [str(python), str(tmp_path / "script.py"), str(tmp_path)],
+        env=launcher_environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert values(tmp_path / "1.h5") == values(tmp_path / "2.h5")
 
 
-def test_processes_without_mpi_make_the_same_bytes(tmp_path, alone):
-    """Each a shard, which are merged and gone; what another call has left is gone on with."""
-    path, model, data = tmp_path / "x.h5", network(), samples()
-    whole = lsengine.evaluate(model, data, output=tmp_path / "whole.h5", **CALL)
-    surface = lsengine.evaluate(model, data, output=path, workers=2, **CALL)
-    assert values(path) == values(tmp_path / "whole.h5")
+def test_processes_without_mpi_lose_nothing_and_make_the_same_bytes(tmp_path, alone):
+    """Each has a shard; an interrupt lets them finish what they have in hand, and all is merged."""
+    path, whole, first = (tmp_path / f"{name}.h5" for name in ("x", "whole", "x.shard-1"))
+
+    def interrupt():
+        end = time.monotonic() + 100
+        while time.monotonic() < end:
+            if first.exists() and lsengine.open(first).counts()["done"] > 1:
+                break
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    lsengine.evaluate(Slow(), samples(), output=whole, **CALL)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        lsengine.evaluate(Slow(0.1), samples(), output=path, workers=2, **CALL)
+    thread.join()
+    assert {p.name for p in tmp_path.iterdir()} == {"x.h5", "whole.h5"}
+    assert 1 < lsengine.open(path).counts()["done"] < 25
+    surface = lsengine.evaluate(Slow(), samples(), output=path, workers=2, **CALL)
     assert surface.source == str(path)
-    assert surface.quantities.keys() == whole.quantities.keys()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["whole.h5", "x.h5"]
+    assert values(path) == values(whole)
+    assert {p.name for p in tmp_path.iterdir()} == {"x.h5", "whole.h5"}
     before = path.stat().st_mtime_ns
-    lsengine.evaluate(model, data, output=path, workers=2, **CALL)
+    lsengine.evaluate(Slow(), samples(), output=path, workers=2, **CALL)
     assert path.stat().st_mtime_ns == before
 
 
@@ -124,25 +146,3 @@ def test_a_rank_starts_no_ranks(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="ranks of a launch already"):
         lsengine.evaluate(network(), samples(), workers=2, **CALL)
-
-
-def test_an_interrupt_loses_nothing(tmp_path, alone):
-    """Workers finish what they have in hand, and their cells are in the file."""
-    path = tmp_path / "x.h5"
-    first = tmp_path / "x.shard-1.h5"
-
-    def interrupt():
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            if first.exists() and lsengine.open(first).counts()["done"] > 1:
-                break
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        lsengine.evaluate(Slow(0.02), samples(), output=path, workers=2, **{**CALL, "grid": 31})
-    thread.join()
-    assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
-    assert 1 < lsengine.open(path).counts()["done"] < 31 * 31
