@@ -10,6 +10,7 @@ from lsengine import job as jobs
 from lsengine import store
 from lsengine.training import training
 from tests.support.jobs import values
+from tests.support.kills import trial
 
 
 @pytest.fixture
@@ -56,22 +57,28 @@ def test_batch_norm_policies_are_pure_too(pool, make_job, policy):
 
 
 def test_a_decoder_of_text_is_pure_too(pool, make_job, tmp_path):
-    """Characters, attention, its losses by token: the same bytes of one rank and of three."""
+    """Characters, attention, losses by token: the same bytes of one rank, of three, and killed."""
     (tmp_path / "t.txt").write_text("to be or not to be, that is the question\n" * 20)
     model = {"arch": "gpt", "args": {"width": 8, "depth": 1, "heads": 2}}
     dataset = {"dataset": "text", "root": "t.txt", "args": {"context": 8, "test_fraction": 0.2}}
     train = {"output": "text", "epochs": 1, "optimizer": "adamw", "warmup": 0.5}
     training.run(jobs.load(make_job("t", model=model, data=dataset, train=train)), progress="none")
-    surfaces = []
-    for ranks in (1, 3):
-        job = make_job(
-            f"text{ranks}", model={**model, "checkpoint": "text/epoch_001.pt"}, data=dataset,
-            directions={"alpha": {"kind": "random"}}, grid={"alpha": [-1, 1, 5]},
+    one, three, killed = (
+        make_job(
+            name,
+            model={**model, "checkpoint": "text/epoch_001.pt"},
+            data=dataset,
+            directions={"alpha": {"kind": "random"}},
+            grid={"alpha": [-1, 1, 201]},
         )  # fmt: skip
+        for name in ("one", "three", "killed")
+    )
+    for job, ranks in ((one, 1), (three, 3)):
         assert pool.evaluate(job, ranks) == {"code": 0, "message": ""}
-        surfaces.append(values(job.with_suffix(".h5")))
-    assert surfaces[0] == surfaces[1]
-    assert {"train_loss", "train_accuracy"} <= {name.rpartition("/")[2] for name in surfaces[0]}
+    expected = values(one.with_suffix(".h5"))
+    assert values(three.with_suffix(".h5")) == expected
+    assert {"train_loss", "train_accuracy"} <= {name.rpartition("/")[2] for name in expected}
+    assert trial(killed, "all", 0.0, expected, cells=4).is_in_the_middle
 
 
 def test_repeats_are_independent_and_reproducible(pool, make_job):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
 import lsengine
 from tests.support.jobs import values
+from tests.support.kills import rank_processes
 from tests.support.launchers import BIN, ROOT, launcher_environment, wait_for_cells
 from tests.support.memory import Slow, network, samples
 
@@ -75,16 +78,19 @@ def test_a_script_under_mpi_uses_all_ranks(tmp_path):
 
 
 def test_a_killed_script_is_gone_on_with(tmp_path):
-    """By the same call; what it had finished is not evaluated again."""
+    """By the same call, with other ranks; what it had finished is not evaluated again."""
     path = tmp_path / "x.h5"
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(path)],
+        [str(BIN / "mpirun"), "-n", "3", sys.executable, "-c", SLOW, str(path)],
         env=launcher_environment(PYTHONPATH=str(ROOT), TMPDIR=str(tmp_path)),
+        cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     wait_for_cells(path, process, cells=3)
+    for rank in rank_processes(process.pid):
+        os.kill(rank, signal.SIGKILL)
     process.kill()
     process.communicate()
     before = lsengine.open(path)
