@@ -17,6 +17,7 @@ from lsengine.api.surface import Surface
 from lsengine.api.tasks import JobFiles
 from lsengine.engine import Options
 from lsengine.engine.spectrum import Sizes
+from lsengine.errors import UsageError
 from lsengine.surface.records import Spectrum
 
 Patterns = Sequence[str]
@@ -40,6 +41,7 @@ def evaluate(
     split: str = "train",
     pad: float | None = None,
     output: str | Path | None = None,
+    extend: str | Path | None = None,
     retry_failed: bool = False,
     workers: int = 1,
     progress: bool = True,
@@ -71,6 +73,8 @@ def evaluate(
         split: What the data are, if they do not say it: ``train`` or ``test``.
         pad: With what batches of different lengths are filled up.
         output: A surface file.  What is in it is not evaluated again.  Default: none is kept.
+        extend: A surface file whose cells a new ``output`` takes over: of a finer or wider grid,
+            or with one more quantity.
         retry_failed: Evaluate failed cells again.
         workers: How many processes of this machine evaluate, which are started for it.
         progress: Whether a bar and warnings are shown.
@@ -107,7 +111,8 @@ def evaluate(
         output=output,
     )
     task = replace(task, checkpoints={**task.checkpoints, **checkpoints})
-    (surface,) = _surfaces(task, workers, progress, retry_failed=retry_failed)
+    old = None if extend is None else Path(extend).absolute()
+    (surface,) = _surfaces(task, workers, progress, retry_failed=retry_failed, extend=old)
     return surface
 
 
@@ -190,6 +195,7 @@ def run(
     *,
     only: str = "*",
     changes: Mapping[str, Any] | None = None,
+    extend: str | Path | None = None,
     retry_failed: bool = False,
     workers: int = 1,
     progress: bool = True,
@@ -200,6 +206,7 @@ def run(
         jobs: One file or several, each of which may make several jobs.
         only: A pattern of the names of the wanted jobs.
         changes: Values by key, such as ``{"grid.alpha": [-1, 1, 9]}``, in place of the files'.
+        extend: A surface file whose cells a new, larger or finer surface takes over.
         retry_failed: Evaluate failed cells again.
         workers: As for `evaluate`.
         progress: Whether a bar and warnings are shown.
@@ -212,10 +219,10 @@ def run(
         UsageError: As `evaluate`, which also raises the others.
     """
     paths = [jobs] if isinstance(jobs, str | Path) else jobs
-    said = tuple(f"{key}={json.dumps(value)}" for key, value in (changes or {}).items())
     files = tuple(Path(path).absolute() for path in paths)
-    task = JobFiles(paths=files, command="eval", only=only, changes=said)
-    return _surfaces(task, workers, progress, retry_failed=retry_failed)
+    task = JobFiles(paths=files, command="eval", only=only, changes=_changes(changes or {}))
+    old = None if extend is None else Path(extend).absolute()
+    return _surfaces(task, workers, progress, retry_failed=retry_failed, extend=old)
 
 
 def spectrum(
@@ -227,7 +234,8 @@ def spectrum(
     vectors: int = 5,
     trace: int = 32,
     density: int = 8,
-    seed: int = 0,
+    ignore: Patterns | None = None,
+    only: Patterns | None = None,
     split: str = "train",
     pad: float | None = None,
     output: str | Path | None = None,
@@ -246,12 +254,14 @@ def spectrum(
         vectors: How many eigenvectors; 0 leaves a part out, here and in the next two.
         trace: How many random probes of the trace.
         density: How many random probes of the density.
-        seed: See there.
+        ignore: Parameters that the Hessian is not of: patterns of names, and roles.
+        only: What alone it is of, likewise.
         split: See there.
         pad: See there.
         output: A file for the result.  Default: none is kept.
         progress: See there.
-        keys: See there; the section ``curvature`` says how hard to look.
+        keys: Any other key of a job, ``seed`` or ``precision`` for instance, also in place of a
+            job file's; the section ``curvature`` says how hard to look.
 
     Returns:
         Arrays: ``eigenvalues``, ``residuals``, ``vectors``, ``trace``, ``grid``, ``density``...
@@ -261,10 +271,13 @@ def spectrum(
         EnvironmentUnfit: If there is no such device, or the file cannot be written.
         KeyboardInterrupt, Stopped: If a signal ended it.
     """
+    section = {name: value for name, value in (("ignore", ignore), ("only", only)) if value}
     task: running.Task
     if isinstance(model, str | Path):
-        task = JobFiles(paths=(Path(model).absolute(),), command="spectrum")
+        task = _of_file(model, section, data=data, loss=loss, objective=objective, **keys)
     else:
+        if section:
+            keys["curvature"] = {**keys.get("curvature", {}), **section}
         task = tasks.in_memory(
             "spectrum",
             model,
@@ -274,11 +287,34 @@ def spectrum(
             objective=objective,
             split=split,
             pad=pad,
-            keys={"seed": seed, **keys},
+            keys=keys,
             output=None,
         )
     path = None if output is None else Path(output).absolute()
     return running.spectrum(task, Sizes(vectors, trace, density), path, shows=progress)
+
+
+def _of_file(
+    path: str | Path,
+    section: Mapping[str, Any],
+    *,
+    data: Any,
+    loss: Any,
+    objective: Any,
+    **keys: Any,
+) -> JobFiles:
+    """Return the spectrum of a job file, with other values of some keys."""
+    if data is not None:
+        raise UsageError("data: the job file has its own; leave data out")
+    said = {"loss": loss, "objective": objective}
+    said = {name: value for name, value in said.items() if value is not None} | keys
+    said |= {f"curvature.{name}": value for name, value in section.items()}
+    return JobFiles(paths=(Path(path).absolute(),), command="spectrum", changes=_changes(said))
+
+
+def _changes(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return values by key as the command line takes them."""
+    return tuple(f"{key}={json.dumps(value)}" for key, value in values.items())
 
 
 def _surfaces(task: running.Task, count: int, progress: bool, **options: Any) -> list[Surface]:

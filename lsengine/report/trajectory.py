@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,12 +34,18 @@ def table(surface: Surface) -> str:
     track = surface.trajectory
     if track is None:
         return f"{surface.source}: has no trajectory"
-    names = [name for name in _COLUMNS if name in track.columns]
-    rows = [[track.unit, *(_TITLES.get(name, name) for name in names), ""]]
+    names = [name for name in (*_COLUMNS, *_metrics(surface)) if name in track.columns]
+    rows = [[track.unit, *(_TITLES.get(n, n.replace("_", " ")) for n in names), ""]]
     for row, epoch in enumerate(track.columns["epoch"]):
         numbers = [f"{track.columns[name][row]:.5g}" for name in names]
         rows.append([str(epoch), *numbers, "learning rate drops" if track.lr_drops[row] else ""])
     return "\n".join([surface.source, wording.table(rows), *summary(track)])
+
+
+def _metrics(surface: Surface) -> list[str]:
+    """Return the columns of an objective's metrics, without error bars."""
+    names = json.loads(surface.attributes.get("metrics", "[]"))
+    return [f"{s}_{name}" for s in ("train", "test") for name in names if not name.endswith("_se")]
 
 
 def summary(track: Trajectory) -> list[str]:

@@ -148,6 +148,27 @@ def test_a_spectrum_is_that_of_the_hessian():
     )
     np.testing.assert_allclose(found.eigenvalues, expected.flip(0)[:2], rtol=1e-3)
     assert found.vectors["weight"].shape == (2, 3, 6)
+    for chosen in ({"only": ["weight"]}, {"ignore": ["bias"]}):
+        part = lsengine.spectrum(
+            model, DATA, **chosen, vectors=1, trace=0, density=0,
+            curvature={"tolerance": 1e-4}, **QUIET,
+        )  # fmt: skip
+        block = torch.linalg.eigvalsh(whole[:18, :18])
+        assert part.eigenvalues[0] == pytest.approx(float(block[-1]), rel=1e-3)
+
+
+def test_a_finer_surface_takes_over_the_cells_of_a_coarse_one(tmp_path):
+    """As a run from scratch has them, byte by byte; only the others are evaluated."""
+    call = {"toward": OTHER, **QUIET}
+    coarse = lsengine.evaluate(MODEL, DATA, grid=CURVE, output=tmp_path / "a.h5", **call)
+    start, stop, points = CURVE["alpha"]
+    fine = {"alpha": [start, stop, 2 * points - 1]}
+    whole = lsengine.evaluate(MODEL, DATA, grid=fine, **call)
+    more = {"output": tmp_path / "b.h5", "extend": tmp_path / "a.h5"}
+    found = lsengine.evaluate(MODEL, DATA, grid=fine, **more, **call)
+    assert found.quantities["train_loss"].tobytes() == whole.quantities["train_loss"].tobytes()
+    taken = found.provenance["finished"][::2]
+    assert (taken == coarse.provenance["finished"]).all()
 
 
 def test_a_file_is_kept_and_gone_on_with(tmp_path, capfd):
@@ -185,6 +206,19 @@ def test_a_job_file_is_run(tmp_path):
     )
     assert spectrum.eigenvalues.shape == (1,)
     assert (tmp_path / "s.h5").exists()
+    with pytest.raises(UsageError, match="fits no parameter"):
+        lsengine.spectrum(tmp_path / "job.yaml", only=["lora"], progress=False)
+    with pytest.raises(JobError, match="presicion"):
+        lsengine.spectrum(tmp_path / "job.yaml", presicion="float64", progress=False)
+    with pytest.raises(UsageError, match="the job file has its own"):
+        lsengine.spectrum(tmp_path / "job.yaml", DATA, progress=False)
+    (finer,) = lsengine.run(
+        tmp_path / "job.yaml",
+        changes={"output": "finer.h5", "grid.alpha": [-1, 1, 13]},
+        extend=tmp_path / "job.h5",
+        progress=False,
+    )
+    assert (finer.provenance["finished"][:, ::2] == surface.provenance["finished"]).all()
 
 
 class Fragile(nn.Module):

@@ -14,6 +14,7 @@ import lsengine
 from lsengine import store
 from lsengine.engine import Options, evaluate
 from lsengine.errors import SurfaceError, UsageError
+from lsengine.report import trajectory
 from lsengine.store.shards import merge
 from tests.support.jobs import values
 from tests.support.kills import trial
@@ -285,6 +286,11 @@ def test_checkpoints_of_a_trajectory_have_the_metrics(tmp_path):
             assert columns[f"{kind}_{name}"][1] == found[f"train_{name}"][1]
     assert columns["train_brier"][0] != columns["train_brier"][1]
     assert "plane_train_brier_se" not in columns
+    table = trajectory.text([job]).splitlines()
+    for name in ("brier", "match", "calibration"):
+        assert f"train {name}" in table[1]
+    assert "_se" not in table[1]
+    assert float(table[2].split()[-1]) == pytest.approx(columns["train_calibration"][0], rel=1e-4)
 
 
 def test_metrics_are_drawn_and_exported(tmp_path):

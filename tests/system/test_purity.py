@@ -70,7 +70,7 @@ def test_a_decoder_of_text_is_pure_too(pool, make_job, tmp_path):
             data=dataset,
             directions={"alpha": {"kind": "random"}},
             grid={"alpha": [-1, 1, 201]},
-        )  # fmt: skip
+        )
         for name in ("one", "three", "killed")
     )
     for job, ranks in ((one, 1), (three, 3)):
