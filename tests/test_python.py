@@ -13,8 +13,11 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
 import xarray
 from nbclient import NotebookClient
+from torch import nn
+from torch.nn import functional as F
 
 import lsengine
 from lsengine import store
@@ -45,6 +48,56 @@ def test_the_page_does_what_it_says(tmp_path, monkeypatch):
             exec(compile(text, "docs/PYTHON.md", "exec"), names)
         assert printed.getvalue() or "save" in text
     assert (tmp_path / "accuracy.pdf").exists()
+
+
+class Curve(nn.Module):
+    """u(t) = a exp(-b t), which solves u' = -u."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+
+    def forward(self, t):
+        """Return u (N, 1) at times (N, 1)."""
+        return self.a * torch.exp(-self.b * t)
+
+
+class Zero(nn.Linear):
+    """All outputs are zero at the centre; a mask does not matter."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        nn.init.zeros_(self.weight), nn.init.zeros_(self.bias)
+
+    def forward(self, x, mask=None):
+        """Return the outputs (N, K)."""
+        return super().forward(x.to(self.weight))
+
+
+def test_the_objectives_of_the_page_have_their_values():
+    """Of the solution of an equation, and of networks whose outputs are zero."""
+    gymnasium = pytest.importorskip("gymnasium")
+    page = (ROOT / "docs" / "JOBS.md").read_text()
+    found = {"torch": torch, "F": F, "gymnasium": gymnasium, "lsengine": lsengine}
+    for text in re.findall(r"```python\n(def \w+\(network,.*?)```", page, re.DOTALL):
+        exec(compile(text, "docs/JOBS.md", "exec"), found)
+    x, y = torch.randn(12, 3), torch.tensor([0, 0, 1, 2, 3, 0, 1, 2, 0, 3, 1, 2])
+
+    def centre(name, network, data, **more):
+        surface = lsengine.evaluate(
+            network, data, objective=found[name], grid={"alpha": [0, 1, 2]}, normalize="none",
+            ignore=[], progress=False, threads=1, device="cpu", **more,
+        )  # fmt: skip
+        return {name: float(values[0]) for name, values in surface.quantities.items()}
+
+    assert centre("residual", Curve(), x[:, :1])["train_loss"] == pytest.approx(0, abs=1e-12)
+    contrast = centre("contrast", Zero(3, 2), (x, x), batch_size=12)
+    assert contrast["train_loss"] == pytest.approx(np.log(12))
+    left = centre("play", Zero(4, 2), torch.arange(3))  # it always pushes to the left
+    assert -11 <= left["train_loss"] <= -8
+    judged = centre("judge", Zero(3, 4), {"ids": x, "mask": x > 0, "y": y})
+    expected = {"loss": np.log(4), "match": 4 / 12, "brier": 3 / 4, "calibration": 1 / 3 - 1 / 4}
+    assert {name: judged[f"train_{name}"] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_notebook_runs(tmp_path, monkeypatch):
