@@ -83,7 +83,7 @@ def test_samples_travel_as_they_were_read():
         (nn.Softmax(), None),
         ("nll", "nll"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),  # no address: workers compare ids
 )
 def test_losses_that_a_job_can_name_are_named(loss, name):
     """With the options with which they come; others stay the caller's."""
