@@ -114,6 +114,43 @@ def test_batches_by_name_are_taken(judge):
     assert ("train_wrong_se" in surface.quantities) == bool(judge)
 
 
+class Graph(nn.Module):
+    """Adds the neighbours up, twice."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.last = nn.Linear(2, 4), nn.Linear(4, 3)
+
+    def forward(self, x, adjacent):
+        """Return the outputs of all nodes (N, nodes, 3)."""
+        return self.last(adjacent @ self.first(adjacent @ x).tanh())
+
+
+def test_a_graph_is_one_sample():
+    """The loss is the mean over the nodes that have a label, by a loop over them."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(9, 2, generator=generator), torch.arange(9) % 3
+    adjacent = (torch.rand(9, 9, generator=generator) < 0.4).float()
+    labels = {"train": torch.where(torch.arange(9) < 6, y, -100)}
+    labels["test"] = torch.where(torch.arange(9) < 6, -100, y)
+    graph = {"x": x[None], "adjacent": adjacent[None]}
+    data = {split: {**graph, "labels": labels[split][None]} for split in labels}
+    model, other = Graph(0), Graph(1)
+    surface = lsengine.evaluate(model, data, toward=other, grid=CURVE, **QUIET)
+    near = [[k for k in range(9) if adjacent[n, k]] for n in range(9)]
+    for cell, alpha in enumerate(surface.alpha):
+        w = {name: value.numpy() for name, value in between(model, alpha, other).items()}
+        rows = x.double().numpy()
+        for layer, squash in (("first", np.tanh), ("last", lambda row: row)):
+            sums = [sum((rows[k] for k in of), np.zeros(rows.shape[1])) for of in near]
+            rows = np.array([squash(w[f"{layer}.weight"] @ s + w[f"{layer}.bias"]) for s in sums])
+        losses = [np.log(np.exp(row).sum()) - row[k] for row, k in zip(rows, y, strict=True)]
+        for split, nodes in (("train", slice(6)), ("test", slice(6, 9))):
+            found = surface.quantities[f"{split}_loss"][cell]
+            assert found == pytest.approx(np.mean(losses[nodes]), rel=1e-5)
+
+
 def test_a_trajectory_has_the_losses_of_its_checkpoints():
     """Networks and state dicts, in the order of time, in a plane that fits them."""
     checkpoints = [network(5), network(6).state_dict(), network(7), MODEL]
