@@ -11,7 +11,7 @@ RERUNS := --reruns 2 --max-suite-reruns 8 --rerun-show-tracebacks
 GPU_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
 
-.PHONY: help setup setup-serial demo studies gallery test test-slow test-cluster check bench gpu-check soak image clean
+.PHONY: help setup setup-serial demo studies gallery transformers test test-slow test-cluster check bench gpu-check soak image clean
 .NOTPARALLEL:
 
 help: ## list what can be made
@@ -31,6 +31,9 @@ studies: setup ## make the paper's studies at digits size; STUDIES="skip seeds" 
 
 gallery: setup ## draw every kind of picture, from surfaces at digits size, into docs/gallery
 	@ENVIRONMENT=$(VENV) launch/gallery.sh
+
+transformers: setup ## train small language models and draw the figures of docs/TRANSFORMERS.md: half an hour
+	@ENVIRONMENT=$(VENV) launch/transformers.sh
 
 test: setup setup-serial check ## run all checks, and all tests but slow and cluster ones
 	$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(RERUNS)

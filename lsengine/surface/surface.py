@@ -64,12 +64,21 @@ class Trajectory:
 
     @property
     def lr_drops(self) -> NDArray[np.bool_]:
-        """Mask (T,) of the last checkpoints before the learning rate drops."""
+        """Mask (T,) of the last checkpoints before the learning rate drops.
+
+        A rate that differs at each of more than three checkpoints follows a smooth schedule, such
+        as a cosine.  It drops nowhere.
+        """
         rate_T = self.columns.get("learning_rate")
-        if rate_T is None or len(rate_T) < 2:
+        if rate_T is None or len(rate_T) < 2 or _is_smooth(rate_T):
             return np.zeros(self.columns["epoch"].shape, np.bool_)
         with np.errstate(invalid="ignore"):
             return np.append(rate_T[1:] < rate_T[:-1], False)
+
+
+def _is_smooth(rate_T: NDArray[np.float64]) -> bool:
+    known = rate_T[np.isfinite(rate_T)]
+    return len(known) > 3 and bool((known[1:] != known[:-1]).all())
 
 
 @dataclass(frozen=True, slots=True)

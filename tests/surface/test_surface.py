@@ -92,6 +92,15 @@ def test_the_last_epoch_before_a_drop_of_the_rate_is_found():
     assert not Trajectory({"epoch": epoch}).lr_drops.any()
 
 
+def test_a_rate_that_always_differs_drops_nowhere():
+    """A cosine, also behind a warm-up; three checkpoints are too few to tell."""
+    for rate in ([np.nan, 4.0, 3.0, 2.0, 1.0], [1.0, 4.0, 3.0, 2.0, 1.0]):
+        columns = {"epoch": np.arange(5), "learning_rate": np.array(rate)}
+        assert not Trajectory(columns).lr_drops.any()
+    few = {"epoch": np.arange(3), "learning_rate": np.array([0.1, 0.01, 0.001])}
+    assert Trajectory(few).lr_drops.tolist() == [True, True, False]
+
+
 def test_checkpoints_are_done_by_their_status():
     """One that does not say so has no losses; counts are those of the status."""
     epoch = np.arange(3)
