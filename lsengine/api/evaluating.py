@@ -34,7 +34,7 @@ def evaluate(
     grid: int | Mapping[str, Any] = 51,
     directions: Mapping[str, Any] | None = None,
     toward: Any = None,
-    normalize: str | None = None,
+    normalize: str | Mapping[str, Any] | None = None,
     ignore: Patterns | None = None,
     only: Patterns | None = None,
     seed: int = 0,
@@ -66,7 +66,8 @@ def evaluate(
             dict.  Default: random ones, drawn by ``seed``.
         toward: One or two other checkpoints of the network (a network, a state dict or a file):
             alpha leads to the first, beta to the second; at 1 it is reached.
-        normalize: How all directions are normalised; default: by filter, toward others not.
+        normalize: How all directions are normalised: a word, or a mapping of units by role;
+            default: by filter, toward others not.
         ignore: What they do not move: patterns of names, and roles such as ``bias``.
         only: What alone they move, likewise.
         seed: Of all random numbers.
@@ -125,7 +126,7 @@ def trajectory(
     objective: str | Callable[..., Any] | None = None,
     grid: int | Mapping[str, Any] = 21,
     directions: Mapping[str, Any] | None = None,
-    normalize: str | None = None,
+    normalize: str | Mapping[str, Any] | None = None,
     ignore: Patterns | None = None,
     only: Patterns | None = None,
     seed: int = 0,

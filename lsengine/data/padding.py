@@ -59,7 +59,7 @@ def check_masks(where: str, nested: Nested) -> None:
         of = name.removesuffix("_mask")
         if name in _OF_ALL and len(sequences) == 1:
             of = sequences[0]
-        if not is_mask(name) or not _is_sequence(mask) or of not in flat:
+        if not is_mask(name) or mask.ndim != 2 or of not in flat:  # a mask may be of floats
             continue
         if flat[of].shape[1] != mask.shape[1]:
             raise UsageError(

@@ -17,6 +17,8 @@ def test_a_mask_of_another_length_is_refused_where_it_is_known_whose_it_is():
     for nested, said in (
         ({"ids": IDS, "mask": SHORT}, r"mask has shape \[2, 4\], ids \[2, 5\]"),
         ({"ids": IDS, "attention_mask": SHORT, "x": PIXELS}, "attention_mask has shape"),
+        ({"ids": IDS, "mask": SHORT.double()}, r"mask has shape \[2, 4\]"),
+        ({"ids": IDS, "mask": SHORT[:, :1].float()}, r"mask has shape \[2, 1\]"),
         ({"x": PIXELS, "ids": IDS, "x_mask": MASK}, r"x_mask has shape \[2, 5\], x \[2, 3, 7\]"),
     ):
         with pytest.raises(UsageError, match=f"f: {said}.* as many positions"):
@@ -25,7 +27,7 @@ def test_a_mask_of_another_length_is_refused_where_it_is_known_whose_it_is():
         {"ids": IDS, "mask": MASK},
         {"ids": IDS, "decoder_ids": IDS[:, :3], "mask": SHORT},
         {"ids": IDS, "image_mask": SHORT},
-        {"ids": IDS, "mask": SHORT.double()},
+        {"ids": IDS, "mask": MASK.double()},
         {"x": PIXELS, "mask": MASK},
         (IDS, SHORT),
     ):
