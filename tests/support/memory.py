@@ -32,6 +32,19 @@ def samples(count: int = 37, seed: int = 2) -> tuple[Tensor, Tensor]:
     return x, torch.randint(0, 3, (count,), generator=generator)
 
 
+def named() -> dict[str, Tensor]:
+    """Return the samples as one batch by name."""
+    x, y = samples()
+    return {"features": x, "labels": y}
+
+
+def judged(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the losses of samples by name, and whether answers are right as a metric."""
+    output = model(batch["features"])
+    losses = F.cross_entropy(output, batch["labels"], reduction="none")
+    return {"loss": losses, "right": output.argmax(1) == batch["labels"]}
+
+
 def naive_loss(
     model: nn.Module,
     state: Mapping[str, Tensor],

@@ -12,7 +12,7 @@ import lsengine
 from tests.support.jobs import values
 from tests.support.kills import rank_processes
 from tests.support.launchers import BIN, ROOT, launcher_environment, wait_for_cells
-from tests.support.memory import Slow, network, samples
+from tests.support.memory import Slow, judged, named, network, samples
 
 UNDER_MPI = """
 import json, sys
@@ -40,9 +40,11 @@ print(json.dumps(said), flush=True)
 SLOW = """
 import sys
 import lsengine
-from tests.support.memory import Slow, samples
+from tests.support.memory import Slow, judged, named
 
-lsengine.evaluate(Slow(0.02), samples(), grid=9, threads=1, output=sys.argv[1], progress=False)
+lsengine.evaluate(
+    Slow(0.02), named(), objective=judged, grid=9, threads=1, output=sys.argv[1], progress=False
+)
 """
 
 
@@ -78,7 +80,10 @@ def test_a_script_under_mpi_uses_all_ranks(tmp_path):
 
 
 def test_a_killed_script_is_gone_on_with(tmp_path):
-    """By the same call, with other ranks; what it had finished is not evaluated again."""
+    """By the same call, with other ranks; what it had finished is not evaluated again.
+
+    Batches have names, and an objective has a metric.
+    """
     path = tmp_path / "x.h5"
     process = subprocess.Popen(
         [str(BIN / "mpirun"), "-n", "3", sys.executable, "-c", SLOW, str(path)],
@@ -94,10 +99,12 @@ def test_a_killed_script_is_gone_on_with(tmp_path):
     process.kill()
     process.communicate()
     before = lsengine.open(path)
-    call = {"grid": 9, "threads": 1, "progress": False}
-    after = lsengine.evaluate(Slow(), samples(), output=path, **call)
+    call = {"objective": judged, "grid": 9, "threads": 1, "progress": False}
+    after = lsengine.evaluate(Slow(), named(), output=path, **call)
     assert 3 <= before.counts()["done"] < 81
     finished = after.provenance["finished"][before.done]
     assert (finished == before.provenance["finished"][before.done]).all()
-    whole = lsengine.evaluate(Slow(), samples(), **call)
-    assert after.quantities["train_loss"].tobytes() == whole.quantities["train_loss"].tobytes()
+    whole = lsengine.evaluate(Slow(), named(), **call)
+    assert "train_right_se" in whole.quantities
+    for name, expected in whole.quantities.items():
+        assert after.quantities[name].tobytes() == expected.tobytes()
