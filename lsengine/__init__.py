@@ -26,7 +26,14 @@ _READING = ("open", "Surface", "compare", "histogram", "merge", "status")
 _EVALUATING = ("evaluate", "run", "spectrum", "trajectory")
 
 
-class _Room(ModuleType):
+class _Module(ModuleType):
+    """A module that is sent to another process by its name, as Python's own are."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (self.__name__,)
+
+
+class _Room(_Module):
     """A folder of the package that can be called as the function of its name."""
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
@@ -34,7 +41,7 @@ class _Room(ModuleType):
         return getattr(import_module("lsengine.api.commands"), name)(*args, **keywords)
 
 
-class _Package(ModuleType):
+class _Package(_Module):
     """The package, whose functions are loaded when they are asked for."""
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 
+import cloudpickle
 import pytest
 
 import lsengine
@@ -139,6 +140,12 @@ def test_what_cannot_be_sent_is_said():
     for count in (0, 2.0, True):
         with pytest.raises(UsageError, match="workers: expected an integer of at least 1"):
             lsengine.evaluate(network(), samples(), workers=count, **CALL)
+
+
+@pytest.mark.parametrize("module", [lsengine, lsengine.render, lsengine.export])
+def test_what_refers_to_the_package_can_be_sent(module):
+    """An objective of a script or a notebook that makes an ``lsengine.Summary``, for instance."""
+    assert cloudpickle.loads(cloudpickle.dumps(lambda: module))() is module
 
 
 def test_a_rank_starts_no_ranks(monkeypatch):
