@@ -224,9 +224,18 @@ def _used(objects: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
 
 
 def grid(points: Any, kind: Callable[[int], list[Any]]) -> Any:
-    """Return the section of a job: as given, or both axes of so many points each."""
-    if isinstance(points, bool) or not isinstance(points, int | np.integer):
+    """Return the section of a job: as given, or both axes of so many points each.
+
+    Raises:
+        UsageError: If it is neither a number of points nor a mapping.
+    """
+    if isinstance(points, Mapping):
         return points
+    if isinstance(points, bool) or not isinstance(points, int | np.integer):
+        raise UsageError(
+            f"grid: got {points!r}; expected a number of points of both axes, such as 51, or a "
+            'mapping such as {"alpha": [-1, 1, 51], "beta": [-1, 1, 21]}'
+        )
     return {axis: kind(int(points)) for axis in ("alpha", "beta")}
 
 

@@ -290,6 +290,8 @@ def test_what_failed_is_raised_with_the_surface():
         ({"split": "valid"}, UsageError, "split: got 'valid'; allowed: train, test"),
         ({"gird": 5}, JobError, 'evaluate: 1 problem.s.\n  gird: unknown key; did you mean "grid"'),
         ({"grid": {"alpha": [1, 5]}}, JobError, r"grid.alpha: expected \[start, stop, points\]"),
+        ({"grid": [5, 5]}, UsageError, r"grid: got \[5, 5\]; expected a number of points"),
+        ({"grid": 5.5}, UsageError, "grid: got 5.5; expected a number of points"),
         ({"toward": (1, 2, 3)}, UsageError, "toward: expected one or two checkpoints, got 3"),
         ({"toward": nn.Linear(2, 2)}, UsageError, "does not fit"),
         ({"directions": {}, "normalize": "layer"}, UsageError, "normalize: say it in directions"),
