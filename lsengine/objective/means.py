@@ -30,8 +30,9 @@ def sums(values_GN: Tensor) -> Tensor:
 def means_and_bars(values_GN: Tensor, weights_N: Tensor | None, what: str) -> tuple[Tensor, Tensor]:
     """Return means (G,) and their standard errors (G,).
 
-    Samples of weight 0 count nowhere.  The standard error of a weighted mean is that of a ratio of
-    sums over samples (Cochran 1977, Sampling Techniques, section 6.3).
+    What samples of weight 0 are does not matter, though they count as samples.  The standard error
+    of a weighted mean is that of a ratio of sums over samples (Cochran 1977, Sampling Techniques,
+    section 6.3).
 
     Raises:
         UsageError: If all weights are 0; it begins with ``what`` there is a mean of.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import re
 from collections.abc import Collection, Iterator, Sequence
 
@@ -20,7 +19,6 @@ from lsengine.surface import parts
 from lsengine.surface.parts import EVERYTHING, ROLES, Selection
 from lsengine.wording import did_you_mean, listed
 
-log = logging.getLogger(__name__)
 Chooser = Direction | CurveSpec | CurvatureSpec
 
 
@@ -68,7 +66,9 @@ def roles(model: nn.Module) -> parts.Roles:
 
 
 def check_patterns(job: Job, model: nn.Module) -> None:
-    """Refuse words of ``only`` that fit no parameter, and warn of such patterns of ``ignore``.
+    """Refuse words of ``only``, and patterns of ``ignore``, that fit no parameter.
+
+    A role in ``ignore`` may be one that this network has not.
 
     Raises:
         UsageError: With the names that are near; or if ``ignore`` leaves nothing of ``only``.
@@ -81,7 +81,7 @@ def check_patterns(job: Job, model: nn.Module) -> None:
                 raise UsageError(f"{key}.only: {_unfit(word, names)}")
         for word in spec.ignore:
             if word not in ROLES and not any(parts.fits(name, word, {}) for name in names):
-                log.warning("%s.ignore: %s", key, _unfit(word, names))
+                raise UsageError(f"{key}.ignore: {_unfit(word, names)}")
         if spec.only and not movable_tensors(job, model, spec):
             raise UsageError(
                 f"{key}: of only: [{listed(spec.only)}] nothing moves beside ignore: "

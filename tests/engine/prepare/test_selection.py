@@ -27,14 +27,13 @@ def _line(**direction):
     return {"directions": {"alpha": {"kind": "random", "seed": 4, **direction}}, **LINE}
 
 
-def test_a_pattern_that_ignores_nothing_is_warned_of(make_job, capsys):
-    """A typing mistake in `ignore` would change the picture without a word."""
+def test_a_pattern_that_ignores_nothing_is_refused(make_job):
+    """A typing mistake in `ignore` would let move what is to stay."""
     directions = {"alpha": {"kind": "random", "ignore": ["layer9.*", "bias"]}}
     job = make_job(directions=directions, grid={"alpha": [0, 1, 2]})
-    assert evaluate([job], Options(progress="none"), world=None) == 0
-    assert "directions.alpha.ignore: layer9.* fits no parameter; there are: 0.weight" in (
-        capsys.readouterr().err
-    )
+    match = r"directions.alpha.ignore: layer9.\* fits no parameter; there are: 0.weight"
+    with pytest.raises(UsageError, match=match):
+        evaluate([job], Options(progress="none"), world=None)
 
 
 @pytest.mark.parametrize(
