@@ -72,7 +72,8 @@ def evaluate(
         only: What alone they move, likewise.
         seed: Of all random numbers.
         split: What the data are, if they do not say it: ``train`` or ``test``.
-        pad: With what batches of different lengths are filled up.
+        pad: With what batches of different lengths are filled up.  The network has to leave
+            padding out, by a mask or by lengths; else its losses are others than batch by batch.
         output: A surface file.  What is in it is not evaluated again.  Default: none is kept.
         extend: A surface file whose cells a new ``output`` takes over: of a finer or wider grid,
             or with one more quantity.

@@ -41,7 +41,8 @@ def from_memory(
     Without need all else is inputs.
 
     Batches that are padded to lengths of their own are padded further at the end: masks with 0,
-    targets with -100, which stands for no label, everything else with ``pad``.
+    targets with -100, which stands for no label, everything else with ``pad``.  A network that
+    does not leave padding out, by a mask or by lengths, has other outputs then.
 
     The tensors are on the CPU, of the types that they have; `lsengine.data.load` rounds them.
 
@@ -201,7 +202,8 @@ def _concatenated(parts: Sequence[Tensor], place: str, where: str, pad: float | 
         found = [str([*part.shape]) for part in shapes.values()]
         raise UsageError(
             f"{where}: {place} have shapes {found[0]} and {found[1]} in two batches; pad all to "
-            "one length (a tokenizer: padding='max_length'), or say pad=0"
+            "one length (a tokenizer: padding='max_length'); or say pad=0, "
+            "if the network leaves padding out, by a mask or by lengths"
         )
     name, is_target = place.rpartition(".")[2], place.startswith("targets")
     is_target = is_target or Choice().is_target(name)

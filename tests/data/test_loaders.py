@@ -152,7 +152,9 @@ def test_batches_of_other_lengths_are_padded_on_demand():
         {"ids": IDS[:3], "mask": MASK[:3], "pairs": square[:3, :3, :3], "labels": IDS[:3]},
         {"ids": wide, "mask": wide > 3, "pairs": square, "labels": wide},
     ]
-    with pytest.raises(UsageError, match=r"inputs\.ids have shapes \[3, 3\] and \[4, 5\].*pad=0"):
+    with pytest.raises(
+        UsageError, match=r"inputs\.ids have shapes \[3, 3\] and \[4, 5\].*pad=0, if .* by a mask"
+    ):
         data.from_memory(batches)
     split = data.from_memory(batches, pad=9)
     assert torch.equal(split.x["ids"][:3, :3], IDS[:3])
