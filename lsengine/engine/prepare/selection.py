@@ -111,10 +111,12 @@ def _unfit(word: str, names: Collection[str]) -> str:
 def _nearest(pattern: str, names: Sequence[str]) -> list[str]:
     """Return the names that a pattern with a slip of the keyboard may mean.
 
-    A part of it that no name has is compared with the parts of names; else the whole.
+    A part of it that no name has is compared with the parts of names; else the whole.  Those most
+    like the pattern come first.
     """
     odd = [p for p in re.split(r"[.*?\[\]]+", pattern) if p and not any(p in n for n in names)]
     words = sorted({part for name in names for part in name.split(".")})
     close = {word for part in odd for word in difflib.get_close_matches(part, words, 2)}
     alike = [name for name in names if close & set(name.split("."))]
+    alike.sort(key=lambda name: -difflib.SequenceMatcher(None, pattern, name).ratio())
     return alike or difflib.get_close_matches(pattern, names, 3)

@@ -64,7 +64,7 @@ def test_what_moves_is_drawn_as_if_all_moved(tmp_path, only, ignore, moves):
     ("changes", "says"),
     [
         (_line(only=["4.*"]), r"directions\.alpha\.only: 4\.\* fits no parameter; there are: 0\.w"),
-        (_line(only=["3.wieght"]), r"fits no parameter; near: 0\.weight, 1\.weight, 3\.weight"),
+        (_line(only=["3.wieght"]), r"fits no parameter; near: 3\.weight, 0\.weight, 1\.weight"),
         (_line(only=["norms"]), r'norms fits no parameter; .*did you mean "norm"'),
         (_line(only=["frozen"]), r"directions\.alpha\.only: no parameter has the role frozen"),
         (
