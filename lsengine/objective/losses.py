@@ -108,7 +108,8 @@ class OwnLoss:
         if self.lacks_labels and not isinstance(result, tuple | list):
             raise UsageError(
                 f"loss: some labels are {NO_LABEL}, which stands for none; return a pair (numbers, "
-                "weights): the mean over each sample's labels, and how many it has"
+                "weights): the mean over each sample's labels, and how many it has; or take a "
+                "built-in loss, such as cross_entropy, which leaves them out"
             )
         return result
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lsengine.data.dataset import NO_LABEL
+from lsengine.errors import UsageError
 from lsengine.objective.losses import OwnLoss, class_axis_of, hits, loss_function, of_samples
 
 
@@ -63,3 +64,13 @@ def test_a_loss_of_ones_own_gets_copies_of_named_outputs():
     assert "hidden" in output
     with pytest.raises(ValueError, match=r"shape \[3, 2\] for outputs of shape {logits: \[3, 2\]"):
         of_samples(lambda o, t: o["logits"], output, target)
+
+
+def test_a_loss_without_weights_is_refused_where_labels_lack():
+    """What it can return instead, and what needs no weights, is said."""
+    output, target = torch.zeros(2, 3), torch.tensor([1, NO_LABEL])
+    loss = OwnLoss(torch.nn.functional.cross_entropy, lacks_labels=True)
+    with pytest.raises(
+        UsageError, match=r"return a pair .*; or take a built-in loss, such as cross"
+    ):
+        loss(output, target)
