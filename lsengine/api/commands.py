@@ -14,13 +14,12 @@ from lsengine import store
 from lsengine.api.surface import Surface as Surface
 from lsengine.errors import UsageError
 from lsengine.report import inputs
-from lsengine.report import status as progress
-from lsengine.report.status import Summary
 from lsengine.surface import Surface as Values
 from lsengine.surface.records import WeightHistograms
 
 if TYPE_CHECKING:
     from lsengine.report.compare import Comparison
+    from lsengine.report.status import Summary
 
 AnySurface = Values | str | Path
 
@@ -134,7 +133,9 @@ def status(path: str | Path, *, only: str = "*") -> list[Summary]:
         UsageError: If there is no such file.
         SurfaceError: If a surface is damaged.
     """
-    return progress.summaries(path, only)
+    from lsengine.report import status  # reads jobs, which pictures need not
+
+    return status.summaries(path, only)
 
 
 def merge(shards: Sequence[str | Path], output: str | Path) -> Surface:

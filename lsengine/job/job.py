@@ -240,7 +240,7 @@ def file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
     if command == "train" and job.train:
         yield from _unwritable(absolute(source, job.train.output) / "history.h5", "train.output")
     data, expected = job.data, {"arrays": "an .npz file", "text": "a text file"}
-    if data and data.dataset in expected and data.root:
+    if command != "any" and data and data.dataset in expected and data.root:
         is_folder = data.dataset == "arrays" and absolute(source, data.root).is_dir()
         if not is_folder:
             hint = f"; expected {expected[data.dataset]}"

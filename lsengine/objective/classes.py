@@ -20,11 +20,12 @@ def class_axis(
 ) -> Literal[1, -1] | None:
     """Return the axis of an output (N, ...) with K > 1 classes for each of its labels (N, ...).
 
-    Axes of length 1 do not matter.  None if no axis is left when the labels' are taken away.
+    Axes of length 1 do not matter.  None if no axis is left when the labels' are taken away.  Of
+    images, with two axes of labels or more, it is the second one where both fit, as in torch.
 
     Raises:
-        ValueError: If both the second and the last axis may be meant and none is ``wanted``; or
-            if the wanted one cannot be.
+        ValueError: If both the second and the last axis of (N, K, K) may be meant and none is
+            ``wanted``; or if the wanted one cannot be.
     """
     of_labels = _beyond_one(targets.shape[1:])
     is_second = _has_several(output, 1) and _beyond_one(output.shape[2:]) == of_labels
@@ -33,7 +34,7 @@ def class_axis(
         if not (is_last if wanted == "last" else is_second):
             raise ValueError(f"class_axis is {wanted}, which {shapes(output, targets)} do not fit")
         return -1 if wanted == "last" else 1
-    if is_second and is_last and output.ndim > 2:
+    if is_second and is_last and output.ndim == 3:
         raise ValueError(
             f"{shapes(output, targets)} fit with classes on the second axis and on the last one; "
             "say which, such as loss: {name: cross_entropy, class_axis: last}"

@@ -35,13 +35,19 @@ def test_classes_are_where_the_shape_of_labels_is_left(output, targets, axis):
     assert class_axis(torch.zeros(output), labels) == axis
 
 
-@pytest.mark.parametrize("shape", [[4, 5, 5], [4, 5, 5, 5]])
-def test_two_axes_that_fit_are_refused_unless_one_is_wanted(shape):
+def test_two_axes_that_fit_are_refused_unless_one_is_wanted():
     """As many classes as positions: nothing tells which is which."""
-    output, labels = torch.zeros(shape), torch.zeros(shape[:-1], dtype=torch.int64)
+    output, labels = torch.zeros(4, 5, 5), torch.zeros(4, 5, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"second axis and on the last one; say which.*class_axis"):
         class_axis(output, labels)
     assert (class_axis(output, labels, "second"), class_axis(output, labels, "last")) == (1, -1)
+
+
+def test_classes_of_images_are_on_the_second_axis_where_both_fit():
+    """As torch's own losses have them."""
+    output, labels = torch.zeros(4, 5, 5, 5), torch.zeros(4, 5, 5, dtype=torch.int64)
+    assert class_axis(output, labels) == 1
+    assert class_axis(output, labels, "last") == -1
 
 
 def test_a_wanted_axis_has_to_fit():

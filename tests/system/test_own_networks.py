@@ -279,7 +279,7 @@ REFUSED = {
     ),
     "a dict of outputs": (
         "class D(N):\n    def forward(self, x): return {'o': super().forward(x)}\n\n\nmake = D",
-        "got dict; let the factory return",
+        "returns dict with o, and no tensor logits; let it return one tensor",
     ),
     "one output for all": (
         "class D(N):\n    def forward(self, x): return super().forward(x).mean()\n\n\nmake = D",

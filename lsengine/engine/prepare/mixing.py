@@ -37,7 +37,7 @@ class NoMeanError(UsageError):
         numbers: Of each sample's output.
     """
 
-    def __init__(self, message: str, numbers: int) -> None:
+    def __init__(self, message: str, numbers: int = 0) -> None:
         super().__init__(message)
         self.numbers = numbers
 
