@@ -20,7 +20,7 @@ from lsengine.engine.spectrum import Sizes
 from lsengine.errors import UsageError
 from lsengine.surface.records import Spectrum
 
-Patterns = Sequence[str]
+Patterns = str | Sequence[str]
 Loss = str | Mapping[str, Any] | Callable[..., Any]
 _PLANE = ("alpha", "beta")
 
@@ -273,7 +273,8 @@ def spectrum(
         EnvironmentUnfit: If there is no such device, or the file cannot be written.
         KeyboardInterrupt, Stopped: If a signal ended it.
     """
-    section = {name: value for name, value in (("ignore", ignore), ("only", only)) if value}
+    given = {"ignore": ignore, "only": only}
+    section = {name: tasks.patterns(value) for name, value in given.items() if value}
     task: running.Task
     if isinstance(model, str | Path):
         task = _of_file(model, section, data=data, loss=loss, objective=objective, **keys)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from lsengine.api.process import seeded
 from lsengine.data import Split
@@ -53,6 +54,8 @@ class Samples:
         if split not in SPLITS:
             raise UsageError(f"split: got {split!r}; allowed: {', '.join(SPLITS)}")
         is_named = isinstance(data, Mapping) and bool(data) and set(data) <= set(SPLITS)
+        if isinstance(data, Mapping) and not is_named:
+            _refuse_other_splits(data)
         given = data if is_named else {split: data}
         self._given: dict[str, Any] = {name: given[name] for name in SPLITS if name in given}
         self._with_targets, self._pad = with_targets, pad
@@ -80,6 +83,13 @@ class Samples:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_given": dict.fromkeys(self._given), "_read": self()}
+
+
+def _refuse_other_splits(data: Mapping[str, Any]) -> None:
+    """Refuse loaders and data sets by names that are no splits'."""
+    if any(isinstance(source, DataLoader | Dataset) for source in data.values()):
+        found = ", ".join(map(str, data))
+        raise UsageError(f"data: loaders by the names {found}; splits are {' and '.join(SPLITS)}")
 
 
 class Copies:

@@ -30,6 +30,11 @@ _WORDS = (  # of the command line, and what a caller in Python calls the same
     (r"\bmodel\.(arch|checkpoint): ", "model: "),
     (r"\bdata\.(dataset|splits|root): (memory:data: )?", "data: "),
     (r"memory:(model|data|loss|objective)\b", r"\1"),
+    (r"directions\.(?:alpha|beta)\.checkpoint: \S+/toward-(?:alpha|beta)\.pt", "toward: it"),
+    (r"; the factory's arguments give other shapes; check model\.args", ""),
+    (r"; check model\.args, or use", "; give the network as many, or use"),
+    (r"without --extend", "without extend"),
+    (r"--extend ", "extend="),
     (r"the same command", "the same call"),
     (r"--retry-failed", "retry_failed=True"),
 )

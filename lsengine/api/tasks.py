@@ -253,7 +253,11 @@ def directions(
     Raises:
         UsageError: If both are given.
     """
-    said = {name: value for name, value in moves.items() if value is not None}
+    said = {
+        name: patterns(value) if name in ("ignore", "only") else value
+        for name, value in moves.items()
+        if value is not None
+    }
     if given is not None and said:
         raise UsageError(f"{next(iter(said))}: say it in directions, which are given")
     if given is None:
@@ -267,6 +271,11 @@ def directions(
             checkpoints[f"toward-{axis}.pt"] = other, None
             section[axis] = {**spec, "checkpoint": InFolder(f"toward-{axis}.pt")}
     return section, checkpoints
+
+
+def patterns(given: Any) -> Any:
+    """Return patterns as a list, also one by itself."""
+    return [given] if isinstance(given, str) else given
 
 
 def toward(others: Any, axes: Sequence[str] = ("alpha", "beta")) -> dict[str, dict[str, Any]]:

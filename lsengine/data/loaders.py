@@ -6,6 +6,7 @@ Shape suffixes: B samples of a batch.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from lsengine.data.dataset import Split
 from lsengine.data.naming import Choice, is_several, pair
-from lsengine.data.nesting import Nested, lone
-from lsengine.data.padding import fill
+from lsengine.data.nesting import Nested, leaves, lone
+from lsengine.data.padding import fill, is_mask
 from lsengine.data.validation import as_tensor
 from lsengine.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 
 def from_memory(
@@ -57,6 +60,7 @@ def from_memory(
         raise UsageError(f"{where}: {type(source).__name__} has no batches; is it used up?")
     pairs = [pair(part, choice, where, "") for part in parts]
     x = _joined([x for x, _ in pairs], "inputs", where, pad)
+    _warn_of_padding([x for x, _ in pairs], where)
     if pairs[0][1] is None:
         return Split(x, None)
     return Split(x, _joined([y for _, y in pairs], "targets", where, pad))
@@ -173,6 +177,19 @@ def _joined(parts: Sequence[Nested], place: str, where: str, pad: float | None) 
             _joined(column, f"{place}.{i}", where, pad) for i, column in enumerate(columns)
         )
     return _concatenated([lone(part) for part in parts], place, where, pad)
+
+
+def _warn_of_padding(parts: Sequence[Nested], where: str) -> None:
+    """Say that a network may read what batches are filled up with, if there is no mask."""
+    lengths = {tuple(tensor.shape[1:] for _, tensor in leaves(part)) for part in parts}
+    has_mask = any(is_mask(place.rpartition(".")[2]) for place, _ in leaves(parts[0]))
+    if len(lengths) > 1 and not has_mask:
+        log.warning(
+            "%s: batches of %d lengths are filled up to one; a network that reads what they are "
+            "filled up with has other outputs than for each batch as it came",
+            where,
+            len(lengths),
+        )
 
 
 def _names(nested: Nested) -> str:

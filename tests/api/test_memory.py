@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from lsengine.api import memory
 from lsengine.errors import UsageError
@@ -64,6 +65,13 @@ def test_samples_travel_as_they_were_read():
     assert sent.splits == given.splits
     assert sent().keys() == given().keys()
     assert memory.Samples(train, "test").splits == ["test"]
+
+
+def test_loaders_by_other_names_than_splits_are_refused():
+    """They would be taken for a batch of that name."""
+    loader = DataLoader(TensorDataset(*samples(4)))
+    with pytest.raises(UsageError, match="loaders by the names trian; splits are train and test"):
+        memory.Samples({"trian": loader}, "train")
 
 
 @pytest.mark.parametrize(

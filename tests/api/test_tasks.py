@@ -59,5 +59,7 @@ def test_directions_are_as_many_as_axes():
     assert section["alpha"]["checkpoint"] == tasks.InFolder("toward-alpha.pt")
     assert section["beta"]["checkpoint"] == "b.pt"
     assert files == {"toward-alpha.pt": (other, None)}
+    section, _ = tasks.directions(None, default, {"alpha": [0, 1, 2]}, {"only": "fc.*"})
+    assert section["alpha"]["only"] == ["fc.*"]
     with pytest.raises(UsageError, match="ignore: say it in directions"):
         tasks.directions({}, default, None, {"ignore": []})

@@ -199,3 +199,14 @@ def test_samples_without_a_transform_are_refused():
 
     with pytest.raises(UsageError, match=r"data: 0: a sample holds object; .* a transform"):
         data.from_memory(Images())
+
+
+def test_filled_up_batches_without_a_mask_are_warned_of(caplog):
+    """A network may read what they are filled up with, such as an LSTM its last step."""
+    batches = [torch.ones(2, 3), torch.ones(2, 4)]
+    labels = torch.zeros(2, dtype=torch.int64)
+    data.from_memory([(x, labels) for x in batches], pad=0)
+    assert "2 lengths are filled up to one; a network that reads" in caplog.text
+    caplog.clear()
+    data.from_memory([({"x": x, "mask": x.bool()}, labels) for x in batches], pad=0)
+    assert not caplog.text
