@@ -32,7 +32,7 @@ studies: setup ## make the paper's studies at digits size; STUDIES="skip seeds" 
 gallery: setup ## draw every kind of picture, from surfaces at digits size, into docs/gallery
 	@ENVIRONMENT=$(VENV) launch/gallery.sh
 
-transformers: setup ## train small language models and draw the figures of docs/TRANSFORMERS.md: half an hour
+transformers: setup ## train small language models and draw the figures of docs/TRANSFORMERS.md: about half an hour
 	@ENVIRONMENT=$(VENV) launch/transformers.sh
 
 test: setup setup-serial check ## run all checks, and all tests but slow and cluster ones
