@@ -6,6 +6,7 @@ import glob
 import hashlib
 import logging
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,10 +16,40 @@ from lsengine.errors import EnvironmentUnfit, UsageError
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.5
+_SPECIAL = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 class Unwritable(EnvironmentUnfit):
     """A file or folder cannot be made or written."""
+
+
+def is_regular(path: Path, where: str = "") -> bool:
+    """Return whether a regular file is there, or a link to one; False if nothing is.
+
+    Whatever opens a path that others name asks this first: a FIFO would keep it waiting for ever,
+    and a device has no end.  ``where`` begins messages, such as a job's key.
+
+    Raises:
+        UsageError: If a folder, a FIFO, a device or a socket is there, or the system refuses to
+            look: a name too long, a folder that is locked, a circle of links.
+    """
+    head = f"{where}: {path}" if where else f"{path}:"
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # a name with a NUL character is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{head} cannot be looked at: {reason}") from None
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{head} is {_SPECIAL.get(stat.S_IFMT(mode), 'special')}; expected a file")
+    return True
 
 
 def sha256(path: Path) -> str:

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from lsengine import files
-from lsengine.errors import EnvironmentUnfit
+from lsengine.errors import EnvironmentUnfit, UsageError
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -97,3 +97,26 @@ def test_one_at_a_time_is_let_in_and_the_others_know(tmp_path, monkeypatch, capl
         order.append(("first", has_waited))
     other.join()
     assert order == [("first", False), ("second", True)]
+
+
+def test_only_a_regular_file_counts_as_one(tmp_path):
+    """A link to one counts; nothing there is no error; all else is named."""
+    path, link, fifo = tmp_path / "a", tmp_path / "link", tmp_path / "fifo"
+    path.touch()
+    link.symlink_to(path)
+    os.mkfifo(fifo)
+    assert files.is_regular(path)
+    assert files.is_regular(link)
+    assert not files.is_regular(tmp_path / "nothing")
+    assert not files.is_regular(path / "below")
+    for special, what in ((tmp_path, "a directory"), (fifo, "a FIFO"), ("/dev/null", "a device")):
+        with pytest.raises(UsageError, match=f"key: {special} is {what}; expected a file"):
+            files.is_regular(type(tmp_path)(special), "key")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "circle"])
+def test_a_name_that_the_system_refuses_is_an_error_of_the_user(tmp_path, name):
+    """No traceback for a name too long, a NUL character or a circle of links."""
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(UsageError, match="cannot be looked at"):
+        files.is_regular(tmp_path / name)
