@@ -96,7 +96,10 @@ def test_automatic_batch_size_is_arithmetic_on_shape_and_memory(shape, device, g
 
 
 def test_keeping_freed_memory_changes_no_value_and_spares_page_faults():
-    """The same bits with and without it, and repeated passes fault in almost no new pages."""
+    """The same bits with and without it, and a repeated pass faults in almost no new pages.
+
+    Of several passes the one with the fewest faults counts: the kernel may add some of its own.
+    """
     script = (
         "import resource, sys, torch\n"
         "from lsengine.devices import tune_malloc\n"
@@ -104,11 +107,12 @@ def test_keeping_freed_memory_changes_no_value_and_spares_page_faults():
         "torch.set_num_threads(1); torch.manual_seed(0)\n"
         "layer, x = torch.nn.Conv2d(8, 8, 3, padding=1), torch.randn(128, 8, 32, 32)\n"
         "with torch.inference_mode():\n"
-        "    for _ in range(3): out = layer(layer(x))\n"
-        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    for _ in range(5): out = layer(layer(x))\n"
-        "faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "print(out.double().sum().item(), faults)"
+        "    faults = []\n"
+        "    for _ in range(8):\n"
+        "        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "        out = layer(layer(x))\n"
+        "        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+        "print(out.double().sum().item(), min(faults[3:]))"
     )
     results = {}
     for how in ("keep", "default"):
@@ -120,7 +124,7 @@ def test_keeping_freed_memory_changes_no_value_and_spares_page_faults():
         results[how] = total, int(faults)
     assert results["keep"][0] == results["default"][0]
     if platform.libc_ver()[0] == "glibc":
-        assert results["keep"][1] < 0.5 * results["default"][1] + 50
+        assert results["keep"][1] < 0.5 * results["default"][1] + 10
 
 
 CPU = torch.device("cpu")
