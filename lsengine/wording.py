@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,15 @@ def short(value: Any) -> str:
     """Return a value as a user would write it, cut to 60 characters."""
     text = json.dumps(value, default=str) if not isinstance(value, float) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def control_character(text: str) -> str:
+    """Return the first character that is none of a line of text, or nothing.
+
+    These are control characters, what ends a line, and what stands for a byte that is no text.
+    """
+    no_text = ("Cc", "Cs", "Zl", "Zp")
+    return next((c for c in text if unicodedata.category(c) in no_text), "")
 
 
 def listed(things: Iterable[object], most: int = 5, separator: str = ", ") -> str:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from lsengine.wording import listed
+from lsengine.wording import control_character, listed
 
 
 def test_things_are_named_up_to_a_number():
     """A log line shows the first few cells and how many more."""
     assert listed([1, 2]) == "1, 2"
     assert listed(range(20), most=3) == "0, 1, 2 and 17 more"
+
+
+def test_what_is_no_text_of_one_line_is_found():
+    """Control characters, ends of lines, and bytes that are no text; no other character."""
+    for bad in ("\0", "\t", "\n", "\x1b", "\x7f", "\x85", "\u2028", "\u2029", "\udc80"):
+        assert control_character(f"a{bad}b\n") == bad
+    assert not control_character("a b\u00a0\u200d\u00e9\U0001f600")

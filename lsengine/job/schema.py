@@ -27,6 +27,7 @@ from lsengine.job.value_types import (
     Line,
     NonNegative,
     Positive,
+    SbatchOption,
     Seed,
     Size,
     Word,
@@ -200,7 +201,7 @@ class LaunchSpec(Section):
     account: Word | None = None
     qos: Word | None = None
     constraint: Line | None = None
-    sbatch: list[Annotated[str, Field(pattern=r"^--[a-z][^\r\n]*$")]] = []
+    sbatch: list[SbatchOption] = []
     modules: list[Word] = []
     environment: dict[Annotated[str, Field(pattern=NAME)], Line] = {}
     activate: list[Line] = []

@@ -15,6 +15,8 @@ from pydantic import (
     WrapValidator,
 )
 
+from lsengine.wording import control_character
+
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)  # of all sections
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -93,17 +95,18 @@ def _distinct(values: Sequence[str]) -> Sequence[str]:
 
 
 Distinct = AfterValidator(_distinct)
-TIME = r"^([0-9]+(:[0-9]{1,2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2})$"
+TIME = r"^([0-9]{1,6}(:[0-9]{1,2}){0,2}|[0-9]{1,4}-[0-9]{1,2}(:[0-9]{1,2}){0,2})$"
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
 def _one_line(value: str) -> str:
-    if not value or set(value) & set("\n\r\0"):
-        raise ValueError("expected one line of text")
+    if not value or control_character(value):
+        raise ValueError("expected one line of text without control characters")
     return value
 
 
 Line = Annotated[str, AfterValidator(_one_line)]
-Word = Annotated[str, Field(pattern=r"^[^\s\x00]+$")]
+Word = Annotated[str, Field(pattern=r"^[^\s\x00]+$"), AfterValidator(_one_line)]
+SbatchOption = Annotated[str, Field(pattern=r"^--[a-z][^\r\n]*$"), AfterValidator(_one_line)]
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 """Of all sections: unknown keys and silent conversions are refused."""

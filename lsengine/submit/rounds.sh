@@ -1,11 +1,12 @@
 # Rounds: the end of every script that "lsengine submit" writes; see docs/OPERATIONS.md.
 # Before it are set: run, the command; progress, a function that prints a number which changes
 # when something has been finished; left, one that prints 0 if nothing is missing, and nothing if
-# that is not known; most_fruitless; signal_s, how long before the time limit SLURM sends SIGUSR1.
+# that is not known; restarts, how often SLURM has put the job back; most_fruitless; signal_s, how
+# long before the time limit SLURM sends SIGUSR1.
 # shellcheck shell=bash disable=SC2154,SC2317
 set -u
 
-say() { printf '%s round %d: %s\n' "$(date +%FT%T)" $((${SLURM_RESTART_COUNT:-0} + 1)) "$*"; }
+say() { printf '%s round %d: %s\n' "$(date +%FT%T)" $((restarts + 1)) "$*"; }
 
 # The number alone of an array's last task means the whole array.
 id=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}

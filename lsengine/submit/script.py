@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import escape
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
-from shlex import join, quote
 
 from lsengine import __version__
-from lsengine.errors import Stopped
+from lsengine.errors import Stopped, UsageError
 from lsengine.job import Job
 from lsengine.job.schema import LaunchSpec
+from lsengine.submit.quoting import join, line, option, quote
 from lsengine.submit.site import ranks
 
 _STARTERS: dict[str, tuple[str, ...]] = {
@@ -26,6 +27,7 @@ _STARTERS: dict[str, tuple[str, ...]] = {
     "srun-pmi2": ("srun", "--mpi=pmi2", "--kill-on-bad-exit=1", "-n"),
 }
 _IN_ROUNDS = ("train", "eval")  # steps that go on after their time limit, in another round
+_LONGEST_NAME = 200  # of a log's file name, which has a number, too
 _EXPORTED = "HOME,USER,LANG,PATH"  # of the submitter's environment; nothing else, so no secrets
 
 
@@ -117,7 +119,7 @@ def merging(job: Job, launch: LaunchSpec, context: ScriptContext, shards: int) -
     stem = quote(str(job.surface.with_suffix("")))
     lines = [
         "shards=()",
-        f"for part in {{1..{shards}}}; do # a shard without cells has no file",
+        f"for ((part = 1; part <= {shards}; part++)); do # a shard without cells has no file",
         f'    if [ -e {stem}.shard-"$part".h5 ]; then shards+=({stem}.shard-"$part".h5); fi',
         "done",
         "if [ ${#shards[@]} = 0 ]; then",
@@ -150,13 +152,16 @@ def of_one_rank(launch: LaunchSpec, gpus: int = 0) -> LaunchSpec:
 
 
 def _named(job: Job, context: ScriptContext) -> list[str]:
-    only = ["--only", escape(job.document.name)] if context.is_matrix else []
+    # In one word, because a name may begin with a hyphen.
+    only = [f"--only={escape(job.document.name)}"] if context.is_matrix else []
     return [str(job.source), *only, *(w for c in context.changes for w in ("--set", c))]
 
 
 def _run(job: Job, launch: LaunchSpec, command: Sequence[str], more: str = "") -> list[str]:
     inside = _inside(job, launch) if ranks(launch) == 1 else _container(job, launch)
     lines = [
+        "restarts=${SLURM_RESTART_COUNT:-0}",
+        "case $restarts in *[!0-9]*) restarts=0 ;; esac # bash would evaluate what is no number",
         f"run=({join([*_start(launch), *inside, *command])}{more})",
         f"most_fruitless={launch.max_fruitless}",
         f"signal_s={launch.signal_s}",
@@ -166,10 +171,10 @@ def _run(job: Job, launch: LaunchSpec, command: Sequence[str], more: str = "") -
     # By the number of its step MPICH names its shared memory, and does not start where a killed
     # round of the same number has left some: each round gets a number of its own.
     return [
-        "for ((round = 0; round < ${SLURM_RESTART_COUNT:-0}; round++)); do",
+        *lines,
+        "for ((round = 0; round < restarts; round++)); do",
         "    srun --nodes=1 --ntasks=1 true # moves the number of the next step on",
         "done",
-        *lines,
     ]
 
 
@@ -202,6 +207,12 @@ def _container(job: Job, launch: LaunchSpec, more: Sequence[str] = ()) -> list[s
     if container is None:
         return []
     folders = [*_folders(job), *more]
+    for folder in folders:
+        if set(folder) & set(":,"):
+            raise UsageError(
+                f"launch.container: {folder} has a colon or a comma, which ends the name of a "
+                "folder to what starts containers; rename it, or use a link without"
+            )
     binds = [*container.binds, *(folder for folder in folders if folder not in container.binds)]
     if container.runtime == "pyxis":
         mounts = ",".join(b if ":" in b else f"{b}:{b}" for b in binds)
@@ -217,10 +228,16 @@ def _folders(job: Job) -> list[str]:
     read = (model.checkpoint, model.path, model.adapter)
     used = [job.source, job.surface, *job.direction_files().values()]
     used += [job.path(name) for name in (*read, train and train.output) if name]
-    used += [Path(job.trajectory[1])] if job.trajectory else []
+    used += [_above(job.trajectory[1]) / "checkpoint"] if job.trajectory else []
     root = job.document.data.root
     paths = {file.parent for file in used} | ({job.path(root)} if root else set())
     return sorted(str(p) for p in paths if not any(q in p.parents for q in paths))
+
+
+def _above(pattern: str) -> Path:
+    """Return the folder in or below which everything is that matches an absolute glob."""
+    folders = Path(pattern).parts[:-1]
+    return Path(*takewhile(lambda folder: not set(folder) & set("*?["), folders))
 
 
 def _gpus(launch: LaunchSpec, count: int) -> str:
@@ -238,13 +255,13 @@ def _script(
 ) -> str:
     head = [
         "#!/bin/bash -l" if launch.modules else "#!/bin/bash",
-        f"# {' '.join(title.split())}: {' '.join(str(job.source).split())}",
+        f"# {line(title)}: {line(str(job.source))}",
         f"# Written by lsengine submit {__version__}.  It goes on where the files end.",
-        *(f"#SBATCH {option}" for option in _options(step, job, launch, shards)),
+        *(f"#SBATCH {words}" for words in _options(step, job, launch, shards)),
         "",
         "export SLURM_EXPORT_ENV=ALL # ranks get what is set here",
         *([f"module load {join(launch.modules)}"] if launch.modules else []),
-        *launch.activate,
+        *map(line, launch.activate),
         *([] if launch.container else [f'export PATH={quote(str(context.binaries))}:"$PATH"']),
         *(f"export {name}={quote(value)}" for name, value in launch.environment.items()),
         "",
@@ -257,11 +274,15 @@ def _script(
 
 
 def _options(step: str, job: Job, launch: LaunchSpec, shards: int | None) -> Iterator[str]:
-    name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", job.document.name)
-    number = "%A-%a" if shards else "%j"
-    log = f"{str(job.surface.parent).replace('%', '%%')}/{name}-{step}-{number}.log"
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", job.document.name)[:_LONGEST_NAME]
+    folder, number = str(job.surface.parent), "%A-%a" if shards else "%j"
+    if "\\" in folder:  # sbatch would take no % of the log's name for a number
+        raise UsageError(
+            f"submit: output: {folder} has a backslash, which changes names of logs in SLURM; "
+            "rename the folder"
+        )
     yield f"--job-name={name}-{step}"
-    yield f'--output="{log}"' if re.search(r"\s", log) else f"--output={log}"
+    yield option("output", f"{folder.replace('%', '%%')}/{name}-{step}-{number}.log")
     yield "--open-mode=append"
     if step in _IN_ROUNDS:
         yield "--requeue"
@@ -271,9 +292,9 @@ def _options(step: str, job: Job, launch: LaunchSpec, shards: int | None) -> Ite
     if launch.time:
         yield f"--time={launch.time}"
     where = {"partition": launch.partition, "account": launch.account, "qos": launch.qos}
-    for option, value in {**where, "constraint": launch.constraint, "mem": launch.memory}.items():
+    for key, value in {**where, "constraint": launch.constraint, "mem": launch.memory}.items():
         if value is not None:
-            yield f'--{option}="{value}"' if re.search(r"[\s&|]", value) else f"--{option}={value}"
+            yield option(key, value)
     yield f"--nodes={launch.nodes}"
     yield f"--ntasks={ranks(launch)}"
     if launch.nodes > 1:
@@ -281,6 +302,6 @@ def _options(step: str, job: Job, launch: LaunchSpec, shards: int | None) -> Ite
     if launch.cores_per_rank:
         yield f"--cpus-per-task={launch.cores_per_rank}"
     if launch.gpus_per_node:
-        yield f"--gpus-per-node={_gpus(launch, launch.gpus_per_node)}"
-    yield from launch.sbatch
+        yield option("gpus-per-node", _gpus(launch, launch.gpus_per_node))
+    yield from map(line, launch.sbatch)
     yield f"--export={_EXPORTED}"

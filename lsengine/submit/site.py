@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lsengine.errors import JobError
+from lsengine.files import is_regular
 from lsengine.job import Job, read_mapping
 from lsengine.job.messages import explain
 from lsengine.job.schema import LaunchSpec
@@ -39,16 +40,20 @@ def find(asked: Path | None) -> Path | None:
 
     Raises:
         JobError: If the first two name no file.
+        UsageError: If one of them is there and is none.
     """
     if named := asked or os.environ.get("LSENGINE_SITE"):
-        if not Path(named).is_file():
+        if not is_regular(Path(named)):
             source = "--site" if asked else "LSENGINE_SITE"
             raise JobError(str(named), [f"{source}: no such file"])
         return Path(named)
     base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    folder = Path(base).expanduser() / "lsengine"
+    try:
+        folder = Path(base).expanduser() / "lsengine"
+    except RuntimeError:  # this user has no home
+        return None
     names = ("site.yaml", "site.yml", "site.toml")
-    return next((p for name in names if (p := folder / name).is_file()), None)
+    return next((p for name in names if is_regular(p := folder / name)), None)
 
 
 def read(path: Path | None) -> LaunchSpec:
@@ -62,7 +67,7 @@ def read(path: Path | None) -> LaunchSpec:
     if path.suffix == ".toml":
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise JobError(str(path), [f"not valid TOML: {error}"]) from None
     else:
         raw = read_mapping(path)

@@ -80,7 +80,7 @@ def test_a_matrix_is_submitted_job_by_job(make_job):
     assert len(planned) == 2
     texts = [steps[0].text for _, steps in planned]
     names = [job.document.name for job, _ in planned]
-    assert all(f"--only {name} " in text for name, text in zip(names, texts, strict=True))
+    assert all(f"--only={name} " in text for name, text in zip(names, texts, strict=True))
 
 
 def test_where_no_gpu_is_a_job_of_its_own_probes(make_job, tmp_path, capsys, monkeypatch):

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from lsengine import submit
+from lsengine.errors import UsageError
 from lsengine.submit import SubmitOptions
 from tests.support.scripts import check_script, sbatch_options, scripts_of
 
@@ -236,6 +237,56 @@ def test_a_container_sees_the_checkpoints_of_a_trajectory(make_job, tmp_path_fac
     trajectory = {"checkpoints": f"{folder}/epoch_*.pt"}
     (text,) = scripts_of(make_job(launch={"container": container}, trajectory=trajectory))
     assert f"--bind {folder}" in text
+
+
+def test_a_container_sees_the_folder_above_a_pattern_of_folders(make_job, tmp_path_factory):
+    """What a pattern stands for is no name of a folder."""
+    container = {"image": "/x/i.sif", "runtime": "apptainer"}
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "a").mkdir()
+    (folder / "a" / "epoch_1.pt").touch()
+    trajectory = {"checkpoints": f"{folder}/*/epoch_*.pt"}
+    (text,) = scripts_of(make_job(launch={"container": container}, trajectory=trajectory))
+    assert f"--bind {folder} " in text
+
+
+@pytest.mark.parametrize("name", ["a:b", "a,b"])
+@pytest.mark.parametrize("runtime", ["apptainer", "pyxis"])
+def test_a_folder_that_no_container_can_have_is_refused(make_job, tmp_path_factory, name, runtime):
+    """A colon or a comma ends its name there; without a container it is a name like others."""
+    launch = {"launcher": "srun-pmix", "ranks": 2}
+    output = f"{tmp_path_factory.mktemp('elsewhere')}/{name}/x.h5"
+    scripts_of(make_job(launch=launch, output=output))
+    launch["container"] = {"image": "/x/i.sif", "runtime": runtime}
+    with pytest.raises(UsageError, match=f"launch.container: .*{name} has a colon or a comma"):
+        scripts_of(make_job(launch=launch, output=output))
+
+
+def test_a_backslash_in_the_folder_of_logs_is_refused(make_job):
+    """SLURM would take the number in the log's name as it is written."""
+    with pytest.raises(UsageError, match=r"submit: output: .*a\\b has a backslash"):
+        scripts_of(make_job(output="a\\b/x.h5"))
+
+
+def test_a_count_of_restarts_that_is_no_number_is_none(make_job, tmp_path):
+    """Bash would run a command in it."""
+    (text,) = scripts_of(make_job(launch={"launcher": "srun-pmi2", "ranks": 2}))
+    head, _, rest = text.partition("for ((")
+    loop = head + "for ((" + rest.partition("done\n")[0] + "done\n"
+    loop = loop.replace("srun --nodes=1 --ntasks=1 true", "echo moved")
+    said = {}
+    for count in ("2", "x", "", "a[$(touch PWNED)]", "-1"):
+        environment = {**os.environ, "SLURM_RESTART_COUNT": count}
+        ended = subprocess.run(
+            ["bash", "-c", loop], env=environment, cwd=tmp_path, capture_output=True, text=True,
+            timeout=60, check=True,
+        )  # fmt: skip
+        assert not ended.stderr
+        said[count] = ended.stdout.count("moved")
+    assert said == {"2": 2, "x": 0, "": 0, "a[$(touch PWNED)]": 0, "-1": 0}
+    assert not (tmp_path / "PWNED").exists()
+    assert "$((restarts + 1))" in text
+    assert text.count("SLURM_RESTART_COUNT") == 1
 
 
 def test_names_are_quoted(make_job, tmp_path):

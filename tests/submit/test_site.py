@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from lsengine.errors import JobError
+from lsengine.errors import JobError, UsageError
 from lsengine.submit import site as sites
 from tests.support.scripts import sbatch_options, scripts_of
 
@@ -16,6 +18,8 @@ from tests.support.scripts import sbatch_options, scripts_of
         ({"launcher": "srun-pmx"}, 'did you mean "srun-pmix"'),
         ({"time": "4 hours"}, "launch.time"),
         ({"time": "2"}, "nothing is left to work in"),
+        ({"time": "9" * 5000}, "launch.time"),
+        ({"partition": "a\x1b[2J"}, "launch.partition: expected one line of text without control"),
         ({"launcher": "none", "ranks": 2}, "launcher: none starts one rank"),
         ({"nodes": 4, "ranks": 2}, "at least one for each of 4 nodes"),
         ({"gpu_binding": "task", "gpus_per_node": 2}, "task is applied by srun"),
@@ -67,6 +71,8 @@ def test_a_site_file_says_what_all_jobs_need(make_job, tmp_path, monkeypatch, su
         ("s.yaml", "acount: p1\n", 'acount: unknown key; did you mean "account"'),
         ("s.yaml", "acount: p1\n", "allowed: nodes, ranks, gpus_per_node"),
         ("s.toml", "account = p1\n", "not valid TOML"),
+        ("s.toml", f"nodes = {'9' * 5000}\n", "not valid TOML"),
+        ("s.toml", f"nodes = {'[' * 5000}\n", "not valid TOML"),
         ("s.toml", "hang_s = 3.0\n", "belongs into the job's launch section"),
         ("s.yaml", "nodes: many\n", "nodes: expected integer, got"),
     ],
@@ -79,3 +85,16 @@ def test_a_wrong_site_file_is_refused(make_job, tmp_path, name, content, message
     assert message in str(refused.value)
     with pytest.raises(JobError, match="no such file"):
         sites.find(tmp_path / "absent.yaml")
+
+
+def test_a_site_file_that_is_none_is_not_waited_for(tmp_path, monkeypatch):
+    """A FIFO would keep whoever reads it; without a home there is no file."""
+    os.mkfifo(tmp_path / "site.yaml")
+    with pytest.raises(UsageError, match="is a FIFO; expected a file"):
+        sites.find(tmp_path / "site.yaml")
+    monkeypatch.setenv("LSENGINE_SITE", "x" * 300)
+    with pytest.raises(UsageError, match="File name too long"):
+        sites.find(None)
+    monkeypatch.delenv("LSENGINE_SITE")
+    monkeypatch.setenv("XDG_CONFIG_HOME", "~nobody-of-this-name")
+    assert sites.find(None) is None
