@@ -24,7 +24,7 @@ from own_loop import Figures, note, tell
 
 Network = tuple[str, int, dict[str, object], int]
 """Name, images, arguments, and points of an axis."""
-PROVENANCE = {"wall_s", "finished", "worker", "batch", "failure"}
+PROVENANCE = {"wall_s", "finished", "worker", "batch", "failure", "layout_digest"}
 
 
 class Runs:

@@ -179,7 +179,7 @@ render grouped.h5 --as surface --style dark -o dark.png
 """
 """Commands by phase, which needs those before; `a|b` is one command for each."""
 
-PROVENANCE = {"wall_s", "finished", "worker", "batch", "failure"}
+PROVENANCE = {"wall_s", "finished", "worker", "batch", "failure", "layout_digest"}
 """Datasets that are no values (docs/FORMAT.md)."""
 NOT_VALUES = {"lsengine_version", "torch_version", "mpi_library", "device_kind", "created"}
 NOT_VALUES |= {

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from lsengine.store import digest
 from lsengine.store.file import (
     FORMAT,
     FORMAT_VERSION,
@@ -107,6 +108,7 @@ def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
         if refusal:
             with h5py.File(part, "r+", locking=False) as file:
                 file.attrs["writing"] = "gather"
+        digest.seal(part)
     return refusal
 
 
@@ -129,6 +131,9 @@ def amend(
             if trajectory is not None:
                 _lay_out_trajectory(file.create_group("trajectory"), trajectory)
             file.flush()
+            version = int(file.attrs["format_version"])
+        if version > 2:  # programs that know older versions would leave a digest that is wrong
+            digest.seal(part)
 
 
 def _size(layout: Layout) -> int:

@@ -20,7 +20,7 @@ from lsengine import files
 from lsengine.errors import LsengineError, SurfaceError, UsageError
 from lsengine.store import loss_landscape
 
-FORMAT, FORMAT_VERSION = "lsengine-surface", 2
+FORMAT, FORMAT_VERSION = "lsengine-surface", 3
 HISTORY_FORMAT = "lsengine-history"
 WEIGHTS_FORMAT = "lsengine-weights"
 SPECTRUM_FORMAT = "lsengine-spectrum"
@@ -51,7 +51,7 @@ class Kind:
 
 KINDS = {
     FORMAT: Kind("surface", "lsengine eval JOB", version=FORMAT_VERSION, error=SurfaceError),
-    HISTORY_FORMAT: Kind("training history", "lsengine train"),
+    HISTORY_FORMAT: Kind("training history", "lsengine train", version=2),
     WEIGHTS_FORMAT: Kind("histogram of weights", "lsengine histogram"),
     SPECTRUM_FORMAT: Kind("spectrum", "lsengine spectrum"),
 }

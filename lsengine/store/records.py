@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from lsengine import files
+from lsengine.store import digest
 from lsengine.store.file import (
     HISTORY_FORMAT,
     KINDS,
@@ -38,7 +39,7 @@ _LONG_NAMES = {
     "weight_norm": "Euclidean norm of all trainable parameters",
     "layer_norm": "Euclidean norm of each trainable parameter tensor",
 }
-_NOT_COLUMNS = ("parameter", "layer_norm")
+_NOT_COLUMNS = ("parameter", "layer_norm", digest.NAME)
 _GROUPS = ("weights", "others")
 _ROOM_BYTES = 2**19
 
@@ -51,6 +52,7 @@ def _created(path: Path, kind: str, size: int = 0) -> Iterator[h5py.File]:
         with h5py.File(part, "w", locking=False) as file:
             file.attrs["format"], file.attrs["format_version"] = kind, KINDS[kind].version
             yield file
+        digest.seal(part)
 
 
 def format_of(path: Path) -> str | None:

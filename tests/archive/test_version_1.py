@@ -44,7 +44,7 @@ def folder(finished, tmp_path):
 
 
 def _renamed(found):
-    """Return the datasets of a version 1 file under the names of version 2."""
+    """Return the datasets of a version 1 file under the names of today."""
     return {
         n.replace("directions/", "directions/along_", 1) if n.count("/") == 2 else n: v
         for n, v in found.items()
@@ -56,9 +56,9 @@ def _without_paths(found):
 
 
 def test_the_groups_are_what_tells_the_versions_apart(folder):
-    """A new file is of version 2; both are read alike."""
+    """A new file is of version 3; both are read alike."""
     new = folder / "job.h5"
-    assert version_of(new) == 2
+    assert version_of(new) == 3
     with h5py.File(new) as file:
         assert {"along_alpha", "along_beta"} < file["directions"].keys()
     old = to_version_1(Path(shutil.copy(new, folder / "old.h5")))
@@ -82,13 +82,13 @@ def test_eval_goes_on_in_a_file_of_version_1(folder):
 
 
 def test_a_surface_of_version_1_is_extended(folder):
-    """Its cells are taken over into a new file, which is of version 2."""
+    """Its cells are taken over into a new file, which is of version 3."""
     old = to_version_1(folder / "job.h5")
     with h5py.File(old, "r+") as file:
         file["train_loss"][...] += 1000.0  # so that they can be told
     wider = write_job(folder, "wider", grid={**GRID, "alpha": [-2, 2, 9]})
     new = _evaluate(wider, extend=old)
-    assert version_of(new) == 2
+    assert version_of(new) == 3
     loss = store.read(new).quantities["train_loss"]
     assert (loss[:, 2:7] > 1000).all()
     assert (loss[:, [0, 1, 7, 8]] < 1000).all()
@@ -103,7 +103,7 @@ def test_shards_of_both_versions_are_merged(folder, old):
     for part in old:
         to_version_1(shards[part - 1])
     assert merge(shards, folder / "job.h5").code == 0
-    assert version_of(folder / "job.h5") == (1 if 1 in old else 2)
+    assert version_of(folder / "job.h5") == (1 if 1 in old else 3)
     found = values(folder / "job.h5")
     assert (_renamed(found) if 1 in old else found) == expected
 
@@ -120,14 +120,14 @@ def test_other_directions_of_version_1_are_refused(folder):
 def test_version_1_is_exported(folder):
     """loss-landscape's files, which hold directions, are the same bytes from both versions."""
     written = {}
-    for version in (2, 1):
+    for version in (3, 1):
         to = folder / f"v{version}"
         to.mkdir()
         files = export(folder / "job.h5", "loss-landscape", to / "old.h5")
         written[version] = [_without_paths(values(f)) for f in files]
         to_version_1(folder / "job.h5")
     assert len(written[1]) == 2
-    assert written[1] == written[2]
+    assert written[1] == written[3]
 
 
 def test_directions_come_from_files_of_version_1(folder):
@@ -160,7 +160,7 @@ def test_an_archived_surface_goes_on(archived):
     assert values(path).keys() == before.keys()
     path.unlink()
     whole = store.read(_evaluate(archived / "job.yaml"))
-    assert version_of(path) == 2
+    assert version_of(path) == 3
     for name, expected in whole.quantities.items():
         np.testing.assert_allclose(found.quantities[name], expected, rtol=1e-5)
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import h5py
 
+from lsengine.store import digest
+
 
 def to_version_1(path: Path) -> Path:
-    """Give the groups of directions their names of version 1."""
+    """Give the groups of directions their names of version 1, and take away what is younger."""
     with h5py.File(path, "r+") as file:
+        digest.remove(file)
         file.attrs["format_version"] = 1
         for axis in ("alpha", "beta"):
             if f"directions/along_{axis}" in file:

@@ -69,13 +69,13 @@ def test_a_history_that_cannot_be_written_is_the_environments_fault(history, tmp
 def test_what_is_no_such_file_is_refused_in_its_words(tmp_path, kind, damage):
     """What was expected and which command writes it; never a traceback of HDF5's."""
     read, name, command = READERS[kind]
-    path = tmp_path / "x.h5"
+    path, newest = tmp_path / "x.h5", 2 if kind == store.HISTORY_FORMAT else 1
     says = {
         "missing": f'no such file; "{command}" writes one',
         "text": "not a readable HDF5 file",
         "empty": "damaged: KeyError",
         "foreign": f"an HDF5 file, but not a {name} of lsengine's",
-        "newer": "format_version is 9, this lsengine reads up to 1; install a newer lsengine",
+        "newer": f"is 9, this lsengine reads up to {newest}; install a newer lsengine",
     }[damage]
     if damage == "text":
         path.write_text("epoch,loss")

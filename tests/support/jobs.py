@@ -218,7 +218,8 @@ def values(path: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and name.rpartition("/")[2] not in PROVENANCE:
+        no_values = {*PROVENANCE, "layout_digest"}
+        if isinstance(item, h5py.Dataset) and name.rpartition("/")[2] not in no_values:
             found[name] = np.asarray(item[...]).tobytes()
 
     with h5py.File(path, "r", locking=False) as file:
