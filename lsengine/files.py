@@ -22,6 +22,7 @@ _SPECIAL = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
+    stat.S_IFLNK: "a link",
 }
 
 
@@ -50,6 +51,18 @@ def is_regular(path: Path, where: str = "") -> bool:
     if not stat.S_ISREG(mode):
         raise UsageError(f"{head} is {_SPECIAL.get(stat.S_IFMT(mode), 'special')}; expected a file")
     return True
+
+
+def special(path: Path) -> str:
+    """Return what lies under a name, such as ``a link``; nothing for a regular file or no file.
+
+    Links are not followed.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except (OSError, ValueError):
+        return ""
+    return "" if stat.S_ISREG(mode) else _SPECIAL.get(stat.S_IFMT(mode), "special")
 
 
 def sha256(path: Path) -> str:

@@ -114,6 +114,15 @@ def test_only_a_regular_file_counts_as_one(tmp_path):
             files.is_regular(type(tmp_path)(special), "key")
 
 
+def test_what_is_no_file_has_a_word_for_it(tmp_path):
+    """A link, too, wherever it points; a regular file and what is not there have none."""
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    os.mkfifo(tmp_path / "fifo")
+    words = {"link": "a link", "fifo": "a FIFO", ".": "a directory", "file": "", "a\0": ""}
+    assert {name: files.special(tmp_path / name) for name in words} == words
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "circle"])
 def test_a_name_that_the_system_refuses_is_an_error_of_the_user(tmp_path, name):
     """No traceback for a name too long, a NUL character or a circle of links."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -148,3 +151,161 @@ def test_a_lock_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch, caplo
             raise ZeroDivisionError
     assert "the lock cannot be removed (Operation not permitted)" in caplog.text
     assert f"rm {tmp_path / 's.h5.lock'}" in caplog.text
+
+
+def _refusal(path):
+    with pytest.raises(SurfaceError) as refused, _hold(path, watch_s=60):
+        pass
+    text = str(refused.value)
+    assert text.startswith(f"{path}.lock: ")
+    assert text.isprintable()
+    return text
+
+
+@pytest.mark.parametrize("kind", ["a link", "a dangling link", "a directory", "a FIFO", "a device"])
+def test_what_is_no_file_is_refused_and_never_opened(tmp_path, kind):
+    """At once, by what it is; the target of a link stays as it was, and none is made."""
+    path, target = tmp_path / "s.h5", tmp_path / "target"
+    found = lock.lock_path(path)
+    if kind == "a directory":
+        found.mkdir()
+    elif kind == "a FIFO":
+        os.mkfifo(found)
+    else:
+        names = {"a link": target, "a dangling link": tmp_path / "no", "a device": "/dev/zero"}
+        found.symlink_to(names[kind])
+        target.write_text("precious")
+        kind = "a link"
+    start = time.monotonic()
+    assert f"is {kind}, not a lock" in _refusal(path)
+    assert lock.owner(path) is None
+    assert time.monotonic() - start < 5
+    assert os.path.lexists(found)
+    assert not (tmp_path / "no").exists()
+    assert not target.exists() or target.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"notes of a user",
+        b"\xff\xfe",
+        b"[]",
+        b"{}",
+        b"null",
+        b'{"pid": 1}',
+        b"[" * 4096,
+        b"9" * 4096,
+        b"{" * 10_000_000,
+    ],
+)
+def test_a_file_that_is_no_lock_is_refused_and_kept(tmp_path, monkeypatch, content):
+    """It may be a user's own, or a lock that is damaged: a person decides."""
+    monkeypatch.setattr(lock, "_WRITING_S", 0.1)
+    path = tmp_path / "s.h5"
+    lock.lock_path(path).write_bytes(content)
+    assert f"rm {path}.lock" in _refusal(path)
+    assert lock.owner(path) is None
+    assert lock.lock_path(path).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pid": "x"},
+        {"pid": 10**30},
+        {"pid": -1},
+        {"pid": None},
+        {"host": 3},
+        {"host": "a\x1b[2Jb"},
+        {"token": ["a"]},
+        {"boot_id": None, "slurm_restart_count": "x"},
+        {"slurm_job_id": {"a": 1}},
+        {"process_start": 1.5},
+    ],
+)
+def test_values_of_other_types_make_no_lock(tmp_path, monkeypatch, changes):
+    """Whether they claim to be of this machine or of another."""
+    monkeypatch.setattr(lock, "_WRITING_S", 0.1)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    path = tmp_path / "s.h5"
+    for of_here in ({}, {"host": "elsewhere", "boot_id": "another"}):
+        lock.lock_path(path).write_text(json.dumps({**lock._identity(), **of_here, **changes}))
+        assert "is no lock of lsengine's" in _refusal(path)
+        assert lock.owner(path) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 300])
+def test_what_a_crash_has_left_of_a_lock_is_taken_over(tmp_path, monkeypatch, content):
+    """A file system may keep the name and lose the bytes; no run needs longer to write them."""
+    monkeypatch.setattr(lock, "_WRITING_S", 0.1)
+    path = tmp_path / "s.h5"
+    lock.lock_path(path).write_bytes(content)
+    with _hold(path, watch_s=60):
+        assert lock.owner(path) is not None
+
+
+def test_a_lock_that_is_just_being_written_is_respected(tmp_path, holder):
+    """For a moment it is empty."""
+    path = tmp_path / "s.h5"
+    content = lock.lock_path(path).read_bytes()
+    lock.lock_path(path).write_bytes(b"")
+    timer = threading.Timer(0.3, lock.lock_path(path).write_bytes, [content])
+    timer.start()
+    assert f"process {holder.pid}" in _owned(path)
+    timer.join()
+
+
+def _owned(path):
+    with pytest.raises(SurfaceError, match="locked by") as refused, _hold(path):
+        pass
+    return str(refused.value)
+
+
+def test_a_lock_that_another_program_has_locked_is_not_waited_for(tmp_path, monkeypatch):
+    """It may keep it for good."""
+    monkeypatch.setattr(lock, "_WRITING_S", 0.1)
+    path = tmp_path / "s.h5"
+    lock.lock_path(path).write_bytes(b"")
+    with lock.lock_path(path).open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "another program has locked it" in _refusal(path)
+
+
+def test_a_stop_is_heard_while_an_odd_lock_is_looked_at(tmp_path):
+    """As while a foreign one is watched."""
+    path, stop = tmp_path / "s.h5", StopRequest()
+    lock.lock_path(path).write_bytes(b"odd")
+    stop.request("SIGTERM")
+    with pytest.raises(Stopped), _hold(path, tick=stop.raise_if_requested):
+        pass
+
+
+def test_a_lock_that_turns_into_a_link_is_not_followed(tmp_path):
+    """The heartbeat puts a file in its place."""
+    path, target = tmp_path / "s.h5", tmp_path / "target"
+    target.write_text("precious")
+    with _hold(path, beat_s=0.05):
+        (tmp_path / "link").symlink_to(target)
+        (tmp_path / "link").rename(lock.lock_path(path))
+        end = time.monotonic() + 5
+        while lock.lock_path(path).is_symlink():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    assert target.read_text() == "precious"
+
+
+@pytest.mark.parametrize("count", ["x", "", "-1", "9" * 5000, "\u0661"])
+def test_a_count_of_restarts_that_is_no_number_counts_as_none(monkeypatch, count):
+    """Only a lock of an earlier round is then recognised later, by watching it."""
+    monkeypatch.setenv("SLURM_RESTART_COUNT", count)
+    assert lock._identity()["slurm_restart_count"] == 0
+
+
+def test_a_process_whose_name_is_no_text_has_a_start(tmp_path):
+    """Any bytes may be a program's name."""
+    name = os.fsencode(tmp_path) + b"/\xff)("
+    shutil.copy("/bin/sleep", name)
+    with subprocess.Popen([name, b"60"]) as process:
+        assert int(lock._process_start(process.pid)) > 0
+        process.kill()
