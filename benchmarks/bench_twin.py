@@ -92,10 +92,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 job = write_job(Path(folder), arch, shape)
                 evaluate([job], Options(progress="none"), world=None)
-                layout = store.read_state_dict_layout(job.with_name("surface.h5"))
-        count = sum(
-            int(np.prod(s)) for _, s, is_parameter in yaml.safe_load(layout) if is_parameter
-        )
+                state = store.read_state(job.with_name("surface.h5"))
+        count = sum(int(np.prod(s)) for _, s, is_parameter in state if is_parameter)
         seconds = [min(spent[name]) for name in ("make_twin", "compare_with_twin")]
         rows.append([label, f"{count:,}", *(f"{s:.2f}" for s in seconds)])
     print(table(rows))

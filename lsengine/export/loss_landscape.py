@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -73,9 +72,7 @@ def _shapes(
     if any(np.iscomplexobj(a) for parameters in directions.values() for a in parameters.values()):
         log.warning("%s: its directions are not written: the format has no complex numbers", source)
         return None
-    state: list[tuple[str, list[int], bool]] = json.loads(
-        store.read_state_dict_layout(source) or "[]"
-    )
+    state = store.read_state(source)
     for entries in ([entry for entry in state if entry[2]], state):
         shapes = {name: tuple(shape) for name, shape, _ in entries}
         if moved <= shapes.keys() and all(

@@ -152,20 +152,13 @@ def _check_format(path: Path, file: h5py.File, formats: tuple[str, ...]) -> None
     version = file.attrs.get("format_version", 0)
     try:
         number = int(version)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise kind.error(f"{path}: damaged: format_version is {version!r}, not a number") from None
     if number > kind.version:
         raise kind.error(
             f"{path}: format_version is {number}, this lsengine reads up to {kind.version}; "
             "install a newer lsengine"
         )
-
-
-def plain(value: Any) -> Any:
-    """Return an attribute's value as Python's own, where there is one."""
-    if isinstance(value, bytes):
-        return value.decode()
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def quantity_names(file: h5py.File) -> list[str]:

@@ -12,6 +12,7 @@ Shape suffixes: B betas, A alphas; a curve is (A,).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import SurfaceError
+from lsengine.store.validation import Content
 from lsengine.surface import DONE, MISSING, Surface
 
 FORMAT = "loss-landscape"
@@ -47,7 +49,7 @@ def is_one(file: h5py.File) -> bool:
     return "format" not in file.attrs and not theirs.isdisjoint(file)
 
 
-def read(file: h5py.File, path: Path) -> Surface:
+def read(content: Content, path: Path) -> Surface:
     """Read a surface.
 
     A cell is missing if every dataset says so; a loss of -1 beside an accuracy is a loss.
@@ -57,19 +59,20 @@ def read(file: h5py.File, path: Path) -> Surface:
     Raises:
         SurfaceError: If it has no values, or not as many as coordinates.
     """
-    if "xcoordinates" not in file:
-        what = "directions" if "xdirection" in file else "a projection"
+    if "xcoordinates" not in content:
+        what = "directions" if "xdirection" in content else "a projection"
         raise SurfaceError(f"{path}: holds {what} of {FORMAT}, and no surface")
-    axes = {a: np.asarray(file[n][...], np.float64) for a, n in _AXES.items() if n in file}
+    axes = {a: _coordinates(content, n) for a, n in _AXES.items() if n in content}
     shape = tuple(len(values) for values in axes.values())
     quantities = {}
-    for name, dataset in file.items():
+    for name, dataset in content.group.items():
         is_float = isinstance(dataset, h5py.Dataset) and dataset.ndim and dataset.dtype.kind == "f"
         if name in _AXES.values() or not is_float:
             continue
-        if dataset.size != np.prod(shape):
+        content.refuse_name(name)
+        if dataset.shape is None or dataset.size != math.prod(shape):
             held = f"{dataset.size:,} values for {' x '.join(map(str, shape))} coordinates"
-            raise SurfaceError(f"{path}: damaged: {name} has {held}")
+            raise content.damage(f"{name} has {held}")
         buffer = np.asarray(dataset[...], np.float64).ravel()
         quantities[_NAMES.get(name, name)] = buffer.reshape(shape)
     if not quantities:
@@ -85,8 +88,16 @@ def read(file: h5py.File, path: Path) -> Surface:
         axes=axes,
         quantities=quantities,
         status=np.where(done, DONE, MISSING).astype(np.uint8),
-        attributes={"format": FORMAT, "dir_file": _text(file.get("dir_file"))},
+        attributes={"format": FORMAT, "dir_file": _text(content)},
     )
+
+
+def _coordinates(content: Content, name: str) -> NDArray[np.float64]:
+    found = content.array(name, ("f2", "f4", "f8", "i4", "i8"), (None,))
+    values = np.asarray(found, np.float64)
+    if not values.size or not np.isfinite(values).all():
+        raise content.damage(f"{name} has no coordinates, or one that is not finite")
+    return values
 
 
 def _mask_absent(quantities: dict[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
@@ -102,13 +113,25 @@ def _mask_absent(quantities: dict[str, NDArray[np.float64]]) -> NDArray[np.bool_
     return done
 
 
-def read_directions(file: h5py.File) -> dict[str, dict[str, NDArray[np.float32]]]:
-    """Return directions by axis and number; empty if the file has none."""
-    return {
-        axis: {name: d[...].astype(np.float32) for name, d in file[group].items()}
-        for axis, group in _DIRECTIONS.items()
-        if group in file
-    }
+def read_directions(content: Content) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Return directions by axis and number; empty if the file has none.
+
+    Raises:
+        SurfaceError: If one is not made of numbers.
+    """
+    found: dict[str, dict[str, NDArray[np.float32]]] = {}
+    for axis, group in _DIRECTIONS.items():
+        if group in content:
+            inner = content.inner(group)
+            found[axis] = {name: _numbers(inner, name).astype(np.float32) for name in inner}
+    return found
+
+
+def _numbers(content: Content, name: str) -> NDArray[Any]:
+    dataset = content.dataset(name)
+    if dataset.dtype.kind not in "iuf":
+        raise content.damage(f"{content.path(name)} is {dataset.dtype}; expected numbers")
+    return np.asarray(dataset[...])
 
 
 def write(path: Path, surface: Surface, dir_file: str) -> list[str]:
@@ -153,6 +176,7 @@ def write_directions(
             file["explained_variance_ratio_"] = variance_ratio
 
 
-def _text(dataset: Any) -> str:
+def _text(content: Content) -> str:
+    dataset = content.group.get("dir_file")
     text = dataset[()] if isinstance(dataset, h5py.Dataset) else b""
-    return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    return text.decode(errors="replace") if isinstance(text, bytes) else ""

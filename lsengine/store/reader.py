@@ -1,8 +1,13 @@
-"""Reading surface files, also while they are written."""
+"""Reading surface files, also while they are written.
+
+Whatever is read has the types and shapes of `docs/FORMAT.md`, or there is a message.  So no
+command has to look at them again.
+"""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +15,21 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine.store import loss_landscape
-from lsengine.store.file import (
-    AXES,
-    FORMAT,
-    PROVENANCE,
-    directions_group,
-    opened,
-    plain,
-    quantity_names,
-    read_direction,
-    scale_name,
-)
-from lsengine.surface import PlaneCurve, Surface, Trajectory, drawn
+from lsengine.errors import SurfaceError
+from lsengine.store import attributes as said
+from lsengine.store import cells, loss_landscape
+from lsengine.store.file import AXES, FORMAT, directions_group, opened, read_direction
+from lsengine.store.validation import Content
+from lsengine.surface import Surface, Trajectory, drawn
 from lsengine.surface.grid import Grid
 from lsengine.surface.identity import read_identity
-from lsengine.surface.parts import Part, Selection, parts, read_roles
+from lsengine.surface.parts import Part, Selection, parts
+
+
+@contextmanager
+def _content(path: str | Path, *formats: str) -> Iterator[Content]:
+    with opened(Path(path), FORMAT, *formats) as file:
+        yield Content(file, SurfaceError)
 
 
 def read(path: str | Path) -> Surface:
@@ -37,63 +41,104 @@ def read(path: str | Path) -> Surface:
         UsageError: If there is no such file.
         SurfaceError: If it is damaged or no surface file.
     """
-    with opened(Path(path), FORMAT, loss_landscape.FORMAT) as file:
-        if loss_landscape.is_one(file):
-            return loss_landscape.read(file, Path(path))
-        status = file["status"][...]
-        attributes = {k: plain(v) for k, v in file.attrs.items()}
+    with _content(path, loss_landscape.FORMAT) as content:
+        if loss_landscape.is_one(content.group):
+            return loss_landscape.read(content, Path(path))
+        axes = cells.axes(content)
+        shape = tuple(map(len, axes.values()))
+        status, attributes = cells.status(content, shape), said.read(content)
+        if "precision_error" in content:
+            content.floats("precision_error", (3, 4))
         return Surface(
-            name=str(attributes.get("name", Path(path).stem)),
+            name=attributes.get("name", Path(path).stem),
             source=str(path),
-            axes={scale_name(d): file[scale_name(d)][...] for d in file["status"].dims},
-            quantities={name: file[name][...] for name in quantity_names(file)},
+            axes=axes,
+            quantities=cells.quantities(content, shape),
             status=status,
-            provenance={name: file[name][...] for name in PROVENANCE if name in file},
+            provenance=cells.provenance(content, shape),
             attributes=attributes,
-            trajectory=_trajectory(file),
-            curve=_curve(file),
+            trajectory=cells.trajectory(content, is_plane="beta" in axes),
+            curve=cells.curve(content),
         )
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
     """Return the root attributes; raises like `read`."""
-    with opened(path, FORMAT) as file:
-        return {k: plain(v) for k, v in file.attrs.items()}
+    with _content(path) as content:
+        return said.read(content)
 
 
 def read_status(path: Path) -> NDArray[np.uint8]:
     """Return ``status`` of all cells, flat, checkpoints last: (C + T,); raises like `read`."""
-    with opened(path, FORMAT) as file:
-        status = np.asarray(file["status"][...]).ravel()
-        group = file.get("trajectory", {})
-        return np.concatenate([status, group["status"][...]]) if "status" in group else status
+    with _content(path) as content:
+        shape = content.dataset("status").shape
+        states = [cells.status(content, shape).ravel()]
+        if "trajectory" in content and "status" in (inner := content.inner("trajectory")):
+            states.append(cells.status(inner, (None,)))
+        return np.concatenate(states)
 
 
 def read_grid(path: Path) -> Grid:
     """Return the coordinates; raises like `read`."""
-    with opened(path, FORMAT) as file:
-        return Grid({scale_name(d): file[scale_name(d)][...] for d in file["status"].dims})
+    with _content(path) as content:
+        return Grid(cells.axes(content))
 
 
 def read_trajectory(path: Path) -> Trajectory | None:
     """Return the group of checkpoints, None if there is none; raises like `read`."""
-    with opened(path, FORMAT) as file:
-        return _trajectory(file)
+    with _content(path) as content:
+        return cells.trajectory(content, is_plane="beta" in content)
 
 
 def read_directions(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
     """Return the stored directions by axis and parameter name; raises like `read`.
 
-    Of a direction file of github.com/tomgoldstein/loss-landscape the names are numbers, in the
-    order of the network's parameters, or of its state dict.
+    Each has the shape that the file says its parameter has.  Of a direction file of
+    github.com/tomgoldstein/loss-landscape the names are numbers, in the order of the network's
+    parameters, or of its state dict.
     """
-    with opened(path, FORMAT, loss_landscape.FORMAT) as file:
-        if loss_landscape.is_one(file):
-            return loss_landscape.read_directions(file)
-        return {
-            axis: {name: read_direction(values) for name, values in group.items()}
-            for axis, group in direction_groups(file).items()
-        }
+    with _content(path, loss_landscape.FORMAT) as content:
+        if loss_landscape.is_one(content.group):
+            return loss_landscape.read_directions(content)
+        shapes = {name: tuple(shape) for name, shape, _ in said.state(content)}
+        found = {}
+        for axis, group in direction_groups(content.group).items():
+            inner = Content(group, content.error)
+            found[axis] = {name: _direction(inner, name, shapes) for name in inner}
+        _refuse_other_counts(content, found, shapes)
+        return found
+
+
+def _direction(inner: Content, name: str, shapes: dict[str, tuple[int, ...]]) -> NDArray[Any]:
+    """Return one parameter's direction; it may have a leading axis of repeats or points."""
+    dataset = inner.dataset(name)
+    is_complex = bool(inner.flag(name, "complex"))
+    if dataset.dtype not in (np.float32, np.float64):
+        raise inner.damage(f"{inner.path(name)} is {dataset.dtype}; expected float32 or float64")
+    shape = tuple(dataset.shape)[: -1 if is_complex else None]
+    expected = shapes.get(name, shape)
+    if is_complex and dataset.shape[-1:] != (2,):
+        raise inner.damage(f"{inner.path(name)} is no row of pairs")
+    if (shapes and name not in shapes) or expected not in (shape, shape[1:]):
+        known = f"a parameter of shape {expected}" if name in shapes else "no parameter"
+        raise inner.damage(f"{inner.path(name)} has the shape {shape}, and is of {known}")
+    return read_direction(dataset)
+
+
+def _refuse_other_counts(
+    content: Content,
+    directions: dict[str, dict[str, NDArray[Any]]],
+    shapes: dict[str, tuple[int, ...]],
+) -> None:
+    """Refuse directions that are more or fewer than the repeats, or than the points of a curve."""
+    axes = cells.axes(content)
+    for axis, of_axis in directions.items():
+        known = {name: values for name, values in of_axis.items() if name in shapes}
+        counts = {len(v) if v.ndim > len(shapes[n]) else None for n, v in known.items()}
+        one = len(axes["repeat"]) if "repeat" in axes else None
+        is_free = list(axes) == ["alpha"]  # along a curve there may be any number of points
+        if len(counts) > 1 or (known and counts != {one} and not is_free):
+            raise content.damage(f"the directions along {axis} are not one for each repeat")
 
 
 def read_drawn(path: Path) -> drawn.Digests:
@@ -101,8 +146,8 @@ def read_drawn(path: Path) -> drawn.Digests:
 
     Empty if it holds them, or none; raises like `read`.
     """
-    with opened(path, FORMAT, loss_landscape.FORMAT) as file:
-        return drawn.read(_text(file, "directions/drawn"))
+    with _content(path, loss_landscape.FORMAT) as content:
+        return said.drawn(content)
 
 
 def direction_groups(file: h5py.File) -> dict[str, h5py.Group]:
@@ -112,10 +157,13 @@ def direction_groups(file: h5py.File) -> dict[str, h5py.Group]:
     return {axis: group[name] for axis, name in names.items() if name in group}
 
 
-def read_state_dict_layout(path: Path) -> str:
-    """Return `Layout.state_dict_layout`, empty if the file does not say it; raises like `read`."""
-    with opened(path, FORMAT, loss_landscape.FORMAT) as file:
-        return _text(file, "directions/state")
+def read_state(path: Path) -> list[tuple[str, list[int], bool]]:
+    """Return name, shape, and whether it is a parameter, of the network's whole state dict.
+
+    Empty if the file does not say it; raises like `read`.
+    """
+    with _content(path, loss_landscape.FORMAT) as content:
+        return said.state(content)
 
 
 def read_parts(path: Path) -> dict[str, dict[str, Part]]:
@@ -123,47 +171,20 @@ def read_parts(path: Path) -> dict[str, dict[str, Part]]:
 
     Raises like `read`.
     """
-    with opened(path, FORMAT, loss_landscape.FORMAT) as file:
-        state = json.loads(_text(file, "directions/state") or "[]")
-        if loss_landscape.is_one(file) or not state:
+    with _content(path, loss_landscape.FORMAT) as content:
+        state = said.state(content)
+        if loss_landscape.is_one(content.group) or not state:
             return {}
-        roles = read_roles(_text(file, "directions/roles"))
-        identity = read_identity({k: plain(v) for k, v in file.attrs.items()}) or {}
-        specs = identity.get("directions", {})
-        moved = {axis: set(group) for axis, group in direction_groups(file).items()}
-        again = drawn.read(_text(file, "directions/drawn"))
-        moved |= {axis: set(of_axis) for axis, of_axis in again.items()}
+        identity = read_identity(said.read(content)) or {}
+        specs = identity.get("directions") or {}
+        moved = {axis: set(group) for axis, group in direction_groups(content.group).items()}
+        moved |= {axis: set(of_axis) for axis, of_axis in said.drawn(content).items()}
+        words = said.roles(content)
         return {
-            axis: parts(state, names, _selection(specs.get(axis, {})), roles)
+            axis: parts(state, names, _selection(specs.get(axis) or {}), words)
             for axis, names in moved.items()
         }
 
 
 def _selection(spec: dict[str, Any]) -> Selection:
-    return Selection.said(spec.get("only"), spec.get("ignore", ()))
-
-
-def _text(file: h5py.File, name: str) -> str:
-    return bytes(file[name][()]).decode() if name in file else ""
-
-
-def _trajectory(file: h5py.File) -> Trajectory | None:
-    """Return the group of checkpoints, None if there is none."""
-    group = file.get("trajectory")
-    if group is None:
-        return None
-    first = ("status",) if "status" in group else ()  # values of cells that it calls done
-    columns = {name: group[name][...] for name in (*first, *group)}
-    return Trajectory(columns, {k: plain(v) for k, v in group.attrs.items()})
-
-
-def _curve(file: h5py.File) -> PlaneCurve | None:
-    """Return the trained curve that lies in the plane, None if there is none."""
-    group = file.get("curve")
-    if group is None:
-        return None
-    points, controls = (
-        np.stack([group[f"{prefix}alpha"][...], group[f"{prefix}beta"][...]], axis=1)
-        for prefix in ("", "control_")
-    )
-    return PlaneCurve(points, controls, group["control_distance"][...])
+    return Selection.said(spec.get("only"), spec.get("ignore") or ())

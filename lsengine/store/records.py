@@ -6,14 +6,17 @@ reads them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from lsengine import files
+from lsengine.errors import UsageError
 from lsengine.store import digest
 from lsengine.store.file import (
     HISTORY_FORMAT,
@@ -27,6 +30,7 @@ from lsengine.store.file import (
     opened,
     reserve,
 )
+from lsengine.store.validation import Content
 from lsengine.surface.records import Bins, History, Spectrum, WeightHistograms
 
 _LONG_NAMES = {
@@ -38,6 +42,17 @@ _LONG_NAMES = {
     "learning_rate": "learning rate of the epoch that has just ended",
     "weight_norm": "Euclidean norm of all trainable parameters",
     "layer_norm": "Euclidean norm of each trainable parameter tensor",
+}
+_HISTORY_KINDS = {
+    **dict.fromkeys(("name", "job", "recipe", "data_sha256", "torch_version"), "text"),
+    **{"device_kind": "text", "epochs": "integer"},
+}
+_SPECTRUM_KINDS = {
+    **dict.fromkeys(("name", "job", "checkpoint_sha256", "data_sha256", "products_by"), "text"),
+    **dict.fromkeys(("torch_version", "device_kind", "precision"), "text"),
+    **dict.fromkeys(("batch_size", "threads", "parameters", "products"), "integer"),
+    **dict.fromkeys(("trace_probes", "density_probes", "converged"), "integer"),
+    **{"tolerance": "number", "density_width": "number"},
 }
 _NOT_COLUMNS = ("parameter", "layer_norm", digest.NAME)
 _GROUPS = ("weights", "others")
@@ -63,6 +78,12 @@ def format_of(path: Path) -> str | None:
     except OSError:
         return None
     return written.decode() if isinstance(written, bytes) else written
+
+
+@contextmanager
+def _content(path: Path, kind: str) -> Iterator[Content]:
+    with opened(path, kind) as file:
+        yield Content(file, UsageError)
 
 
 def write_history(path: Path, history: History) -> None:
@@ -91,12 +112,22 @@ def read_history(path: Path) -> History:
     Raises:
         UsageError: If there is none, or the file is damaged or something else.
     """
-    with opened(path, HISTORY_FORMAT) as file:
+    with _content(path, HISTORY_FORMAT) as content:
+        attributes = content.attributes(_HISTORY_KINDS, required=("epochs",))
+        if not isinstance(content.json("recipe", attributes.get("recipe", "{}")), dict):
+            raise content.damage("recipe is not what decides the training, as JSON")
+        epochs = content.array("epoch", (np.int64,), (None,))
+        if not len(epochs) or (np.diff(epochs) <= 0).any():
+            raise content.damage("epoch does not ascend from a first one")
+        names = [name for name in content if name not in _NOT_COLUMNS and name != "epoch"]
+        parameters = content.texts("parameter")
+        for name in names:
+            content.refuse_name(name)
         return History(
-            columns={name: file[name][()] for name in file if name not in _NOT_COLUMNS},
-            parameters=tuple(file["parameter"].asstr()[()]),
-            layer_norms=file["layer_norm"][()],
-            attributes=dict(file.attrs),
+            columns={"epoch": epochs} | {n: content.floats(n, epochs.shape) for n in names},
+            parameters=parameters,
+            layer_norms=content.floats("layer_norm", (len(epochs), len(parameters))),
+            attributes=attributes,
             source=str(path),
         )
 
@@ -125,25 +156,40 @@ def _fill_bins(group: h5py.Group, bins: Bins, checkpoint: h5py.Dataset) -> None:
 
 def read_histograms(path: Path) -> WeightHistograms:
     """Read histograms of weights; raises like `read_history`."""
-    with opened(path, WEIGHTS_FORMAT) as file:
+    with _content(path, WEIGHTS_FORMAT) as content:
+        checkpoints = content.texts("checkpoint")
+        shape = (len(checkpoints),)
+        if len(set(checkpoints)) != len(checkpoints) or not checkpoints:
+            raise content.damage("checkpoint has no names, or one twice")
         return WeightHistograms(
-            checkpoints=tuple(file["checkpoint"].asstr()[()]),
-            groups={name: _bins(item) for name, item in file.items() if name in _GROUPS},
-            epochs=tuple(int(e) for e in file["epoch"][()]),
-            sha256=tuple(d.decode() for d in file["sha256"][()]),
+            checkpoints=checkpoints,
+            groups={n: _bins(content.inner(n), *shape) for n in _GROUPS if n in content},
+            epochs=tuple(content.array("epoch", (np.int64,), shape).tolist()),
+            sha256=content.texts("sha256", *shape),
             source=str(path),
         )
 
 
-def _bins(group: h5py.Group) -> Bins:
+def _bins(content: Content, checkpoints: int) -> Bins:
+    edges, parameters = content.finite("edge", (None,)), content.texts("parameter")
+    if len(edges) < 2 or (np.diff(edges) <= 0).any():
+        raise content.damage(f"{content.path('edge')} does not increase")
+    shape = (checkpoints, len(parameters))
     return Bins(
-        edges=group["edge"][()],
-        parameters=tuple(group["parameter"].asstr()[()]),
-        counts=group["parameter_count"][()],
-        sizes=group["parameter_size"][()],
-        norms=group["parameter_norm"][()],
-        not_finite=group["parameter_not_finite"][()],
+        edges=edges,
+        parameters=parameters,
+        counts=_counts(content, "parameter_count", (*shape, len(edges) - 1)),
+        sizes=_counts(content, "parameter_size", shape),
+        norms=content.floats("parameter_norm", shape),
+        not_finite=_counts(content, "parameter_not_finite", shape),
     )
+
+
+def _counts(content: Content, name: str, shape: Sequence[int]) -> NDArray[np.int64]:
+    counts = content.array(name, (np.int64,), shape)
+    if counts.min(initial=0) < 0:
+        raise content.damage(f"{content.path(name)} has negative numbers")
+    return counts
 
 
 def write_spectrum(path: Path, spectrum: Spectrum) -> None:
@@ -171,22 +217,37 @@ def write_spectrum(path: Path, spectrum: Spectrum) -> None:
 
 def read_spectrum(path: Path) -> Spectrum:
     """Read a spectrum; raises like `read_history`."""
-    with opened(path, SPECTRUM_FORMAT) as file:
-        columns = {
-            name: file[name][()] if name in file else np.empty(0)
-            for name in ("eigenvalue", "residual", "node_value", "node_weight", "at", "density")
-        }
-        vectors = {n: d[()] for n, d in file.get("vectors", {}).items() if not d.is_scale}
-        has_trace = "trace" in file
+    with _content(path, SPECTRUM_FORMAT) as content:
+        eigenvalues, nodes, grid = (
+            content.floats(name, (None,)) if name in content else np.empty(0)
+            for name in ("eigenvalue", "node_value", "at")
+        )
+        residuals = eigenvalues
+        if len(eigenvalues):
+            residuals = content.floats("residual", eigenvalues.shape)
+        trace = [content.floats(n, ()).item() for n in ("trace", "trace_se") if n in content]
+        if len(trace) == 1:
+            raise content.damage("trace or trace_se is not there")
         return Spectrum(
-            eigenvalues=columns["eigenvalue"],
-            residuals=columns["residual"],
-            vectors=vectors,
-            trace=(float(file["trace"][()]), float(file["trace_se"][()])) if has_trace else None,
-            nodes=columns["node_value"],
-            weights=columns["node_weight"],
-            grid=columns["at"],
-            density=columns["density"],
-            attributes=dict(file.attrs),
+            eigenvalues=eigenvalues,
+            residuals=residuals,
+            vectors=_vectors(content, len(eigenvalues)),
+            trace=(trace[0], trace[1]) if trace else None,
+            nodes=nodes,
+            weights=content.floats("node_weight", nodes.shape) if len(nodes) else nodes,
+            grid=grid,
+            density=content.floats("density", grid.shape) if len(grid) else grid,
+            attributes=content.attributes(_SPECTRUM_KINDS),
             source=str(path),
         )
+
+
+def _vectors(content: Content, count: int) -> dict[str, NDArray[Any]]:
+    if "vectors" not in content:
+        return {}
+    inner, found = content.inner("vectors"), {}
+    for name in inner:
+        if not (dataset := inner.dataset(name)).is_scale:
+            shape = (count, *[None] * (len(dataset.shape) - 1))
+            found[name] = inner.array(name, (np.float32, np.complex64), shape)
+    return found

@@ -49,9 +49,3 @@ def difference(ours: Digests, theirs: Digests) -> tuple[str, str] | None:
 def text(digests: Digests) -> str:
     """Return digests as a surface file keeps them."""
     return json.dumps(digests, sort_keys=True, separators=(",", ":"))
-
-
-def read(text: str) -> Digests:
-    """Return what `text` has made; nothing of an empty one."""
-    content: Digests = json.loads(text or "{}")
-    return content

@@ -7,7 +7,6 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
 
 from lsengine.wording import listed
 
@@ -110,12 +109,3 @@ def roles_text(roles: Roles) -> str:
     """Return roles as a surface file keeps them: JSON, names sorted; ``frozen`` if any is."""
     known = {w: sorted(roles.get(w, ())) for w in ROLES if w != "frozen" or roles.get(w)}
     return json.dumps(known, separators=(",", ":"))
-
-
-def read_roles(text: str) -> Roles:
-    """Return what `roles_text` has made; nothing of a file that does not say it."""
-    try:
-        content: Any = json.loads(text)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}

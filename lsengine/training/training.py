@@ -160,7 +160,7 @@ class NetworkTraining(ResumableTraining):
             UsageError: If the data are not the earlier run's, or its state is damaged.
         """
         data_sha256 = self._attributes["data_sha256"]
-        if earlier is not None and earlier.attributes["data_sha256"] != data_sha256:
+        if earlier is not None and earlier.attributes.get("data_sha256") != data_sha256:
             raise UsageError(
                 f"train.output: {self._folder} holds a training on other data; name another "
                 "folder, or remove that one"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,7 @@ def surface(path):
         axis: {"net.0.weight": (16, 6), "net.3.weight": (3, 16)} for axis in ("alpha", "beta")
     }
     assert directions["beta"]["net.0.weight"].sum() == pytest.approx(1.0396082, abs=1e-6)
-    state = json.loads(store.read_state_dict_layout(path))
+    state = store.read_state(path)
     assert state[:2] == [["start", [], False], ["net.0.weight", [16, 6], True]]
     columns = surface.trajectory.columns
     assert columns["epoch"].tolist() == [1, 2, 3]

@@ -82,7 +82,10 @@ def test_a_resume_on_another_processor_is_warned_of(make_job, capsys, attributes
     [
         (lambda group: group.__delitem__("0.weight"), "0.weight stays there and moves here"),
         (lambda group: group["0.weight"].__setitem__(0, 9.0), "0.weight leads elsewhere"),
-        (lambda group: group.create_dataset("0.bias", data=[1.0]), "0.bias moves there and stays"),
+        (
+            lambda group: group.create_dataset("0.bias", data=group["0.weight"][:, 0]),
+            "0.bias moves there and stays",
+        ),
     ],
 )
 def test_extending_a_surface_that_lies_elsewhere_is_refused(make_job, tmp_path, change, said):

@@ -1,0 +1,122 @@
+"""Grid, cells, checkpoints and curve of an open surface file, each as the format wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsengine.store.attributes import TRAJECTORY_KINDS
+from lsengine.store.file import PROVENANCE, quantity_names, scale_name
+from lsengine.store.validation import Content, Shape
+from lsengine.surface import FAILED, PlaneCurve, Trajectory
+
+_AXES = (("alpha",), ("repeat", "alpha"), ("beta", "alpha"))
+_LATEST_S = 1e11  # a time since 1970, or a duration: no clock has shown more
+_CHECKSUM = "checksum"  # is about cells, and no fact about checkpoints
+_KNOWN = ("train_", "test_", "eigenvalue_")  # how the names of quantities begin
+
+
+def axes(content: Content) -> dict[str, NDArray[np.float64]]:
+    """Return the coordinates by axis, in the order of the arrays' axes.
+
+    Raises:
+        SurfaceError: If they are not those of a surface; like all functions here.
+    """
+    dataset = content.dataset("status")
+    try:
+        names = tuple(scale_name(dim) for dim in dataset.dims)
+    except (LookupError, RuntimeError, OSError):
+        raise content.damage("an axis of status has no name") from None
+    if names not in _AXES:
+        allowed = ", or ".join(" x ".join(names) for names in _AXES)
+        raise content.damage(f"the axes of status are {' x '.join(names)}; expected {allowed}")
+    found = {}
+    for name, length in zip(names, dataset.shape, strict=True):
+        found[name] = content.finite(name, (length,))
+        if not length:
+            raise content.damage(f"{name} has no coordinates")
+    return found
+
+
+def status(content: Content, shape: Shape) -> NDArray[np.uint8]:
+    """Return the states of cells of a shape."""
+    states = content.array("status", (np.uint8,), shape)
+    if states.max(initial=0) > FAILED:
+        raise content.damage(f"{content.path('status')} has values that are no states")
+    return states
+
+
+def quantities(content: Content, shape: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+    """Return everything that has one number for each cell."""
+    names = quantity_names(content.group)
+    for name in content:
+        if name.startswith(_KNOWN) and name not in names and name not in PROVENANCE:
+            names.append(name)  # of another type or shape, which its reading says
+    for name in names:
+        content.refuse_name(name)
+    return {name: content.floats(name, shape) for name in names}
+
+
+def provenance(content: Content, shape: Sequence[int]) -> dict[str, NDArray[Any]]:
+    """Return what is known of cells beside their results; times that are none are NaN."""
+    names = [name for name in PROVENANCE if name in content]
+    found = {name: content.array(name, (PROVENANCE[name][0],), shape) for name in names}
+    return {name: _times(values) for name, values in found.items()}
+
+
+def _times(values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype != np.float64:
+        return values
+    with np.errstate(invalid="ignore"):
+        return np.where((values >= 0) & (values < _LATEST_S), values, np.nan)
+
+
+def trajectory(content: Content, *, is_plane: bool) -> Trajectory | None:
+    """Return the checkpoints, None if there are none; their status is read before values."""
+    if "trajectory" not in content:
+        return None
+    inner = content.inner("trajectory")
+    epochs = inner.array("epoch", (np.int64,), (None,))
+    shape = epochs.shape
+    if (np.diff(epochs) < 0).any() or not len(epochs):
+        raise content.damage("trajectory/epoch does not ascend")
+    columns: dict[str, NDArray[Any]] = {}
+    if "status" in inner:
+        columns["status"] = status(inner, shape)
+    required = {"alpha", "beta"} if is_plane else {"alpha"}
+    for name in sorted({*inner} | required):
+        if name not in columns and name != _CHECKSUM:
+            columns[name] = epochs if name == "epoch" else _column(inner, name, shape)
+    return Trajectory(columns, inner.attributes(TRAJECTORY_KINDS))
+
+
+def _column(inner: Content, name: str, shape: Sequence[int]) -> NDArray[Any]:
+    if name in ("alpha", "beta"):
+        return inner.finite(name, shape)
+    if name in PROVENANCE:
+        return inner.array(name, (PROVENANCE[name][0],), shape)
+    if name in ("source", "sha256"):
+        dtype = inner.dataset(name).dtype
+        if dtype.kind == "S":
+            return inner.array(name, (dtype,), shape)
+        raise inner.damage(f"{inner.path(name)} is {dtype}; expected texts of fixed length")
+    return inner.floats(name, shape)
+
+
+def curve(content: Content) -> PlaneCurve | None:
+    """Return the trained curve that lies in the plane, None if there is none."""
+    if "curve" not in content:
+        return None
+    inner = content.inner("curve")
+    alpha, control = (inner.finite(f"{of}alpha", (None,)) for of in ("", "control_"))
+    beta, other = inner.finite("beta", alpha.shape), inner.finite("control_beta", control.shape)
+    if len(alpha) < 2 or len(control) < 2:
+        raise content.damage("curve has fewer than two points")
+    return PlaneCurve(
+        np.stack([alpha, beta], axis=1),
+        np.stack([control, other], axis=1),
+        inner.finite("control_distance", control.shape),
+    )
