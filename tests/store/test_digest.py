@@ -161,7 +161,11 @@ def test_histories_have_one(tmp_path):
     """A file without cells: all of it is laid out for good."""
     columns = {"epoch": np.arange(2), "train_loss": np.array([1.0, 0.5])}
     history = store.records.History(
-        columns=columns, parameters=("w",), layer_norms=np.ones((2, 1)), attributes={}, source=""
+        columns=columns,
+        parameters=("w",),
+        layer_norms=np.ones((2, 1)),
+        attributes={"epochs": 1},
+        source="",
     )
     store.write_history(tmp_path / "history.h5", history)
     assert digest.state(tmp_path / "history.h5") is State.FITS
