@@ -11,7 +11,7 @@ RERUNS := --reruns 2 --max-suite-reruns 8 --rerun-show-tracebacks
 GPU_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
 
-.PHONY: help setup setup-serial demo studies gallery transformers test test-slow test-cluster check bench gpu-check soak image clean
+.PHONY: help setup setup-serial demo studies gallery transformers test test-slow test-cluster check bench gpu-check soak fuzz image clean
 .NOTPARALLEL:
 
 help: ## list what can be made
@@ -57,6 +57,9 @@ gpu-check: ## prove and time everything on a card in six minutes: no set-up; PYT
 
 soak: setup ## kill runs at random moments, 300 times
 	$(BIN)/python benchmarks/soak_kills.py
+
+fuzz: setup ## try 97,000 damaged and hostile files and jobs, confined: hours; a killed run goes on
+	$(BIN)/python -m tests.fuzz --results fuzz.jsonl
 
 image: ## build the CPU container image without an engine, and run the demo in it (root, buildah)
 	docker/image.sh $(IMAGE_FLAGS)

@@ -1,0 +1,70 @@
+"""One confined process: builds the world, then makes and runs cases; a line of JSON for each.
+
+python -m tests.fuzz.worker FOLDER KIND FIRST COUNT
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from tests.fuzz import confined, warm, world
+
+KINDS = ("surfaces", "flips", "jobs", "checkpoints", "places")
+
+
+def main() -> None:
+    """Confine this process before it makes anything, and print what becomes of each case."""
+    folder, kind = Path(sys.argv[1]).resolve(), sys.argv[2]
+    first, count = int(sys.argv[3]), int(sys.argv[4])
+    lines = os.fdopen(os.dup(1), "w", buffering=1)
+    confined.confine(folder)
+    os.dup2(2, 1)
+    prepare = importlib.import_module(f"tests.fuzz.{kind}").prepare
+    made = _warm_up(folder)
+    for number in range(first, first + count):
+        told = warm.case(prepare, made, number, folder / f"{kind}-{number}")
+        print(json.dumps({"number": number, **told}), file=lines)
+
+
+def _warm_up(folder: Path) -> world.World:
+    for name in ("home", "tmp", "world"):
+        (folder / name).mkdir(exist_ok=True)
+    os.environ |= {
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "MPLCONFIGDIR": str(folder / "home"),
+        "XDG_CONFIG_HOME": str(folder / "home"),
+        "XDG_CACHE_HOME": str(folder / "home"),
+        "OMP_NUM_THREADS": "1",
+    }
+    warnings.simplefilter("ignore")
+    made = world.build(folder / "world", warm.call)
+    pictures = ("contour", "filled", "heatmap", "surface", "trajectory", "html")
+    for kind in pictures:
+        warm.call("render", made.good("plane"), "--as", kind, "-o", folder / f"tmp/{kind}.x")
+    for name in ("csv", "npz", "netcdf", "vts", "glb", "ply", "loss-landscape"):
+        warm.call("export", made.good("plane"), "--to", name, "-o", folder / f"tmp/{name}.x")
+    warm.call("compare", made.good("plane"))
+    warm.call("status", made.good("plane"))
+    _forget_the_launch()
+    gc.collect()
+    gc.freeze()
+    return made
+
+
+def _forget_the_launch() -> None:
+    """A command asks once in its life who started it; each case has a life of its own."""
+    from lsengine.ranks import launch
+
+    launch.join.cache_clear()
+    launch.meet.cache_clear()
+
+
+if __name__ == "__main__":
+    main()
