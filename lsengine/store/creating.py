@@ -5,7 +5,6 @@ Shape suffixes: S samples of a curve, T checkpoints.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,8 @@ from lsengine.store.file import (
     in_place_of,
     refuses_parallel,
     reserve,
+    writable,
+    writable_copy,
 )
 from lsengine.surface import PlaneCurve
 from lsengine.surface.grid import Grid
@@ -106,7 +107,7 @@ def create(path: Path, layout: Layout, *, comm: Any = None) -> str | None:
             file.flush()
         refusal = None if comm is None else refuses_parallel(part, comm)
         if refusal:
-            with h5py.File(part, "r+", locking=False) as file:
+            with writable(part) as file:
                 file.attrs["writing"] = "gather"
         digest.seal(part)
     return refusal
@@ -125,8 +126,7 @@ def amend(
         EnvironmentUnfit: If the disk is full or the folder cannot be written.
     """
     with in_place_of(path) as part:
-        shutil.copyfile(path, part)
-        with h5py.File(part, "r+", locking=False) as file:
+        with writable_copy(path, part) as file:
             file.attrs.update(attributes)
             if trajectory is not None:
                 _lay_out_trajectory(file.create_group("trajectory"), trajectory)

@@ -6,6 +6,7 @@ The axes of datasets have names: HDF5's dimension scales, which make a file netC
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lsengine import files
 from lsengine.errors import LsengineError, SurfaceError, UsageError
-from lsengine.store import loss_landscape
+from lsengine.store import loss_landscape, structure
 
 FORMAT, FORMAT_VERSION = "lsengine-surface", 3
 HISTORY_FORMAT = "lsengine-history"
@@ -37,6 +38,9 @@ PROVENANCE: dict[str, tuple[Any, Any]] = {
 # What HDF5 and NumPy raise over rotten bytes, depending on where they are.
 _DAMAGE = (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError)
 _BLOCK_BYTES = 2**20
+_UNREADABLE = "not a readable HDF5 file ({}); it is damaged or of another kind; move it away"
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_looked_at: dict[tuple[int, int, bool], tuple[int, int]] = {}  # size and time of change, by place
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ def refuses_parallel(path: Path, comm: Any) -> str | None:
     ``comm`` is a communicator of this process alone.
     """
     try:
-        with h5py.File(path, "r+", driver="mpio", comm=comm) as file:
+        with writable(path, comm) as file:
             first = (slice(0, 1),) * file["status"].ndim
             file["status"][first] = file["status"][first]
     except (OSError, RuntimeError, ValueError) as error:
@@ -129,19 +133,81 @@ def opened(path: Path, *formats: str) -> Iterator[h5py.File]:
     kind = KINDS[formats[0]]
     if path.is_dir():
         raise UsageError(f"{path}: is a directory; expected a {kind.name} file")
-    if not path.exists():
+    if not files.is_regular(path):
         raise UsageError(f'{path}: no such file; "{kind.command}" writes one')
     try:
-        file = h5py.File(path, "r", locking=False)
+        file = plain_file(path)
+    except structure.Unfit as error:
+        raise kind.error(f"{path}: {error}") from None
     except OSError as error:
-        why = f"not a readable HDF5 file ({error}); it is damaged or of another kind; move it away"
-        raise kind.error(f"{path}: {why}") from None
+        raise kind.error(f"{path}: cannot be read: {error.strerror or error}") from None
     with file:
         try:
             _check_format(path, file, formats)
             yield file
         except _DAMAGE as error:
             raise kind.error(f"{path}: damaged: {type(error).__name__}: {error}") from error
+
+
+def writable(path: Path, comm: Any = None) -> h5py.File:
+    """Open a file that exists for reading and writing; see `opened` for reading only.
+
+    The mpio driver takes ``comm``, a communicator of this process alone.
+
+    Raises:
+        SurfaceError: If the file is damaged, or made of more than plain datasets.
+        OSError: If it is not there or cannot be opened.
+    """
+    how = {"locking": False} if comm is None else {"driver": "mpio", "comm": comm}
+    _refuse_unwritable(path)  # HDF5 changes what it opens for writing
+    return h5py.File(path, "r+", **how)
+
+
+def writable_copy(path: Path, part: Path) -> h5py.File:
+    """Copy a file, and open the copy for writing; raises like `writable`."""
+    _refuse_unwritable(path)
+    shutil.copyfile(path, part)
+    return h5py.File(part, "r+", locking=False)
+
+
+def _refuse_unwritable(path: Path) -> None:
+    try:
+        plain_file(path, is_written=True).close()
+    except structure.Unfit as error:
+        raise SurfaceError(f"{path}: {error}") from None
+
+
+def plain_file(path: Path, *, is_written: bool = False) -> h5py.File:
+    """Open any HDF5 file for reading that has only groups and plain datasets.
+
+    What one process has looked at it does not look at again, unless the file has changed.
+
+    Raises:
+        structure.Unfit: If it has more, is damaged or no HDF5 file.
+        OSError: If it is not there or the system refuses it.
+    """
+    with path.open("rb") as raw:
+        found, is_hdf5 = os.fstat(raw.fileno()), raw.read(len(_SIGNATURE)) == _SIGNATURE
+    place, version = (found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns)
+    if not is_hdf5:
+        raise structure.Unfit(_UNREADABLE.format("it does not begin like one"))
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if error.errno:
+            raise
+        raise structure.Unfit(_UNREADABLE.format(error)) from None
+    try:
+        if _looked_at.get((*place, is_written)) != version:
+            structure.check(file, found.st_size, is_written=is_written)
+            _looked_at[(*place, is_written)] = version
+    except structure.Unfit:
+        file.close()
+        raise
+    except _DAMAGE as error:
+        file.close()
+        raise structure.Unfit(f"damaged: {type(error).__name__}: {error}") from error
+    return file
 
 
 def _check_format(path: Path, file: h5py.File, formats: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lsengine import files
 from lsengine.errors import UsageError
-from lsengine.store import digest
+from lsengine.store import digest, structure
 from lsengine.store.file import (
     HISTORY_FORMAT,
     KINDS,
@@ -28,6 +28,7 @@ from lsengine.store.file import (
     add_scale,
     length_scales,
     opened,
+    plain_file,
     reserve,
 )
 from lsengine.store.validation import Content
@@ -73,11 +74,12 @@ def _created(path: Path, kind: str, size: int = 0) -> Iterator[h5py.File]:
 def format_of(path: Path) -> str | None:
     """Return the ``format`` of an HDF5 file, None if it has none or is something else."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with plain_file(path) as file:
             written = file.attrs.get("format")
-    except OSError:
+    except (OSError, structure.Unfit):
         return None
-    return written.decode() if isinstance(written, bytes) else written
+    written = written.decode(errors="replace") if isinstance(written, bytes) else written
+    return written if isinstance(written, str) else None
 
 
 @contextmanager

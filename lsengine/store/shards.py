@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from lsengine.store.file import (
     quantity_names,
     read_direction,
     scale_name,
+    writable_copy,
 )
 from lsengine.store.reader import direction_groups, read_attributes, read_drawn
 from lsengine.surface import DONE, FAILED, MISSING, drawn
@@ -189,12 +189,10 @@ def _merge(sources: Sequence[Path], output: Path, tolerance: float) -> _Columns:
             is_there = f"{group}status" in columns
             if is_there and (problem := _take(merged, columns, group, tolerance, where)):
                 raise SurfaceError(f"{path}: {problem}; remove the file that is wrong")
-    with in_place_of(output) as part:
-        shutil.copyfile(sources[base], part)
-        with h5py.File(part, "r+", locking=False) as file:
-            for name, column in merged.items():
-                file[name][...] = column
-            file.flush()
+    with in_place_of(output) as part, writable_copy(sources[base], part) as file:
+        for name, column in merged.items():
+            file[name][...] = column
+        file.flush()
     return merged
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import EnvironmentUnfit, SurfaceError
-from lsengine.store.file import FAILURE_BYTES, PROVENANCE, quantity_names, scale_name
+from lsengine.store.file import FAILURE_BYTES, PROVENANCE, quantity_names, scale_name, writable
 from lsengine.store.reader import read
 from lsengine.surface import DONE, FAILED, Surface
 
@@ -96,13 +96,12 @@ class Writer:
     """
 
     def __init__(self, path: Path, comm: Any = None) -> None:
-        how = {"locking": False} if comm is None else {"driver": "mpio", "comm": comm}
         try:
             # HDF5's flush is collective under mpio; a second descriptor syncs this process's data.
             self._descriptor = os.open(path, os.O_RDONLY)
             try:
-                self._file = h5py.File(path, "r+", **how)
-            except OSError:
+                self._file = writable(path, comm)
+            except (OSError, SurfaceError):
                 os.close(self._descriptor)
                 raise
         except OSError as error:
@@ -221,7 +220,7 @@ def adopt(path: Path, old: Path) -> tuple[int, int]:
     """
     surface = read(old)
     try:
-        with h5py.File(path, "r+", locking=False) as file:
+        with writable(path) as file:
             return _copy_cells(file, surface)
     except OSError as error:
         raise EnvironmentUnfit(f"{path}: cannot be written: {error}") from error
