@@ -1,7 +1,7 @@
 """Whether a file still is as it was laid out: a digest of its bytes, checked without HDF5.
 
-While cells are written, no byte of a file changes but theirs.  So the digest covers everything
-else.  It shows damage.  It does not show bad will: anybody can compute one.
+While cells are written, no byte of a file changes but theirs, and flags of HDF5's.  So the digest
+covers everything else.  It shows damage.  It does not show bad will: anybody can compute one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _DIGITS = 64  # of a SHA-256
 _SMALL_BYTES = 4096  # data up to this size are checked whenever a file is opened
 _MOST_BYTES = 2**24  # of the digest's text
 _BLOCK_BYTES = 2**20
+_FLAGS = (20, 24)  # in HDF5's first block: who has the file open, also after he was killed
 _REST = "attributes, names or other structure"
 _MISFITS = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
 _Range = tuple[int, int]  # from a byte to the one after the last
@@ -52,15 +53,16 @@ class _Digest:
     digits: _Range
 
     def rest(self, size: int) -> Iterator[_Range]:
-        """Give the ranges of a file that are neither cells nor data nor the digest's digits.
+        """Give the ranges of a file that are neither cells nor data, HDF5's flags or the digits.
 
         Raises:
             ValueError: If ranges overlap or leave the file.
         """
         known = [(at, at + count) for _, at, count in self.cells]
         known += [(at, at + count) for _, at, count, _ in self.data]
+        known += [_FLAGS, self.digits]
         end = 0
-        for start, stop in (*sorted([*known, self.digits]), (size, size)):
+        for start, stop in (*sorted(known), (size, size)):
             if not end <= start <= stop <= size:
                 raise ValueError("ranges overlap or leave the file")
             yield end, start
@@ -108,15 +110,15 @@ def state(path: Path) -> State:
     return _examined(path, whole=False)[0]
 
 
-def verify(path: Path) -> list[str]:
+def verify(path: Path, *, whole: bool = True) -> list[str]:
     """Return what of a regular file is not as it was laid out, in words; its cells may be anything.
 
-    Empty also if there is no digest.
+    Empty also if there is no digest.  Not ``whole``, large data are left out, as by `state`.
 
     Raises:
         OSError: If the file cannot be read.
     """
-    return list(_examined(path, whole=True)[1])
+    return list(_examined(path, whole=whole)[1])
 
 
 _Findings = tuple[State, tuple[str, ...]]

@@ -64,6 +64,7 @@ def test_it_is_what_the_format_says(surface):
         rest[offset : offset + size] = bytes(size)
     digits = raw.index(content["sha256"].encode())
     rest[digits : digits + 64] = bytes(64)
+    rest[20:24] = bytes(4)
     kept = bytes(b for b, is_kept in zip(raw, rest, strict=True) if is_kept)
     assert hashlib.sha256(kept).hexdigest() == content["sha256"]
 
