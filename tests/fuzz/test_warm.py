@@ -31,7 +31,7 @@ def world(tmp_path):
         (lambda world: 0, ""),
         (lambda world: 1, "exit code 1"),
         (lambda world: 1 / 0, "traceback"),
-        (lambda world: os.kill(os.getpid(), signal.SIGSEGV), "ended by SIGSEGV"),
+        (lambda world: os.kill(os.getpid(), signal.SIGUSR2), "ended by SIGUSR2"),
         (lambda world: os.kill(os.getpid(), signal.SIGXCPU), "hung"),
         (lambda world: print("\x1b[31m") or 2, "control character"),
         (lambda world: print(SECRET.decode() * 3) or 0, "another file's bytes"),

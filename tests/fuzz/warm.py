@@ -67,7 +67,7 @@ def call(*arguments: object) -> int:
 def run(command: Command, world: World, folder: Path) -> tuple[Ended, str]:
     """Run a command in a fork; return how it ended, and what is wrong with that, if anything."""
     sentinels = world.sentinels()
-    before = {path: path.read_bytes() for path in command.refused_without_change if path.exists()}
+    before = {path: path.read_bytes() for path in command.refused_without_change if _is_plain(path)}
     ended = _forked(command, folder)
     return ended, _first(
         _general(ended),
@@ -76,6 +76,10 @@ def run(command: Command, world: World, folder: Path) -> tuple[Ended, str]:
         _changed(ended, before),
         command.check(ended) if ended.code in CODES else "",
     )
+
+
+def _is_plain(path: Path) -> bool:
+    return not path.is_symlink() and path.is_file()
 
 
 def _first(*problems: str) -> str:
