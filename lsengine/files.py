@@ -16,6 +16,7 @@ from lsengine.errors import EnvironmentUnfit, UsageError
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.5
+_MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 4095
 _SPECIAL = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a FIFO",
@@ -30,11 +31,12 @@ class Unwritable(EnvironmentUnfit):
     """A file or folder cannot be made or written."""
 
 
-def is_regular(path: Path, where: str = "") -> bool:
+def is_regular(path: Path, where: str = "", expected: str = "a file") -> bool:
     """Return whether a regular file is there, or a link to one; False if nothing is.
 
     Whatever opens a path that others name asks this first: a FIFO would keep it waiting for ever,
-    and a device has no end.  ``where`` begins messages, such as a job's key.
+    and a device has no end.  ``where``, such as a job's key, begins messages and
+    ``expected`` ends them.
 
     Raises:
         UsageError: If a folder, a FIFO, a device or a socket is there, or the system refuses to
@@ -49,7 +51,8 @@ def is_regular(path: Path, where: str = "") -> bool:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{head} cannot be looked at: {reason}") from None
     if not stat.S_ISREG(mode):
-        raise UsageError(f"{head} is {_SPECIAL.get(stat.S_IFMT(mode), 'special')}; expected a file")
+        kind = _SPECIAL.get(stat.S_IFMT(mode), "special")
+        raise UsageError(f"{head} is {kind}; expected {expected}")
     return True
 
 
@@ -63,6 +66,55 @@ def special(path: Path) -> str:
     except (OSError, ValueError):
         return ""
     return "" if stat.S_ISREG(mode) else _SPECIAL.get(stat.S_IFMT(mode), "special")
+
+
+def has_gone(path: Path) -> bool:
+    """Return whether nothing is there for sure; a file system that does not answer is no proof."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def misfit(path: Path) -> str:
+    """Return why no file can be made under a name, as far as that can be told from it, or nothing.
+
+    What is written beside a file until it is whole has a longer name.
+    """
+    whole = path.absolute()
+    try:
+        sizes = [len(os.fsencode(part)) for part in whole.parts]
+    except UnicodeEncodeError:
+        sizes = []
+    if not sizes or "\0" in str(path):
+        return f"no file can have the name {path.name!a}"
+    longer = len(_part(Path("x")).name) - 1 + len(os.fsencode(path.suffix))
+    if sizes[-1] > _MOST_NAME_BYTES - longer:
+        return f"a name of {sizes[-1]} bytes; expected at most {_MOST_NAME_BYTES - longer}"
+    if max(sizes) > _MOST_NAME_BYTES:
+        return f"the name of a folder has {max(sizes)} bytes; expected at most {_MOST_NAME_BYTES}"
+    if sum(sizes) + len(sizes) + longer > _MOST_PATH_BYTES:
+        return f"the path has more than {_MOST_PATH_BYTES - longer} bytes; choose another folder"
+    return ""
+
+
+def check_target(path: Path, where: str = "") -> None:
+    """See that a file may be made under a name, before anything is done for it.
+
+    A link is replaced, and not what it points to.  ``where`` begins messages.
+
+    Raises:
+        UsageError: If the name is too long, or something is there that is no file.
+    """
+    if problem := misfit(path):
+        raise UsageError(f"{where or path}: {problem}")
+    expected = "the name of a file"
+    is_regular(path, where, expected)
+    if path.is_symlink() and path.readlink().is_relative_to("/proc"):  # such as /dev/stdout
+        raise UsageError(f"{where or path}: is a device; expected {expected}")
 
 
 def sha256(path: Path) -> str:
@@ -91,9 +143,11 @@ def whole(
     raises when a disk refuses.
 
     Raises:
+        UsageError: As `check_target`.
         Unwritable: If it cannot be written; nothing is left behind.
     """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    check_target(path)
+    part = _part(path, uuid.uuid4().hex[:8])
     try:
         yield part
         _sync(part)
@@ -116,9 +170,10 @@ def write(path: Path, content: bytes | memoryview, advice: str = "") -> None:
 
 def remove_parts(path: Path) -> None:
     """Remove what killed processes have left of a file that nobody is making now."""
-    name = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.part{glob.escape(path.suffix)}"
-    for part in path.parent.glob(name):
-        part.unlink(missing_ok=True)
+    escaped = Path(glob.escape(path.name))
+    for part in path.parent.glob(_part(escaped, "[0-9a-f]" * 8).name):
+        with suppress(OSError):  # a folder of somebody's, or no permission: whoever writes is told
+            part.unlink()
 
 
 def make_folder(folder: Path, key: str = "") -> None:
@@ -157,6 +212,11 @@ def locked(path: Path, waiting: str) -> Iterator[bool]:
         yield has_waited
     finally:
         lock.release()
+
+
+def _part(path: Path, mark: str = "x" * 8) -> Path:
+    """Return the name of a file until it is whole."""
+    return path.with_name(f".{path.name}.{mark}.part{path.suffix}")
 
 
 def _sync(path: Path) -> None:

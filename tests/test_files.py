@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +113,66 @@ def test_only_a_regular_file_counts_as_one(tmp_path):
     for special, what in ((tmp_path, "a directory"), (fifo, "a FIFO"), ("/dev/null", "a device")):
         with pytest.raises(UsageError, match=f"key: {special} is {what}; expected a file"):
             files.is_regular(type(tmp_path)(special), "key")
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".png", "", ".html"])
+def test_the_longest_name_that_is_allowed_can_be_written(tmp_path, suffix):
+    """And what is beside it meanwhile; one byte more is refused before anything is made."""
+    most = 255 - len(".") - len(".01234567.part") - len(suffix)
+    name = "\u00e9" * ((most - len(suffix)) // 2) + suffix
+    name = "x" * (most - len(os.fsencode(name))) + name
+    files.write(tmp_path / name, b"content")
+    (tmp_path / f"{name}.lock.01234567").touch()
+    longer = tmp_path / f"x{name}"
+    assert f"a name of {most + 1} bytes; expected at most {most}" in files.misfit(longer)
+    with pytest.raises(UsageError, match=f"key: a name of {most + 1} bytes"):
+        files.check_target(longer, "key")
+    with pytest.raises(UsageError), files.whole(longer):
+        pytest.fail("something was made")
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("x" * 256 + "/a.h5", "the name of a folder has 256 bytes; expected at most 255"),
+        ("/".join(["x" * 200] * 21), "the path has more than 40"),
+        ("a\0b", "no file can have the name 'a"),
+        ("\ud800/a", "no file can have the name 'a'"),
+        ("/", ""),
+        (".", ""),
+        ("", ""),
+    ],
+)
+def test_what_no_path_can_be_is_told_from_its_text(path, problem):
+    """Folders may still have to be made."""
+    found = files.misfit(Path(path))
+    assert found.startswith(problem) if problem else not found
+
+
+def test_only_a_file_or_a_link_to_one_is_a_target(tmp_path):
+    """A link is replaced; a device, a FIFO and a folder are not."""
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    (tmp_path / "null").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("new", "file", "link", "dangling"):
+        files.write(tmp_path / name, b"content" if name != "file" else b"precious")
+        assert not (tmp_path / name).is_symlink()
+    assert (tmp_path / "file").read_text() == "precious"
+    assert not (tmp_path / "gone").exists()
+    for name in ("stdout", "null", "fifo", "."):
+        with pytest.raises(UsageError, match="expected the name of a file"):
+            files.write(tmp_path / name, b"content")
+    assert (tmp_path / "stdout").is_symlink()
+
+
+def test_a_folder_called_like_a_part_stays(tmp_path):
+    """It is nobody's part, and no reason to fail."""
+    (tmp_path / ".a.h5.01234567.part.h5").mkdir()
+    files.remove_parts(tmp_path / "a.h5")
+    assert [*tmp_path.iterdir()]
 
 
 def test_what_is_no_file_has_a_word_for_it(tmp_path):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lsengine import store
 from lsengine.api.surface import Surface as Surface
 from lsengine.errors import UsageError
+from lsengine.files import is_regular
 from lsengine.report import inputs
 from lsengine.surface import Surface as Values
 from lsengine.surface.records import WeightHistograms
@@ -73,10 +74,10 @@ def render(
         kind = inputs.kind_of_surface(first, style)
     kind = kind or inputs.kind_of(str(first), style)
     if output is None:
-        if isinstance(first, Values) and not Path(first.source).is_file():
+        if isinstance(first, Values) and not is_regular(Path(first.source)):
             raise UsageError("render: this surface is in no file; say output")
         source = Path(first.source if isinstance(first, Values) else first)
-        output = source.with_name(f"{source.stem}-{kind}.{'html' if kind == 'html' else 'png'}")
+        output = source.parent / f"{source.stem}-{kind}.{'html' if kind == 'html' else 'png'}"
     render.check_output(output, kind)
     read = [s if isinstance(s, Values) else inputs.read([str(s)], kind)[0] for s in several]
     return Path(render.write(read, output, kind=kind, **look))

@@ -8,11 +8,13 @@ share one surface.  Elsewhere each process evaluates a shard, and the shards are
 from __future__ import annotations
 
 import contextlib
+import glob
 import importlib.util
 import json
 import logging
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -147,7 +149,7 @@ class _Team:
         parts = range(1, count + 1)
         files = {o: [o.with_suffix(f".shard-{k}.h5") for k in parts] for o in outputs}
         for output in outputs:  # of a call that was ended, by as many workers or others
-            _merge(output, sorted(output.parent.glob(f"{output.stem}.shard-*.h5")))
+            _merge(output, _left_shards(output))
             for part in files[output] if output.exists() else ():
                 shutil.copyfile(output, part)
         for k in parts:
@@ -307,6 +309,13 @@ def _raise_first(errors: Sequence[Exception], stop: str | None) -> None:
         raise error
     if stop is not None:
         raise Stopped(f"stopped by {stop}")
+
+
+def _left_shards(output: Path) -> list[Path]:
+    """Return the shards of a surface that are there, and no file of another one's."""
+    found = output.parent.glob(f"{glob.escape(output.stem)}.shard-*.h5")
+    number = re.compile(re.escape(output.stem) + r"\.shard-[0-9]+\.h5")
+    return sorted(path for path in found if number.fullmatch(path.name))
 
 
 def _merge(output: Path, shards: Sequence[Path]) -> str:

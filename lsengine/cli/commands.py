@@ -169,7 +169,7 @@ def render(parsed: argparse.Namespace) -> int:
     first = Path(parsed.surfaces[0])
     kind = parsed.kind or inputs.kind_of(parsed.surfaces[0], parsed.style, growing=parsed.watch)
     suffix = "html" if kind == "html" else "png"
-    output = parsed.output or first.with_name(f"{first.stem}-{kind}.{suffix}")
+    output = parsed.output or first.parent / f"{first.stem}-{kind}.{suffix}"
     render.check_output(output, kind)
     looks = {name: getattr(parsed, name) for name in ("quantity", "scale", "style", "levels")}
     looks["limits"] = tuple(parsed.limits) if parsed.limits else None
@@ -198,6 +198,8 @@ def compare(parsed: argparse.Namespace) -> int:
 
     if parsed.csv and parsed.csv.suffix != ".csv":  # a slip must not cost a surface
         raise UsageError(f"{parsed.csv}: expected a name that ends in .csv")
+    if parsed.csv:
+        files.check_target(parsed.csv)
     comparison = api.compare(parsed.surfaces, level=parsed.level, quantity=parsed.quantity)
     if parsed.csv:
         files.write(parsed.csv, compare.csv_text(comparison).encode())
@@ -246,7 +248,8 @@ def init(parsed: argparse.Namespace) -> int:
         return _list_parts(parsed.path, parsed.changes)
     if parsed.changes:
         raise UsageError("--set goes with --list; a starter job is written as it is")
-    if (path := parsed.path).exists():
+    path = parsed.path
+    if files.special(path) or files.is_regular(path):
         raise UsageError(f"{path}: exists; give another name")
     files.write(path, (Path(lsengine.__file__).parent / "job" / "starter.yaml").read_bytes())
     tell(f"{path}: try  lsengine train {path}  and then  lsengine eval {path}")

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from lsengine import devices, files
 from lsengine.data import pixel_stack
 from lsengine.data.pixel_stack import PixelStack
+from lsengine.errors import UsageError
 
 log = logging.getLogger(__name__)
 _SHARE = 8  # pixels up to this share of the memory that is free are read into it
@@ -63,6 +64,11 @@ def pixels(root: Path, images: Mapping[str, Sequence[Path]], how: str, decode: D
         key = _key(root, images, how)
     except (RuntimeError, OSError):  # this user has no home, or an image cannot be read
         return _decoded_in_memory(images, decode)
+    try:
+        files.check_target(path)
+    except UsageError as error:
+        log.warning("decoded images are not kept: %s", error)
+        return _decoded_in_memory(images, decode)
     if (found := _read(path, key, images)) is not None:
         return found
     try:
@@ -91,7 +97,7 @@ def cache_file(root: Path) -> Path:
         folder = f"{os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'}/lsengine"
     root = root.resolve()
     digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-    return Path(folder) / f"decoded-{root.name}-{digest}.npy"
+    return Path(folder) / f"decoded-{root.name[:40]}-{digest}.npy"
 
 
 def _key(root: Path, images: Mapping[str, Sequence[Path]], how: str) -> str:

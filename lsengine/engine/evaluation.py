@@ -137,7 +137,8 @@ def _evaluate_job(
                 writer = None
             run.outcome.verify()
         end(run.outcome.code)
-    except LsengineError as error:
+    except LsengineError as cause:
+        error = run.outcome.judged(cause)
         coordinator.shut_down(error.exit_code)  # what workers still report is written and counted
         raise run.outcome.stopped(error) if isinstance(error, Stopped) else error from None
     finally:

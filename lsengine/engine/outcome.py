@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine import store
+from lsengine import files, store
 from lsengine.engine.options import Options
-from lsengine.errors import CellsFailed, EnvironmentUnfit, Stopped
+from lsengine.errors import CellsFailed, EnvironmentUnfit, LsengineError, Stopped
 from lsengine.job import Job
 from lsengine.log import Progress
 from lsengine.store import CellResults
@@ -96,6 +96,7 @@ class Outcome:
     def __init__(self, job: Job, inventory: Inventory) -> None:
         self._job, self._inventory = job, inventory
         self._failed, self._done = set(inventory.failed), inventory.done
+        self._laid_out: os.stat_result | None = None
         self._start = time.monotonic()
         self._progress: Progress | None = None
 
@@ -129,11 +130,8 @@ class Outcome:
         try:
             stat = output.stat()
         except OSError as error:
-            raise EnvironmentUnfit(
-                f"{output}: the file that this run has written is not there any more "
-                f"({error.strerror}): it was removed or moved, or its file system has gone; bring "
-                "it back, and the same command goes on"
-            ) from None
+            raise self._gone(str(error.strerror)) from None
+        assert self._laid_out is not None
         if not os.path.samestat(stat, self._laid_out):
             raise EnvironmentUnfit(
                 f"{output}: is another file than the one this run has written, which has been "
@@ -174,6 +172,24 @@ class Outcome:
             return
         seconds = time.monotonic() - self._start
         log.info("%s: all %d cells are done; %.1f s", output, self._done, seconds)
+
+    def judged(self, error: LsengineError) -> LsengineError:
+        """Return why a run ends: a stop because the file is not there any more is none.
+
+        The lock goes with the file, and who misses it asks for a stop.
+        """
+        output = self._job.output
+        place = output.parent if self._laid_out is None else output
+        if isinstance(error, Stopped) and files.has_gone(place):
+            return self._gone(str(error))
+        return error
+
+    def _gone(self, reason: str) -> EnvironmentUnfit:
+        return EnvironmentUnfit(
+            f"{self._job.output}: the file that this run has written is not there any more "
+            f"({reason}): it was removed or moved, or its file system has gone; bring "
+            "it back, and the same command goes on"
+        )
 
     def stopped(self, error: Stopped) -> Stopped:
         """Return an error that also says how far the surface is."""

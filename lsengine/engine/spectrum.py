@@ -134,7 +134,8 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path) -> Spectru
         if stop:
             raise Stopped(f"stopped by {stop.signal}; nothing is kept of a spectrum half done")
 
-    if output.exists() and store.format_of(output) != store.SPECTRUM_FORMAT:
+    files.check_target(output)
+    if files.is_regular(output) and store.format_of(output) != store.SPECTRUM_FORMAT:
         raise UsageError(f"{output}: exists and is no spectrum; give another --output")
     files.make_folder(output.parent)
     document = job.document

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from lsengine import store
+from lsengine import files, store
 from lsengine.errors import UsageError
 from lsengine.surface import Surface
 from lsengine.wording import did_you_mean
@@ -80,9 +80,10 @@ def export(
         surface = store.read(surface)
     source = Path(surface.source)
     mark = f"-{to}" if form.suffix == source.suffix else ""
-    target = Path(output or source.with_name(f"{source.stem}{mark}{form.suffix}"))
+    target = Path(output or source.parent / f"{source.stem}{mark}{form.suffix}")
     if target.suffix.lower() != form.suffix:
         raise UsageError(f"--output {target}: --to {to} writes files that end in {form.suffix}")
+    files.check_target(target)
     module, _, function = form.writer.partition(":")
     write = getattr(import_module(f"lsengine.export.{module}"), function)
     return list(write(surface, target, **options))

@@ -23,8 +23,8 @@ def output(path: Path, surface: Surface) -> Iterator[Path]:
         EnvironmentUnfit: If it cannot be written.
     """
     source = Path(surface.source)
-    if path.exists():
-        if source.exists() and path.samefile(source):
+    if files.is_regular(path):
+        if files.is_regular(source) and path.samefile(source):
             raise UsageError(f"--output {path}: is the surface itself; choose another name")
         if (store.format_of(path) or "").startswith("lsengine-"):
             raise UsageError(

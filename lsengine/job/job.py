@@ -11,13 +11,14 @@ from typing import Any
 
 import yaml
 
+from lsengine import files
+from lsengine.errors import UsageError
 from lsengine.external import user_code
 from lsengine.job import rules
 from lsengine.job.checkpoint_paths import absolute as absolute
 from lsengine.job.checkpoint_paths import problem
 from lsengine.job.direction_types import Direction
 from lsengine.job.schema import Document, ModelSpec, TrajectorySpec
-from lsengine.wording import short
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,9 @@ def file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
         yield from _missing(source, "curve.to", job.curve.to, "")
         yield from _unwritable(absolute(source, job.curve.output) / "curve.pt", "curve.output")
     if surface or (command == "connect" and job.curve):
-        yield from _unwritable(absolute(source, job.output or "surfaces/x.h5"), "output")
+        output = absolute(source, job.output or f"surfaces/{job.name}.h5")
+        longest = f"{output.stem}-plane{output.suffix}"  # of those that connect writes
+        yield from _unwritable(output if surface else output.with_name(longest), "output")
     if command == "train" and job.train:
         yield from _unwritable(absolute(source, job.train.output) / "history.h5", "train.output")
     data, expected = job.data, {"arrays": "an .npz file", "text": "a text file"}
@@ -290,14 +293,15 @@ def _no_match(source: Path, key: str, written: str) -> Iterator[str]:
 
 
 def _unwritable(path: Path, key: str) -> Iterator[str]:
-    is_name, folder = "\0" not in str(path), path.parent
-    while is_name and not folder.exists() and folder != folder.parent:
+    try:
+        files.check_target(path, key)
+    except UsageError as error:
+        yield str(error)
+        return
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
         folder = folder.parent  # the rest is made when it is needed
-    if not is_name:
-        yield f"{key}: no file can have the name {short(path.name)}"
-    elif path.is_dir():
-        yield f"{key}: {path} is a directory; expected the name of a file"
-    elif not folder.is_dir():
+    if not folder.is_dir():
         yield f"{key}: {folder} is not a directory"
     elif not os.access(folder, os.W_OK | os.X_OK):
         yield f"{key}: cannot write in {folder}; check its permissions"

@@ -6,6 +6,7 @@ import atexit
 import faulthandler
 import functools
 import os
+import re
 import signal
 import socket
 import sys
@@ -25,13 +26,26 @@ def launched_size() -> int:
     """Return how many ranks the launcher says it started; 1 without a launcher.
 
     Only what a launcher sets for each rank is asked: a plain process in an allocation is one.
+
+    Raises:
+        EnvironmentUnfit: If that is no number.
     """
     for size in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "PALS_SIZE"):
         if size in os.environ:
-            return int(os.environ[size])
+            return _count(size)
     if "SLURM_PROCID" in os.environ and os.environ.get("SLURM_STEP_ID") not in _NO_STEPS:
-        return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+        return _count("SLURM_STEP_NUM_TASKS") if "SLURM_STEP_NUM_TASKS" in os.environ else 1
     return 1
+
+
+def _count(variable: str) -> int:
+    text = os.environ[variable]
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
+        raise EnvironmentUnfit(
+            f"{variable} is {text!a}; expected the number of ranks, which a launcher sets; unset "
+            "it, or start by the launcher anew"
+        )
+    return int(text)
 
 
 @functools.cache
@@ -47,7 +61,8 @@ def join() -> World:
     try:
         return meet()
     except EnvironmentUnfit as error:
-        if int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))):
+        rank = os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", ""))
+        if re.fullmatch("[1-9][0-9]*", rank):
             raise SystemExit(error.exit_code) from None  # once is enough
         raise
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lsengine import files
 from lsengine.errors import NothingToDraw, UsageError
 from lsengine.render.style import SCALES, STYLES, Style, find
 from lsengine.surface import Surface, cells
@@ -155,8 +156,9 @@ def check_output(path: str | Path, kind: str = "") -> Path:
             f"{path.suffix or '(none)'!r}; allowed: {', '.join(e[1:] for e in allowed)}"
             f"{did_you_mean(path.suffix.lower(), allowed)}"
         )
-    if path.is_dir():
+    if files.special(path) == "a directory":
         raise UsageError(f"{path}: is a folder; name a file in it, such as {path / 'a.png'}")
+    files.check_target(path)
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
     return path

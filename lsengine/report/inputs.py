@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lsengine import store
 from lsengine.errors import LsengineError, UsageError
+from lsengine.files import is_regular
 from lsengine.render import KINDS
 from lsengine.surface import Surface, cells
 from lsengine.surface.quantities import describe, preferred
@@ -60,7 +61,7 @@ def kind_of(path: str, style: str, *, growing: bool = False) -> str:
     unless it is still ``growing``.
     """
     plane = "surface" if style == "lit" else "filled"
-    if not Path(path).is_file():
+    if not is_regular(Path(path)):
         return plane
     form = store.format_of(Path(path))
     if form in _FORMATS:
@@ -94,10 +95,10 @@ def read_surfaces(paths: Sequence[str]) -> list[Surface]:
 def _check(path: Path, asked: str, wanted: str) -> None:
     """Refuse a readable file of another kind, and say what can be drawn of it."""
     needed = _SOURCES[wanted]
-    if is_job_file(path) and path.is_file():
+    if is_job_file(path) and is_regular(path):
         outputs = _outputs(path, wanted)
         raise UsageError(f"{path}: is a job file; {asked} needs {needed.words}{outputs}")
-    form = store.format_of(path) if path.is_file() else None
+    form = store.format_of(path) if is_regular(path) else None
     if form is None:
         return  # missing, damaged, foreign: the reader says what
     kind = _FORMATS.get(form, "surface")
@@ -123,7 +124,7 @@ def _outputs(path: Path, wanted: str) -> str:
     elif wanted == "history":
         folders = [job.path(job.document.train.output) for job in jobs if job.document.train]
         files = [folder / "history.h5" for folder in folders]
-    existing = [file for file in files if file.is_file()]
+    existing = [file for file in files if is_regular(file)]
     here = Path.cwd()  # paths as one would type them
     shown = [f.relative_to(here) if f.is_relative_to(here) else f for f in existing or files]
     names = listed(dict.fromkeys(shown), most=3)

@@ -11,6 +11,7 @@ import numpy as np
 
 from lsengine import job as jobs
 from lsengine import store
+from lsengine.files import is_regular
 from lsengine.report.inputs import is_job_file
 from lsengine.store import lock
 from lsengine.surface import FAILED, Surface, parts
@@ -77,7 +78,7 @@ def summaries(path: str | Path, only: str = "*") -> list[Summary]:
     if not is_job_file(path):
         return [summary(path)]
     return [
-        summary(job.output) if job.output.exists() else _not_started(job)
+        summary(job.output) if is_regular(job.output) else _not_started(job)
         for job in jobs.load_all(path, only=only)
     ]
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from lsengine import render
 from lsengine.errors import NothingToDraw, Stopped, UsageError
+from lsengine.files import is_regular
 from lsengine.report import inputs, status
 from lsengine.surface import Surface
 from lsengine.surface.records import History
@@ -51,7 +52,7 @@ def picture(paths: Sequence[str], kind: str, output: Path, *, every_s: float, **
 
     def look_again() -> bool:
         nonlocal last, message
-        absent = [path for path in paths if not Path(path).exists()]
+        absent = [path for path in paths if not is_regular(Path(path))]
         if absent:
             message = _say(f"waiting for {', '.join(absent)}", message)
             return False
@@ -95,7 +96,7 @@ def progress(path: str, only: str, *, every_s: float, as_json: bool) -> int:
 
     def look_again() -> bool:
         nonlocal last, lines
-        if not Path(path).exists():
+        if not is_regular(Path(path)):
             if inputs.is_job_file(path):
                 raise UsageError(f"{path}: no such job file")
             text, finished = f"{path}: not started", False

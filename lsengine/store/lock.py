@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lsengine import files
-from lsengine.errors import EnvironmentUnfit, SurfaceError
+from lsengine.errors import EnvironmentUnfit, Stopped, SurfaceError
 from lsengine.wording import control_character
 
 log = logging.getLogger(__name__)
@@ -81,9 +81,11 @@ def held(
         beat_s: Seconds between heartbeats.
 
     Raises:
+        UsageError: If the surface's name is too long, or something is there that is no file.
         SurfaceError: If another run holds the lock, or something else has its name.
-        EnvironmentUnfit: If it cannot be written.
+        EnvironmentUnfit: If it cannot be written, or the folder has gone in place of a `Stopped`.
     """
+    files.check_target(surface)
     path, mine = lock_path(surface), _identity()
     try:  # round again when the owner of a lock leaves meanwhile
         while not _create(path, mine) and not _take_over(path, mine, watch_s, tick):
@@ -98,6 +100,13 @@ def held(
     thread.start()
     try:
         yield
+    except Stopped as error:
+        if files.has_gone(surface.parent):  # the lock is lost with it, and nothing can go on
+            raise EnvironmentUnfit(
+                f"{surface.parent}: the folder is not there any more ({error}): it was removed or "
+                "moved, or its file system has gone; bring it back, and the same command goes on"
+            ) from None
+        raise
     finally:
         ended.set()
         thread.join()
@@ -127,7 +136,8 @@ def owner(surface: Path) -> dict[str, Any] | None:
 
 def _identity() -> _Owner:
     host = boot_id = socket.gethostname()
-    namespace, restarts = "", os.environ.get("SLURM_RESTART_COUNT", "0")
+    namespace, job = "", os.environ.get("SLURM_JOB_ID", "")
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     with contextlib.suppress(OSError):
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     with contextlib.suppress(OSError):
@@ -139,7 +149,7 @@ def _identity() -> _Owner:
         "pid_namespace": namespace,
         "pid": os.getpid(),
         "process_start": _process_start(os.getpid()),
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "slurm_job_id": job if re.fullmatch("[0-9A-Za-z_.-]{1,64}", job) else None,
         "slurm_restart_count": int(restarts) if re.fullmatch("[0-9]{1,9}", restarts) else 0,
         "heartbeat": 0,
     }

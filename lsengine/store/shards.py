@@ -61,13 +61,12 @@ def merge(shards: Sequence[Path], output: Path) -> Merged:
             cell that two files have; the output stays as it was.
         EnvironmentUnfit: If the disk is full or the folder cannot be written.
     """
-    exists = output.exists()
-    sources = [p for p in shards if not (exists and p.exists() and p.samefile(output))]
+    files.check_target(output)
+    exists = files.is_regular(output)
+    sources = [p for p in shards if not (exists and files.is_regular(p) and p.samefile(output))]
     if not sources:
         raise UsageError(f"{output}: is the only shard given; there is nothing to merge")
     read_attributes(sources[0])  # says what is wrong with it before a folder is made
-    if output.is_dir():
-        raise UsageError(f"{output}: is a directory; expected the name of a file")
     files.make_folder(output.parent)
     with lock.held(output, lost=lambda: None):
         if output.exists():

@@ -13,6 +13,7 @@ import numpy as np
 
 from lsengine import store
 from lsengine.errors import Stopped, UsageError
+from lsengine.files import is_regular
 from lsengine.job import Job
 from lsengine.job.schema import LaunchSpec
 from lsengine.ranks import StopRequest
@@ -36,7 +37,7 @@ class Cost:
 
 def of_surface(job: Job) -> Cost | None:
     """Return what the cells took that the surface has already, None if it has none."""
-    if not job.surface.exists():
+    if not is_regular(job.surface, "output"):
         return None
     surface = store.read(job.surface)
     return _cost(surface, int((~surface.done).sum()), f"{job.surface.name} itself")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lsengine import store, wording
+from lsengine import files, store, wording
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import Floats
 from lsengine.models import checkpoint
@@ -37,9 +37,10 @@ def histograms(
     """
     if output.suffix != ".h5":
         raise UsageError(f"{output}: expected a name that ends in .h5")
+    files.check_target(output)
     if not output.parent.is_dir():
         raise UsageError(f"{output}: there is no folder {output.parent}; make it first")
-    if output.exists() and store.format_of(output) != store.WEIGHTS_FORMAT:
+    if files.is_regular(output) and store.format_of(output) != store.WEIGHTS_FORMAT:
         raise UsageError(f"{output}: exists and is no file of weights; give another name")
     labels = _labels(paths, names)
     checkpoints = [checkpoint.load(path, key="histogram") for path in paths]

@@ -47,6 +47,15 @@ def alone(monkeypatch):
     monkeypatch.setattr(workers, "_launcher", lambda: None)
 
 
+def test_only_shards_of_the_same_surface_are_taken_up(tmp_path):
+    """Merged, they are removed: a name that looks like a pattern costs no other file."""
+    others = ["1.shard-1.h5", "[1].shard-x.h5", "[1].shard-1.shard-2.h5", "x[1].shard-1.h5"]
+    mine = ["[1].shard-1.h5", "[1].shard-12.h5"]
+    for name in others + mine:
+        (tmp_path / name).touch()
+    assert [path.name for path in workers._left_shards(tmp_path / "[1].h5")] == mine
+
+
 def test_ranks_make_the_same_bytes(tmp_path, capfd):
     """Of a network and a loss of no module that another process could import; nothing is said."""
 

@@ -105,6 +105,24 @@ def test_a_file_of_an_older_lsengine_beside_the_images_is_not_used(root, decodin
     assert len(decodings) == 4 * COUNT
 
 
+@pytest.mark.parametrize("kind", ["a FIFO", "a directory"])
+def test_what_is_no_file_is_no_cache_and_not_waited_for(root, decodings, caplog, kind):
+    """The images are decoded each time, with a warning that says what is in the way."""
+    path = pixel_cache.cache_file(root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path) if kind == "a FIFO" else path.mkdir()
+    first, second = _load(root), _load(root)
+    assert first.sha256 == second.sha256
+    assert len(decodings) == 4 * COUNT
+    assert f"decoded images are not kept: {path}: is {kind}" in caplog.text
+
+
+def test_the_longest_name_of_a_folder_has_a_cache(tmp_path):
+    """A file's name need not hold all of it."""
+    name = pixel_cache.cache_file(tmp_path / ("x" * 255)).name
+    assert not pixel_cache.files.misfit(tmp_path / name)
+
+
 def test_a_changed_image_is_seen(root, decodings):
     """Another content of one file, and a file more: all are decoded anew."""
     first = _load(root)

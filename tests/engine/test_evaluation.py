@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from lsengine import store
 from lsengine.engine import Options, evaluate, evaluation
-from lsengine.errors import Stopped
+from lsengine.errors import EnvironmentUnfit, Stopped
 from lsengine.report import status
 from lsengine.store import lock
 from tests.support.jobs import values, write_job
@@ -42,6 +43,22 @@ def test_a_clock_that_jumps_disturbs_nothing(make_job, monkeypatch, tmp_path):
     assert values(tmp_path / "jumps.h5") == values(tmp_path / "steady.h5")
     rate = status.summary(tmp_path / "jumps.h5").rate_per_s
     assert rate is None or 0 < rate < math.inf
+
+
+def test_a_folder_that_is_removed_during_a_run_is_no_stop(make_job, monkeypatch, tmp_path):
+    """The lock has gone with it: exit code 3, because the same command could not go on."""
+    monkeypatch.setattr(evaluation, "held", functools.partial(lock.held, beat_s=0.01))
+    write = store.Writer.write
+
+    def remove(writer, results):
+        write(writer, results)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+    monkeypatch.setattr(store.Writer, "write", remove)
+    model = {"arch": "testnets:Slow", "args": {"seconds": 0.02}, "checkpoint": "centre.pt"}
+    job = make_job(model=model, output="out/x.h5")
+    with pytest.raises(EnvironmentUnfit, match=r"not there any more .*loss of the surface's lock"):
+        evaluate([job], Options(progress="none", chunk=1), world=None)
 
 
 def test_several_jobs_in_one_launch(make_job, pool, tmp_path):

@@ -14,7 +14,7 @@ from lsengine import job as jobs
 from lsengine import store
 from lsengine.engine import Options, evaluate
 from lsengine.engine.outcome import Inventory, Outcome
-from lsengine.errors import CellsFailed, EnvironmentUnfit, Stopped
+from lsengine.errors import CellsFailed, EnvironmentUnfit, Stopped, UsageError
 from lsengine.store import CellResults, Layout
 from lsengine.surface import DONE, FAILED, MISSING
 from lsengine.surface.grid import make_grid
@@ -109,6 +109,26 @@ def test_a_run_that_is_stopped_says_how_far_the_surface_is(outcome):
     stopped = run.stopped(Stopped("stopped by SIGTERM"))
     assert str(stopped).startswith("stopped by SIGTERM: 38 of 45 cells of ")
     assert str(stopped).endswith("are done; the same command goes on with the rest")
+
+
+def test_a_stop_is_none_if_the_file_has_gone(outcome):
+    """Once it is laid out the file has to be there, before that its folder."""
+    run, stop, bug = (
+        outcome(),
+        Stopped("stopped by the loss of the surface's lock"),
+        UsageError("x"),
+    )
+    surface = run._job.output
+    surface.unlink()
+    assert run.judged(stop) is stop
+    surface.touch()
+    run.begin("none")
+    assert run.judged(stop) is stop
+    surface.unlink()
+    gone = run.judged(stop)
+    assert isinstance(gone, EnvironmentUnfit)
+    assert "is not there any more (stopped by the loss of the surface's lock)" in str(gone)
+    assert run.judged(bug) is bug
 
 
 def test_failed_cells_are_listed_by_their_place_and_reason(outcome):

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from lsengine.errors import EnvironmentUnfit
 from lsengine.ranks import launch
 from lsengine.ranks.signals import EarlySignal
 
@@ -55,6 +56,25 @@ def test_the_size_of_a_launch_is_what_a_launcher_sets_for_each_rank(bare, variab
     for name, text in variables.items():
         bare.setenv(name, text)
     assert launch.launched_size() == size
+
+
+@pytest.mark.parametrize("text", ["x", "", "0", "-2", "2.0", "\u0662", "9" * 5000, "1\n2"])
+@pytest.mark.parametrize(
+    "variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"]
+)
+def test_a_size_that_is_no_number_is_refused_with_its_variable(bare, variable, text):
+    """In one line, on one rank."""
+    bare.setenv("SLURM_PROCID", "0")
+    bare.setenv("SLURM_STEP_ID", "0")
+    bare.setenv("OMPI_COMM_WORLD_RANK", "x")
+    bare.setenv(variable, text)
+    for ask in (launch.launched_size, launch.join):
+        with pytest.raises(EnvironmentUnfit, match=f"{variable} is '.*expected the number") as no:
+            ask()
+        assert str(no.value).isprintable()
+    bare.setenv("OMPI_COMM_WORLD_RANK", "1")
+    with pytest.raises(SystemExit):
+        launch.join()
 
 
 def test_a_process_that_no_launcher_started_joins_nobody(bare):

@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from lsengine.errors import Stopped, SurfaceError
+from lsengine.errors import EnvironmentUnfit, Stopped, SurfaceError, UsageError
 from lsengine.ranks import StopRequest
 from lsengine.store import lock
 
@@ -135,6 +135,24 @@ def test_the_heartbeat_changes(tmp_path):
             assert time.monotonic() < end
             time.sleep(0.02)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("has_gone", [False, True])
+def test_a_stop_in_a_folder_that_has_gone_is_no_stop(tmp_path, has_gone):
+    """The same command could not go on; a lock that is removed alone leaves a stop a stop."""
+    path, lost = tmp_path / "folder" / "s.h5", threading.Event()
+    path.parent.mkdir()
+
+    def run():
+        with _hold(path, lost=lost.set, beat_s=0.05):
+            lock.lock_path(path).unlink()
+            if has_gone:
+                path.parent.rmdir()
+            assert lost.wait(5)
+            raise Stopped("stopped by the loss of its lock")
+
+    with pytest.raises(EnvironmentUnfit if has_gone else Stopped, match="the loss of its lock"):
+        run()
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -300,6 +318,27 @@ def test_a_count_of_restarts_that_is_no_number_counts_as_none(monkeypatch, count
     """Only a lock of an earlier round is then recognised later, by watching it."""
     monkeypatch.setenv("SLURM_RESTART_COUNT", count)
     assert lock._identity()["slurm_restart_count"] == 0
+
+
+@pytest.mark.parametrize("number", ["1\n2", "x" * 10_000, "", "\x1b[2J"])
+def test_a_job_number_that_is_none_makes_no_odd_lock(tmp_path, monkeypatch, number):
+    """Others can read the lock, and its owner removes it."""
+    monkeypatch.setenv("SLURM_JOB_ID", number)
+    with _hold(tmp_path / "s.h5"):
+        assert lock.owner(tmp_path / "s.h5")["slurm_job_id"] is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 240 + ".h5", "folder", "fifo"])
+def test_a_file_that_cannot_be_made_is_refused_before_its_lock(tmp_path, name):
+    """The lock's own name is longer."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(
+        UsageError, match=r"243 bytes; expected at most|expected the name of a file"
+    ):
+        _hold(tmp_path / name).__enter__()
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "fifo"}
 
 
 def test_a_process_whose_name_is_no_text_has_a_start(tmp_path):
