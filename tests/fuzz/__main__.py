@@ -33,7 +33,8 @@ def main() -> int:
         [w if "=" in w else f"{w}=" for w in asked.only]
     )
     if asked.first is not None:
-        batches = [driver.run(k, asked.first, n, keep=asked.keep) for k, n in wanted.items()]
+        parts = [(kind, asked.first, count) for kind, count in wanted.items()]
+        batches = driver.run(parts, keep=asked.keep)
         for number, args, what, text in (p for batch in batches for p in batch.problems):
             print(f"--- {number}: {args}\n{what}\n{text}")
         print(*(note for batch in batches for note in batch.notes), sep="\n")

@@ -12,9 +12,13 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
+from typing import Any
+
+from tests.fuzz import warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,56 +38,66 @@ class Batch:
     notes: list[str] = field(default_factory=list)
 
 
-def run(kind: str, first: int, count: int, *, keep: Path | None = None) -> Batch:
-    """Run cases of a kind in a confined worker; folders of those with problems go to ``keep``."""
-    begun, batch = monotonic(), Batch(kind, first, count)
-    codes: Counter[str] = Counter()
+def run(wanted: Sequence[tuple[str, int, int]], *, keep: Path | None = None) -> list[Batch]:
+    """Run cases in a confined worker: of each kind, from the first, so many.
+
+    Folders of those with problems go to ``keep``.
+    """
+    begun, codes = monotonic(), {kind: Counter[str]() for kind, _, _ in wanted}
+    batches = {kind: Batch(kind, first, count) for kind, first, count in wanted}
     folder = Path(tempfile.mkdtemp(prefix="lsengine-fuzz-"))
     try:
-        for told in _lines(kind, first, count, folder, batch):
+        for told in _lines(wanted, folder):
+            batch, number = batches[told["kind"]], str(told["number"])
             if "unmade" in told:
                 batch.unmade += 1
-                batch.notes.append(f"{told['number']}: {str(told['unmade'])[-300:]}")
-            codes.update(str(code) for code in told.get("codes", []))
-            batch.problems += [[str(told["number"]), *p] for p in told.get("problems", [])]
-        if keep is not None and batch.problems:
+                batch.notes.append(f"{number}: {str(told['unmade'])[-300:]}")
+            codes[batch.kind].update(str(code) for code in told.get("codes", []))
+            batch.problems += [[number, *p] for p in told.get("problems", [])]
+            batch.seconds, begun = round(batch.seconds + monotonic() - begun, 1), monotonic()
+        if keep is not None and any(batch.problems for batch in batches.values()):
             shutil.copytree(folder, keep, symlinks=True, dirs_exist_ok=True, ignore=_special)
     finally:
-        from tests.fuzz import warm
-
         warm.remove(folder)
-    batch.codes, batch.commands = dict(sorted(codes.items())), codes.total()
-    batch.seconds = round(monotonic() - begun, 1)
-    return batch
+    for kind, batch in batches.items():
+        batch.codes, batch.commands = dict(sorted(codes[kind].items())), codes[kind].total()
+    return list(batches.values())
 
 
-def _lines(kind: str, first: int, count: int, folder: Path, batch: Batch):  # type: ignore[no-untyped-def]
+def _lines(wanted: Sequence[tuple[str, int, int]], folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the worker's lines; a worker that ends early is started again after its last case."""
-    end = first + count
-    while first < end:
-        command = [sys.executable, "-m", "tests.fuzz.worker", folder, kind, first, end - first]
-        with (folder / "errors").open("a+") as errors:
-            process = subprocess.Popen(
-                [str(word) for word in command],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-                text=True,
-            )
-            assert process.stdout is not None
-            last = first - 1
-            for line in process.stdout:
-                told = json.loads(line)
-                last = told["number"]
-                yield told
-            if process.wait() or last < end - 1:
-                errors.seek(0)
-                text = errors.read()[-1500:]
-                batch.problems.append([str(last + 1), "", "the worker itself ended", text])
-                last += 1
-        shutil.rmtree(folder / "world", ignore_errors=True)
-        first = last + 1
+    left = [(kind, first, count) for kind, first, count in wanted if count]
+    while left:
+        for told in _of_one_worker(left, folder):
+            kind, number = told["kind"], told["number"]
+            left = left[[k for k, _, _ in left].index(kind) :]
+            left[0] = (kind, number + 1, left[0][1] + left[0][2] - number - 1)
+            yield told
+        left = [part for part in left if part[2]]
+        if left:
+            kind, first, count = left[0]
+            text = (folder / "errors").read_text(errors="replace")[-1500:]
+            yield {"kind": kind, "number": first, "problems": [["", "the worker ended", text]]}
+            left[0] = (kind, first + 1, count - 1)
+            left = [part for part in left if part[2]]
+
+
+def _of_one_worker(left: list[tuple[str, int, int]], folder: Path) -> Iterator[dict[str, Any]]:
+    shutil.rmtree(folder / "world", ignore_errors=True)
+    parts = [":".join(map(str, part)) for part in left]
+    with (folder / "errors").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fuzz.worker", str(folder), *parts],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            text=True,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            yield json.loads(line)
+        process.wait()
 
 
 def _special(folder: str, names: list[str]) -> set[str]:
@@ -107,7 +121,7 @@ def go_on(wanted: dict[str, int], results: Path, size: int, keep: Path) -> list[
         if (kind, first) not in have
     ]
     for first, kind, count in sorted(todo, key=lambda t: (t[0] / wanted[t[1]], t[1])):
-        batch = run(kind, first, count, keep=keep)
+        (batch,) = run([(kind, first, count)], keep=keep)
         done.append(batch)
         with results.open("a") as file:
             print(json.dumps(asdict(batch)), file=file)

@@ -48,10 +48,11 @@ def _command(rng: Random, world: World, folder: Path, shape: str, trusted: bool)
     if what == 2:
         two = [path, good] if rng.random() < 0.5 else [good, path]
         return Command(["merge", *two, "-o", merged], whole, {}, [path])
+    written = rng.choice(list(FORMATS))
     words: list[object] = [
         ["status", path],
         ["status", "--verify", path],
-        ["export", path, "--to", rng.choice(FORMATS), "-o", folder / "out.x"],
+        ["export", path, "--to", written, "-o", folder / f"out{FORMATS[written]}"],
         ["render", path, "-o", folder / "out.svg"],
     ][what - 3]
     return Command(words, refused_without_change=[path])  # type: ignore[arg-type]

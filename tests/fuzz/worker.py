@@ -14,22 +14,23 @@ import warnings
 from pathlib import Path
 
 from tests.fuzz import confined, warm, world
+from tests.fuzz.surfaces import FORMATS
 
 KINDS = ("surfaces", "flips", "jobs", "checkpoints", "places")
 
 
 def main() -> None:
     """Confine this process before it makes anything, and print what becomes of each case."""
-    folder, kind = Path(sys.argv[1]).resolve(), sys.argv[2]
-    first, count = int(sys.argv[3]), int(sys.argv[4])
+    folder = Path(sys.argv[1]).resolve()
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     confined.confine(folder)
     os.dup2(2, 1)
-    prepare = importlib.import_module(f"tests.fuzz.{kind}").prepare
     made = _warm_up(folder)
-    for number in range(first, first + count):
-        told = warm.case(prepare, made, number, folder / f"{kind}-{number}")
-        print(json.dumps({"number": number, **told}), file=lines)
+    for kind, first, count in (word.split(":") for word in sys.argv[2:]):
+        prepare = importlib.import_module(f"tests.fuzz.{kind}").prepare
+        for number in range(int(first), int(first) + int(count)):
+            told = warm.case(prepare, made, number, folder / f"{kind}-{number}")
+            print(json.dumps({"kind": kind, "number": number, **told}), file=lines)
 
 
 def _warm_up(folder: Path) -> world.World:
@@ -45,11 +46,12 @@ def _warm_up(folder: Path) -> world.World:
     }
     warnings.simplefilter("ignore")
     made = world.build(folder / "world", warm.call)
-    pictures = ("contour", "filled", "heatmap", "surface", "trajectory", "html")
-    for kind in pictures:
-        warm.call("render", made.good("plane"), "--as", kind, "-o", folder / f"tmp/{kind}.x")
-    for name in ("csv", "npz", "netcdf", "vts", "glb", "ply", "loss-landscape"):
-        warm.call("export", made.good("plane"), "--to", name, "-o", folder / f"tmp/{name}.x")
+    for kind in ("contour", "filled", "heatmap", "surface", "trajectory", "html"):
+        suffix = "html" if kind == "html" else "png"
+        warm.call("render", made.good("plane"), "--as", kind, "-o", folder / f"tmp/{kind}.{suffix}")
+    warm.call("render", made.good("curve"), "-o", folder / "tmp/curve.svg")
+    for name, suffix in FORMATS.items():
+        warm.call("export", made.good("plane"), "--to", name, "-o", folder / f"tmp/x{suffix}")
     warm.call("compare", made.good("plane"))
     warm.call("status", made.good("plane"))
     _forget_the_launch()
