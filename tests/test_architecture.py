@@ -60,7 +60,7 @@ ONLY = {  # foreign library: the modules or folders that may import it
     "trimesh": ("export/",),
     "vtkmodules": ("export/", "render/"),
     "plotly": ("render/html/",),
-    "subprocess": ("submit/slurm", "doctor/", "data/decoding", "api/workers"),
+    "subprocess": ("submit/slurm", "doctor/", "data/decoding", "api/workers", "store/guard"),
 }
 
 

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lsengine import files
 from lsengine.errors import LsengineError, SurfaceError, UsageError
-from lsengine.store import loss_landscape, structure
+from lsengine.store import digest, guard, loss_landscape, structure
 
 FORMAT, FORMAT_VERSION = "lsengine-surface", 3
 HISTORY_FORMAT = "lsengine-history"
@@ -38,8 +38,6 @@ PROVENANCE: dict[str, tuple[Any, Any]] = {
 # What HDF5 and NumPy raise over rotten bytes, depending on where they are.
 _DAMAGE = (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError)
 _BLOCK_BYTES = 2**20
-_UNREADABLE = "not a readable HDF5 file ({}); it is damaged or of another kind; move it away"
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _looked_at: dict[tuple[int, int, bool], tuple[int, int]] = {}  # size and time of change, by place
 
 
@@ -186,27 +184,25 @@ def plain_file(path: Path, *, is_written: bool = False) -> h5py.File:
         structure.Unfit: If it has more, is damaged or no HDF5 file.
         OSError: If it is not there or the system refuses it.
     """
-    with path.open("rb") as raw:
-        found, is_hdf5 = os.fstat(raw.fileno()), raw.read(len(_SIGNATURE)) == _SIGNATURE
-    place, version = (found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns)
-    if not is_hdf5:
-        raise structure.Unfit(_UNREADABLE.format("it does not begin like one"))
+    found = path.stat()
+    key, version = (found.st_dev, found.st_ino, is_written), (found.st_size, found.st_mtime_ns)
+    if _looked_at.get(key) == version:
+        return structure.opened(path)
+    fits = digest.state(path) is digest.State.FITS
+    if not fits:
+        guard.refuse_damaged(path)
+    file = structure.opened(path)
     try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        if error.errno:
-            raise
-        raise structure.Unfit(_UNREADABLE.format(error)) from None
-    try:
-        if _looked_at.get((*place, is_written)) != version:
-            structure.check(file, found.st_size, is_written=is_written)
-            _looked_at[(*place, is_written)] = version
+        has_filters = structure.check(file, found.st_size, is_written=is_written)
+        if has_filters and fits:  # a few bytes may become many
+            guard.refuse_damaged(path)
     except structure.Unfit:
         file.close()
         raise
     except _DAMAGE as error:
         file.close()
         raise structure.Unfit(f"damaged: {type(error).__name__}: {error}") from error
+    _looked_at[key] = version
     return file
 
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 import h5py
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
@@ -25,6 +26,8 @@ ATTRIBUTE_BYTES = 2**24
 CHUNKED_BYTES, CHUNKED_CELLS, CHUNKS = 2**28, 10**8, 100_000
 TEXTS, TEXT_BYTES = 100_000, 2**26
 _READ_BYTES = 2**30  # texts of any length that are read at once: no more than may have this
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_UNREADABLE = "not a readable HDF5 file ({}); it is damaged or of another kind; move it away"
 _SUPERBLOCK_BYTES = 48
 _POINTER_BYTES = 16  # of a string of any length, in the file
 _FILTERS = (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF)
@@ -57,6 +60,25 @@ class _Seen:
     texts: int = 0
     text_bytes: int = 0
     kinds: dict[bytes, str] = field(default_factory=dict)  # of types by their code
+
+
+def opened(path: Path) -> h5py.File:
+    """Open a file for reading, keeping nobody from writing it.  It is for `check` to look at.
+
+    Raises:
+        Unfit: If it is no HDF5 file.
+        OSError: If it is not there or the system refuses it.
+    """
+    with path.open("rb") as raw:
+        is_hdf5 = raw.read(len(_SIGNATURE)) == _SIGNATURE
+    if not is_hdf5:
+        raise Unfit(_UNREADABLE.format("it does not begin like one"))
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if error.errno:
+            raise
+        raise Unfit(_UNREADABLE.format(error)) from None
 
 
 def check(file: h5py.File, size: int, *, is_written: bool = False) -> bool:
