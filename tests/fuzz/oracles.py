@@ -23,6 +23,11 @@ def warned(ended: Ended) -> str:
     return "" if ended.code or "digest" in ended.text else "went on without digest, unsaid"
 
 
+def ended_with_0(check: Check) -> Check:
+    """Return a check that asks for exit code 0, too."""
+    return lambda ended: check(ended) if ended.code == 0 else f"exit code {ended.code}, not 0"
+
+
 def same_cells(good: Path, path: Path) -> Check:
     """Return a check: a command that ends with 0 leaves the good surface's values in a file."""
 

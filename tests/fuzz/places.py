@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -40,7 +41,20 @@ def prepare(world: World, folder: Path, number: int) -> list[Command]:
     shutil.copy(world.half(shape) if rng.random() < 0.7 else world.good(shape), surface)
     _surroundings(world, folder)
     job = world.job(shape, folder)
+    if rng.random() < 0.2:
+        return _struck(rng, world, job, surface)
     return [rng.choice((_locked, _locked, _surrounded, _named, _named))(rng, world, job, surface)]
+
+
+def _struck(rng: Random, world: World, job: Path, surface: Path) -> list[Command]:
+    """A signal at any moment; the same command goes on, to the good surface."""
+    number = rng.choice((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGKILL))
+    evaluation = ["eval", job, "--progress", "none"]
+    same = oracles.same_cells(world.good(surface.stem), surface)
+    return [
+        Command(evaluation, same, struck=(number, rng.uniform(0, 0.5))),
+        Command(evaluation, oracles.ended_with_0(same)),
+    ]
 
 
 def _surroundings(world: World, folder: Path) -> None:

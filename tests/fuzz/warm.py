@@ -46,12 +46,16 @@ class Ended:
 
 @dataclass
 class Command:
-    """One command of a case; ``check`` says what is wrong with its end, if anything."""
+    """One command of a case; ``check`` says what is wrong with its end, if anything.
+
+    ``struck`` are a signal that it gets, and after how many seconds.
+    """
 
     arguments: Sequence[object]
     check: Check = lambda ended: ""
     environment: dict[str, str] = field(default_factory=dict)
     refused_without_change: Sequence[Path] = ()
+    struck: tuple[int, float] | None = None
 
 
 def call(*arguments: object) -> int:
@@ -70,7 +74,7 @@ def run(command: Command, world: World, folder: Path) -> tuple[Ended, str]:
     before = {path: path.read_bytes() for path in command.refused_without_change if _is_plain(path)}
     ended = _forked(command, folder)
     return ended, _first(
-        _general(ended),
+        _general(ended, command.struck),
         "" if world.sentinels() == sentinels else "another file was written",
         _leaks(ended, folder),
         _changed(ended, before),
@@ -86,7 +90,9 @@ def _first(*problems: str) -> str:
     return next((problem for problem in problems if problem), "")
 
 
-def _general(ended: Ended) -> str:
+def _general(ended: Ended, struck: tuple[int, float] | None) -> str:
+    if struck and ended.code in (-struck[0], 130, 143):
+        return ""
     if ended.code == -signal.SIGXCPU or ended.code == -signal.SIGKILL:
         return f"hung, or took {ended.cpu_s:.0f} s"
     if ended.code < 0:
@@ -130,7 +136,7 @@ def _forked(command: Command, folder: Path) -> Ended:
     child = os.fork()
     if child == 0:
         _become(command, folder, printed)
-    status, usage = _wait(child)
+    status, usage = _wait(child, command.struck)
     text = printed.read_bytes().decode(errors="backslashreplace")
     printed.unlink()
     peak = usage.ru_maxrss * 1024 - memory
@@ -143,9 +149,11 @@ def _rss() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def _wait(child: int) -> tuple[int, resource.struct_rusage]:
+def _wait(child: int, struck: tuple[int, float] | None) -> tuple[int, resource.struct_rusage]:
     descriptor = os.pidfd_open(child)
     try:
+        if struck and not select.select([descriptor], [], [], struck[1])[0]:
+            os.kill(child, struck[0])
         if not select.select([descriptor], [], [], WALL_S)[0]:
             os.kill(child, signal.SIGKILL)
     finally:
