@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+_LONGEST_WORD = 100
+
 
 def did_you_mean(found: object, allowed: Iterable[str]) -> str:
     """Return ``; did you mean "x"?`` for the nearest allowed word, or an empty string.
@@ -17,6 +19,8 @@ def did_you_mean(found: object, allowed: Iterable[str]) -> str:
     Capitals, hyphens and underscores count for little; of two words that are equally near,
     the one that begins like ``found`` is meant.
     """
+    if len(str(found)) > _LONGEST_WORD:  # is no slip of the keyboard
+        return ""
     wanted, best, meant = _plain(str(found)), (0.6, 0, 0.0), ""
     for word in allowed:
         plain = _plain(word)
@@ -36,7 +40,10 @@ def _plain(word: str) -> str:
 
 def short(value: Any) -> str:
     """Return a value as a user would write it, cut to 60 characters."""
-    text = json.dumps(value, default=str) if not isinstance(value, float) else repr(value)
+    try:
+        text = repr(value) if isinstance(value, float) else json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):  # from Python, or as a key of YAML's
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lsengine import files
 from lsengine.errors import UsageError
 from lsengine.wording import listed
 
 Form = Literal["torch", "safetensors", "distributed"]
 
 _INDEX = ".index.json"
+_MOST_OF_AN_INDEX = 2**28
+_MOST_OF_A_NAME = 255
 _STEMS = ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model")
 _SUFFIXES = (".safetensors", ".bin")
 _TORCH = (".pt", ".pth", ".ckpt", ".bin", ".t7", ".tar", ".safetensors")
@@ -69,9 +72,12 @@ def problem(path: Path) -> str:
 
 
 def _members(path: Path) -> Members:
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  false where the system refuses to look
         return _of_folder(path)
+    is_there = files.is_regular(path)
     if path.name.endswith(_INDEX):
+        if not is_there:
+            raise UsageError(f"no such file: {path}")
         return _of_index(path)
     form: Form = "safetensors" if _is_safetensors(path) else "torch"
     return Members(form, (path,))
@@ -100,8 +106,10 @@ def _inner(folder: Path) -> Iterator[Path]:
         yield fsdp
     latest = folder / "latest"
     if latest.is_file():
-        tag = latest.read_text(errors="replace").strip()
-        if tag and "/" not in tag and (folder / tag).is_dir():
+        with latest.open(errors="replace") as file:
+            tag = file.read(_MOST_OF_A_NAME).strip()
+        is_name = tag not in ("", ".", "..") and not set(tag) & set("/\0")
+        if is_name and os.path.isdir(folder / tag):  # noqa: PTH112  as above
             yield folder / tag
     if any((folder / "checkpoint").glob("*_model_states.pt")):
         yield folder / "checkpoint"
@@ -125,19 +133,19 @@ def _of_deepspeed(folder: Path) -> Members:
 
 
 def _of_index(index: Path) -> Members:
+    if index.stat().st_size > _MOST_OF_AN_INDEX:
+        raise UsageError(f"{index} is longer than {_MOST_OF_AN_INDEX:,} bytes: no index of shards")
     try:
         names = set(json.loads(index.read_text())["weight_map"].values())
         shards = [index.parent / name for name in sorted(names)]
-    except FileNotFoundError:
-        raise UsageError(f"no such file: {index}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{index} is not an index of shards: it has no weight_map") from None
     if not shards:
         raise UsageError(f"{index} names no file")
     outside = [p.name for p in shards if p.parent != index.parent or p.name.endswith(_INDEX)]
     if outside:
         raise UsageError(f"{index} names what is not beside it: {listed(outside)}")
-    if missing := [p.name for p in shards if not p.is_file()]:
+    if missing := [p.name for p in shards if not files.is_regular(p)]:
         raise UsageError(f"{index} names files that are missing: {listed(missing)}")
     forms = {_members(shard).form for shard in shards}
     if len(forms) != 1:

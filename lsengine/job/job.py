@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,11 @@ from typing import Any
 
 import yaml
 
-from lsengine import files
-from lsengine.errors import UsageError
 from lsengine.external import user_code
 from lsengine.job import rules
 from lsengine.job.checkpoint_paths import absolute as absolute
-from lsengine.job.checkpoint_paths import problem
 from lsengine.job.direction_types import Direction
-from lsengine.job.schema import Document, ModelSpec, TrajectorySpec
+from lsengine.job.schema import Document, TrajectorySpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,109 +195,3 @@ def direction_files(job: Document) -> Iterator[tuple[str, str]]:
         for key in _DIRECTION_FILES:
             if getattr(spec, key, None) is not None:
                 yield f"directions.{axis}.{key}", getattr(spec, key)
-
-
-def matching(pattern: str) -> list[Path]:
-    """Return the checkpoints that match an absolute glob, sorted by name.
-
-    These are all files, and the folders that are checkpoints; hidden ones are left out.
-    """
-    return [path for path in _visible(pattern) if path.is_file() or not problem(path)]
-
-
-def hollow(pattern: str) -> list[str]:
-    """Return why folders that match an absolute glob are no checkpoints."""
-    return [problem(path) for path in _visible(pattern) if path.is_dir() and problem(path)]
-
-
-def _visible(pattern: str) -> list[Path]:
-    path = Path(pattern)
-    found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-    return sorted(p for p in found if not p.name.startswith(".") and (p.is_file() or p.is_dir()))
-
-
-def file_checks(source: Path, job: Document, command: str) -> Iterator[str]:
-    """Yield what is wrong with the files that a command needs."""
-    surface = command in ("eval", "trajectory")
-    if job.model and job.model.path:
-        yield from _no_network(source, job.model)
-    if (surface or command in ("spectrum", "connect")) and job.model and job.model.checkpoint:
-        hint = '; "lsengine train" of this job writes one' if job.train else ""
-        yield from _missing(source, "model.checkpoint", job.model.checkpoint, hint)
-    if surface:
-        for key, written in direction_files(job):
-            yield from _missing(source, key, written, "")
-        if (found := rules.trajectory_glob(job)) is not None:
-            yield from _no_match(source, *found)
-    if command == "connect" and job.curve:
-        yield from _missing(source, "curve.to", job.curve.to, "")
-        yield from _unwritable(absolute(source, job.curve.output) / "curve.pt", "curve.output")
-    if surface or (command == "connect" and job.curve):
-        output = absolute(source, job.output or f"surfaces/{job.name}.h5")
-        longest = f"{output.stem}-plane{output.suffix}"  # of those that connect writes
-        yield from _unwritable(output if surface else output.with_name(longest), "output")
-    if command == "train" and job.train:
-        yield from _unwritable(absolute(source, job.train.output) / "history.h5", "train.output")
-    data, expected = job.data, {"arrays": "an .npz file", "text": "a text file"}
-    if command != "any" and data and data.dataset in expected and data.root:
-        is_folder = data.dataset == "arrays" and absolute(source, data.root).is_dir()
-        if not is_folder:
-            hint = f"; expected {expected[data.dataset]}"
-            yield from _missing(source, "data.root", data.root, hint)
-
-
-def _no_network(source: Path, model: ModelSpec) -> Iterator[str]:
-    """Yield why a network cannot be made of the folders that a job names."""
-    for key, written, settings in (
-        ("model.path", model.path, "config.json"),
-        ("model.adapter", model.adapter, "adapter_config.json"),
-    ):
-        folder = absolute(source, written) if written else None
-        if folder is None:
-            continue
-        if not folder.is_dir():
-            yield (
-                f"{key}: no such folder: {folder}; expected one with {settings} and weights, as "
-                "save_pretrained writes it (nothing is downloaded)"
-            )
-        elif not (folder / settings).is_file():
-            yield f"{key}: {folder} has no {settings}; save_pretrained writes one"
-        elif found := problem(folder):
-            yield f"{key}: {found}"
-
-
-def _missing(source: Path, key: str, written: str, hint: str) -> Iterator[str]:
-    path = absolute(source, written)
-    is_checkpoint = key.endswith(("checkpoint", "curve.to"))
-    if path.is_dir():
-        expected = f"{path} is a directory; expected a file"
-        if found := problem(path) if is_checkpoint else expected:
-            yield f"{key}: {found}"
-    elif not path.is_file():
-        yield f"{key}: no such file: {path}{hint}"
-    elif not os.access(path, os.R_OK):
-        yield f"{key}: {path} cannot be read; check its permissions"
-
-
-def _no_match(source: Path, key: str, written: str) -> Iterator[str]:
-    pattern = absolute(source, written)
-    if pattern.is_dir():
-        yield f"{key}: {pattern} is a folder; expected a pattern such as {pattern / 'epoch_*.pt'}"
-    elif not matching(str(pattern)):
-        reasons = hollow(str(pattern))
-        yield f"{key}: no file matches {pattern}{f'; {reasons[0]}' if reasons else ''}"
-
-
-def _unwritable(path: Path, key: str) -> Iterator[str]:
-    try:
-        files.check_target(path, key)
-    except UsageError as error:
-        yield str(error)
-        return
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent  # the rest is made when it is needed
-    if not folder.is_dir():
-        yield f"{key}: {folder} is not a directory"
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        yield f"{key}: cannot write in {folder}; check its permissions"

@@ -1,30 +1,33 @@
 """Job files: YAML in, one validated value out, or every problem at once.
 
-The only module that reads or writes YAML.  A bad job is refused before torch or MPI is loaded.
+A bad job is refused before torch or MPI is loaded.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import re
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from lsengine.errors import JobError
-from lsengine.job import matrix, rules
-from lsengine.job.job import Job, absolute, file_checks
+from lsengine.job import matrix, plain, rules
+from lsengine.job.checkpoint_search import Search
+from lsengine.job.documents import parsed, read_mapping
+from lsengine.job.file_checks import file_checks
+from lsengine.job.job import Job, absolute
 from lsengine.job.messages import drop, explain
+from lsengine.job.plain import shown
 from lsengine.job.schema import Document
-from lsengine.wording import short
+from lsengine.wording import listed, short
 
-_MOST_VALUES = 100_000  # that aliases may stand for
+_MOST_PROBLEMS = 50  # that anybody reads
+_MOST_FILES = 20  # one on top of another
 _NEEDS = {
     **dict.fromkeys(("eval", "trajectory"), ("model.checkpoint", "directions", "grid")),
     "spectrum": ("model.checkpoint",),
@@ -46,7 +49,7 @@ def load(path: str | Path, *, command: str = "any", changes: Sequence[str] = ())
     """
     jobs = load_all(path, command=command, changes=changes)
     if len(jobs) > 1:
-        names = ", ".join(job.document.name for job in jobs)
+        names = listed(job.document.name for job in jobs)
         problem = f"matrix: makes {len(jobs)} jobs of this file, one is needed here: {names}"
         raise JobError(str(path), [problem])
     return jobs[0]
@@ -73,16 +76,20 @@ def load_all(
         documents = matrix.expanded(raw)
     except ValueError as error:
         raise JobError(str(path), [str(error)]) from None
-    jobs, problems = [], []
-    for content in documents:
-        if not fnmatchcase(str(content["name"]), only):
-            continue
-        job, of_job = _checked(content, source, command)
-        prefix = f"{content['name']}: " if len(documents) > 1 else ""
+    wanted = [d for d in documents if fnmatchcase(str(d["name"]), only)]
+    jobs: list[Job] = []
+    problems: list[str] = []
+    search = Search()
+    for content in wanted:
+        if len(problems) > _MOST_PROBLEMS:
+            problems.append(f"{len(wanted) - len(jobs):,} of the matrix's jobs are not looked at")
+            break
+        job, of_job = _checked(content, source, command, search)
+        prefix = f"{shown(content['name'])}: " if len(documents) > 1 else ""
         problems += [prefix + problem for problem in of_job]
         jobs.append(job)
-    if not jobs:
-        names = ", ".join(str(content["name"]) for content in documents)
+    if not wanted:
+        names = listed(shown(content["name"]) for content in documents)
         problems.append(f"no job's name matches {only}; there are: {names}")
     if not problems:
         problems += _shared_outputs(jobs, command)
@@ -122,18 +129,23 @@ def from_values(content: dict[str, Any], *, folder: Path, command: str, who: str
     Raises:
         JobError: With every problem.
     """
-    job, problems = _checked(content, folder / who, command)
+    job, problems = _checked(content, folder / who, command, Search())
     if problems:
         raise JobError(who, problems)
     return job
 
 
-def _checked(content: dict[str, Any], source: Path, command: str) -> tuple[Job, list[str]]:
+def _checked(
+    content: dict[str, Any], source: Path, command: str, search: Search
+) -> tuple[Job, list[str]]:
     """Return a job and what is wrong with it."""
+    problems = list(itertools.islice(plain.problems(content), _MOST_PROBLEMS))
+    if problems:  # nothing after this could handle it
+        return Job(source=source.absolute(), document=Document.model_construct()), problems
     document, problems = _validate(content)
     problems += rules.between_keys(document)
     problems += _needs(document, content, command)
-    problems += file_checks(source, document, command)
+    problems += file_checks(source, document, command, search)
     return Job(source=source.absolute(), document=document), problems
 
 
@@ -155,100 +167,17 @@ def _read_with_base(source: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(base, str):
         problem = f"extends: expected the name of a job file, got {short(base)}"
         raise JobError(str(source), [problem])
+    if problems := list(plain.problems({"extends": base})):
+        raise JobError(str(source), problems)
     chain = (*chain, source.absolute())
     if absolute(source, base) in chain:
         raise JobError(str(source), [f"extends: {base} extends itself"])
+    if len(chain) == _MOST_FILES:
+        problem = f"extends: more than {_MOST_FILES} files, each on top of the next"
+        raise JobError(str(source), [problem])
     inherited = _read_with_base(absolute(source, base), chain)
     inherited.pop("name", None)  # two jobs of one name would share a surface
     return matrix.merged(inherited, raw)
-
-
-def read_mapping(source: Path) -> dict[str, Any]:
-    """Return a YAML file's keys as they are written; raises `JobError`."""
-
-    def refuse(problem: str) -> JobError:
-        return JobError(str(source), [problem])
-
-    try:
-        text = source.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise refuse('no such file; "lsengine init" writes a starter job') from None
-    except IsADirectoryError:
-        raise refuse("is a directory; expected a YAML job file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise refuse(f"cannot be read as text: {error}") from None
-    try:
-        raw = parsed(text)
-    except ValueError as error:
-        raise refuse(str(error)) from None
-    if not isinstance(raw, dict):
-        found = "an empty file" if raw is None else type(raw).__name__
-        raise refuse(f'expected a mapping of keys such as "model:", got {found}')
-    return raw
-
-
-def parsed(text: str) -> Any:
-    """Return what YAML says, as job files are read.
-
-    Raises:
-        ValueError: If it is no YAML, too deep or too long, or would build objects.
-    """
-    try:
-        # _Loader is a SafeLoader: tags that build objects are refused.
-        value = yaml.load(text, Loader=_Loader)
-        json.dumps(value, default=str, skipkeys=True)  # as deep as anything after it goes
-    except _TooManyValues as error:
-        raise ValueError(str(error)) from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
-    except (RecursionError, ValueError):
-        raise ValueError("nested too deeply, or an alias stands for what it is part of") from None
-    return value
-
-
-class _TooManyValues(yaml.YAMLError):
-    """A few lines of aliases of aliases would fill the memory."""
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses repeated keys and reads ``1e-2`` as a number."""
-
-    def get_single_node(self) -> yaml.Node | None:
-        """Return the whole document, unless its aliases stand for too much."""
-        document = super().get_single_node()
-        sizes: dict[int, int] = {}
-        if document is not None and _size(document, sizes) > max(_MOST_VALUES, len(sizes)):
-            allowed = f"more than {_MOST_VALUES:,} values, which is the most that is allowed"
-            raise _TooManyValues(
-                f"its aliases (*name) stand for {allowed}; write fewer, or several files"
-            )
-        return document
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        keys = [self.construct_object(key, deep=True) for key in written]
-        repeated = {str(k) for k in keys if keys.count(k) > 1}
-        if repeated:
-            problem = f"key {', '.join(sorted(repeated))} is given twice"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Return how many values a node has with each alias written out; ``sizes`` are by identity."""
-    if id(node) not in sizes:
-        is_mapping = isinstance(node, yaml.MappingNode)
-        inner = [n for pair in node.value for n in pair] if is_mapping else node.value
-        many = isinstance(node, yaml.CollectionNode)
-        sizes[id(node)] = 1 + (sum(_size(n, sizes) for n in inner) if many else 0)
-    return sizes[id(node)]
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
 
 
 def _validate(raw: dict[str, Any]) -> tuple[Document, list[str]]:

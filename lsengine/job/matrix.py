@@ -13,11 +13,20 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lsengine.job.plain import shown
+
 _MOST_JOBS = 10_000
+_MOST_CHARACTERS = 20_000_000  # of all jobs
+_MOST_OF_A_LABEL = 200
+_PRINTED = 10**15
+_MOST_SECTIONS = 20
+_TOKEN = re.compile(r"\{([^{}]*)\}")
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +61,15 @@ def expanded(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
     axes = list(_axes(raw.get("matrix") or {}))
     count = math.prod(len(values) for _, values in axes)
     if count > _MOST_JOBS:
-        raise ValueError(f"matrix: makes {count:,} jobs; allowed: at most {_MOST_JOBS:,}")
+        said = f"{count:,}" if count < _PRINTED else f"more than {_PRINTED:,}"
+        raise ValueError(f"matrix: makes {said} jobs; allowed: at most {_MOST_JOBS:,}")
+    own = count * _characters(base)
+    total = own + sum(_characters(values) * count // len(values) for _, values in axes)
+    if count > 1 and total > _MOST_CHARACTERS:
+        raise ValueError(
+            f"matrix: makes {count:,} jobs of {total // count:,} characters; allowed: at most "
+            f"{_MOST_CHARACTERS:,} characters in all"
+        )
     documents = []
     for choice in itertools.product(*(values for _, values in axes)):
         document = copy.deepcopy(base)
@@ -76,7 +93,9 @@ def _axes(matrix: Any) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
         elif isinstance(values, list) and values:
             yield str(key), [(str(value), value) for value in values]
         else:
-            raise ValueError(f"matrix.{key}: expected a list of values or a mapping label: value")
+            raise ValueError(
+                f"matrix.{shown(key)}: expected a list of values or a mapping label: value"
+            )
 
 
 def put(document: dict[str, Any], key: str, value: Any, *, where: str) -> None:
@@ -87,20 +106,39 @@ def put(document: dict[str, Any], key: str, value: Any, *, where: str) -> None:
             ``where`` the value comes from.
     """
     *sections, last = key.split(".")
+    if len(sections) > _MOST_SECTIONS:
+        raise ValueError(f"{where}{shown(key)}: leads through too many sections")
     for section in sections:
         if document.get(section) is None:
             document[section] = {}
         document = document[section]
         if not isinstance(document, dict):
-            raise ValueError(f"{where}{key}: {section} is no section of the job")  # noqa: TRY004
+            raise ValueError(f"{where}{shown(key)}: {shown(section)} is no section of the job")  # noqa: TRY004
     document[last] = copy.deepcopy(value)
 
 
 def _filled(value: Any, labels: Mapping[str, str]) -> Any:
-    """Replace ``{key}`` in every string."""
+    """Replace ``{key}`` in every string.
+
+    Raises:
+        ValueError: If what takes its place is too long.
+    """
+
+    def label(match: re.Match[str]) -> str:
+        text = labels.get(match[0], match[0])
+        if len(text) > _MOST_OF_A_LABEL and text != match[0]:
+            raise ValueError(
+                f"matrix.{shown(match[1])}: a value of {len(text):,} characters cannot stand in "
+                "text; give it a label, label: value"
+            )
+        return text
+
     if isinstance(value, str):
-        for token, label in labels.items():
-            value = value.replace(token, label)
+        return _TOKEN.sub(label, value)
     if isinstance(value, dict):
         return {k: _filled(v, labels) for k, v in value.items()}
     return [_filled(v, labels) for v in value] if isinstance(value, list) else value
+
+
+def _characters(value: Any) -> int:
+    return len(json.dumps(value, default=str, skipkeys=True))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
+from lsengine.job.plain import shown
 from lsengine.job.schema import Document
 from lsengine.wording import did_you_mean, short
+
+_MOST = 50  # lines that anybody reads
 
 
 def drop(raw: Any, loc: tuple[int | str, ...]) -> None:
@@ -28,10 +32,15 @@ def drop(raw: Any, loc: tuple[int | str, ...]) -> None:
 def explain(error: ValidationError, raw: Any) -> list[str]:
     """Turn pydantic's errors into one line per key: what was found, what is allowed."""
     by_key: dict[str, list[str]] = {}
+    left_out: set[str] = set()
     for item in error.errors(include_url=False):
         key, owner = _key_path(item["loc"], raw, item["type"])
+        if key not in by_key and len(by_key) == _MOST:
+            left_out.add(key)
+            continue
         by_key.setdefault(key, []).append(_message(item, owner))
-    return [f"{key}: {' or '.join(dict.fromkeys(m))}" for key, m in by_key.items()]
+    lines = [f"{key}: {' or '.join(dict.fromkeys(m))}" for key, m in by_key.items()]
+    return lines + ([f"and {len(left_out):,} more"] if left_out else [])
 
 
 def _key_path(loc: tuple[int | str, ...], raw: Any, kind: str) -> tuple[str, str]:
@@ -47,7 +56,7 @@ def _key_path(loc: tuple[int | str, ...], raw: Any, kind: str) -> tuple[str, str
         except (KeyError, IndexError, TypeError):
             if depth < len(loc) or kind != "missing":
                 continue
-        keys.append(f"[{element}]" if isinstance(element, int) else f".{element}")
+        keys.append(f"[{element}]" if isinstance(element, int) else f".{shown(element)}")
     if kind.startswith("union_tag"):
         keys.append(".kind")
     return "".join(keys).lstrip(".") or "job", ".".join(str(e) for e in loc[:-1])
@@ -72,9 +81,14 @@ def _message(item: Mapping[str, Any], owner: str) -> str:
     return f"{text}, got {short(found)}"
 
 
+@functools.cache
+def _json_schema() -> dict[str, Any]:
+    return Document.model_json_schema()
+
+
 def _fields_at(owner: str) -> list[str]:
     """Return the keys allowed at a model path, found in the JSON schema."""
-    node = schema = Document.model_json_schema()
+    node = schema = _json_schema()
     for part in filter(None, owner.split(".")):
         options = [node, *node.get("anyOf", []), *node.get("oneOf", [])]
         options = [_dereference(o, schema) for o in options]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from lsengine.job.value_types import STRICT, Count, Fraction, NonNegative, Positive, Seed
+from lsengine.job.value_types import STRICT, Count, Epochs, Fraction, NonNegative, Positive, Seed
 
 
 class TrainSpec(BaseModel):
@@ -15,7 +15,7 @@ class TrainSpec(BaseModel):
     model_config = STRICT
 
     output: str
-    epochs: Count
+    epochs: Epochs
     save_every: Count = 10
     save_epochs: list[Annotated[int, Field(ge=0)]] = []
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -29,7 +29,7 @@ class TrainSpec(BaseModel):
     schedule: Literal["milestones", "cosine"] = "milestones"
     warmup: NonNegative = 0.0
     clip_norm: Positive | None = None
-    crop: Annotated[int, Field(ge=0)] = 0
+    crop: Annotated[int, Field(ge=0, le=10_000)] = 0
     flip: bool = False
     noise: NonNegative = 0.0
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0

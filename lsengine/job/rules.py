@@ -135,6 +135,7 @@ def _grid(job: Document) -> Iterator[str]:
 
 
 def _curve(job: Document) -> Iterator[str]:
+    yield from _size_of_curve(job)
     specs = directions_of(job)
     if is_curve_plane(job):
         if specs["alpha"] != specs["beta"]:
@@ -151,6 +152,14 @@ def _curve(job: Document) -> Iterator[str]:
         yield f"grid.alpha: got {list(spec)}; a curve goes from 0 to 1"
     if trajectory_glob(job) is not None:
         yield "trajectory: cannot be projected on a curve"
+
+
+def _size_of_curve(job: Document) -> Iterator[str]:
+    for key in ("points", "plane"):
+        points = getattr(job.curve, key, None) or 1
+        cells = points if isinstance(points, int) else math.prod(points)
+        if cells > _MOST_CELLS:
+            yield f"curve.{key}: makes {cells:,} cells; allowed: at most {_MOST_CELLS:,}"
 
 
 def _trajectory(job: Document) -> Iterator[str]:

@@ -16,13 +16,16 @@ from lsengine.job.loss import OPTIONS, Loss, LossSpec
 from lsengine.job.networks import NETWORKS
 from lsengine.job.recipes import TrainSpec as TrainSpec
 from lsengine.job.value_types import (
+    MOST,
     NAME,
     STRICT,
     TIME,
     AutoOrCount,
+    AutoOrThreads,
     AxisSpec,
     Count,
     Distinct,
+    Epochs,
     Fraction,
     Line,
     NonNegative,
@@ -139,11 +142,11 @@ class CurvatureSpec(Section):
     """How hard to look for the extreme eigenvalues of a cell's Hessian."""
 
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-2
-    max_products: Annotated[int, Field(ge=2)] = 200
+    max_products: Annotated[int, Field(ge=2, le=MOST)] = 200
     parameters: Literal["all", "moved"] = "all"
     only: Only = None
     ignore: Ignore = []
-    basis: Annotated[int, Field(ge=8)] = 32
+    basis: Annotated[int, Field(ge=8, le=10_000)] = 32
     precision: Literal["float32", "tf32"] = "float32"
 
 
@@ -159,14 +162,14 @@ class CurveSpec(Section):
     only: Only = None
     ignore: Ignore = []
     kind: Literal["bezier", "polygonal"] = "bezier"
-    bends: Count = 1
-    epochs: Count = 50
+    bends: Annotated[int, Field(ge=1, le=1000)] = 1
+    epochs: Epochs = 50
     batch_size: Count = 128
     lr: Positive = 0.01
     momentum: Fraction = 0.9
     weight_decay: NonNegative = 1e-4
     seed: Seed = 0
-    points: Annotated[int, Field(ge=2)] = 61
+    points: Annotated[int, Field(ge=2, le=MOST)] = 61
     plane: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
 
 
@@ -189,7 +192,7 @@ class LaunchSpec(Section):
 
     nodes: Count = 1
     ranks: Count | None = None
-    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    gpus_per_node: Annotated[int, Field(ge=0, le=MOST)] = 0
     gpu_type: Word | None = None
     gpu_binding: Literal["node", "task"] = "node"
     cores_per_rank: Count | None = None
@@ -209,13 +212,13 @@ class LaunchSpec(Section):
     launcher: Launcher = "openmpi"
     launcher_options: list[Line] = []
     coordinator: Literal["auto", "evaluates", "waits"] = "auto"
-    hang_s: Annotated[float, Field(gt=0)] = 600.0
+    hang_s: Positive = 600.0
 
 
 class Document(Section):
     """A whole job file."""
 
-    name: Annotated[str, Field(min_length=1, pattern=r"^[^/\x00]+$")]
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\x00-\x1f\x7f]+$")]
     model: ModelSpec
     data: DataSpec
     loss: Loss = "cross_entropy"
@@ -235,7 +238,7 @@ class Document(Section):
     batch_size: AutoOrCount = "auto"
     cells_per_pass: Literal[1, "auto"] = 1
     compile: bool = False
-    threads: AutoOrCount = "auto"
+    threads: AutoOrThreads = "auto"
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     writing: Literal["auto", "parallel", "gather"] = "auto"
     output: str | None = None

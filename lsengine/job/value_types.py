@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -18,26 +18,37 @@ from pydantic import (
 from lsengine.wording import control_character
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)  # of all sections
-Count = Annotated[int, Field(ge=1)]
+MOST = 2**31 - 1  # of anything that is counted
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-def _auto_or_count(value: Any, handler: Callable[[Any], Any]) -> Any:
-    if value == "auto":
-        return value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError('expected "auto" or an integer of at least 1')
-    return handler(value)
+def _auto_or(most: int) -> Any:
+    """Return the type of "auto", or an integer from 1 to ``most``."""
+
+    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+        if value == "auto":
+            return value
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError('expected "auto" or an integer of at least 1')
+        if value > most:
+            raise ValueError(f'expected "auto" or an integer of at most {most:,}')
+        return handler(value)
+
+    count = {"type": "integer", "minimum": 1, "maximum": most}
+    schema = WithJsonSchema({"anyOf": [{"const": "auto"}, count]})
+    return Annotated[Literal["auto"] | int, WrapValidator(check), schema]
 
 
-AutoOrCount = Annotated[
-    Literal["auto"] | int,
-    WrapValidator(_auto_or_count),
-    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
-]
+if TYPE_CHECKING:
+    AutoOrCount = Literal["auto"] | int
+    AutoOrThreads = Literal["auto"] | int
+else:
+    AutoOrCount, AutoOrThreads = _auto_or(MOST), _auto_or(4096)
 
 
 def _axis(value: Any, handler: Callable[[Any], Any]) -> Any:
@@ -54,12 +65,14 @@ def _axis(value: Any, handler: Callable[[Any], Any]) -> Any:
     if any(isinstance(v, bool) or not isinstance(v, int | float) for v in value[:2]):
         raise ValueError(f"{shape}; start and stop are numbers")
     start, stop = float(value[0]), float(value[1])
-    if not (math.isfinite(start) and math.isfinite(stop)):
-        raise ValueError(f"{shape}; start and stop are finite")
+    if not math.isfinite(stop - start):
+        raise ValueError(f"{shape}; start and stop are finite, and so is what is between them")
     if start > stop:
         raise ValueError(f"{shape}; start must not be greater than stop")
     if points == 1 and start != stop:
         raise ValueError(f"{shape}; with one point start and stop must be equal")
+    if points > 1 and (stop - start) / (points - 1) < 4 * math.ulp(max(abs(start), abs(stop))):
+        raise ValueError(f"{shape}; so many points between start and stop are not different")
     return (start, stop, points)
 
 

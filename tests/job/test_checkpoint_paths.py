@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lsengine.errors import UsageError
-from lsengine.job import checkpoint_paths, hollow, matching
+from lsengine.job import Search, checkpoint_paths
 
 
 def test_what_a_folder_lacks_is_said(tmp_path):
@@ -28,8 +28,9 @@ def test_folders_that_match_a_pattern(tmp_path):
     (tmp_path / "step-1" / "model.safetensors").touch()
     (tmp_path / "step-4.pt").touch()
     pattern = str(tmp_path / "*step-*")
-    assert [path.name for path in matching(pattern)] == ["step-1", "step-4.pt"]
-    (reason,) = hollow(pattern)
+    found = Search().find("trajectory.checkpoints", pattern)
+    assert [path.name for path in found.checkpoints] == ["step-1", "step-4.pt"]
+    (reason,) = found.hollow
     assert reason.startswith(f"{tmp_path / 'step-2'} is a directory; expected")
 
 

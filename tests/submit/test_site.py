@@ -19,7 +19,7 @@ from tests.support.scripts import sbatch_options, scripts_of
         ({"time": "4 hours"}, "launch.time"),
         ({"time": "2"}, "nothing is left to work in"),
         ({"time": "9" * 5000}, "launch.time"),
-        ({"partition": "a\x1b[2J"}, "launch.partition: expected one line of text without control"),
+        ({"partition": "a\x1b[2J"}, "launch.partition: holds the control character"),
         ({"launcher": "none", "ranks": 2}, "launcher: none starts one rank"),
         ({"nodes": 4, "ranks": 2}, "at least one for each of 4 nodes"),
         ({"gpu_binding": "task", "gpus_per_node": 2}, "task is applied by srun"),

@@ -22,7 +22,7 @@ from lsengine.engine.prepare import checkpoint_order
 from lsengine.engine.prepare.checkpoint_order import Order, Unit
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import CheckpointVectors
-from lsengine.job import Job, hollow, matching
+from lsengine.job import Job, Search
 from lsengine.job.schema import ModelSpec, TrainSpec
 from lsengine.models import checkpoint
 from lsengine.surface.records import History
@@ -109,10 +109,11 @@ def find(job: Job, tick: Tick = lambda: None) -> CheckpointSeries | None:
     if job.trajectory is None:
         return None
     key, pattern = job.trajectory
-    matches = matching(pattern)
+    found = Search().find(key, pattern)
+    matches = found.checkpoints
     if not matches:
         raise UsageError(f"{key}: no file matches {pattern}")
-    for reason in hollow(pattern):
+    for reason in found.hollow:
         log.warning("%s: left out: %s", key, reason)
     numbers = {path: checkpoint.numbers(path, key=key) for path in matches}
     order = checkpoint_order.ordered(numbers, key)
