@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,12 +64,17 @@ def test_a_walk_over_the_disk_ends(tree, monkeypatch):
 
 def test_folders_deeper_than_python_calls(tmp_path):
     """1,200 levels are walked through."""
-    here = Path.cwd()
-    os.chdir(tmp_path)
-    for _ in range(1200):
-        Path("d").mkdir()
-        os.chdir("d")
-    Path("x.pt").touch()
-    os.chdir(here)
-    found = Search().find("key", f"{tmp_path}/**/*.pt").checkpoints
+    folder, here = tmp_path / "deep", Path.cwd()
+    folder.mkdir()
+    try:
+        os.chdir(folder)
+        for _ in range(1200):
+            Path("d").mkdir()
+            os.chdir("d")
+        Path("x.pt").touch()
+        os.chdir(here)
+        found = Search().find("key", f"{folder}/**/*.pt").checkpoints
+    finally:
+        os.chdir(here)
+        subprocess.run(["rm", "-rf", folder], check=True)  # pytest could not
     assert [p.name for p in found] == ["x.pt"]
