@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import logging
 import os
 import stat
@@ -11,10 +12,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from lsengine.errors import EnvironmentUnfit, UsageError
 
 log = logging.getLogger(__name__)
+MOST_JSON = 2**24
 _POLL_S = 0.5
 _MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 4095
 _SPECIAL = {
@@ -117,6 +120,22 @@ def check_target(path: Path, where: str = "") -> None:
         raise UsageError(f"{where or path}: is a device; expected {expected}")
 
 
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        UsageError: As `is_regular`.
+        OSError: If it cannot be read.
+        ValueError: If it is no JSON, larger than `MOST_JSON`, or nested too deeply.
+    """
+    if is_regular(path) and path.stat().st_size > MOST_JSON:
+        raise ValueError(f"it has more than {MOST_JSON:,} bytes")
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file (hex).
 
@@ -124,6 +143,7 @@ def sha256(path: Path) -> str:
         UsageError: If it cannot be read.
     """
     try:
+        is_regular(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

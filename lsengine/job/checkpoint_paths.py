@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from lsengine.wording import listed
 Form = Literal["torch", "safetensors", "distributed"]
 
 _INDEX = ".index.json"
-_MOST_OF_AN_INDEX = 2**28
 _MOST_OF_A_NAME = 255
 _STEMS = ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model")
 _SUFFIXES = (".safetensors", ".bin")
@@ -83,7 +81,7 @@ def _members(path: Path) -> Members:
     return Members(form, (path,))
 
 
-def _of_folder(folder: Path) -> Members:
+def _of_folder(folder: Path, *, is_inner: bool = False) -> Members:
     for suffix in _SUFFIXES:
         for stem in _STEMS:
             for name in (f"{stem}{suffix}", f"{stem}{suffix}{_INDEX}"):
@@ -94,8 +92,8 @@ def _of_folder(folder: Path) -> Members:
         if not shards:
             raise UsageError(f"{folder} has .metadata, but no .distcp file; was it copied whole?")
         return Members("distributed", (folder / ".metadata", *shards))
-    for inner in _inner(folder):
-        return _members(inner)
+    for inner in () if is_inner else _inner(folder):
+        return _of_folder(inner, is_inner=True)
     return _of_deepspeed(folder)
 
 
@@ -133,12 +131,10 @@ def _of_deepspeed(folder: Path) -> Members:
 
 
 def _of_index(index: Path) -> Members:
-    if index.stat().st_size > _MOST_OF_AN_INDEX:
-        raise UsageError(f"{index} is longer than {_MOST_OF_AN_INDEX:,} bytes: no index of shards")
     try:
-        names = set(json.loads(index.read_text())["weight_map"].values())
+        names = set(files.read_json(index)["weight_map"].values())
         shards = [index.parent / name for name in sorted(names)]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise UsageError(f"{index} is not an index of shards: it has no weight_map") from None
     if not shards:
         raise UsageError(f"{index} names no file")

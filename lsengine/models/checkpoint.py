@@ -25,6 +25,7 @@ from lsengine.models import checkpoint_files, library_names, own_loading, progre
 from lsengine.models.checkpoint_files import digest as digest
 from lsengine.models.checkpoint_files import read as read
 from lsengine.models.misfits import explained, places
+from lsengine.models.pickle_values import Unsound
 from lsengine.models.progress import epoch_of as epoch_of
 from lsengine.models.progress import step_of as step_of
 from lsengine.models.state_dicts import Entry, Expected, Match
@@ -74,7 +75,10 @@ class Checkpoint:
             )
 
         state = by_place[max(by_place, key=rank)]
-        return {_plain(name, state): tensor for name, tensor in state.items()}
+        names = [name.replace("_orig_mod.", "") for name in state]
+        if all(name.startswith("module.") for name in names):
+            names = [name.removeprefix("module.") for name in names]
+        return dict(zip(names, state.values(), strict=True))
 
 
 def load(path: Path, *, key: str = "model.checkpoint", spec: ModelSpec | None = None) -> Checkpoint:
@@ -89,7 +93,10 @@ def load(path: Path, *, key: str = "model.checkpoint", spec: ModelSpec | None = 
         UsageError: If it cannot be read, is damaged, holds no parameters, or needs code.
     """
     content = checkpoint_files.content(path, key=key)
-    entries = state_dicts.entries(content.tree)
+    try:
+        entries = state_dicts.entries(content.tree)
+    except Unsound as error:
+        raise UsageError(f"{key}: {path} is not read: {error}") from None
     if not entries:
         _refuse_hollow(path, content, key)
     note, lacks_key = "", False
@@ -112,7 +119,7 @@ def _refuse_hollow(path: Path, content: checkpoint_files.Content, key: str) -> N
         raise UsageError(checkpoint_files.needs_code(path, key, list(content.passed_over)))
     found = f"one {type(content.tree).__name__}"
     if isinstance(content.tree, Mapping):
-        found = listed(content.tree) or "nothing"
+        found = listed(str(name)[:100] for name in content.tree) or "nothing"
         if state_dicts.holds_itself(content.tree):
             found = "a dict that holds itself"
     raise UsageError(
@@ -144,13 +151,6 @@ def _stripped(entries: list[Entry], spec: ModelSpec) -> tuple[list[Entry], str]:
     if not any(entry.name.startswith(spec.strip_prefix) for entry in entries):
         return entries, f"; no name begins with model.strip_prefix, {spec.strip_prefix}"
     return state_dicts.stripped(entries, spec.strip_prefix), ""
-
-
-def _plain(name: str, state: Mapping[str, Any]) -> str:
-    """Return a parameter's name without the prefixes that wrappers of models add."""
-    name = name.replace("_orig_mod.", "")
-    everywhere = all(k.replace("_orig_mod.", "").startswith("module.") for k in state)
-    return name.removeprefix("module.") if everywhere else name
 
 
 def numbers(path: Path, *, key: str) -> dict[str, float]:

@@ -9,13 +9,12 @@ In all functions ``key`` is the key path of the file in the job, for messages.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import pickle
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +26,8 @@ from lsengine import files
 from lsengine.errors import LsengineError, UsageError
 from lsengine.external.optional import library
 from lsengine.job.checkpoint_paths import members
+from lsengine.models import archives
+from lsengine.models.pickle_values import Foreign, Unsound
 from lsengine.wording import listed
 
 log = logging.getLogger(__name__)
@@ -43,23 +44,8 @@ _HARMLESS: list[Any] = [
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
 ]
-# Whoever names these in a file means harm; nothing of such a file is used.
-_HOSTILE: tuple[str, ...] = (
-    "builtins",
-    "__builtin__",
-    "os",
-    "posix",
-    "nt",
-    "sys",
-    "subprocess",
-    "runpy",
-    "pty",
-)
-_HOSTILE += ("importlib", "shutil", "socket", "ctypes", "code", "pickle", "marshal")
-# What of `builtins` the pickles of settings name: types, and how members of classes are found.
-_TYPES: tuple[str, ...] = ("list", "dict", "tuple", "set", "frozenset", "int", "float", "str")
-_TYPES += ("bool", "bytes", "object", "type", "slice", "range", "getattr")
-_MOST_CLASSES = 200  # that a file may name and torch does not know
+# What takes the place of an object that is filled like this.
+_FILLED: dict[str, type] = {"object": object, "dict": OrderedDict, "list": list}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +110,11 @@ def beside(path: Path) -> dict[str, Any]:
     """Return the values that Hugging Face's trainer wrote into a checkpoint's folder."""
     state = (path if path.is_dir() else path.parent) / "trainer_state.json"
     try:
-        found = json.loads(state.read_text())
-    except (OSError, ValueError):
+        found = files.read_json(state)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, UsageError) as error:
+        log.warning("%s is left out: %s", state, error)
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -136,10 +125,10 @@ def read(path: Path, *, key: str, mapped: bool = False) -> Any:
     Raises:
         UsageError: If it cannot be read, is damaged, or needs code.
     """
-    try:
-        return _load(path, key, mapped, {})
-    except _ForeignError as error:
-        raise UsageError(needs_code(path, key, [error.name])) from None
+    found = examined(path, key)
+    if found.foreign:
+        raise UsageError(needs_code(path, key, [*found.foreign][:1]))
+    return _load(path, key, found.can_map and mapped, {})
 
 
 def needs_code(path: Path, key: str, names: list[str]) -> str:
@@ -152,36 +141,45 @@ def needs_code(path: Path, key: str, names: list[str]) -> str:
     )
 
 
-class _ForeignError(Exception):
-    """A file names what torch does not know."""
-
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(message)
-        self.name = name
-
-
 def _of_torch(path: Path, key: str, mapped: bool) -> Content:
     """Read a file of torch's, and pass over objects of classes that torch does not know."""
-    can_map = path.is_file() and zipfile.is_zipfile(path)
-    stand_ins: dict[str, type] = {}
-    known = {f"builtins.{name}" for name in _TYPES}
-    while True:
-        try:
-            # Mapped while it may still fail: nothing is read twice.
-            tree = _load(path, key, can_map and (mapped or bool(stand_ins)), stand_ins)
-            break
-        except _ForeignError as error:
-            # torch leaves `builtins` away in its message.
-            name = f"builtins.{error.name}" if error.name in _TYPES else error.name
-            is_hostile = "." not in name or name.partition(".")[0] in _HOSTILE
-            is_known = name in stand_ins and not _adjusted(stand_ins, name, str(error))
-            if (is_hostile and name not in known) or is_known or len(stand_ins) >= _MOST_CLASSES:
-                raise UsageError(needs_code(path, key, [error.name])) from None
-            stand_ins.setdefault(name, _stand_in(name))
-    return Content(tree, tuple(stand_ins))
+    found = examined(path, key)
+    stand_ins = {name: _stand_in(name, _FILLED[kind]) for name, kind in found.foreign.items()}
+    return Content(_load(path, key, found.can_map and mapped, stand_ins), tuple(stand_ins))
 
 
-def _stand_in(name: str, made: type = object) -> type:
+def examined(path: Path, key: str) -> archives.Found:
+    """Return what a file of torch's has in it, once nothing speaks against reading it.
+
+    Raises:
+        UsageError: If it cannot be read, is damaged, would take much more memory than it has
+            bytes, or needs code.
+    """
+    if not files.is_regular(path, key):
+        raise UsageError(f"{key}: no such file: {path}")
+    try:
+        state = path.stat()
+        return _known(path, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    except PermissionError:
+        raise UsageError(f"{key}: {path} cannot be read; check its permissions") from None
+    except OSError as error:
+        raise UsageError(f"{key}: {path} cannot be read: {error.strerror}") from None
+    except Foreign as error:
+        raise UsageError(needs_code(path, key, [error.name])) from None
+    except Unsound as error:
+        reason = "" if str(error) == "damaged" else f": {error}"
+        raise UsageError(
+            f"{key}: {path} is not a checkpoint of torch, or damaged{reason}"
+        ) from None
+
+
+@lru_cache(maxsize=1000)  # a trajectory's checkpoints are read many times
+def _known(path: Path, *_: int) -> archives.Found:
+    """Look at a file, of these numbers of its place, size and time, once."""
+    return archives.examine(path)
+
+
+def _stand_in(name: str, made: type) -> type:
     """Return a class that takes whatever a file gives it, and makes something empty of it."""
 
     def new(cls: type, *_: Any, **__: Any) -> Any:
@@ -190,44 +188,23 @@ def _stand_in(name: str, made: type = object) -> type:
     def ignore(*_: Any, **__: Any) -> None:
         pass
 
-    body = {"__new__": new, "__init__": ignore, "__setstate__": ignore, "made": made}
-    return type(f"<{name}>", (), body)
-
-
-def _adjusted(stand_ins: dict[str, type], name: str, message: str) -> bool:
-    """Exchange the stand-in of a class whose objects are filled like a dict or a list."""
-    if vars(stand_ins[name])["made"] is not object:
-        return False
-    stand_ins[name] = _stand_in(name, list if "lists" in message else OrderedDict)
-    return True
+    return type(f"<{name}>", (), {"__new__": new, "__init__": ignore, "__setstate__": ignore})
 
 
 def _load(path: Path, key: str, mapped: bool, stand_ins: Mapping[str, type]) -> Any:
-    """Read a file of torch's; raises `_ForeignError` for what is neither known nor stood in for."""
+    """Read a file of torch's that has been looked at."""
     known = [*_HARMLESS, *((cls, name) for name, cls in stand_ins.items())]
     try:
-        with path.open("rb") as file, torch.serialization.safe_globals(known):
-            del file  # opened for its errors
+        with torch.serialization.safe_globals(known), archives.without_collection():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except FileNotFoundError:
-        raise UsageError(f"{key}: no such file: {path}") from None
-    except IsADirectoryError:
-        raise UsageError(f"{key}: {path} is a directory; expected a file") from None
-    except PermissionError:
-        raise UsageError(f"{key}: {path} cannot be read; check its permissions") from None
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError as error:  # other versions of torch may know less
         text = str(error)
-        for name in stand_ins:
-            if f"<{name}>" in text:
-                raise _ForeignError(name, text) from None
-        if "persistent_load" in text:
-            raise _ForeignError("torch.nn.Module", text) from None
         if "torch.distributed.tensor" in text:
-            raise _ForeignError("torch.distributed.tensor.DTensor", text) from None
+            raise UsageError(needs_code(path, key, ["torch.distributed.tensor.DTensor"])) from None
         if "GLOBAL" in text or "global" in text:
             pairs = pairwise(text.replace("`", " ").split())
             blamed = next((w for before, w in pairs if before == "GLOBAL"), "an unsupported type")
-            raise _ForeignError(blamed, text) from None
+            raise UsageError(needs_code(path, key, [blamed])) from None
         raise UsageError(f"{key}: {path} is not a checkpoint of torch, or damaged") from None
     except Exception as error:  # torch raises whatever a damaged file provokes
         _refuse_damaged(error, path, key, "torch")

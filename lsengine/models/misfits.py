@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 
 from lsengine.geometry.parameters import misfit
 from lsengine.models.state_dicts import Entry, Expected, Match, holds_numbers, reshaped
 from lsengine.wording import listed
 
+_MOST = 1000  # names that are compared with one
 _CHECK = "check model.arch and model.args"
 # What names of other kinds of checkpoints have in them, and the cure.
 _MARKS = {
@@ -34,7 +36,8 @@ def places(entries: Sequence[Entry]) -> list[str]:
 def explained(best: Match | None, entries: Sequence[Entry], expected: Expected) -> str:
     """Return what does not fit, as the end of a sentence, of the match that is nearest."""
     if best is None or (best.outside and best.prefix.rpartition(".")[2].isdecimal()):
-        fullest = max(places(entries) or [""], key=lambda p: sum(e.place == p for e in entries))
+        counts = Counter(entry.place for entry in entries)
+        fullest = max(places(entries) or [""], key=counts.__getitem__)
         others = [entry for entry in entries if entry.place == fullest]
         best = Match(prefix=fullest, used={}, missing=list(expected.needed), unexpected=others)
     odd = [n for n, e in best.used.items() if not holds_numbers(e.tensor)]
@@ -67,7 +70,7 @@ def _nearest(best: Match, expected: Expected) -> str:
     pairs = []
     for name in best.missing[:20]:
         shape = expected.tensors[name].shape
-        alike = [best.relative(e) for e in best.unexpected if e.tensor.shape == shape]
+        alike = [best.relative(e) for e in best.unexpected if e.tensor.shape == shape][:_MOST]
         if near := difflib.get_close_matches(name, alike, n=1, cutoff=0.6):
             pairs.append(f"{name} ({near[0]})")
     return f"; nearest in the file: {listed(pairs, most=3)}" if pairs else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lsengine.models import checkpoint_files
+from lsengine.models import checkpoint_files, state_dicts
 
 _EPOCH = ("epoch", "current_epoch", "cur_epoch", "epoch_num", "n_epoch")
 _STEP = (
@@ -27,6 +27,7 @@ _STEP = (
     "niter",
     "num_steps",
 )
+_BEYOND_EPOCHS, _BEYOND_FLOATS = 2**53, 2**1023
 _INNER = ("meta", "metadata", "trainer_state", "train_state", "progress", "info", "extra_state")
 
 
@@ -48,6 +49,7 @@ def numbers(tree: Any, path: Path) -> dict[str, float]:
 
 
 def _numbers(section: Mapping[Any, Any]) -> dict[str, float]:
+    """Return the numbers by name, without those that no float can hold."""
     found: dict[str, float] = {}
     names = {name for name, value in section.items() if isinstance(value, Tensor)}
     is_bare = bool(names - {*_EPOCH, *_STEP})  # then they are buffers of the network
@@ -55,13 +57,18 @@ def _numbers(section: Mapping[Any, Any]) -> dict[str, float]:
         if isinstance(value, bool):
             continue
         if isinstance(value, Tensor):
-            if value.numel() == 1 and not (is_bare or value.is_complex() or value.is_meta):
+            is_one = state_dicts.holds_numbers(value) and value.numel() == 1
+            if is_one and not (is_bare or value.is_complex()):
                 found[str(name)] = value.item()
-        elif isinstance(value, int | float):
+        elif isinstance(value, float) or (isinstance(value, int) and abs(value) < _BEYOND_FLOATS):
             found[str(name)] = value
-        elif isinstance(value, str) and name in (*_EPOCH, *_STEP) and value.isdecimal():
+        elif isinstance(value, str) and name in (*_EPOCH, *_STEP) and _is_number(value):
             found[str(name)] = int(value)
     return found
+
+
+def _is_number(text: str) -> bool:
+    return len(text) < 20 and text.isascii() and text.isdecimal()
 
 
 def epoch_of(numbers: Mapping[str, float]) -> int | None:
@@ -77,6 +84,6 @@ def step_of(numbers: Mapping[str, float]) -> int | None:
 def _whole(numbers: Mapping[str, float], names: tuple[str, ...]) -> int | None:
     for name in names:
         value = numbers.get(name)
-        if value is not None and float(value).is_integer():
+        if value is not None and float(value).is_integer() and abs(value) < _BEYOND_EPOCHS:
             return int(value)
     return None

@@ -16,14 +16,20 @@ import torch
 from torch import Tensor
 
 from lsengine.geometry.parameters import Parameters
+from lsengine.models.pickle_values import Unsound
 
 COUNTER = "num_batches_tracked"  # files older than torch 0.4.1 have none
-_MOST_NODES = 1_000_000
+_MOST_VALUES = 10_000_000  # in dicts and lists, at every place where they are
+_MOST_LEVELS = 500_000  # beginnings and ends of dicts and lists, likewise
+_MOST_TENSORS = 200_000
+_DEEPEST = 64  # dicts in dicts
+_MOST_NAME, _MOST_PARTS = 1000, 100  # characters of a full name, and dots in it
 _NODES = (Mapping, list, tuple)
 # Parts of a path that say nothing of which of several state dicts it is.
 _PLAIN = {"state_dict", "model_state_dict", "net_state_dict", "model_state", "model", "net"}
 _PLAIN |= {"network", "module", "weights", "params", "parameters", "state", "app", "_orig_mod"}
 _PLAIN |= {"_fsdp_wrapped_module", "_forward_module", "_checkpoint_wrapped_module"}
+_NO_NUMBERS = ("torch.bits", "torch.float4")  # types with which torch does not compute
 _MOST_GROUPS = 64  # that are looked at closely
 
 
@@ -87,30 +93,103 @@ class Expected:
 
 
 def entries(tree: Any) -> list[Entry]:
-    """Return all tensors of nested dicts that have a name; each loop is walked once."""
-    return [] if not isinstance(tree, Mapping) else list(_walk(tree, (), set(), [0]))
+    """Return all tensors of nested dicts that have a name; each loop is walked once.
+
+    Sparse tensors are made dense.
+
+    Raises:
+        Unsound: If there are too many or too deep ones, a name is too long, or the indices of a
+            sparse tensor are not within it.
+    """
+    if not isinstance(tree, Mapping):
+        return []
+    found: list[Entry] = []
+    seen = opened = 0
+    levels = [_Level.of(tree, "", 0)]
+    above = {id(tree)}
+    while levels:
+        level = levels[-1]
+        for name, value in level.items:
+            seen += 1
+            if isinstance(value, Tensor) and level.is_named:
+                found.append(Entry(level.place, _checked(str(name)), _dense(value)))
+            elif isinstance(value, _NODES) and id(value) not in above:
+                levels.append(_Level.of(value, _joined(level.place, str(name)), len(found)))
+                above.add(id(value))
+                break
+        else:
+            levels.pop()
+            if len(found) > level.before:  # what has no tensors is not walked again
+                above.discard(level.identity)
+        opened += 1
+        if seen > _MOST_VALUES or opened > _MOST_LEVELS or len(found) > _MOST_TENSORS:
+            raise Unsound(f"it has more than {_MOST_TENSORS:,} tensors, or too much beside them")
+        if len(levels) > _DEEPEST:
+            raise Unsound(f"it is nested more than {_DEEPEST} deep")
+    return found
 
 
-def _walk(node: Any, path: tuple[str, ...], above: set[int], seen: list[int]) -> Iterator[Entry]:
-    if id(node) in above or seen[0] > _MOST_NODES or not isinstance(node, _NODES):
-        return
-    above = above | {id(node)}
-    place = ".".join(path)
-    for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-        seen[0] += 1
-        if isinstance(value, Tensor) and isinstance(node, Mapping):
-            dense = value.detach().to_dense() if value.is_sparse else value.detach()
-            yield Entry(place, str(key), dense)
-        elif isinstance(value, _NODES):
-            yield from _walk(value, (*path, str(key)), above, seen)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Level:
+    """A dict or a list that is being walked."""
+
+    items: Iterator[tuple[Any, Any]]
+    is_named: bool
+    place: str
+    identity: int
+    before: int  # tensors found
+
+    @classmethod
+    def of(cls, node: Any, place: str, before: int) -> _Level:
+        is_named = isinstance(node, Mapping)
+        items = node.items() if is_named else enumerate(node)
+        return cls(
+            items=iter(items), is_named=is_named, place=place, identity=id(node), before=before
+        )
 
 
-def holds_itself(tree: Any, above: frozenset[int] = frozenset()) -> bool:
+def _joined(place: str, name: str) -> str:
+    return _checked(f"{place}.{name}" if place else name)
+
+
+def _checked(name: str) -> str:
+    if len(name) > _MOST_NAME or name.count(".") > _MOST_PARTS:
+        raise Unsound(f"it has a name of {len(name):,} characters, {name[:40]}...")
+    return name
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """Return a tensor without its history, a sparse one with all its zeros."""
+    if not tensor.is_sparse:
+        return tensor.detach()
+    try:
+        checked = torch.sparse_coo_tensor(
+            tensor._indices(), tensor._values(), tensor.shape, check_invariants=True
+        )
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise Unsound(f"it has a damaged sparse tensor: {reason}") from error
+    return checked.detach().to_dense()
+
+
+def holds_itself(tree: Any) -> bool:
     """Whether nested dicts have a loop."""
-    if id(tree) in above:
-        return True
-    inner = tree.values() if isinstance(tree, Mapping) else ()
-    return any(holds_itself(node, above | {id(tree)}) for node in inner)
+    above: set[int] = set()
+    done: set[int] = set()
+    steps = [(tree, True)]
+    while steps:
+        node, is_begun = steps.pop()
+        if not is_begun:
+            above.discard(id(node))
+            done.add(id(node))
+            continue
+        if id(node) in above:
+            return True
+        if isinstance(node, Mapping) and id(node) not in done:
+            above.add(id(node))
+            steps.append((node, False))
+            steps += [(value, True) for value in node.values()]
+    return False
 
 
 def matches(found: Sequence[Entry], expected: Expected) -> list[Match]:
@@ -184,7 +263,13 @@ def _heads(found: Sequence[Entry], key: str) -> Iterator[set[str]]:
     yield {path for path in paths if path == key}
     yield {path for path in paths if path.endswith(f".{key}")}
     named = {path for path in paths if key in path.rpartition(".")[2].split("_")}
-    yield {path for path in named if not any(path.startswith(f"{other}.") for other in named)}
+    yield {path for path in named if named.isdisjoint(_above(path))}
+
+
+def _above(path: str) -> Iterator[str]:
+    """Yield the paths that a path is below."""
+    while path := path.rpartition(".")[0]:
+        yield path
 
 
 def _below(entry: Entry, head: str) -> Entry:
@@ -271,12 +356,12 @@ def _match(
     match = Match(prefix=prefix, used=used, missing=missing)
     homes = {entry.place for entry in used.values()}
     is_one = len(homes) == 1  # else a dict of dicts, all of which count
+    apart: dict[str, None] = {}
     for entry in found:
         if id(entry) in ids or (entry.place not in homes and (is_one or "optim" in entry.place)):
             continue
         if entry.place not in homes and not prefix:
-            if entry.place not in match.apart:
-                match.apart.append(entry.place)
+            apart[entry.place] = None
             continue
         if not prefix or entry.full.startswith(f"{prefix}."):
             match.unexpected.append(entry)
@@ -284,6 +369,7 @@ def _match(
             entry.tensor.is_floating_point() or entry.tensor.is_complex()
         ):
             match.outside.append(entry)
+    match.apart = [*apart]
     return match
 
 
@@ -297,4 +383,5 @@ def _defects(match: Match, expected: Expected) -> tuple[int, int, int, bool, int
 def holds_numbers(tensor: Tensor) -> bool:
     """Whether a tensor holds plain numbers in memory."""
     is_there = not tensor.is_quantized and tensor.device.type != "meta"
+    is_there = is_there and not str(tensor.dtype).startswith(_NO_NUMBERS)
     return is_there and tensor.layout == torch.strided

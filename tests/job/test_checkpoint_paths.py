@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+
 import pytest
 
 from lsengine.errors import UsageError
@@ -51,3 +55,28 @@ def test_an_index_that_is_none(tmp_path, text, says):
     assert says in checkpoint_paths.problem(tmp_path)
     with pytest.raises(UsageError, match=r"^model\.checkpoint: "):
         checkpoint_paths.members(index, "model.checkpoint")
+
+
+def test_what_is_no_file_is_never_opened(tmp_path):
+    """A FIFO would keep it waiting for ever, a device has no end."""
+    os.mkfifo(tmp_path / "a.pt")
+    assert checkpoint_paths.problem(tmp_path / "a.pt").endswith("is a FIFO; expected a file")
+    assert "is a device" in checkpoint_paths.problem(Path("/dev/zero"))
+    assert "cannot be looked at" in checkpoint_paths.problem(tmp_path / ("a" * 300))
+    index = tmp_path / "model.safetensors.index.json"
+    for name in ("a.pt", "a" * 300, "a\0b"):
+        index.write_text(json.dumps({"weight_map": {"x": name}}))
+        assert checkpoint_paths.problem(index)
+
+
+def test_damaged_indices_and_marks_are_named(tmp_path):
+    """JSON in JSON, and a mark that leads back to its folder."""
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text("[" * 100_000)
+    assert "is not an index of shards" in checkpoint_paths.problem(index)
+    index.unlink()
+    for tag in (".", "..", "a" * 300, "again"):
+        (tmp_path / "latest").write_text(tag)
+        assert "is a directory; expected a file" in checkpoint_paths.problem(tmp_path)
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert "is a directory; expected a file" in checkpoint_paths.problem(tmp_path)

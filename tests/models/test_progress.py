@@ -17,6 +17,13 @@ NUMBERS = {
     "a setting": ({"hyper_parameters": {"epoch": 100}}, None, None),
     "buffers of the network": ({"weight": torch.ones(2), "step": torch.tensor(5)}, None, None),
     "a truth": ({"epoch": True}, None, None),
+    "beyond all floats": ({"epoch": 10**400, "step": "9" * 5000}, None, None),
+    "beyond all epochs": ({"epoch": 10**30, "step": 1e300}, None, None),
+    "tensors without one number": (
+        {"epoch": torch.eye(1).to_sparse(), "step": torch.empty(1, device="meta")},
+        None,
+        None,
+    ),
     "nothing": ([1, 2], None, None),
 }
 
@@ -27,3 +34,11 @@ def test_epoch_and_step(tmp_path, case):
     tree, epoch, step = NUMBERS[case]
     found = progress.numbers(tree, tmp_path / "a.pt")
     assert (progress.epoch_of(found), progress.step_of(found)) == (epoch, step)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"epoch": ' + "9" * 5000 + "}", "nonsense"])
+def test_a_damaged_file_beside_is_left_out(tmp_path, caplog, content):
+    """It says so, and the checkpoint counts."""
+    (tmp_path / "trainer_state.json").write_text(content)
+    assert progress.numbers({"epoch": 3}, tmp_path / "a.pt") == {"epoch": 3}
+    assert "trainer_state.json is left out" in caplog.text

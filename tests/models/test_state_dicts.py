@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from lsengine.errors import UsageError
+from lsengine.models import state_dicts
 from tests.support.state_dicts import (
     Attributes,
     Settings,
@@ -217,3 +218,31 @@ def test_other_precisions_are_not_rounded(tmp_path, state, dtype):
     taken(path, model)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, file[name].double() if tensor.is_floating_point() else tensor)
+
+
+def test_nesting_is_bounded(tmp_path, state, monkeypatch):
+    """Twenty thousand levels, and a dict that is in itself twice at every level."""
+    deep = wide = {"state_dict": state}
+    for _ in range(300):
+        deep = {"a": deep}
+    refused(write(tmp_path / "a.pt", deep), "is not read: it is nested more than 64 deep")
+    wide = {}
+    for _ in range(50):
+        wide = {"a": wide, "b": [wide, wide]}
+    assert_same(taken(write(tmp_path / "b.pt", {"state_dict": state, "wide": wide})), state)
+    monkeypatch.setattr(state_dicts, "_MOST_TENSORS", 5)
+    refused(tmp_path / "b.pt", "is not read: it has more than 5 tensors")
+
+
+def test_names_are_bounded(tmp_path):
+    """One of many parts takes its square; integers of many digits are names, too."""
+    refused(write(tmp_path / "a.pt", {"a." * 5000: torch.ones(1)}), "a name of 10,000 characters")
+    refused(write(tmp_path / "b.pt", {5: torch.ones(1)}), "unexpected: 5")
+
+
+def test_copies_by_the_thousand_are_told_apart_in_time(tmp_path, state):
+    """Where a word is part of many names, none of them is meant."""
+    copies = {f"a_ema{number}_ema": dict(state) for number in range(500)}
+    path = write(tmp_path / "a.pt", {"model": state, **copies})
+    assert_same(taken(path), state)
+    refused(path, "has no ema that is one state dict", checkpoint_key="ema")
