@@ -58,7 +58,7 @@ gpu-check: ## prove and time everything on a card in six minutes: no set-up; PYT
 soak: setup ## kill runs at random moments, 300 times
 	$(BIN)/python benchmarks/soak_kills.py
 
-fuzz: setup ## try 97,000 damaged and hostile files and jobs, confined: hours; a killed run goes on
+fuzz: setup ## try 100,000 damaged and hostile files and jobs, confined: hours; a killed run goes on
 	$(BIN)/python -m tests.fuzz --results fuzz.jsonl
 
 image: ## build the CPU container image without an engine, and run the demo in it (root, buildah)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tests.fuzz import driver
 
-ALL = {"surfaces": 30_000, "flips": 50_000, "jobs": 10_000, "checkpoints": 5_000, "places": 2_000}
+ALL = {"surfaces": 30_000, "flips": 50_000, "jobs": 10_000, "checkpoints": 5_000}
+ALL |= {"data": 3_000, "places": 2_000}
 
 
 def _wanted(words: list[str]) -> dict[str, int]:

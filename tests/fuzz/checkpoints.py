@@ -147,27 +147,29 @@ def _flawed(rng: Random, _: World, folder: Path, good: dict[str, Any]) -> Path:
     return path
 
 
-def _members(content: bytes) -> dict[str, bytes]:
+def members_of(content: bytes) -> dict[str, bytes]:
+    """Return the members of an archive by name."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def _archive(rng: Random, members: dict[str, bytes], *, deflated: bool = False) -> bytes:
+def archive(members: dict[str, bytes], *, deflated: bool = False) -> bytes:
+    """Return an archive of members."""
     file = io.BytesIO()
     how = zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED
-    with zipfile.ZipFile(file, "w", how) as archive:
+    with zipfile.ZipFile(file, "w", how) as made:
         for name, content in members.items():
-            archive.writestr(name, content)
+            made.writestr(name, content)
     return file.getvalue()
 
 
 def _other_pickle(rng: Random, world: World, folder: Path, good: dict[str, Any]) -> Path:
     """The pickle of an archive, changed in its operations."""
-    members = _members(_saved(rng, good))
+    members = members_of(_saved(rng, good))
     name = next(n for n in members if n.endswith("data.pkl"))
     members[name] = rng.choice(_PICKLES)(rng, members[name])
     path = folder / "ck.pt"
-    path.write_bytes(_archive(rng, members, deflated=rng.random() < 0.2))
+    path.write_bytes(archive(members, deflated=rng.random() < 0.2))
     return path
 
 
@@ -250,7 +252,7 @@ _PICKLES: tuple[Callable[[Random, bytes], bytes], ...] = (
 
 def _other_archive(rng: Random, world: World, folder: Path, good: dict[str, Any]) -> Path:
     """The archive itself: members missing, twice, elsewhere, packed, or of other sizes."""
-    members = _members(_saved(rng, good))
+    members = members_of(_saved(rng, good))
     names = list(members)
     name = rng.choice(names)
     what = rng.randrange(7)
@@ -270,7 +272,7 @@ def _other_archive(rng: Random, world: World, folder: Path, good: dict[str, Any]
         members[version] = rng.choice((b"99999999999999999999", b"-1", b"", b"x" * 1000, b"2\n"))
     else:
         return _packed(rng, world, folder, members, name)
-    content = bytearray(_archive(rng, members, deflated=rng.random() < 0.3))
+    content = bytearray(archive(members, deflated=rng.random() < 0.3))
     if rng.random() < 0.4:  # sizes and offsets of the central directory
         at = content.rfind(b"PK\x01\x02") + rng.choice((8, 10, 20, 24, 28, 42))
         content[at : at + 4] = struct.pack("<I", rng.choice((0, 1, 2**31, 2**32 - 1)))

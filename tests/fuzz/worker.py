@@ -17,8 +17,6 @@ from pathlib import Path
 from tests.fuzz import confined, stamps, warm, world
 from tests.fuzz.surfaces import FORMATS
 
-KINDS = ("surfaces", "flips", "jobs", "checkpoints", "places")
-
 
 def main() -> None:
     """Confine this process before it makes anything, and print what becomes of each case."""
