@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lsengine.wording import printable
+
 log = logging.getLogger(__name__)
 NOTICE = 25
 """The level of what a user wants to know of every rank, not only of rank 0."""
@@ -53,7 +55,7 @@ def callers(*, speaks: bool) -> Iterator[None]:
             handler = logging.StreamHandler(sys.stderr)
             handler.addFilter(lambda r: r.levelno >= logging.WARNING or r.name == __name__)
             root.setLevel(logging.INFO)
-        handler.setFormatter(logging.Formatter("lsengine: %(message)s"))
+        handler.setFormatter(_Formatter("lsengine:", has_level=False))
         root.addHandler(handler)
     _callers.append(speaks)
     try:
@@ -128,10 +130,13 @@ def _tqdm() -> Any:
 
 
 class _Formatter(logging.Formatter):
-    def __init__(self, head: str) -> None:
+    """Lines with a head, by default with the level of what is no plain news."""
+
+    def __init__(self, head: str, *, has_level: bool = True) -> None:
         super().__init__()
-        self._head = head
+        self._head, self._has_level = head, has_level
 
     def format(self, record: logging.LogRecord) -> str:
-        level = "" if record.levelno in (logging.INFO, NOTICE) else f" {record.levelname}"
-        return f"{self._head}{level} {record.getMessage()}"
+        is_plain = record.levelno in (logging.INFO, NOTICE) or not self._has_level
+        level = "" if is_plain else f" {record.levelname}"
+        return printable(f"{self._head}{level} {record.getMessage()}")

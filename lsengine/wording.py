@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 _LONGEST_WORD = 100
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def did_you_mean(found: object, allowed: Iterable[str]) -> str:
@@ -54,6 +56,18 @@ def control_character(text: str) -> str:
     """
     no_text = ("Cc", "Cs", "Zl", "Zp")
     return next((c for c in text if unicodedata.category(c) in no_text), "")
+
+
+def printable(text: str) -> str:
+    r"""Return a text without characters that a terminal obeys: they become escapes.
+
+    Ends of lines and tabs stay.
+
+    Example:
+        >>> printable("a\x1b[2Jb\n")
+        'a\\x1b[2Jb\n'
+    """
+    return _OBEYED.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def listed(things: Iterable[object], most: int = 5, separator: str = ", ") -> str:

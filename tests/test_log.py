@@ -118,3 +118,15 @@ def test_log_lines_of_a_library_are_the_callers(capsys, monkeypatch):
             logging.getLogger("lsengine.somewhere").info("by the way")
         assert capsys.readouterr().err == said
     assert (root.handlers, root.level, root.propagate) == ([], logging.NOTSET, True)
+
+
+def test_a_line_has_no_characters_that_a_terminal_obeys(capsys):
+    """Those of a name or a value are shown as escapes, whoever asked for the line."""
+    log.configure(0)
+    logging.getLogger("lsengine.x").warning("%s", "\x1b]0;title\x07")
+    logging.getLogger("lsengine").handlers.clear()
+    with log.callers(speaks=True):
+        logging.getLogger("lsengine.x").warning("%s", "\x1b]0;title\x07")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.endswith(r"\x1b]0;title\x07") for line in lines)

@@ -14,13 +14,17 @@ from typing import Any
 import lsengine
 from lsengine import files
 from lsengine.errors import UsageError
+from lsengine.wording import printable
 
 
 def tell(text: object) -> None:
-    """Print a result, if there is one, and anybody reads it: the work is done all the same."""
+    """Print a result, if there is one, and anybody reads it: the work is done all the same.
+
+    Characters that a terminal obeys are shown as escapes.
+    """
     with suppress(BrokenPipeError):
         if text != "":
-            print(text, flush=True)
+            print(printable(str(text)), flush=True)
 
 
 def _join() -> Any:

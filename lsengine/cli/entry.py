@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from lsengine.cli.parser import build_parser
 from lsengine.errors import LsengineError, Stopped
+from lsengine.wording import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +30,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         return int(parsed.run(parsed))
     except LsengineError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, BrokenPipeError):
         # Results are printed after the work, by `commands.tell`, which no broken pipe disturbs:

@@ -147,6 +147,24 @@ def _difference(ours: Array | None, theirs: Array | None) -> str | None:
     return None if distance <= _SAME * length else "leads elsewhere"
 
 
+def refuse_missing(path: Path, quantities: Sequence[str], of_checkpoints: Sequence[str]) -> None:
+    """Refuse a file that lacks datasets which its job fills, of cells or of its checkpoints.
+
+    Raises:
+        SurfaceError: Naming them, or what else is damaged.
+    """
+    surface = store.read(path)
+    missing = [name for name in quantities if name not in surface.quantities]
+    if surface.trajectory is not None:
+        columns = surface.trajectory.columns
+        missing += [f"trajectory/{n}" for n in of_checkpoints if n not in columns]
+    if missing:
+        raise SurfaceError(
+            f"{path}: damaged: {listed(missing)} not there, which this job fills; move the file "
+            "away"
+        )
+
+
 def refuse_other_metrics(surface: Path, attributes: dict[str, Any], metrics: Sequence[str]) -> None:
     """Refuse an objective that returns other metrics than when a surface was begun.
 

@@ -45,6 +45,7 @@ from lsengine.surface.identity import cell_identity, fingerprint
 
 log = logging.getLogger(__name__)
 Attributes = dict[str, str | int | float]
+_SETTLED = ("precision", "batch_size")  # of a file that is gone on with
 
 
 class Run:
@@ -157,9 +158,15 @@ class Run:
         """Go on with the file; return its attributes and why it refuses parallel writes."""
         output = self._job.output
         self._add_trajectory(tick)
-        attributes = store.read_attributes(output)
+        attributes = store.read_attributes(output, _SETTLED)
         compatibility.warn_of_differences(attributes, info)
-        compatibility.refuse_other_metrics(output, attributes, self.loaded.metrics)
+        job, dataset, metrics = self._job, self.loaded.dataset, self.loaded.metrics
+        compatibility.refuse_other_metrics(output, attributes, metrics)
+        compatibility.refuse_missing(
+            output,
+            prepare.quantity_names(job, dataset, metrics),
+            prepare.trajectory_quantity_names(job, dataset, metrics),
+        )
         twin = self._make_twin(self._directions(), tick)
         compatibility.refuse_other_twin(output, attributes, twin)
         refusal = store.refuses_parallel(output, world.comm_self) if parallel else None
@@ -231,7 +238,7 @@ class Run:
         )
         precision = info.precision
         if self._extended is not None:
-            extended = store.read_attributes(self._extended)
+            extended = store.read_attributes(self._extended, _SETTLED)
             batch_size, precision = int(extended["batch_size"]), str(extended["precision"])
         return {
             "lsengine_version": __version__,

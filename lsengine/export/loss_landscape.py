@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from lsengine.store import loss_landscape
 from lsengine.surface import Surface
 
 log = logging.getLogger(__name__)
+_MOST_ZEROS = 2**26  # float32, in the place of what does not move
 
 
 def write(surface: Surface, path: Path) -> list[Path]:
@@ -42,14 +44,15 @@ def write(surface: Surface, path: Path) -> list[Path]:
         beside = path.with_name(f"{path.stem}_directions.h5")
         track = surface.trajectory
         ratio = track.attributes.get("explained_variance_ratio") if track is not None else None
+        variance_ratio = None if ratio is None else np.atleast_1d(ratio)
+        content = loss_landscape.directions_file(directions, shapes, variance_ratio)
         with output(beside, surface) as part:
-            loss_landscape.write_directions(
-                part, directions, shapes, None if ratio is None else np.atleast_1d(ratio)
-            )
+            part.write_bytes(content)
         dir_file = beside.name
         written.append(beside)
+    content = loss_landscape.surface_file(surface, dir_file)
     with output(path, surface) as part:
-        loss_landscape.write(part, surface, dir_file)
+        part.write_bytes(content)
     return written
 
 
@@ -80,6 +83,14 @@ def _shapes(
             for parameters in directions.values()
             for name, array in parameters.items()
         ):
-            return shapes
+            zeros = sum(math.prod(shape) for name, shape in shapes.items() if name not in moved)
+            if zeros <= _MOST_ZEROS:
+                return shapes
+            log.warning(
+                "%s: its directions are not written: %s numbers of them are zero, which the "
+                "format wants written out",
+                *(source, f"{zeros:,}"),
+            )
+            return None
     log.warning("%s: its directions are not written: the file does not say their order", source)
     return None

@@ -5,7 +5,7 @@ Shape suffixes: B betas, A alphas, V vertices, F faces.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,8 @@ def mesh(surface: Surface, quantity: str | None = None, scale: str = "auto") -> 
     if not surface.is_plane:
         raise UsageError(f"{surface.source}: has one direction; a mesh needs a plane of two")
     described = describe(height(surface, quantity))
+    values = cells.drawable(surface.quantities[described.name])
+    surface = replace(surface, quantities={described.name: values})
     plane = cells.joined(cells.plane(surface, described))
     if not plane.finite.size:
         raise no_height(surface, described.name, plane.tally)

@@ -6,16 +6,20 @@ Shape suffixes: B betas, A alphas, R repeats, P points.
 from __future__ import annotations
 
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsengine.errors import UsageError
 from lsengine.export.output import height, no_height, output
 from lsengine.external.optional import library
 from lsengine.surface import Surface
 from lsengine.surface.cells import tally
 
 _HIDDEN = 2  # vtkDataSetAttributes.HIDDENPOINT
+_GHOSTS = "vtkGhostType"
+_QUOTES = {'"': "&quot;"}
 
 
 def write(surface: Surface, path: Path, *, quantity: str | None = None) -> list[Path]:
@@ -26,10 +30,13 @@ def write(surface: Surface, path: Path, *, quantity: str | None = None) -> list[
     and are hidden by ``vtkGhostType``, so that they leave holes.  Repeats lie side by side in y.
 
     Raises:
-        UsageError: If there is no such quantity, or no finite value of it.
+        UsageError: If there is no such quantity, or no finite value of it, or if one has a name
+            that VTK takes for its own.
         EnvironmentUnfit: If VTK is missing.
     """
     name = height(surface, quantity)
+    if _GHOSTS in surface.quantities:
+        raise UsageError(f"{surface.source}: {_GHOSTS} is VTK's own name; export it to csv")
     xml = library("vtkmodules.vtkIOXML", "vtk", "export --to vts")
     model = library("vtkmodules.vtkCommonDataModel", "vtk", "export --to vts")
     core = library("vtkmodules.vtkCommonCore", "vtk", "export --to vts")
@@ -46,12 +53,12 @@ def write(surface: Surface, path: Path, *, quantity: str | None = None) -> list[
     grid.SetPoints(points)
     arrays = {**surface.quantities, "status": surface.status}
     if hidden_P.any():
-        arrays["vtkGhostType"] = np.where(hidden_P, _HIDDEN, 0).astype(np.uint8)
+        arrays[_GHOSTS] = np.where(hidden_P, _HIDDEN, 0).astype(np.uint8)
     for array_name, values in arrays.items():
         array = to_vtk(np.ascontiguousarray(values).ravel(), deep=True)
-        array.SetName(array_name)
+        array.SetName(escape(array_name, _QUOTES))  # VTK writes names as they are
         grid.GetPointData().AddArray(array)
-    grid.GetPointData().SetActiveScalars(name)
+    grid.GetPointData().SetActiveScalars(escape(name, _QUOTES))
     writer = xml.vtkXMLStructuredGridWriter()
     writer.SetInputData(grid)
     writer.SetDataModeToAppended()

@@ -101,7 +101,7 @@ def validated(things: Sequence[Any], kind: str, look: Look) -> Request:
         _fits(surface, kind)
     request = replace(
         request,
-        surfaces=tuple(things),
+        surfaces=tuple(map(_drawable, things)),
         levels=style.levels if look.levels is None else look.levels,
         limits=style.limits if look.limits is None else look.limits,
         filled=look.filled and made_of != "either",
@@ -115,13 +115,34 @@ def validated(things: Sequence[Any], kind: str, look: Look) -> Request:
     return request
 
 
+def _drawable(surface: Surface) -> Surface:
+    drawn = {name: cells.drawable(values) for name, values in surface.quantities.items()}
+    is_same = all(drawn[name] is values for name, values in surface.quantities.items())
+    return surface if is_same else replace(surface, quantities=drawn)
+
+
+def _drawable_record(record: History | WeightHistograms) -> History | WeightHistograms:
+    if isinstance(record, History):
+        columns = {
+            name: values if name == "epoch" else cells.drawable(values)
+            for name, values in record.columns.items()
+        }
+        norms = cells.drawable(record.layer_norms)
+        return replace(record, columns=columns, layer_norms=norms)
+    groups = {
+        name: replace(bins, norms=cells.drawable(bins.norms), edges=cells.drawable(bins.edges))
+        for name, bins in record.groups.items()
+    }
+    return replace(record, groups=groups)
+
+
 def _records(things: Sequence[Any], kind: str, look: Look) -> tuple[Any, ...]:
     for name in ("levels", "limits"):
         if getattr(look, name) is not None:
             raise UsageError(f"render: a {kind} has no {name}; leave --{name} out")
     if not things or not all(isinstance(thing, RECORDS[KINDS[kind]]) for thing in things):
         raise UsageError(f"render: a {kind} is made of {KINDS[kind]} files only; name some")
-    return tuple(things)
+    return tuple(map(_drawable_record, things))
 
 
 def check_look(kind: str, scale: str | None = None, style: str | Path = "default") -> None:

@@ -103,7 +103,9 @@ def compare(
     named = [s.renamed(name) for s, name in zip(surfaces, names, strict=True)]
     rows = []
     for surface in named:
-        measures, notes = (_plane if surface.is_plane else _curve)(surface, chosen, level)
+        with np.errstate(all="ignore"):  # of what is too large for arithmetic nothing is known
+            measures, notes = (_plane if surface.is_plane else _curve)(surface, chosen, level)
+        measures = {name: measure.known() for name, measure in measures.items()}
         told = (*notes, *_reasons(measures))
         rows.append(Row(name=surface.name, source=surface.source, measures=measures, notes=told))
     return Comparison(tuple(rows), chosen, level)

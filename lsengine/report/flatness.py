@@ -9,6 +9,7 @@ Shape suffixes: B betas, A alphas, N points, T triangles, K rays.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
@@ -38,6 +39,13 @@ class Measure:
     is_bound: bool = False  # whether the truth is ``value`` or more
     spread: tuple[float, float] | None = None  # first and third quartile over repeats
     why: str = ""  # it is not known, or only a bound
+
+    def known(self) -> Measure:
+        """Return the measure, as not known if its arithmetic has overflowed."""
+        numbers = (self.value, *(self.spread or ()))
+        if all(number is None or math.isfinite(number) for number in numbers):
+            return self
+        return Measure(None, why="values are too large for arithmetic")
 
 
 @dataclass(frozen=True, slots=True)

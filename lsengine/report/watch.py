@@ -23,6 +23,7 @@ from lsengine.files import is_regular
 from lsengine.report import inputs, status
 from lsengine.surface import Surface
 from lsengine.surface.records import History
+from lsengine.wording import printable
 
 CALM_S = 5.0  # a page that loads itself anew more often cannot be read
 
@@ -67,7 +68,7 @@ def picture(paths: Sequence[str], kind: str, output: Path, *, every_s: float, **
             if complete or all(len(history.columns["epoch"]) > 1 for history in histories):
                 live = {"reload_s": max(every_s, CALM_S)} if kind == "html" and not complete else {}
                 render.write(drawables, output, kind=kind, **live, **look)
-                print(f"{output}: {', '.join(progress)}", flush=True)
+                print(printable(f"{output}: {', '.join(progress)}"), flush=True)
                 return complete
         except NothingToDraw:
             if complete:
@@ -107,7 +108,7 @@ def progress(path: str, only: str, *, every_s: float, as_json: bool) -> int:
             text = "\n".join(words)
         if text != last:
             again = sys.stdout.isatty() and not as_json and lines
-            print((f"\033[{lines}A\033[J" if again else "") + text, flush=True)
+            print((f"\033[{lines}A\033[J" if again else "") + printable(text), flush=True)
             last, lines = text, text.count("\n") + 1
         return finished
 
@@ -172,7 +173,7 @@ def _interrupted() -> int:
 def _say(message: str, last: str) -> str:
     """Print a message unless it is the last one again, and return it."""
     if message != last:
-        print(message, flush=True)
+        print(printable(message), flush=True)
     return message
 
 

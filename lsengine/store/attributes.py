@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from lsengine.store.validation import Content
+from lsengine.surface.identity import PRECISIONS
+from lsengine.wording import short
 
 _TEXTS = (
     *("format", "lsengine_version", "name", "job", "identity", "fingerprint", "cell_fingerprint"),
@@ -37,13 +39,17 @@ TRAJECTORY_KINDS: Mapping[str, str] = {
 _POSITIVE = ("batch_size", "threads", "cells_per_pass")
 
 
-def read(content: Content) -> dict[str, Any]:
+def read(content: Content, required: Collection[str] = ()) -> dict[str, Any]:
     """Return the root attributes of a surface; those that are JSON have the right form.
 
     Raises:
-        SurfaceError: If one has not.
+        SurfaceError: If one has not, or if one that is ``required`` is not there.
     """
-    attributes = content.attributes(KINDS)
+    attributes = content.attributes(KINDS, required)
+    if attributes.get("precision", "float32") not in PRECISIONS:
+        allowed = ", ".join(PRECISIONS)
+        found = short(attributes["precision"])
+        raise content.damage(f"attribute precision is {found}; expected one of {allowed}")
     for name in _POSITIVE:
         if not 1 <= attributes.get(name, 1) < 2**63:
             raise content.damage(f"attribute {name} is {attributes[name]}; expected 1 or more")

@@ -35,7 +35,7 @@ def axes(content: Content) -> dict[str, NDArray[np.float64]]:
         raise content.damage(f"the axes of status are {' x '.join(names)}; expected {allowed}")
     found = {}
     for name, length in zip(names, dataset.shape, strict=True):
-        found[name] = content.finite(name, (length,))
+        found[name] = content.places(name, (length,))
         if not length:
             raise content.damage(f"{name} has no coordinates")
     return found
@@ -95,7 +95,7 @@ def trajectory(content: Content, *, is_plane: bool) -> Trajectory | None:
 
 def _column(inner: Content, name: str, shape: Sequence[int]) -> NDArray[Any]:
     if name in ("alpha", "beta"):
-        return inner.finite(name, shape)
+        return inner.places(name, shape)
     if name in PROVENANCE:
         return inner.array(name, (PROVENANCE[name][0],), shape)
     if name in ("source", "sha256"):
@@ -111,12 +111,12 @@ def curve(content: Content) -> PlaneCurve | None:
     if "curve" not in content:
         return None
     inner = content.inner("curve")
-    alpha, control = (inner.finite(f"{of}alpha", (None,)) for of in ("", "control_"))
-    beta, other = inner.finite("beta", alpha.shape), inner.finite("control_beta", control.shape)
+    alpha, control = (inner.places(f"{of}alpha", (None,)) for of in ("", "control_"))
+    beta, other = inner.places("beta", alpha.shape), inner.places("control_beta", control.shape)
     if len(alpha) < 2 or len(control) < 2:
         raise content.damage("curve has fewer than two points")
     return PlaneCurve(
         np.stack([alpha, beta], axis=1),
         np.stack([control, other], axis=1),
-        inner.finite("control_distance", control.shape),
+        inner.places("control_distance", control.shape),
     )

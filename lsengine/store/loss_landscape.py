@@ -12,8 +12,10 @@ Shape suffixes: B betas, A alphas; a curve is (A,).
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +95,9 @@ def read(content: Content, path: Path) -> Surface:
 
 
 def _coordinates(content: Content, name: str) -> NDArray[np.float64]:
-    found = content.array(name, ("f2", "f4", "f8", "i4", "i8"), (None,))
-    values = np.asarray(found, np.float64)
-    if not values.size or not np.isfinite(values).all():
-        raise content.damage(f"{name} has no coordinates, or one that is not finite")
+    values = np.asarray(content.places(name, (None,), ("f2", "f4", "f8", "i4", "i8")), np.float64)
+    if not values.size:
+        raise content.damage(f"{name} has no coordinates")
     return values
 
 
@@ -134,46 +135,54 @@ def _numbers(content: Content, name: str) -> NDArray[Any]:
     return np.asarray(dataset[...])
 
 
-def write(path: Path, surface: Surface, dir_file: str) -> list[str]:
-    """Write a plane or a curve without repeats as loss-landscape does, in its wrong shape, too.
+def surface_file(surface: Surface, dir_file: str) -> bytes:
+    """Return a plane or a curve without repeats as loss-landscape's file, in its wrong shape, too.
 
-    The file says that its directions are in ``dir_file``.  Return the names of the quantities
-    written; its files know no others.
+    The file says that its directions are in ``dir_file``.  It has no quantities but `QUANTITIES`.
     """
     names = {ours: theirs for theirs, ours in _NAMES.items() if ours in surface.quantities}
-    with h5py.File(path, "w", locking=False) as file:
+    with _in_memory() as (file, content):
         file["dir_file"] = dir_file
         for axis, name in reversed(_AXES.items()):
             if axis in surface.axes:
                 file[name] = surface.axes[axis]
         for ours, theirs in names.items():
             factor = 100.0 if ours in _PERCENT else 1.0
-            computed, missing = surface.quantities[ours] * factor, _MISSING.get(ours, -1.0)
-            values = np.where(surface.done, computed, missing)
+            with np.errstate(over="ignore"):
+                computed = surface.quantities[ours] * factor
+            values = np.where(surface.done, computed, _MISSING.get(ours, -1.0))
             file[theirs] = values.reshape(values.shape[::-1])  # its shape, not its order
-    return list(names)
+    return content.getvalue()
 
 
-def write_directions(
-    path: Path,
+def directions_file(
     directions: Mapping[str, Mapping[str, NDArray[np.float32]]],
     shapes: Mapping[str, tuple[int, ...]],
     variance_ratio: NDArray[np.float64] | None = None,
-) -> None:
-    """Write directions, by axis and name, as loss-landscape does.
+) -> bytes:
+    """Return directions, by axis and name, as loss-landscape's file.
 
     Parameters are numbered; those that do not move are zero.
 
     ``shapes`` are of all parameters, or of the whole state dict, in its order; ``variance_ratio``
     is what each of principal directions explains.
     """
-    with h5py.File(path, "w", locking=False) as file:
+    with _in_memory() as (file, content):
         for axis, moved in directions.items():
             group = file.create_group(_DIRECTIONS[axis])
             for number, (name, shape) in enumerate(shapes.items()):
                 group[str(number)] = moved[name] if name in moved else np.zeros(shape, np.float32)
         if variance_ratio is not None:
             file["explained_variance_ratio_"] = variance_ratio
+    return content.getvalue()
+
+
+@contextmanager
+def _in_memory() -> Iterator[tuple[h5py.File, io.BytesIO]]:
+    """Give a file that is on no disk: HDF5 crashes where one is full."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        yield file, content
 
 
 def _text(content: Content) -> str:

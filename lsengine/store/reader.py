@@ -6,7 +6,7 @@ command has to look at them again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,10 @@ def read(path: str | Path) -> Surface:
         )
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
-    """Return the root attributes; raises like `read`."""
+def read_attributes(path: Path, required: Collection[str] = ()) -> dict[str, Any]:
+    """Return the root attributes; those that are ``required`` are there; raises like `read`."""
     with _content(path) as content:
-        return said.read(content)
+        return said.read(content, required)
 
 
 def read_status(path: Path) -> NDArray[np.uint8]:

@@ -57,6 +57,7 @@ _SPECTRUM_KINDS = {
 }
 _NOT_COLUMNS = ("parameter", "layer_norm", digest.NAME)
 _GROUPS = ("weights", "others")
+_LAST_EPOCH = 10**9
 _ROOM_BYTES = 2**19
 
 
@@ -119,8 +120,9 @@ def read_history(path: Path) -> History:
         if not isinstance(content.json("recipe", attributes.get("recipe", "{}")), dict):
             raise content.damage("recipe is not what decides the training, as JSON")
         epochs = content.array("epoch", (np.int64,), (None,))
-        if not len(epochs) or (np.diff(epochs) <= 0).any():
-            raise content.damage("epoch does not ascend from a first one")
+        steps = np.diff(epochs, prepend=-1)
+        if not len(epochs) or (steps <= 0).any() or epochs[-1] > _LAST_EPOCH:
+            raise content.damage(f"epoch does not ascend from 0 or more to at most {_LAST_EPOCH:,}")
         names = [name for name in content if name not in _NOT_COLUMNS and name != "epoch"]
         parameters = content.texts("parameter")
         for name in names:

@@ -25,7 +25,7 @@ from lsengine.store.file import (
     scale_name,
     writable_copy,
 )
-from lsengine.store.reader import direction_groups, read_attributes, read_drawn
+from lsengine.store.reader import direction_groups, read, read_attributes, read_drawn
 from lsengine.surface import DONE, FAILED, MISSING, drawn
 from lsengine.surface.identity import (
     differs_in_sources_known,
@@ -93,7 +93,7 @@ def _tolerance(sources: Sequence[Path]) -> float:
         SurfaceError: If one is of another job or has other directions.
     """
     first, *others = sources
-    expected, allowed = read_attributes(first), 0.0
+    expected, allowed = read_attributes(first, ("precision",)), 0.0
     for path in others:
         attributes = read_attributes(path)
         _refuse_other(path, attributes, first, expected)
@@ -190,13 +190,15 @@ def _merge(sources: Sequence[Path], output: Path, tolerance: float) -> _Columns:
                 raise SurfaceError(f"{path}: {problem}; remove the file that is wrong")
     with in_place_of(output) as part, writable_copy(sources[base], part) as file:
         for name, column in merged.items():
-            file[name][...] = column
+            if name in file:
+                file[name][...] = column
         file.flush()
     return merged
 
 
 def _read(path: Path) -> _Columns:
     """Return everything that belongs to single cells, status first."""
+    read(path)  # refuses what has other types and shapes
     with opened(path, FORMAT) as file:
         groups = [group for group in _GROUPS if f"{group}status" in file]
         columns = {f"{group}status": file[f"{group}status"][...] for group in groups}
@@ -206,7 +208,9 @@ def _read(path: Path) -> _Columns:
                 names = [n for n, d in inner.items() if d.dtype == np.float64 and n != "epoch"]
             names += [n for n in PROVENANCE if n in inner and n not in names]
             columns |= {group + name: inner[name][...] for name in names}
-        return columns | {"precision_error": file["precision_error"][...]}
+        unknown = np.full((3, 4), np.nan)
+        error = file["precision_error"][...] if "precision_error" in file else unknown
+        return columns | {"precision_error": error}
 
 
 def _take(
@@ -214,6 +218,11 @@ def _take(
 ) -> str | None:
     """Take over the cells that were not done before; return how those that were differ."""
     have, theirs = merged[f"{group}status"], columns[f"{group}status"]
+    if have.shape != theirs.shape:
+        return f"{group}status has the shape {theirs.shape}, but {have.shape} {where}"
+    if lacking := _results(merged, group) ^ _results(columns, group):
+        name = min(lacking)
+        return f"{name} is {'there' if name in columns else 'not there'}, unlike {where}"
     both = (have == DONE) & (theirs == DONE)
     new = ((theirs == DONE) & (have != DONE)) | ((theirs == FAILED) & (have == MISSING))
     for key, column in columns.items():
@@ -233,6 +242,12 @@ def _take(
         rows = np.isnan(merged["precision_error"]).all(axis=1)
         merged["precision_error"][rows] = columns["precision_error"][rows]
     return None
+
+
+def _results(columns: _Columns, group: str) -> set[str]:
+    """Return the names of a group's datasets of results."""
+    facts = {f"{group}{name}" for name in (*PROVENANCE, "status", "precision_error")}
+    return {n for n in columns if n.rpartition("/")[0] == group.rstrip("/")} - facts
 
 
 def _differ(

@@ -22,6 +22,7 @@ Shape = Sequence[int | None]  # None: any length
 LONGEST_NAME = 255  # of quantities, in bytes
 _LONGEST_TEXT = 2**24  # of an attribute, in characters
 _DEEPEST = 100  # levels of JSON
+_FARTHEST = 1e30  # coordinates along directions, whose powers pictures are made of
 _KINDS = {
     "text": "a text",
     "integer": "an integer",
@@ -98,11 +99,26 @@ class Content:
         """Return a float64 dataset of a shape."""
         return self.array(name, (np.float64,), shape)
 
-    def finite(self, name: str, shape: Shape) -> NDArray[np.float64]:
-        """Return a float64 dataset without NaN and infinity."""
-        values = self.floats(name, shape)
+    def finite(
+        self, name: str, shape: Shape, dtypes: Collection[DTypeLike] = (np.float64,)
+    ) -> NDArray[Any]:
+        """Return a dataset of one of some types without NaN and infinity."""
+        values = self.array(name, dtypes, shape)
         if not np.isfinite(values).all():
             raise self.damage(f"{self.path(name)} has values that are not finite")
+        return values
+
+    def places(
+        self, name: str, shape: Shape, dtypes: Collection[DTypeLike] = (np.float64,)
+    ) -> NDArray[Any]:
+        """Return coordinates along directions: of a size that arithmetic bears."""
+        values = self.finite(name, shape, dtypes)
+        size = np.abs(values[values != 0])
+        if (size > _FARTHEST).any() or (size < 1 / _FARTHEST).any():
+            raise self.damage(
+                f"{self.path(name)} has values of a size beyond {_FARTHEST:g} or below "
+                f"{1 / _FARTHEST:g}"
+            )
         return values
 
     def texts(self, name: str, count: int | None = None) -> tuple[str, ...]:
@@ -159,7 +175,7 @@ class Content:
         found = {}
         for name in required:
             if name not in self.group.attrs:
-                raise self.damage(f"the attribute {name} is not there")
+                raise self.damage(f"attribute {name} is not there")
         for name in self.group.attrs:
             kind, value = _valued(self.group.attrs[name])
             wanted = kinds.get(name)

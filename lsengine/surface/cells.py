@@ -18,6 +18,7 @@ from lsengine.surface.surface import DONE, FAILED, MISSING, Surface
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+HUGE = 1e150  # squares of larger numbers overflow
 PATCHY = 0.6  # a grid whose cells join up to less than this share of a coarser one is patchy
 
 
@@ -105,6 +106,18 @@ class Plane:
         far[self.values != value] = np.inf
         row, column = np.unravel_index(int(far.argmin()), far.shape)
         return float(self.alpha[column]), float(self.beta[row]), float(value)
+
+
+def drawable(values: Floats) -> Floats:
+    """Return values with those of a size beyond `HUGE`, whose squares overflow, put at that size.
+
+    Those smaller than its inverse are 0.
+    """
+    size = np.where(np.isfinite(values), np.abs(values), 0.0)
+    if not ((size > HUGE) | ((size < 1 / HUGE) & (size > 0))).any():
+        return values
+    near = np.where(np.isinf(values), values, np.clip(values, -HUGE, HUGE))
+    return np.where(size < 1 / HUGE, 0.0, near)
 
 
 def tally(status: NDArray[np.uint8], arrays: Iterable[NDArray[Any]]) -> Tally:

@@ -29,6 +29,8 @@ SETTLED = (
 )
 """Attributes of a surface file, and fields of what a worker says of itself."""
 _TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 5e-2}
+PRECISIONS = tuple(_TOLERANCES)
+"""What can be settled: the attribute ``precision`` of a surface file."""
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

@@ -164,3 +164,15 @@ def test_jobs_are_submitted_though_nobody_reads_their_numbers(make_job, tmp_path
     code, output, _ = _piped(command, env=environment)
     assert (code, output) == (0, "7 eval job0\n")
     assert (tmp_path / "numbers").read_text() == "7\n" * 3
+
+
+@pytest.mark.parametrize("name", ["\x1b[2Jx", "\x9bx", "a\rb"])
+def test_no_character_of_a_file_or_a_name_is_obeyed_by_the_terminal(tmp_path, capsys, name):
+    """In results and in messages they are shown as escapes."""
+    from lsengine.cli.commands import tell
+
+    assert main(["status", str(tmp_path / f"{name}.h5")]) == 2
+    tell(f"{name}\tis\na name")
+    for text in capsys.readouterr():
+        assert ascii(name)[1:-1] in text
+        assert not {c for c in text if not c.isprintable()} - {"\n", "\t"}

@@ -231,3 +231,27 @@ def test_extending_with_another_state_is_refused(make_job, tmp_path, monkeypatch
     assert not finer.with_suffix(".h5").exists()
     monkeypatch.setenv("SCALE", "2")
     assert evaluate([finer], Options(progress="none", extend=old), world=None) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda f: f.__delitem__("test_loss"), "test_loss not there, which this job fills"),
+        (lambda f: f.attrs.__delitem__("precision"), "attribute precision is not there"),
+        (lambda f: f.attrs.__setitem__("batch_size", "x"), "attribute batch_size is"),
+        (lambda f: f.attrs.__setitem__("direction_cosine", "x"), "attribute direction_cosine is"),
+    ],
+)
+def test_a_damaged_file_is_not_gone_on_with(make_job, change, says):
+    """It is refused before a cell is evaluated, and stays as it is."""
+    job = make_job()
+    path = job.with_suffix(".h5")
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    with h5py.File(path, "r+") as file:
+        file["status"][0] = 0
+        del file["layout_digest"]
+        change(file)
+    before = path.read_bytes()
+    with pytest.raises(SurfaceError, match=says):
+        evaluate([job], Options(progress="none"), world=None)
+    assert path.read_bytes() == before

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import xarray
 
 from lsengine import store
+from lsengine.errors import UsageError
 from lsengine.export import export
 from tests.support.exported import ALPHA, BETA, value
 
@@ -79,3 +84,64 @@ def test_netcdf_of_curves(curve):
     export(curve, "netcdf")
     with xarray.open_dataset(curve.with_suffix(".nc"), engine="h5netcdf") as found:
         assert found["train_loss"].dims == tuple(store.read(curve).axes)
+
+
+ODD = ["file", "name", "data", "a<b>&\"'", "$x^{", "\u00e9 \u00fc", "1", "self", "dims"]
+
+
+def _odd(path, names=ODD):
+    """Return a surface with quantities of odd names, each with values of its own."""
+    surface, loss = store.read(path), np.arange(15.0).reshape(3, 5)
+    return replace(surface, quantities={name: loss + i for i, name in enumerate(names)})
+
+
+def test_any_name_goes_into_npz_and_netcdf(plane, tmp_path):
+    """Also those that are words of NumPy's or xarray's; `name` is then the quantity."""
+    surface = _odd(plane)
+    export(surface, "npz", tmp_path / "a.npz")
+    export(surface, "netcdf", tmp_path / "a.nc")
+    with (
+        np.load(tmp_path / "a.npz", allow_pickle=False) as arrays,
+        xarray.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as dataset,
+    ):
+        for name, values in surface.quantities.items():
+            np.testing.assert_array_equal(arrays[name], values, err_msg=name)
+            np.testing.assert_array_equal(dataset[name], values, err_msg=name)
+
+
+def test_npz_has_the_bytes_that_numpy_writes(plane, tmp_path):
+    """But for the names that it does not take."""
+    export(plane, "npz", tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as found:
+        np.savez_compressed(tmp_path / "b.npz", **found)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+@pytest.mark.parametrize("to", ["npz", "netcdf"])
+@pytest.mark.parametrize("name", ["trajectory_alpha", "epoch"])
+def test_a_name_that_the_trajectory_has_is_refused(plane, to, name):
+    """Neither of the two may be lost."""
+    with pytest.raises(UsageError, match=rf"plane\.h5: its quantity {name} "):
+        export(_odd(plane, [name]), to)
+
+
+@pytest.mark.parametrize("to", ["csv", "npz", "netcdf", "vts", "loss-landscape"])
+def test_a_full_disk_is_one_message_and_leaves_nothing(plane, tmp_path, to):
+    """A limit on the size of files is what a disk that fills up is to a program."""
+    script = (
+        "import resource, sys; from lsengine.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))\n"
+        "sys.exit(main(['export', *sys.argv[1:]]))"
+    )
+    before = sorted(tmp_path.iterdir())
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(plane), "--to", to],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 3, ended.stderr
+    assert "cannot be written" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    assert sorted(tmp_path.iterdir()) == before

@@ -100,3 +100,13 @@ def test_repeats_have_no_place_in_files_of_loss_landscape(tmp_path):
     with pytest.raises(UsageError, match="repeats"):
         export(path, "loss-landscape", tmp_path / "old.h5")
     assert not (tmp_path / "old.h5").exists()
+
+
+def test_zeros_are_not_written_without_end(plane, caplog):
+    """A file may say that the network is huge; directions of what does not move are left out."""
+    with h5py.File(plane, "r+") as file:
+        file["directions/along_alpha/w"] = file["directions/along_beta/w"] = np.zeros(2, "f4")
+        file["directions/state"] = np.bytes_(b'[["w", [2], true], ["v", [9999999999], true]]')
+    written = export(plane, "loss-landscape", plane.with_name("old.h5"))
+    assert [path.name for path in written] == ["old.h5"]
+    assert "9,999,999,999 numbers of them are zero" in caplog.text

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from lsengine import store
+from lsengine.errors import UsageError
 from lsengine.export import export
 from tests.support.exported import ALPHA, BETA
 
@@ -69,3 +73,19 @@ def test_vts_of_curves_is_one_line_for_each_repeat(curve):
     repeats = len(store.read(curve).axes.get("repeat", [0]))
     assert _dimensions(grid) == [4, repeats, 1]
     np.testing.assert_array_equal(points[:, 1], np.repeat(np.arange(repeats), 4))
+
+
+def test_names_are_escaped(plane, tmp_path):
+    """VTK writes them into its XML as they are."""
+    surface = store.read(plane)
+    odd = {name: surface.quantities["train_loss"] for name in ("a<b>&\"'", "\u00e9 $x^{")}
+    path = export(replace(surface, quantities=odd), "vts", tmp_path / "a.vts")[0]
+    assert {*odd, "status"} <= read_vts(path)[2].keys()
+
+
+def test_a_name_of_vtks_own_is_refused(plane):
+    """A quantity in its place would hide points."""
+    surface = store.read(plane)
+    odd = {n: surface.quantities["train_loss"] for n in ("train_loss", "vtkGhostType")}
+    with pytest.raises(UsageError, match="vtkGhostType is VTK's own name"):
+        export(replace(surface, quantities=odd), "vts")

@@ -254,3 +254,26 @@ def test_another_job_is_told_by_the_first_key_that_differs(two_shards, tmp_path)
     paths = two_shards(fingerprint="g", identity=json.dumps({"seed": "in the job"}))
     with pytest.raises(SurfaceError, match='seed is "in the job" here, 0 there'):
         merge(paths, tmp_path / "whole.h5")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda f: f.__delitem__("train_loss"), "train_loss is not there"),
+        (lambda f: f.attrs.__setitem__("device_kind", np.array([1, 2])), "attribute device_kind"),
+        (lambda f: f.attrs.__delitem__("precision"), "precision is None"),
+        (lambda f: f.attrs.__setitem__("precision", "x"), "attribute precision is"),
+        (lambda f: (f.__delitem__("wall_s"), f.__setitem__("wall_s", 3.0)), "wall_s is float64"),
+    ],
+)
+def test_a_damaged_shard_is_refused_and_nothing_written(make_job, tmp_path, change, says):
+    """Cells without one of their results are not done, whatever the file says."""
+    job = make_job()
+    shards = _shards(job, 2)
+    with h5py.File(shards[1], "r+") as file:
+        del file["layout_digest"]
+        change(file)
+    with pytest.raises(SurfaceError, match=says) as refusal:
+        merge(shards, tmp_path / "m.h5")
+    assert str(shards[1]) in str(refusal.value)
+    assert not (tmp_path / "m.h5").exists()
