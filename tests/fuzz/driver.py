@@ -125,11 +125,10 @@ def go_on(wanted: dict[str, int], results: Path, size: int, keep: Path) -> list[
         done.append(batch)
         with results.open("a") as file:
             print(json.dumps(asdict(batch)), file=file)
-        print(
-            f"{kind} {first}: {batch.commands} commands, {len(batch.problems)} problems, "
-            f"{batch.seconds:.0f} s",
-            flush=True,
-        )
+        said = f"{kind} {first}-{first + count - 1}: {batch.commands} commands"
+        print(f"{said}, {len(batch.problems)} problems, {batch.seconds:.0f} s", flush=True)
+        for number, arguments, what, _ in batch.problems:
+            print(f"  {kind} {number}: {arguments}: {what}", flush=True)
     return done
 
 

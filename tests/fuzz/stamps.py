@@ -8,6 +8,11 @@ import h5py
 
 from lsengine.store import digest
 
+try:
+    from lsengine.store import checksums
+except ImportError:
+    checksums = None
+
 _FAILURES = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
 
@@ -28,5 +33,9 @@ def _none(path: Path) -> bool:
 
 
 def _anew(path: Path) -> bool:
+    if checksums:
+        with h5py.File(path, "r+") as file:
+            for group in checksums.groups(file):
+                checksums.write(group, group["status"][...])
     digest.seal(path)
     return True
