@@ -120,6 +120,17 @@ def check_target(path: Path, where: str = "") -> None:
         raise UsageError(f"{where or path}: is a device; expected {expected}")
 
 
+def check_folder(folder: Path, where: str) -> None:
+    """See that a folder holds files and folders alone, before a library opens what is in it.
+
+    Raises:
+        UsageError: As `is_regular`.
+    """
+    for path in folder.iterdir():
+        if not path.is_dir():
+            is_regular(path, where)
+
+
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import IO, Any
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 
@@ -14,8 +15,12 @@ from lsengine.data.dataset import SPLITS
 from lsengine.data.naming import TARGETS, Choice, by_split
 from lsengine.errors import UsageError
 from lsengine.external.optional import library
+from lsengine.files import is_regular
 
 SUFFIXES = (".npz", ".safetensors", *tables.SUFFIXES)
+_ROOM, _TIMES = 2**27, 50  # bytes that compressed arrays may take: these, and sizes of the file
+_MOST_AXES = 32
+_header_2_0 = np.lib.format.read_array_header_2_0
 EXPECTED = f"expected an .npz file, or one of {', '.join(SUFFIXES[1:])}"
 
 
@@ -69,20 +74,56 @@ def _wanted(choice: Choice) -> set[str] | None:
 def _content(file: Path) -> Mapping[str, Any]:
     if file.suffix == ".safetensors":
         return _safetensors(file)
+    if not is_regular(file, "data.root"):
+        raise UsageError(f"data.root: no such file: {file}; {EXPECTED}")
     try:
+        _check_sizes(file)
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise UsageError(f"data.root: no such file: {file}; {EXPECTED}") from None
-    except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # NumPy, zipfile and zlib raise many kinds
         raise UsageError(
-            f"data.root: {file} is not a readable .npz file of plain arrays: {error}"
+            f"data.root: {file} is not a readable .npz file of plain arrays: "
+            f"{' '.join(str(error).split())[:200] or type(error).__name__}"
         ) from None
+
+
+def _check_sizes(file: Path) -> None:
+    """Compare what each array says of itself with the bytes that are there for it.
+
+    Raises:
+        UsageError: If the arrays would take much more memory than the file has bytes.
+        ValueError: If an array says of itself that it is larger than it is.
+    """
+    with ZipFile(file) as archive:
+        entries = archive.infolist()
+        total = sum(entry.file_size for entry in entries)
+        if total > _ROOM + _TIMES * file.stat().st_size:
+            raise UsageError(
+                f"data.root: {file} would take {total / 2**30:,.2f} GiB, more than {_TIMES} times "
+                "what it has; store it with numpy.savez, which does not compress"
+            )
+        for entry in entries:
+            if entry.filename.endswith(".npy"):
+                with archive.open(entry) as content:
+                    _check_array(content, entry)
+
+
+def _check_array(content: IO[bytes], entry: ZipInfo) -> None:
+    version = np.lib.format.read_magic(content)
+    if version > (2, 0):  # names of fields that are not ASCII
+        raise ValueError(f"{entry.filename} is of version {version[0]} of NumPy's format")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else _header_2_0
+    shape, _, dtype = read(content)
+    needed = math.prod(shape) * max(dtype.itemsize, 1)
+    if dtype.hasobject or not 0 <= needed <= entry.file_size or len(shape) > _MOST_AXES:
+        raise ValueError(f"{entry.filename} of shape {shape} and type {dtype} is not all there")
 
 
 def _safetensors(file: Path) -> Mapping[str, Any]:
     reader = library("safetensors.torch", "safetensors", f"data.root: {file}")
-    if not file.is_file():
+    if not is_regular(file, "data.root"):
         raise UsageError(f"data.root: no such file: {file}; {EXPECTED}")
     try:
         return dict(reader.load_file(str(file), device="cpu"))

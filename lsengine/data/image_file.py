@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import EnvironmentUnfit, UsageError
+from lsengine.files import is_regular
 
 Pixels = NDArray[Any]
 """Of one image (H, W) or (H, W, 3), or of many: uint8, uint16, or float32 in [0, 1]."""
@@ -29,6 +30,7 @@ NOTES = {
 """What is said of files that are not taken as they might be meant."""
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339
 _SIGNED = 2
+_FREE_PIXELS, _PIXELS_PER_BYTE = 2**24, 200
 _CURE = "convert it, or store floats (dataset: arrays)"
 
 
@@ -47,11 +49,14 @@ def decode(file: Path, resize: Sequence[int] | None) -> tuple[Pixels, list[str]]
         raise EnvironmentUnfit(
             f"data.dataset: image_folder needs pillow, which cannot be imported: {error}"
         ) from None
+    if not is_regular(file, "data.root"):
+        raise UsageError(f"data.root: no such file: {file}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
+                _check_size(file, image)
                 _check_nothing_is_lost(file, image)
                 read = _deep_colours if _is_deep_colour(image) else _pixels
                 image.load()
@@ -67,6 +72,16 @@ def decode(file: Path, resize: Sequence[int] | None) -> tuple[Pixels, list[str]]
     except Exception as error:  # whatever a parser stumbles over
         found = f"{type(error).__name__}: " * (not isinstance(error, OSError)) + str(error)
         raise UsageError(f"data.root: {file} is not a readable image: {found}") from None
+
+
+def _check_size(file: Path, image: Any) -> None:
+    """Refuse many pixels of few bytes."""
+    pixels = image.width * image.height
+    if pixels > max(_FREE_PIXELS, _PIXELS_PER_BYTE * file.stat().st_size):
+        raise UsageError(
+            f"data.root: {file} has {pixels:,} pixels in a small file, which may be an attack "
+            "that fills the memory; make it smaller"
+        )
 
 
 def _check_nothing_is_lost(file: Path, image: Any) -> None:

@@ -120,6 +120,8 @@ def _digest(x_NCHW: NDArray[Any], notes: Sequence[str]) -> str:
 def _read(path: Path, key: str, images: Mapping[str, Sequence[Path]]) -> Decoded | None:
     """Return what the file holds, or None if it is absent, damaged, or of other images."""
     try:
+        if not files.is_regular(path):
+            return None
         facts = pixel_stack.facts(path)
         if facts["key"] != key:
             return None
@@ -127,12 +129,14 @@ def _read(path: Path, key: str, images: Mapping[str, Sequence[Path]]) -> Decoded
         if x_NCHW.nbytes <= devices.free_host_bytes() // _SHARE:
             x_NCHW = np.array(x_NCHW)
         expected = facts["digest"]
+        is_whole = len(x_NCHW) == sum(map(len, images.values()))
+        is_known = is_whole and _digest(x_NCHW, notes) == expected
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except Exception as error:  # NumPy raises many kinds
         log.warning("%s cannot be read (%s); decoding the images again", path, error)
         return None
-    if _digest(x_NCHW, notes) != expected:
+    if not is_known:
         log.warning("%s is damaged; decoding the images again", path)
         return None
     return _by_split(x_NCHW, images, notes)

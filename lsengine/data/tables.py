@@ -21,10 +21,12 @@ from lsengine.data.padding import fill, is_mask
 from lsengine.devices.memory import free_host_bytes
 from lsengine.errors import UsageError
 from lsengine.external.optional import library
+from lsengine.files import is_regular
 from lsengine.wording import listed
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".parquet", ".arrow", ".feather")
+_FREE_NUMBERS, _NUMBERS_PER_BYTE = 2**24, 100
 Array = NDArray[Any]
 
 
@@ -211,12 +213,14 @@ def _columns(file: Path, wanted: Collection[str] | None) -> dict[str, Column]:
 def _table(file: Path, wanted: Collection[str] | None) -> Any:
     """Return a table of the columns that are wanted."""
     where = f"data.root: {file}"
-    errors = library("pyarrow", "arrow", where).ArrowException, OSError
+    damage = OSError, ValueError, TypeError, KeyError, NotImplementedError
+    errors = library("pyarrow", "arrow", where).ArrowException, *damage
+    if not is_regular(file, "data.root"):
+        raise UsageError(f"{where}: no such file")
     try:
         if file.suffix == ".parquet":
             parquet = library("pyarrow.parquet", "arrow", where)
-            names = parquet.read_schema(file).names
-            return parquet.read_table(file, columns=_kept(names, wanted), partitioning=None)
+            return _parquet_table(parquet, file, wanted)
         table = _arrow_table(file)
         return table.select(_kept(table.column_names, wanted))
     except FileNotFoundError:
@@ -224,6 +228,50 @@ def _table(file: Path, wanted: Collection[str] | None) -> Any:
     except errors as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{where} is not a readable {file.suffix} file: {reason}") from None
+
+
+def _parquet_table(parquet: Any, file: Path, wanted: Collection[str] | None) -> Any:
+    """Return the table of a file of Parquet, if its numbers are not too many for it.
+
+    Few bytes can say that one number comes a thousand million times.
+    """
+    found = parquet.ParquetFile(file)
+    schema, about = found.schema_arrow, found.metadata
+    kept = _kept(schema.names, wanted)
+    for name in kept:
+        if name != "split" and schema.names.count(name) == 1:
+            _check_type(schema.field(name).type, f"data.root: {file}: column {name}")
+    groups = [about.row_group(i) for i in range(about.num_row_groups)]
+    chunks = [group.column(i) for group in groups for i in range(about.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in kept]
+    numbers = sum(chunk.num_values for chunk in chunks)
+    if about.num_rows < 0 or any(chunk.num_values < 0 for chunk in chunks):
+        raise ValueError("it has a negative number of rows")
+    if max(numbers, about.num_rows) > _FREE_NUMBERS + _NUMBERS_PER_BYTE * file.stat().st_size:
+        raise ValueError(f"it has {numbers:,} numbers, too many for its size")
+    return parquet.read_table(file, columns=kept, partitioning=None, read_dictionary=["split"])
+
+
+def _check_type(kind: Any, at: str) -> None:
+    """Refuse a column that is none of numbers, before it is read."""
+    types = library("pyarrow.types", "arrow", at)
+    inner = kind
+    while True:
+        if types.is_dictionary(inner) or hasattr(inner, "value_type"):
+            inner = inner.value_type
+        elif hasattr(inner, "storage_type"):  # fixed-shape tensors
+            inner = inner.storage_type
+        else:
+            break
+    if not (types.is_boolean(inner) or types.is_integer(inner) or types.is_floating(inner)):
+        raise _no_numbers(kind, at)
+
+
+def _no_numbers(kind: Any, at: str) -> UsageError:
+    return UsageError(
+        f"{at}: has the type {str(kind)[:200]}; expected numbers, truth values or lists of them; "
+        "data.args: {inputs: [...]} names the columns that are read"
+    )
 
 
 def _arrow_table(file: Path) -> Any:
@@ -261,10 +309,7 @@ def _column(column: Any, at: str) -> Column:
     if types.is_list(kind) or types.is_large_list(kind):
         lengths = np.asarray(column.value_lengths().to_numpy(zero_copy_only=False))
         return Ragged(_even(_column(column.flatten(), at), at), lengths.astype(np.int64))
-    raise UsageError(
-        f"{at}: has the type {kind}; expected numbers, truth values or lists of them; "
-        "data.args: {inputs: [...]} names the columns that are read"
-    )
+    raise _no_numbers(kind, at)
 
 
 def _even(column: Column, at: str) -> Array:

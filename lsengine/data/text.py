@@ -5,7 +5,7 @@ Shapes: N samples, T tokens of a sample.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lsengine.data.dataset import RawData
+from lsengine.devices.memory import free_host_bytes
 from lsengine.errors import UsageError
+from lsengine.files import is_regular
 from lsengine.wording import did_you_mean, short
 
 ARGUMENTS = ("unit", "context", "stride", "test_fraction")
@@ -85,11 +87,29 @@ def samples(
                 f"the {cut.context + 1} of a sample and its targets; give a longer text, or "
                 "another data.args.context or test_fraction, or ask for the other split only"
             )
+    rows = [(len(part) - cut.context - 1) // cut.stride + 1 for part in whole.values()]
+    check_room(rows, cut.context, where)
     found = {}
     for name, part in whole.items():
         windows = torch.from_numpy(part).unfold(0, cut.context + 1, cut.stride)
         found[name] = windows[:, :-1], windows[:, 1:]
     return found
+
+
+def check_room(rows: Iterable[int], length: int, where: str) -> None:
+    """Refuse samples and targets of a length that the memory has no room for.
+
+    Raises:
+        UsageError: Beginning with ``where``.
+    """
+    count = sum(rows)
+    needed, free = 2 * 8 * count * length, free_host_bytes()
+    if needed > free:
+        raise UsageError(
+            f"{where}: {count:,} samples of {length:,} tokens would take "
+            f"{needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free; check "
+            "data.args.context and stride"
+        )
 
 
 def _code_points(content: str) -> NDArray[Any]:
@@ -102,10 +122,10 @@ def read(file: Path) -> str:
     Raises:
         UsageError: If it cannot be read, is empty or not UTF-8.
     """
+    if not is_regular(file, "data.root"):
+        raise UsageError(f"data.root: no such file: {file}; expected a text file")
     try:
         content = file.read_bytes().decode()
-    except FileNotFoundError:
-        raise UsageError(f"data.root: no such file: {file}; expected a text file") from None
     except UnicodeDecodeError as error:
         raise UsageError(
             f"data.root: {file} is not UTF-8: byte {error.start} is "

@@ -22,6 +22,7 @@ from lsengine.data.dataset import NO_LABEL, RawData
 from lsengine.errors import UsageError
 from lsengine.external.hugging_face import offline, transformers
 from lsengine.external.optional import library
+from lsengine.files import check_folder, is_regular
 from lsengine.job.checkpoint_paths import absolute
 from lsengine.wording import did_you_mean, short
 
@@ -115,6 +116,7 @@ def _documents(
                 "text, or another data.args.test_fraction, or ask for the other split only"
             )
     longest = max(len(piece) for several in pieces.values() for piece in several) - 1
+    text.check_room(map(len, pieces.values()), longest, where)
     return {name: _padded(several, longest, pad) for name, several in pieces.items() if several}
 
 
@@ -163,7 +165,7 @@ def load_tokenizer(written: Any, job_folder: Path) -> Tokenizer:
     path = absolute(job_folder / "job", written)
     if path.is_dir():
         return _of_folder(path, f"{where}: {path}")
-    if not path.is_file():
+    if not is_regular(path, where):
         raise UsageError(
             f"{where}: no such file or folder: {path}; expected a tokenizer.json, or a folder that "
             "save_pretrained of a tokenizer has written (nothing is downloaded)"
@@ -175,7 +177,9 @@ def _of_file(path: Path, where: str) -> Tokenizer:
     read = library("tokenizers", "transformers", where).Tokenizer.from_file
     try:
         found = read(str(path))
-    except Exception as error:  # the library raises its base class
+    except BaseException as error:  # the library raises its base class, or panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise UsageError(f"{where} is not a tokenizer.json: {error}") from None
     padding = found.padding
     found.no_truncation()
@@ -188,6 +192,7 @@ def _of_file(path: Path, where: str) -> Tokenizer:
 
 
 def _of_folder(path: Path, where: str) -> Tokenizer:
+    check_folder(path, where)
     whole = transformers(where)
     with offline():
         try:

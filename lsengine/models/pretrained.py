@@ -39,6 +39,7 @@ def build(spec: ModelSpec, job_folder: Path) -> nn.Module:
     """
     assert spec.path is not None
     folder = absolute(job_folder / CONFIG, spec.path)
+    _check(folder, "model.path")
     numbers = checkpoint.load(folder, key="model.path")
     is_wide = any(entry.tensor.dtype == torch.float64 for entry in numbers.entries)
     network = _from_config(spec, folder, torch.float64 if is_wide else torch.float32)
@@ -46,6 +47,11 @@ def build(spec: ModelSpec, job_folder: Path) -> nn.Module:
     if spec.adapter is not None:
         network = _adapted(network, absolute(job_folder / CONFIG, spec.adapter))
     return network.eval()
+
+
+def _check(folder: Path, key: str) -> None:
+    if folder.is_dir():
+        files.check_folder(folder, key)
 
 
 def folder_digests(spec: ModelSpec, job_folder: Path) -> dict[str, str]:
@@ -130,6 +136,7 @@ def _config(folder: Path, given: Mapping[str, Any]) -> Any:
 
 def _adapted(network: nn.Module, folder: Path) -> nn.Module:
     """Return a network with an adapter, not merged, whose parameters alone want gradients."""
+    _check(folder, "model.adapter")
     library = peft(f"model.adapter: {folder}")
     with offline(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -122,3 +125,47 @@ def test_a_file_that_is_damaged_or_absent_is_named(tmp_path):
     path.write_text("hello")
     with pytest.raises(UsageError, match=f"{path} is not a readable .safetensors file"):
         read(path, Choice(), None)
+
+
+def header(shape, kind="<f4", content=b""):
+    """An array that says of itself what it likes."""
+    buffer = io.BytesIO()
+    described = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, described)
+    return buffer.getvalue() + content
+
+
+ODD = {
+    "larger than it is": header((10**12,), content=bytes(8)),
+    "numbers of two gigabytes": header((), "|V2000000000"),
+    "objects": header((3,), "|O", bytes(24)),
+    "negative": header((-1, -5), content=bytes(20)),
+    "no array": b"nonsense",
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_arrays_that_are_not_there_are_refused(tmp_path, case):
+    """Before room is made for them."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("x_train.npy", ODD[case])
+    with pytest.raises(UsageError, match=r"is not a readable \.npz file of plain arrays"):
+        read(tmp_path / "a.npz", Choice(), None)
+
+
+def test_compressed_arrays_are_bounded(tmp_path):
+    """Zeros of many times the file are refused; what compresses well is read."""
+    np.savez_compressed(tmp_path / "a.npz", x_train=np.zeros(2**22), y_train=np.zeros(3))
+    assert len(read(tmp_path / "a.npz", Choice(), None)["train"]["x"]) == 2**22
+    with zipfile.ZipFile(tmp_path / "b.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x_train.npy", header((2**28,), "|u1", bytes(2**28)))
+    with pytest.raises(UsageError, match=r"would take 0\.25 GiB, more than 50 times what it has"):
+        read(tmp_path / "b.npz", Choice(), None)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.safetensors", "a.parquet"])
+def test_what_is_no_file_is_never_opened(tmp_path, name):
+    """A FIFO would keep it waiting for ever."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UsageError, match="is a FIFO; expected a file"):
+        read(tmp_path / name, Choice(), None)

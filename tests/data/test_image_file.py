@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -173,3 +174,14 @@ def test_a_resized_image_is_a_mean_with_triangles(tmp_path, size, pixels, step):
     assert found.dtype == pixels.dtype
     assert found.shape[:2] == size
     assert np.abs(found - expected).max() <= step
+
+
+def test_many_pixels_of_few_bytes_are_refused(tmp_path):
+    """Before they are read; and what is no file is never opened."""
+    path = tmp_path / "a.png"
+    Image.new("1", (8000, 8000)).save(path)
+    with pytest.raises(UsageError, match="64,000,000 pixels in a small file"):
+        decode(path, None)
+    os.mkfifo(tmp_path / "b.png")
+    with pytest.raises(UsageError, match="is a FIFO; expected a file"):
+        decode(tmp_path / "b.png", None)

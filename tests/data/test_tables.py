@@ -185,3 +185,20 @@ def test_what_is_no_table_is_named(tmp_path, suffix, damage):
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(UsageError, match=rf"^data\.root: {path}.*(not a readable|no such file)"):
         read(path)
+
+
+def test_types_are_known_before_columns_are_read(tmp_path):
+    """Texts are refused by name, however long they are."""
+    pq.write_table(pa.table({"a": [1], "words": ["x" * 1000]}), tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match="column words: has the type string; expected numbers"):
+        read({"": tmp_path / "a.parquet"})
+    assert list(read({"": tmp_path / "a.parquet"}, wanted={"a"})["train"]) == ["a"]
+
+
+def test_a_number_that_comes_too_often_is_refused(tmp_path, monkeypatch):
+    """Few bytes can say that one number comes a thousand million times."""
+    pq.write_table(pa.table({"a": np.zeros(500_000, np.int8)}), tmp_path / "a.parquet")
+    assert len(read({"": tmp_path / "a.parquet"})["train"]["a"]) == 500_000
+    monkeypatch.setattr(tables, "_FREE_NUMBERS", 1000)
+    with pytest.raises(UsageError, match="it has 500,000 numbers, too many for its size"):
+        read({"": tmp_path / "a.parquet"})

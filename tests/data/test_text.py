@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
+from lsengine.data import text
 from lsengine.errors import UsageError
 from tests.support.datasets import load
 
@@ -97,3 +100,17 @@ def test_what_is_no_text_is_named(tmp_path, content, args, said):
         (tmp_path / "t.txt").write_bytes(content)
     with pytest.raises(UsageError, match=said):
         load("text", root=tmp_path / "t.txt", args=args)
+
+
+def test_samples_beyond_memory_are_refused(file, monkeypatch):
+    """Long ones that begin at every token take the square of the text."""
+    monkeypatch.setattr(text, "free_host_bytes", lambda: 1000)
+    with pytest.raises(UsageError, match=r"\d+ samples of 5 tokens would take 0\.0 GiB"):
+        load("text", root=file, args={"context": 5, "stride": 1, "test_fraction": 0.5})
+
+
+def test_what_is_no_file_is_never_opened(tmp_path):
+    """A FIFO would keep it waiting for ever."""
+    os.mkfifo(tmp_path / "t.txt")
+    with pytest.raises(UsageError, match="is a FIFO; expected a file"):
+        load("text", root=tmp_path / "t.txt", args={"context": 5})
