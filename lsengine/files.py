@@ -214,7 +214,10 @@ def make_folder(folder: Path, key: str = "") -> None:
         Unwritable: If that cannot be.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for above in reversed(folder.parents):  # `parents=True` goes too deep for thousands
+            if not above.exists():
+                above.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         where = f"{key}: {folder}" if key else f"{folder}:"
         raise Unwritable(f"{where} cannot be made: {error.strerror or error}") from error

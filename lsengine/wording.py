@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -134,9 +135,10 @@ def distinct(names: Sequence[str], sources: Sequence[str]) -> list[str]:
 
 def parts_that_differ(paths: Sequence[Path]) -> list[str]:
     """Return the last parts of different paths, without extension, in which they differ."""
-    whole = [path.resolve().with_suffix("").parts for path in paths]
+    found = [Path(os.path.realpath(path)) for path in paths]  # unlike `resolve`, of circles, too
+    whole = [(path.parent / path.stem).parts for path in found]
     if len(set(whole)) != len(whole):
-        whole = [path.resolve().parts for path in paths]
+        whole = [path.parts for path in found]
     tail = 1
     while len({parts[-tail:] for parts in whole}) < len(set(whole)):
         tail += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -63,6 +64,15 @@ def test_only_parts_of_the_same_file_are_removed(tmp_path, name):
     files.remove_parts(tmp_path / name)
     assert not mine.exists()
     assert all(path.exists() for path in others)
+
+
+def test_folders_in_folders_are_made_however_many(tmp_path):
+    """Any path that the system takes."""
+    folder = tmp_path / "/".join("f" * 1500)
+    files.make_folder(folder)
+    files.make_folder(folder)
+    assert folder.is_dir()
+    subprocess.run(["rm", "-rf", tmp_path / "f"], check=True)  # pytest goes too deep
 
 
 def test_a_folder_that_cannot_be_made_names_the_key(tmp_path):

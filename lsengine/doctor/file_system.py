@@ -32,7 +32,13 @@ _OVER_NETWORK = ("nfs", "cifs", "smb", "9p", "fuse.sshfs")
 def existing(folder: Path) -> Path:
     """Return a folder, or the nearest one above it that exists: a run makes the rest."""
     folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.is_dir())
+    return next(path for path in (folder, *folder.parents) if _is_folder(path))
+
+
+def _is_folder(path: Path) -> bool:
+    with contextlib.suppress(OSError):  # a name too long, or a folder above that is locked
+        return path.is_dir()
+    return False
 
 
 def space(folder: Path) -> Check:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsengine.errors import UsageError
+from lsengine.files import is_regular
 from lsengine.wording import did_you_mean
 
 if TYPE_CHECKING:
@@ -179,11 +180,12 @@ def find(named: str | Path) -> Style:
             f"render: unknown style {str(named)!r}; allowed: {', '.join(STYLES)}, or a style file "
             f"(*{SUFFIX}){did_you_mean(named, STYLES)}"
         )
+    is_regular(path, expected="a style file")
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: the style cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of text, of huge numbers, of depth
         raise UsageError(f"{path}: is no TOML ({error})") from error
     if problems := list(_problems(raw, _KEYS, "")):
         raise UsageError("\n  ".join([f"{path}: {len(problems)} problem(s)", *problems]))

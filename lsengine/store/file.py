@@ -129,9 +129,7 @@ def opened(path: Path, *formats: str) -> Iterator[h5py.File]:
             of other formats.
     """
     kind = KINDS[formats[0]]
-    if path.is_dir():
-        raise UsageError(f"{path}: is a directory; expected a {kind.name} file")
-    if not files.is_regular(path):
+    if not files.is_regular(path, expected=f"a {kind.name} file"):
         raise UsageError(f'{path}: no such file; "{kind.command}" writes one')
     try:
         file = plain_file(path)

@@ -5,6 +5,7 @@ torch is needed to load the checkpoints; the arithmetic is NumPy's, in float64.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,6 +118,6 @@ def _labels(paths: Sequence[Path], names: Sequence[str]) -> tuple[str, ...]:
                 "different --name for each, in the same order"
             )
         return tuple(names)
-    if len({path.resolve() for path in paths}) != len(paths):
+    if len({os.path.realpath(path) for path in paths}) != len(paths):
         raise UsageError("histogram: a checkpoint is named twice")
     return tuple(wording.parts_that_differ(paths))

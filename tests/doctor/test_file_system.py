@@ -32,3 +32,10 @@ def test_a_lock_that_cannot_be_made_is_told_as_such(monkeypatch, tmp_path, error
     monkeypatch.setattr(lock, "held", _raises(error))
     (check,) = file_system.survives(tmp_path)
     assert (check.name, check.verdict, check.found) == ("lock", "problem", str(error))
+
+
+def test_the_nearest_folder_that_exists_is_found_from_any_name(tmp_path):
+    """A name too long and a circle of links are no folders, and no reason to fail."""
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for name in ("x" * 300, "circle", "gone/below"):
+        assert file_system.existing(tmp_path / name) == tmp_path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -131,6 +133,8 @@ def test_all_mistakes_are_told_at_once(tmp_path):
         (None, "cannot be read"),
         (b"base = ", "is no TOML"),
         (b"\xff\xfe", "is no TOML"),
+        (b"levels = " + b"9" * 5000, "is no TOML"),
+        (b"levels = " + b"[" * 5000, "is no TOML"),
     ],
 )
 def test_unreadable_files_are_refused(tmp_path, content, message):
@@ -183,3 +187,10 @@ def test_limits_of_a_quantile_scale_are_its_ends():
     count = int((surface.quantities["train_loss"] > 20).sum())
     assert f"{count} cells above 20" in words(figure)
     assert contours(figure, filled=True).extend == "both"
+
+
+def test_a_style_that_is_no_file_is_not_waited_for(tmp_path):
+    """A FIFO would keep whoever reads it."""
+    os.mkfifo(tmp_path / "style.toml")
+    with pytest.raises(UsageError, match="is a FIFO; expected a style file"):
+        find(tmp_path / "style.toml")
