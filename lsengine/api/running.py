@@ -20,7 +20,7 @@ from lsengine.engine import spectrum as engine_spectrum
 from lsengine.errors import CellsFailed, EnvironmentUnfit, JobError, LsengineError, Stopped
 from lsengine.external import user_code
 from lsengine.job import Job
-from lsengine.ranks import World, abort_all, meet
+from lsengine.ranks import StopRequest, World, abort_all, meet
 from lsengine.surface.records import Spectrum
 
 T = TypeVar("T")
@@ -54,9 +54,10 @@ def surfaces(task: Task, options: Options, *, shows: bool) -> list[Surface]:
     def evaluated(world: World, stack: ExitStack) -> list[Surface]:
         found: list[Job] = []
 
-        def find(_: object) -> list[Job]:
+        def find(stop: StopRequest) -> list[Job]:
             folder = stack.enter_context(_folder(task, world))
-            found.extend(replace(job, shard=options.shard) for job in task.jobs(folder))
+            with stop.at_once():
+                found.extend(replace(job, shard=options.shard) for job in task.jobs(folder))
             return found
 
         try:

@@ -9,6 +9,14 @@ from contextlib import suppress
 
 from lsengine.cli.parser import build_parser
 from lsengine.errors import LsengineError, Stopped
+from lsengine.ranks import (
+    Interrupted,
+    abort_all,
+    abort_other_ranks,
+    ended_by_sigterm,
+    exit_without_finalize,
+    let_rank_0_speak,
+)
 from lsengine.wording import printable
 
 
@@ -20,29 +28,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.flush()  # what nobody reads any more is dropped without a complaint
         except BrokenPipeError:  # Python would flush again when it ends, and fail with code 120
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    if ranks := sys.modules.get("lsengine.ranks"):
-        ranks.exit_without_finalize(code)
+    exit_without_finalize(code)
     return code
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     parsed = build_parser().parse_args(arguments)
     try:
-        return int(parsed.run(parsed))
+        with ended_by_sigterm():
+            return int(parsed.run(parsed))
     except LsengineError as error:
         print(printable(str(error)), file=sys.stderr)
         return error.exit_code
-    except (KeyboardInterrupt, BrokenPipeError):
+    except (KeyboardInterrupt, BrokenPipeError) as ended:
         # Results are printed after the work, by `commands.tell`, which no broken pipe disturbs:
         # one that gets here has ended the work before it was done.
-        from lsengine.ranks import abort_other_ranks
-
+        let_rank_0_speak()
+        how = f"stopped by {ended}" if isinstance(ended, Interrupted) else "interrupted"
         with suppress(BrokenPipeError):
-            print("interrupted; the same command goes on", file=sys.stderr)
+            print(f"{how}; the same command goes on", file=sys.stderr)
         abort_other_ranks(Stopped.exit_code)
         return Stopped.exit_code
     except Exception as error:
-        from lsengine.ranks import abort_all
-
         abort_all(error)
         return 1

@@ -49,7 +49,8 @@ def run(
     curve_and_line: list[Job] = []
 
     def find(stop: StopRequest) -> list[Job]:
-        job = load(path, command="connect", changes=changes)
+        with stop.at_once():
+            job = load(path, command="connect", changes=changes)
         train_curve(job, stop)
         curve_and_line.extend(segments(job))
         return [*curve_and_line, *plane(job)]

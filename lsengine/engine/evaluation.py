@@ -49,9 +49,10 @@ def evaluate(
     """
     command = "trajectory" if options.trajectory_only else "eval"
 
-    def find(_: StopRequest) -> list[Job]:
+    def find(stop: StopRequest) -> list[Job]:
         wanted = {"command": command, "only": only}
-        jobs = [j for path in paths for j in load_all(path, **wanted, changes=changes)]
+        with stop.at_once():
+            jobs = [j for path in paths for j in load_all(path, **wanted, changes=changes)]
         return [replace(job, shard=options.shard) for job in jobs]
 
     return evaluate_found(find, options, world=world)
@@ -114,7 +115,8 @@ def _evaluate_job(
     """Have one job evaluated, and call ``end`` with its exit code when all cells are written."""
     if _has_work(job, options):
         coordinator.assign_all(job)  # workers load while the coordinator prepares
-    from lsengine.engine.run import Run  # the job is valid: now torch is needed
+    with stop.at_once():
+        from lsengine.engine.run import Run  # the job is valid: now torch is needed
 
     run = Run(job, options, stop.raise_if_requested)
     writer: store.Writer | None = None

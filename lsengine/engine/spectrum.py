@@ -90,7 +90,8 @@ def run_found(
             return Found(int(world.wait(Tag.STOP).payload))
         code = 1  # a bug, unless we know better
         try:
-            job = find()
+            with stop.at_once():
+                job = find()
             path = output or default_output(job)
             spectrum = _measure(job, sizes, stop, path)
             code = 0

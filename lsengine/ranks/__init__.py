@@ -8,8 +8,11 @@ from lsengine.ranks.launch import available_cores as available_cores
 from lsengine.ranks.launch import exit_without_finalize as exit_without_finalize
 from lsengine.ranks.launch import join as join
 from lsengine.ranks.launch import launched_size as launched_size
+from lsengine.ranks.launch import let_rank_0_speak as let_rank_0_speak
 from lsengine.ranks.launch import meet as meet
+from lsengine.ranks.signals import Interrupted as Interrupted
 from lsengine.ranks.signals import StopRequest as StopRequest
+from lsengine.ranks.signals import ended_by_sigterm as ended_by_sigterm
 from lsengine.ranks.world import Message as Message
 from lsengine.ranks.world import Tag as Tag
 from lsengine.ranks.world import World as World

@@ -15,7 +15,7 @@ import traceback
 from typing import Any
 
 from lsengine.errors import EnvironmentUnfit
-from lsengine.ranks.signals import EarlySignal
+from lsengine.ranks.signals import EarlySignal, fatal_signals
 from lsengine.ranks.world import BEFORE_ABORT_S, World, survives_rank_death
 
 _MEETING_S = 600.0  # for all ranks to reach MPI_Init
@@ -116,11 +116,19 @@ def _initialised() -> Any:
     if errors is not None:
         faulthandler.dump_traceback_later(_MEETING_S, exit=True, file=errors)
     try:
-        from mpi4py import MPI
+        with fatal_signals():
+            from mpi4py import MPI
     finally:
         if errors is not None:
             faulthandler.cancel_dump_traceback_later()
     return MPI
+
+
+def let_rank_0_speak() -> None:
+    """On any other rank, give rank 0 the time to say the same and to end all."""
+    mpi = _running_mpi()
+    if mpi is not None and mpi.COMM_WORLD.Get_rank() > 0:
+        time.sleep(2 * BEFORE_ABORT_S)
 
 
 def abort_other_ranks(code: int) -> None:

@@ -47,16 +47,20 @@ def run_all(
     if world.size == 1:
         return _train(find(), progress, slot=0, threads=None)
     # Also for ranks that have nothing to train, or nothing more: a signal must not end them.
-    with StopRequest():
-        return _train_share(find, world, progress)
+    with StopRequest() as stop:
+        return _train_share(find, world, progress, stop)
 
 
-def _train_share(find: Callable[[], list[Job]], world: World, progress: str) -> int:
+def _train_share(
+    find: Callable[[], list[Job]], world: World, progress: str, stop: StopRequest
+) -> int:
     """Train this rank's share of the jobs, and return the code that all ranks agree on."""
     slot, local_rank_and_size = world.local_rank_and_size()
     threads = max(1, len(available_cores()) // local_rank_and_size)
     try:
-        jobs = find()
+        with stop.at_once():
+            jobs = find()
+            from lsengine.training import training as training  # torch
         style = progress if world.rank == 0 else "none"
         code = _train(jobs[world.rank :: world.size], style, slot=slot, threads=threads)
     except LsengineError as error:

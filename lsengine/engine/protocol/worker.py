@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
 from lsengine.engine.messages import Assignment, Farewell, Hello, Plan, Report, WorkerInfo
@@ -83,6 +84,8 @@ class _Worker:
         hang_s = assignment.job.document.launch.hang_s
         self._watch(max(_LOADING * hang_s, _LOADING_S))
         with self._watchdog.watching():
+            with self._stop.at_once():
+                import_module("lsengine.engine.workspace")  # and so torch, before its caller does
             workspace = self._make(assignment, self._tick, world.rank)
         world.send(workspace.info(world.host), to=0, tag=Tag.LOADED)
         message = world.wait(Tag.PLAN, Tag.STOP)
