@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -183,6 +184,8 @@ def plain_file(path: Path, *, is_written: bool = False) -> h5py.File:
         OSError: If it is not there or the system refuses it.
     """
     found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a FIFO would keep everybody waiting
+        raise structure.Unfit("not a regular file")
     key, version = (found.st_dev, found.st_ino, is_written), (found.st_size, found.st_mtime_ns)
     if _looked_at.get(key) == version:
         return structure.opened(path)

@@ -26,7 +26,13 @@ guarded.serve(int(sys.argv[2]))
 """
 _FOLDER = str(Path(__file__).resolve().parents[2])
 _LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "HYDRA_", "MPI_")
-_OWN = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPI4PY_RC_INITIALIZE": "0"}
+# Freed memory is filled, so that what uses it crashes there, and not sometimes, and here.
+_OWN = {
+    "MALLOC_PERTURB_": "165",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MPI4PY_RC_INITIALIZE": "0",
+}
 _TRIES = 3
 _helper: list[socket.socket] = []
 

@@ -17,7 +17,7 @@ import h5py
 
 from lsengine.store import structure
 
-_TIME_S, _BYTES_PER_S = 10, 2**24  # of processor time; a part of it is for the file's size
+_TIME_S, _BYTES_PER_S = 5, 2**22  # of processor time; a part of it is for the file's size
 _WAIT_S = 300  # until the file system has answered
 _ROOM_BYTES = 2**30
 _SMALL_BYTES = 2**20
@@ -88,7 +88,7 @@ def problem(path: Path) -> str | None:
     except structure.Unfit as error:
         return str(error)
     except Exception as error:  # HDF5, h5py and NumPy raise anything over rotten bytes
-        return f"damaged: {type(error).__name__}: {error}"
+        return f"damaged: {type(error).__name__}: {' '.join(str(error).split())}"
     return None
 
 

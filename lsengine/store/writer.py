@@ -98,7 +98,7 @@ class Writer:
     def __init__(self, path: Path, comm: Any = None) -> None:
         try:
             # HDF5's flush is collective under mpio; a second descriptor syncs this process's data.
-            self._descriptor = os.open(path, os.O_RDONLY)
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # of a FIFO, too
             try:
                 self._file = writable(path, comm)
             except (OSError, SurfaceError):

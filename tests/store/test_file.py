@@ -50,3 +50,13 @@ def test_paths_that_are_no_files_are_usage_errors(tmp_path, kind):
         path.mkdir()
     with pytest.raises(UsageError, match=str(path)):
         store.read(path)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory"])
+def test_what_is_no_file_has_no_format_and_is_not_waited_for(tmp_path, kind):
+    """Whatever lies where a file should be made, the answer comes at once."""
+    (os.mkfifo if kind == "fifo" else os.mkdir)(tmp_path / "x.h5")
+    assert store.format_of(tmp_path / "x.h5") is None
+    for act in (store.Writer, store.read):
+        with pytest.raises((SurfaceError, UsageError), match=r"x\.h5"):
+            act(tmp_path / "x.h5")
