@@ -2,10 +2,10 @@
 
 The trials are those of `tests/support/kills.py`: a surface is evaluated under mpirun, in
 both ways of writing; a worker, the coordinator or everything is killed by SIGKILL at a random
-moment; then the file is opened, its cells are compared with an undisturbed run's, and
-the run is completed and compared byte by byte.  Under ULFM, where a worker is killed, the run has
-to end by itself with all cells.  Only trials that killed a living rank are counted.  The first
-thing that does not hold ends the soak, and its folder is kept.
+moment; then the file is opened, compared with its digest and checksums, its cells are compared
+with an undisturbed run's, and the run is completed and compared byte by byte.  Under ULFM, where a
+worker is killed, the run has to end by itself with all cells.  Only trials that killed a living
+rank are counted.  The first thing that does not hold ends the soak, and its folder is kept.
 
     .venv/bin/python benchmarks/soak_kills.py --kills 300 --beside 2
 """
@@ -101,7 +101,7 @@ def _report(
     print(f"  in the middle of work  {middle}, {middle / len(killed):.0%}")
     print(f"ranks killed             {sum(trial.victims for trial in killed)}")
     print(f"cells finished before    {sum(trial.done for trial in killed)}")
-    print("cells lost, wrong, or done without their values: none, or this would not be printed")
+    print("cells lost, wrong or without checksums, digests broken: none, or this were not printed")
     print(f"seconds                  {seconds:.0f}")
     for key, value in context.items():
         print(f"{key:<24} {value}")

@@ -77,7 +77,7 @@ def evaluate(
         output: A surface file.  What is in it is not evaluated again.  Default: none is kept.
         extend: A surface file whose cells a new ``output`` takes over: of a finer or wider grid,
             or with one more quantity.
-        retry_failed: Evaluate failed cells again.
+        retry_failed: Evaluate failed and damaged cells again.
         workers: How many processes of this machine evaluate, which are started for it.
         progress: Whether a bar and warnings are shown.
         keys: Any other key of a job: ``quantities``, ``precision``, ``batch_size``, ``device``...
@@ -209,7 +209,7 @@ def run(
         only: A pattern of the names of the wanted jobs.
         changes: Values by key, such as ``{"grid.alpha": [-1, 1, 9]}``, in place of the files'.
         extend: A surface file whose cells a new, larger or finer surface takes over.
-        retry_failed: Evaluate failed cells again.
+        retry_failed: Evaluate failed and damaged cells again.
         workers: As for `evaluate`.
         progress: Whether a bar and warnings are shown.
 

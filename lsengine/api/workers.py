@@ -270,7 +270,8 @@ class _Count:
         if self._style == "none":
             return
         try:
-            status = [store.read_status(path) for path in self._files if path.exists()]
+            files = [path for path in self._files if path.exists()]
+            status = [store.read_status(path, checked=False) for path in files]
         except LsengineError:
             return  # just being laid out
         if len({len(s) for s in status}) != 1:

@@ -13,7 +13,7 @@ from typing import Any
 
 import lsengine
 from lsengine import files
-from lsengine.errors import UsageError
+from lsengine.errors import SurfaceError, UsageError
 from lsengine.wording import printable
 
 
@@ -147,6 +147,12 @@ def status(parsed: argparse.Namespace) -> int:
 
     if parsed.count and (parsed.json or parsed.watch):
         raise UsageError("--count prints one number; it goes neither with --json nor with --watch")
+    if parsed.verify and (parsed.count or parsed.json or parsed.watch):
+        raise UsageError("--verify goes with none of --count, --json and --watch")
+    if parsed.verify:
+        verdicts = status.verdicts(parsed.surface, parsed.only)
+        tell("\n".join(map(str, verdicts)))
+        return SurfaceError.exit_code if any(v.is_damaged for v in verdicts) else 0
     if parsed.watch:
         from lsengine.report import watch
 

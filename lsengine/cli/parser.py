@@ -122,7 +122,7 @@ _SET = _argument(
     action="append",
     default=[],
 )
-_RETRY = _flag("--retry-failed", "evaluate failed cells again")
+_RETRY = _flag("--retry-failed", "evaluate failed and damaged cells again")
 _PROGRESS = _argument(
     "--progress",
     "auto is a bar on a terminal, else a line now and then",
@@ -254,6 +254,11 @@ _COMMANDS = {
             "print one number, for scripts: how many cells and checkpoints of a trajectory are "
             "done, missing or failed; or missing-cells, without checkpoints",
             choices=("done", "missing", "failed", "missing-cells"),
+        ),
+        _flag(
+            "--verify",
+            "look at all of the file: whether its layout, its data and its finished cells are as "
+            "they were written; exit code 4 if anything is damaged",
         ),
         *_watching("print", every_s=2.0),
     ),

@@ -16,6 +16,7 @@ from lsengine import store
 from lsengine.engine.messages import Twin, WorkerInfo
 from lsengine.errors import SurfaceError
 from lsengine.job import Job
+from lsengine.store import damage
 from lsengine.surface import drawn
 from lsengine.surface.identity import (
     Difference,
@@ -36,6 +37,17 @@ Array = NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 _SAME = 1e-5  # relative distance of two directions that are one but for last bits
+
+
+def refuse_damaged(surface: Path, *, retries: bool) -> None:
+    """Refuse a file to go on with that is damaged, but for cells if the run ``retries`` them.
+
+    Raises:
+        SurfaceError: Naming what is damaged.
+    """
+    damage.refuse(surface, cells=not retries)
+    if retries and (which := damage.verify(surface).cells):
+        log.warning("%s: %s do not fit their checksums; they are evaluated again", surface, which)
 
 
 def refuse_other_job(job: Job, identity: dict[str, Any], series: CheckpointSeries | None) -> None:
@@ -69,11 +81,12 @@ def refuse_other_job(job: Job, identity: dict[str, Any], series: CheckpointSerie
 
 
 def refuse_other_cells(old: Path, identity: dict[str, Any]) -> None:
-    """Refuse to take cells over from a surface whose cells are not this job's.
+    """Refuse to take cells over from a surface that is damaged or whose cells are not this job's.
 
     Raises:
         SurfaceError: Naming the first difference.
     """
+    damage.refuse(old)
     attributes, ours = store.read_attributes(old), cell_identity(identity)
     if attributes.get("cell_fingerprint") == fingerprint(ours):
         return

@@ -16,7 +16,7 @@ class Options:
     """What may differ between runs of one job; it never affects values.
 
     Attributes:
-        retry_failed: Evaluate failed cells again.
+        retry_failed: Evaluate failed and damaged cells again.
         chunk: Cells per chunk, or None to go by measured time.
         progress: ``auto``, ``bar``, ``lines`` or ``none``.
         trajectory_only: Evaluate checkpoints and no cells of the grid.

@@ -79,6 +79,7 @@ class Run:
         self._grid = prepare.grid(job)
         self._exists = job.output.exists()
         if self._exists:
+            compatibility.refuse_damaged(job.output, retries=options.retry_failed)
             compatibility.refuse_other_job(job, self._identity, self._series)
             self._grid = store.read_grid(job.output)
         if self._extended is not None:

@@ -11,9 +11,10 @@ import numpy as np
 
 from lsengine import job as jobs
 from lsengine import store
+from lsengine.errors import UsageError
 from lsengine.files import is_regular
 from lsengine.report.inputs import is_job_file
-from lsengine.store import lock
+from lsengine.store import damage, lock
 from lsengine.surface import FAILED, Surface, parts
 from lsengine.wording import duration
 
@@ -36,6 +37,7 @@ class Summary:
     done: int = 0  # cells with a result
     missing: int
     failed: int = 0
+    damaged: int = 0  # cells and checkpoints that do not fit their checksums, and count as missing
     rate_per_s: float | None = None  # cells
     remaining_s: float | None = None
     running_on: str | None = None  # host and process; None if no run has the lock
@@ -83,6 +85,24 @@ def summaries(path: str | Path, only: str = "*") -> list[Summary]:
     ]
 
 
+def verdicts(path: str | Path, only: str = "*") -> list[damage.Verdict]:
+    """Return what a thorough look at a surface finds, or at the surfaces of a job file's jobs.
+
+    Jobs that are not started are left out.
+
+    Raises:
+        UsageError: If there is no such file, or no job is started.
+        SurfaceError: If a file is no surface, or cannot be read at all.
+    """
+    if not is_job_file(path):
+        return [damage.verify(Path(path))]
+    outputs = [job.output for job in jobs.load_all(path, only=only)]
+    found = [damage.verify(output) for output in outputs if is_regular(output)]
+    if not found:
+        raise UsageError(f"{path}: no surface of it is there; lsengine eval {path} makes them")
+    return found
+
+
 def summary(path: str | Path) -> Summary:
     """Return how far the surface of a surface file is.
 
@@ -95,7 +115,7 @@ def summary(path: str | Path) -> Summary:
     owner = lock.owner(path)
     counts, rate = surface.counts(), _rate(surface)
     known: dict[str, Any] = {name: surface.attributes.get(name) for name in _OF_THE_FILE} | counts
-    moved = store.read_parts(path)
+    moved, damaged = store.read_parts(path), damage.cells(path)
     return Summary(
         surface=str(path),
         name=surface.name,
@@ -110,6 +130,7 @@ def summary(path: str | Path) -> Summary:
         failures=_failures(surface),
         checkpoints=surface.trajectory.counts() if surface.trajectory else None,
         unconverged=surface.unconverged,
+        damaged=sum(map(len, damaged)),
         parameters={a: {w: p.as_dict() for w, p in of.items()} for a, of in moved.items()} or None,
         parameters_text={axis: parts.text(of) for axis, of in moved.items()} or None,
         **known,
@@ -126,6 +147,8 @@ def text(summary: Summary) -> str:
         f"  missing    {summary.missing:,}",
         f"  failed     {summary.failed:,}",
     ]
+    if summary.damaged:
+        lines.append(f"  damaged    {summary.damaged:,}; they count as missing; see --verify")
     if summary.checkpoints is not None:
         words = ", ".join(f"{n:,} {state}" for state, n in summary.checkpoints.items() if n)
         lines.append(f"  trajectory {words}")

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lsengine.store import checksums
 from lsengine.store.attributes import TRAJECTORY_KINDS
+from lsengine.store.checksums import Cells
+from lsengine.store.digest import COLUMNS
 from lsengine.store.file import PROVENANCE, quantity_names, scale_name
-from lsengine.store.validation import Content, Shape
+from lsengine.store.validation import Content
 from lsengine.surface import FAILED, PlaneCurve, Trajectory
 
 _AXES = (("alpha",), ("repeat", "alpha"), ("beta", "alpha"))
 _LATEST_S = 1e11  # a time since 1970, or a duration: no clock has shown more
-_CHECKSUM = "checksum"  # is about cells, and no fact about checkpoints
 _KNOWN = ("train_", "test_", "eigenvalue_")  # how the names of quantities begin
 
 
@@ -41,30 +43,46 @@ def axes(content: Content) -> dict[str, NDArray[np.float64]]:
     return found
 
 
-def status(content: Content, shape: Shape) -> NDArray[np.uint8]:
-    """Return the states of cells of a shape."""
-    states = content.array("status", (np.uint8,), shape)
-    if states.max(initial=0) > FAILED:
-        raise content.damage(f"{content.path('status')} has values that are no states")
-    return states
-
-
-def quantities(content: Content, shape: Sequence[int]) -> dict[str, NDArray[np.float64]]:
-    """Return everything that has one number for each cell."""
+def of_grid(content: Content, shape: Sequence[int] | None = None) -> Cells:
+    """Return the cells of the grid as far as they are sound; also while they are written."""
+    shape = content.dataset("status").shape if shape is None else shape
     names = quantity_names(content.group)
     for name in content:
         if name.startswith(_KNOWN) and name not in names and name not in PROVENANCE:
             names.append(name)  # of another type or shape, which its reading says
     for name in names:
         content.refuse_name(name)
-    return {name: content.floats(name, shape) for name in names}
+    return _sound(content, names, shape)
 
 
-def provenance(content: Content, shape: Sequence[int]) -> dict[str, NDArray[Any]]:
-    """Return what is known of cells beside their results; times that are none are NaN."""
-    names = [name for name in PROVENANCE if name in content]
-    found = {name: content.array(name, (PROVENANCE[name][0],), shape) for name in names}
-    return {name: _times(values) for name, values in found.items()}
+def of_run(content: Content) -> Cells | None:
+    """Return the checkpoints of a trajectory likewise, None if they are no cells."""
+    if "trajectory" not in content or "status" not in (inner := content.inner("trajectory")):
+        return None
+    known = {*COLUMNS, *PROVENANCE, checksums.NAME, "status"}
+    return _sound(inner, [n for n in inner if n not in known], inner.dataset("epoch").shape)
+
+
+def _sound(content: Content, names: Sequence[str], shape: Sequence[int]) -> Cells:
+    def read() -> Cells:
+        facts = [name for name in PROVENANCE if name in content]
+        has_checksums = checksums.NAME in content
+        return Cells(
+            status=content.array("status", (np.uint8,), shape),  # first
+            quantities={name: content.floats(name, shape) for name in names},
+            provenance={n: content.array(n, (PROVENANCE[n][0],), shape) for n in facts},
+            stored=content.array(checksums.NAME, (np.uint32,), shape) if has_checksums else None,
+        )
+
+    cells = checksums.sound(read)
+    if cells.status.max(initial=0) > FAILED:
+        raise content.damage(f"{content.path('status')} has values that are no states")
+    return cells
+
+
+def times(provenance: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return provenance with NaN for times that are none."""
+    return {name: _times(values) for name, values in provenance.items()}
 
 
 def _times(values: NDArray[Any]) -> NDArray[Any]:
@@ -74,22 +92,19 @@ def _times(values: NDArray[Any]) -> NDArray[Any]:
         return np.where((values >= 0) & (values < _LATEST_S), values, np.nan)
 
 
-def trajectory(content: Content, *, is_plane: bool) -> Trajectory | None:
-    """Return the checkpoints, None if there are none; their status is read before values."""
+def trajectory(content: Content, cells: Cells | None, *, is_plane: bool) -> Trajectory | None:
+    """Return the checkpoints, None if there are none; ``cells`` is what `of_run` returns."""
     if "trajectory" not in content:
         return None
     inner = content.inner("trajectory")
     epochs = inner.array("epoch", (np.int64,), (None,))
-    shape = epochs.shape
     if (np.diff(epochs) < 0).any() or not len(epochs):
         raise content.damage("trajectory/epoch does not ascend")
-    columns: dict[str, NDArray[Any]] = {}
-    if "status" in inner:
-        columns["status"] = status(inner, shape)
+    columns: dict[str, NDArray[Any]] = {} if cells is None else cells.columns
     required = {"alpha", "beta"} if is_plane else {"alpha"}
     for name in sorted({*inner} | required):
-        if name not in columns and name != _CHECKSUM:
-            columns[name] = epochs if name == "epoch" else _column(inner, name, shape)
+        if name not in columns and name != checksums.NAME:
+            columns[name] = epochs if name == "epoch" else _column(inner, name, epochs.shape)
     return Trajectory(columns, inner.attributes(TRAJECTORY_KINDS))
 
 

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine.store import digest
+from lsengine.store import checksums, damage, digest
 from lsengine.store.file import (
     FORMAT,
     FORMAT_VERSION,
@@ -123,8 +123,10 @@ def amend(
     A whole new file takes its place.  Its lock is held, and nobody writes it.
 
     Raises:
+        SurfaceError: If the file is not as it was laid out.
         EnvironmentUnfit: If the disk is full or the folder cannot be written.
     """
+    damage.refuse(path, cells=False)  # a new digest would hide it
     with in_place_of(path) as part:
         with writable_copy(path, part) as file:
             file.attrs.update(attributes)
@@ -132,14 +134,16 @@ def amend(
                 _lay_out_trajectory(file.create_group("trajectory"), trajectory)
             file.flush()
             version = int(file.attrs["format_version"])
-        if version > 2:  # programs that know older versions would leave a digest that is wrong
+        if (
+            version > digest.OLD
+        ):  # programs that know older versions would leave a digest that is wrong
             digest.seal(part)
 
 
 def _size(layout: Layout) -> int:
     """Return how many bytes a file will have, rather too many."""
     facts = sum(np.dtype(dtype).itemsize for dtype, _ in PROVENANCE.values())
-    cells = (8 * len(layout.quantities) + facts + 1) * layout.grid.size
+    cells = (8 * len(layout.quantities) + facts + 5) * layout.grid.size  # and checksum and status
     arrays = [values for parameters in layout.directions.values() for values in parameters.values()]
     directions = sum(int(values.nbytes) + 1024 for values in arrays)
     checkpoints = len(layout.trajectory.columns["epoch"]) if layout.trajectory else 0
@@ -180,6 +184,7 @@ def _allocate_cells(
         allocate(group, name, scales, np.float64, np.nan)
     for name, (dtype, fill) in PROVENANCE.items():
         allocate(group, name, scales, dtype, fill)
+    allocate(group, checksums.NAME, scales, np.uint32, 0)
     allocate(group, "status", scales, np.uint8, 0)
 
 

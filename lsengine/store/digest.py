@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 NAME = "layout_digest"
+OLD = 2  # the last version of surfaces without one
 COLUMNS = (
     *("epoch", "source", "sha256", "learning_rate", "alpha", "beta", "distance", "length"),
     *("cosine_alpha", "cosine_beta"),
@@ -161,11 +162,14 @@ def _parts(file: h5py.File) -> tuple[list[tuple[str, int, int]], list[tuple[str,
     data: list[tuple[str, int, int]] = []
 
     def sort(name: str, item: h5py.HLObject) -> None:
-        if isinstance(item, h5py.Dataset) and (size := item.id.get_storage_size()):
+        if not isinstance(item, h5py.Dataset):
+            return
+        size, at = item.id.get_storage_size(), item.id.get_offset()
+        if size and at is not None:  # else its values are among headers, or in chunks
             group, _, own = name.rpartition("/")
             is_cells = not group or (group == "trajectory" and own not in COLUMNS)
             is_cells = is_cells and "status" in file and not item.is_scale
-            (cells if is_cells else data).append((name, item.id.get_offset(), size))
+            (cells if is_cells else data).append((name, at, size))
 
     file.visititems(sort)
     return cells, data

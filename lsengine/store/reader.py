@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lsengine.errors import SurfaceError
 from lsengine.store import attributes as said
-from lsengine.store import cells, loss_landscape
+from lsengine.store import cells, checksums, damage, loss_landscape
 from lsengine.store.file import AXES, FORMAT, directions_group, opened, read_direction
 from lsengine.store.validation import Content
 from lsengine.surface import Surface, Trajectory, drawn
@@ -35,7 +35,8 @@ def _content(path: str | Path, *formats: str) -> Iterator[Content]:
 def read(path: str | Path) -> Surface:
     """Read a surface, also one that is being written, or one of loss-landscape.
 
-    ``status`` is read before the values, so that every cell it calls done has its values.
+    ``status`` is read before the values, so that every cell it calls done has its values.  A cell
+    whose values do not fit its checksum counts as missing; a warning names it.
 
     Raises:
         UsageError: If there is no such file.
@@ -45,19 +46,20 @@ def read(path: str | Path) -> Surface:
         if loss_landscape.is_one(content.group):
             return loss_landscape.read(content, Path(path))
         axes = cells.axes(content)
-        shape = tuple(map(len, axes.values()))
-        status, attributes = cells.status(content, shape), said.read(content)
+        grid, run = cells.of_grid(content, tuple(map(len, axes.values()))), cells.of_run(content)
+        damage.warn(Path(path), content.group, grid, run)
+        attributes = said.read(content)
         if "precision_error" in content:
             content.floats("precision_error", (3, 4))
         return Surface(
             name=attributes.get("name", Path(path).stem),
             source=str(path),
             axes=axes,
-            quantities=cells.quantities(content, shape),
-            status=status,
-            provenance=cells.provenance(content, shape),
+            quantities=grid.quantities,
+            status=grid.status,
+            provenance=cells.times(grid.provenance),
             attributes=attributes,
-            trajectory=cells.trajectory(content, is_plane="beta" in axes),
+            trajectory=cells.trajectory(content, run, is_plane="beta" in axes),
             curve=cells.curve(content),
         )
 
@@ -68,14 +70,17 @@ def read_attributes(path: Path, required: Collection[str] = ()) -> dict[str, Any
         return said.read(content, required)
 
 
-def read_status(path: Path) -> NDArray[np.uint8]:
-    """Return ``status`` of all cells, flat, checkpoints last: (C + T,); raises like `read`."""
+def read_status(path: Path, *, checked: bool = True) -> NDArray[np.uint8]:
+    """Return ``status`` of all cells, flat, checkpoints last: (C + T,); raises like `read`.
+
+    Those that do not fit their checksums are missing, unless it shall be quick: not ``checked``.
+    """
     with _content(path) as content:
-        shape = content.dataset("status").shape
-        states = [cells.status(content, shape).ravel()]
-        if "trajectory" in content and "status" in (inner := content.inner("trajectory")):
-            states.append(cells.status(inner, (None,)))
-        return np.concatenate(states)
+        if not checked:
+            groups = checksums.groups(content.group)
+            return np.concatenate([group["status"][...].ravel() for group in groups])
+        found = (cells.of_grid(content), cells.of_run(content))
+        return np.concatenate([of.status.ravel() for of in found if of is not None])
 
 
 def read_grid(path: Path) -> Grid:
@@ -87,19 +92,20 @@ def read_grid(path: Path) -> Grid:
 def read_trajectory(path: Path) -> Trajectory | None:
     """Return the group of checkpoints, None if there is none; raises like `read`."""
     with _content(path) as content:
-        return cells.trajectory(content, is_plane="beta" in content)
+        return cells.trajectory(content, cells.of_run(content), is_plane="beta" in content)
 
 
 def read_directions(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
     """Return the stored directions by axis and parameter name; raises like `read`.
 
-    Each has the shape that the file says its parameter has.  Of a direction file of
-    github.com/tomgoldstein/loss-landscape the names are numbers, in the order of the network's
-    parameters, or of its state dict.
+    A file that has changed since it was laid out is refused.  Each direction has the shape that the
+    file says its parameter has.  Of a direction file of github.com/tomgoldstein/loss-landscape the
+    names are numbers, in the order of the network's parameters, or of its state dict.
     """
     with _content(path, loss_landscape.FORMAT) as content:
         if loss_landscape.is_one(content.group):
             return loss_landscape.read_directions(content)
+        damage.refuse(Path(path), cells=False)
         shapes = {name: tuple(shape) for name, shape, _ in said.state(content)}
         found = {}
         for axis, group in direction_groups(content.group).items():

@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 
 from lsengine import files
 from lsengine.errors import CellsFailed, Stopped, SurfaceError, UsageError
-from lsengine.store import lock
+from lsengine.store import cells, checksums, damage, lock
+from lsengine.store.digest import COLUMNS
 from lsengine.store.file import (
     FORMAT,
     PROVENANCE,
     in_place_of,
     opened,
-    quantity_names,
     read_direction,
     scale_name,
     writable_copy,
 )
 from lsengine.store.reader import direction_groups, read, read_attributes, read_drawn
+from lsengine.store.validation import Content
 from lsengine.surface import DONE, FAILED, MISSING, drawn
 from lsengine.surface.identity import (
     differs_in_sources_known,
@@ -57,8 +58,8 @@ def merge(shards: Sequence[Path], output: Path) -> Merged:
 
     Raises:
         UsageError: If a shard is missing.
-        SurfaceError: If one belongs to another job, has other directions, or other values for a
-            cell that two files have; the output stays as it was.
+        SurfaceError: If one is damaged, belongs to another job, has other directions, or other
+            values for a cell that two files have; the output stays as it was.
         EnvironmentUnfit: If the disk is full or the folder cannot be written.
     """
     files.check_target(output)
@@ -66,7 +67,8 @@ def merge(shards: Sequence[Path], output: Path) -> Merged:
     sources = [p for p in shards if not (exists and files.is_regular(p) and p.samefile(output))]
     if not sources:
         raise UsageError(f"{output}: is the only shard given; there is nothing to merge")
-    read_attributes(sources[0])  # says what is wrong with it before a folder is made
+    for path in sources:  # what is wrong with one is said before a folder is made
+        damage.refuse(path, cells=False)
     files.make_folder(output.parent)
     with lock.held(output, lost=lambda: None):
         if output.exists():
@@ -192,22 +194,27 @@ def _merge(sources: Sequence[Path], output: Path, tolerance: float) -> _Columns:
         for name, column in merged.items():
             if name in file:
                 file[name][...] = column
+        for group in checksums.groups(file):
+            checksums.write(group, group["status"][...])
         file.flush()
     return merged
 
 
 def _read(path: Path) -> _Columns:
-    """Return everything that belongs to single cells, status first."""
+    """Return everything that belongs to single cells.
+
+    Raises:
+        SurfaceError: If any of it is damaged.
+    """
+    damage.refuse(path)
     read(path)  # refuses what has other types and shapes
     with opened(path, FORMAT) as file:
-        groups = [group for group in _GROUPS if f"{group}status" in file]
-        columns = {f"{group}status": file[f"{group}status"][...] for group in groups}
-        for group in groups:
-            inner, names = file[group] if group else file, quantity_names(file)
-            if group:  # columns known beforehand look alike, and are the same in all files
-                names = [n for n, d in inner.items() if d.dtype == np.float64 and n != "epoch"]
-            names += [n for n in PROVENANCE if n in inner and n not in names]
-            columns |= {group + name: inner[name][...] for name in names}
+        content = Content(file, SurfaceError)
+        columns, run = cells.of_grid(content).columns, cells.of_run(content)
+        if run is not None:
+            known = {n: d[...] for n, d in file["trajectory"].items() if d.dtype == np.float64}
+            of_run = {n: c for n, c in known.items() if n in COLUMNS} | run.columns
+            columns |= {f"trajectory/{name}": column for name, column in of_run.items()}
         unknown = np.full((3, 4), np.nan)
         error = file["precision_error"][...] if "precision_error" in file else unknown
         return columns | {"precision_error": error}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import EnvironmentUnfit, SurfaceError
+from lsengine.store import checksums, damage
 from lsengine.store.file import FAILURE_BYTES, PROVENANCE, quantity_names, scale_name, writable
 from lsengine.store.reader import read
-from lsengine.surface import DONE, FAILED, Surface
+from lsengine.surface import DONE, FAILED, MISSING, Surface
 
 Indices = tuple[NDArray[np.int64], ...]
 _Columns = dict[str, NDArray[np.generic]]
@@ -84,6 +85,14 @@ def contiguous_runs(cells: Sequence[int], row: int) -> list[tuple[int, int]]:
     return runs
 
 
+def _places(cells: NDArray[np.int64], dataset: h5py.Dataset) -> Iterator[tuple[Any, int]]:
+    """Give the places in a dataset of one or two axes of ascending cells, and their number."""
+    row = dataset.shape[-1]
+    for start, stop in contiguous_runs(cells.tolist(), row):
+        within = slice(start % row, (stop - 1) % row + 1)
+        yield (within if dataset.ndim == 1 else (start // row, within)), stop - start
+
+
 class Writer:
     """Writes results into a file that `create` has laid out.  Independent, never collective.
 
@@ -113,11 +122,13 @@ class Writer:
             raise SurfaceError(f"{path}: cannot be opened for writing: {error}") from error
         self._is_serial, self._is_abandoned = comm is None, False
         self._names = set(quantity_names(self._file))
-        names = [*self._names, *PROVENANCE, "status"]
+        names = [*self._names, *PROVENANCE, checksums.NAME, "status"]
         self._datasets = {name: self._file[name] for name in names if name in self._file}
         for name, dataset in self._file.get("trajectory", {}).items():
             self._datasets[f"trajectory/{name}"] = dataset
         self._size = self._file["status"].size
+        groups = {"": self._file, "trajectory/": self._file.get("trajectory")}
+        self._quantities = {g: checksums.names_in(of) for g, of in groups.items() if of is not None}
 
     def write(self, results: CellResults) -> None:
         """Store the values of cells, then mark them done or failed.
@@ -143,7 +154,7 @@ class Writer:
             ) from error
 
     def _store(self, results: CellResults, group: str, cells: list[int]) -> None:
-        """Store ascending cells of one group, values first and their status last."""
+        """Store ascending cells of one group: values and checksums first, their status last."""
         failed, first = results.failures, self._size if group else 0
         done = [c for c in cells if c not in failed]
         position = {cell: i for i, cell in enumerate(results.cells)}
@@ -152,26 +163,49 @@ class Writer:
         complete = group or set(quantities) == self._names
         if done and not (complete and results.values.keys() <= known):
             raise ValueError(f"results have {sorted(results.values)}, not {sorted(self._names)}")
-        order = [position[c] for c in cells]
-        reasons = [failed.get(c, "").encode(errors="replace")[:FAILURE_BYTES] for c in cells]
-        columns: dict[str, NDArray[Any]] = {
-            "wall_s": np.array(results.wall_s, np.float64)[order],
-            "finished": np.array(results.finished, np.float64)[order],
-            "batch": np.array(results.batch or [0] * len(cells), np.int32)[order],
-            "worker": np.full(len(cells), results.worker, np.int32),
-            "failure": np.array(reasons, f"S{FAILURE_BYTES}"),
-        }
         status = np.array([FAILED if c in failed else DONE for c in cells], np.uint8)
-        indices, done_indices = [c - first for c in cells], [c - first for c in done]
+        indices = np.array(cells, np.int64) - first
+        is_done = status == DONE
+        values = {name: np.full(len(cells), np.nan) for name in self._quantities[group]}
         for name in quantities:
-            values = [results.values[name][position[c]] for c in done]
-            self._put(group + name, done_indices, np.array(values, np.float64))
+            values[name][is_done] = [results.values[name][position[c]] for c in done]
+        columns = self._provenance(results, cells, [position[c] for c in cells])
+        columns[checksums.NAME] = checksums.checksums(indices, status, values, columns["failure"])
+        self._unmark(f"{group}status", indices, status)
+        for name in quantities:
+            self._put(group + name, indices[is_done], values[name][is_done])
         for name, column in columns.items():
             if group + name in self._datasets:  # older files have fewer
                 self._put(group + name, indices, column)
         self._sync()
         self._put(f"{group}status", indices, status)
         self._sync()
+
+    def _provenance(
+        self, results: CellResults, cells: list[int], order: list[int]
+    ) -> dict[str, NDArray[Any]]:
+        """Return what is known of cells besides their values, in this ``order`` of the results."""
+        reasons = [results.failures.get(c, "") for c in cells]
+        texts = [reason.encode(errors="replace")[:FAILURE_BYTES] for reason in reasons]
+        return {
+            "wall_s": np.array(results.wall_s, np.float64)[order],
+            "finished": np.array(results.finished, np.float64)[order],
+            "batch": np.array(results.batch or [0] * len(results.cells), np.int32)[order],
+            "worker": np.full(len(cells), results.worker, np.int32),
+            "failure": np.array(texts, f"S{FAILURE_BYTES}"),
+        }
+
+    def _unmark(self, name: str, indices: NDArray[np.int64], status: NDArray[np.uint8]) -> None:
+        """Call cells missing that have another status, and those that failed before.
+
+        Else a process killed between values and status would leave a cell whose checksum is not
+        of its status.
+        """
+        before = self._get(name, indices)
+        changes = (before != MISSING) & ((before != status) | (before == FAILED))
+        if changes.any():
+            self._put(name, indices[changes], np.full(np.count_nonzero(changes), MISSING, np.uint8))
+            self._sync()
 
     def close(self) -> None:
         """Close the file; not collective, because no other process shares the handle."""
@@ -190,16 +224,16 @@ class Writer:
         self._is_abandoned = True
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
-    def _put(self, name: str, cells: Sequence[int], values: NDArray[Any]) -> None:
+    def _put(self, name: str, cells: NDArray[np.int64], values: NDArray[Any]) -> None:
+        dataset, first = self._datasets[name], 0
+        for place, count in _places(cells, dataset):
+            dataset[place] = values[first : first + count]
+            first += count
+
+    def _get(self, name: str, cells: NDArray[np.int64]) -> NDArray[Any]:
         dataset = self._datasets[name]
-        row, first = dataset.shape[-1], 0
-        for start, stop in contiguous_runs(cells, row):
-            run = values[first : first + stop - start]
-            if dataset.ndim == 1:
-                dataset[start:stop] = run
-            else:
-                dataset[start // row, start % row : (stop - 1) % row + 1] = run
-            first += stop - start
+        parts = [dataset[place] for place, _ in _places(cells, dataset)]
+        return np.concatenate(parts) if parts else np.empty(0, dataset.dtype)
 
     def _sync(self) -> None:
         if self._is_serial:
@@ -216,8 +250,10 @@ def adopt(path: Path, old: Path) -> tuple[int, int]:
         How many cells are done now, and how many more have some of their quantities.
 
     Raises:
+        SurfaceError: If the old surface is damaged.
         EnvironmentUnfit: If the disk refuses the data.
     """
+    damage.refuse(old)
     surface = read(old)
     try:
         with writable(path) as file:
@@ -239,10 +275,16 @@ def _copy_cells(file: h5py.File, old: Surface) -> tuple[int, int]:
     shared = [name for name in quantities if name in old.quantities]
     _copy(file, {name: old.quantities[name] for name in shared}, *cells)
     count = int(np.count_nonzero(done_C))
+    status = file["status"][...]
+    if len(shared) == len(quantities):
+        _copy(file, {n: old.provenance[n] for n in PROVENANCE if n in old.provenance}, *cells)
+        status[cells[0]] = DONE
+    checksums.write(file, status)  # its indices are other ones; before status
+    file.flush()
     if len(shared) < len(quantities):
         return 0, count if shared else 0
-    _copy(file, {n: old.provenance[n] for n in PROVENANCE if n in old.provenance}, *cells)
-    _copy(file, {"status": old.status}, *cells)
+    file["status"][...] = status
+    file.flush()
     return count, 0
 
 

@@ -10,6 +10,7 @@ import xarray
 
 import lsengine
 from lsengine import store
+from lsengine.store import damage, digest
 
 DATA = Path(__file__).parent
 LARGEST = 60_000  # bytes
@@ -31,6 +32,8 @@ NUMBERS = {
         [0.0013437495657834626, 0.011589403905535716, 0.0],
     ),
 }
+NUMBERS[3] = NUMBERS[2]
+FINGERPRINTS = {1: "84130ea4affb9662", 2: "84130ea4affb9662", 3: "adc2177fc0a46c7d"}
 
 
 def surface(path):
@@ -40,7 +43,7 @@ def surface(path):
     assert path.stem == f"surface-v{version}"
     corner, error, centre, alphas = NUMBERS[version]
     assert surface.attributes["lsengine_version"] == "0.1.0"
-    assert surface.attributes["fingerprint"].startswith("84130ea4affb9662")
+    assert surface.attributes["fingerprint"].startswith(FINGERPRINTS[version])
     assert list(surface.axes) == ["beta", "alpha"]
     assert surface.alpha.tolist() == [-1.0, -0.5, 0.0, 0.5]
     assert surface.beta.tolist() == [-0.5, 0.0, 0.5]
@@ -67,11 +70,12 @@ def surface(path):
     assert columns["plane_train_loss"][2] == columns["train_loss"][2] == centre
 
 
-def history_v1(path):
-    """Two epochs."""
+def history(path):
+    """Two epochs, the same in every version."""
     found = store.read_history(path)
     assert found.columns["epoch"].tolist() == [0, 1, 2]
-    assert found.columns["train_loss"][-1] == 0.8079043623995159
+    expected = {"history-v1": 0.8079043623995159, "history-v2": 0.8079043641369287}
+    assert found.columns["train_loss"][-1] == expected[path.stem]
     assert found.columns["test_error"][0] == 0.9032258064516129
     assert np.isnan(found.columns["learning_rate"][0])
     assert found.columns["learning_rate"][2] == pytest.approx(0.01)
@@ -115,7 +119,9 @@ def old_directions(path):
 READERS = {
     "surface-v1.h5": surface,
     "surface-v2.h5": surface,
-    "history-v1.h5": history_v1,
+    "surface-v3.h5": surface,
+    "history-v1.h5": history,
+    "history-v2.h5": history,
     "loss-landscape-2d.h5": old_plane,
     "loss-landscape-1d.h5": old_curve,
     "loss-landscape-hessian.h5": old_curvature,
@@ -130,12 +136,22 @@ def test_archived_files_are_read_as_ever(name):
     READERS[name](DATA / name)
 
 
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_digests_and_checksums_of_the_archive_fit(version):
+    """Those that have some still fit."""
+    verdict = damage.verify(DATA / f"surface-v{version}.h5")
+    assert (verdict.has_digest, verdict.has_checksums) == (version == 3, version == 3)
+    assert (verdict.is_damaged, verdict.finished) == (False, 15)
+    expected = digest.State.FITS if version == 3 else digest.State.ABSENT
+    assert digest.state(DATA / f"history-v{max(1, version - 1)}.h5") is expected
+
+
 def test_the_archive_is_complete():
     """A reader without its file would never run."""
     assert {p.name for p in DATA.glob("*.h5")} == READERS.keys()
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_xarray_opens_the_archived_surfaces(version):
     """The dataset, and each group."""
     path = DATA / f"surface-v{version}.h5"
@@ -145,9 +161,10 @@ def test_xarray_opens_the_archived_surfaces(version):
         assert found["alpha"].dims == ("epoch",)
 
 
-def test_xarray_opens_an_archived_surface_as_a_tree():
+@pytest.mark.parametrize("version", [2, 3])
+def test_xarray_opens_an_archived_surface_as_a_tree(version):
     """From version 2 on, plainly and with everything in it."""
-    with xarray.open_datatree(DATA / "surface-v2.h5") as tree:
-        assert tree["train_loss"].sel(alpha=0.0, beta=0.0) == NUMBERS[2][2]
+    with xarray.open_datatree(DATA / f"surface-v{version}.h5") as tree:
+        assert tree["train_loss"].sel(alpha=0.0, beta=0.0) == NUMBERS[version][2]
         assert tree["directions/along_beta/net.0.weight"].shape == (16, 6)
         assert tree["trajectory"].to_dataset(inherit=False)["alpha"].dims == ("epoch",)

@@ -6,6 +6,7 @@ import json
 import socket
 from pathlib import Path
 
+import h5py
 import jsonschema
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from lsengine.store import lock
 from lsengine.surface.grid import Grid
 from tests.support.jobs import write_job
 from tests.support.planes import finish, partial_plane
+from tests.support.surfaces import edited
 
 PARAMETERS = {  # at 3x32x32 and 10 classes; sums over the layers of the papers' tables
     "resnet20": 272_474,
@@ -102,10 +104,8 @@ def test_status_of_a_job(make_job, capsys):
 
 def test_status_of_another_writers_surface(tmp_path, capsys):
     """Facts about cells are no results: without them the rate is unknown, and no more."""
-    import h5py
-
     path = partial_plane(tmp_path / "plane.h5", failed=[3])
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         for name in store.PROVENANCE:
             del file[name]
     found = _status(capsys, path)
@@ -146,6 +146,29 @@ def test_status_counts_checkpoints_of_a_trajectory_unless_asked_not_to(tmp_path,
     for what, expected in (("missing", 14), ("missing-cells", 12), ("done", 0)):
         assert main(["status", str(path), "--count", what]) == 0
         assert capsys.readouterr().out == f"{expected}\n"
+
+
+def test_status_verifies(tmp_path, capsys, make_job):
+    """A line for each part, and code 4 if anything has changed; of a job all that are there."""
+    path = partial_plane(tmp_path / "plane.h5", failed=[3])
+    assert main(["status", str(path), "--verify"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  layout     as it was laid out",
+        "  data       as they were laid out",
+        "  cells      10 finished, all fit their checksums",
+    ]
+    with h5py.File(path, "r+") as file:
+        file["train_loss"][0, 2] += 1.0
+    assert main(["status", str(path), "--verify"]) == 4
+    assert capsys.readouterr().out.splitlines()[3] == "  cells      damaged: cells 2"
+    assert _status(capsys, path)["damaged"] == 1
+    assert main(["status", str(path)]) == 0
+    assert "  damaged    1; they count as missing" in capsys.readouterr().out
+    assert main(["status", str(path), "--verify", "--json"]) == 2
+    job = make_job()
+    assert main(["status", str(job), "--verify"]) == 2
+    partial_plane(job.with_suffix(".h5"))
+    assert main(["status", str(job), "--verify"]) == 0
 
 
 def test_status_of_a_job_without_a_surface(make_job, capsys):

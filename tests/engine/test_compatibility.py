@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import torch
 
+from lsengine import store
 from lsengine.engine import Options, evaluate
 from lsengine.errors import SurfaceError
+from lsengine.store.shards import merge
 from lsengine.surface.identity import cell_identity, fingerprint
+from tests.support.jobs import values
+from tests.support.surfaces import edited
 
 
 def test_a_resume_elsewhere_is_warned_of(make_job, capsys):
     """Another torch version, device kind or thread count: both are named, and the run goes on."""
     job = make_job()
     assert evaluate([job], Options(progress="none"), world=None) == 0
-    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+    with edited(job.with_suffix(".h5")) as file:
         file["status"][0] = 0
         file.attrs["torch_version"] = "1.0"
         file.attrs["threads"] = 64
@@ -62,7 +70,7 @@ def test_a_resume_on_another_processor_is_warned_of(make_job, capsys, attributes
     """
     job = make_job(directions={"alpha": {"kind": "random"}}, grid={"alpha": [0, 1, 2]})
     assert evaluate([job], Options(progress="none"), world=None) == 0
-    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+    with edited(job.with_suffix(".h5")) as file:
         file["status"][0] = 0
         assert file.attrs["device_kind"].startswith("cpu ")
         assert file.attrs["forward"] == "eager"
@@ -97,7 +105,7 @@ def test_extending_a_surface_that_lies_elsewhere_is_refused(make_job, tmp_path, 
     finer = make_job(directions={"alpha": {"kind": "random"}}, grid={"alpha": [0, 1, 3]})
     assert evaluate([finer], Options(progress="none", extend=old), world=None) == 0
     finer.with_suffix(".h5").unlink()
-    with h5py.File(old, "r+") as file:
+    with edited(old) as file:
         change(file["directions/along_alpha"])
     with pytest.raises(SurfaceError, match=said):
         evaluate([finer], Options(progress="none", extend=old), world=None)
@@ -154,7 +162,7 @@ def test_a_surface_that_does_not_know_its_code_goes_on_with_a_warning(own_job, c
     """As an older version made it."""
     job = own_job()
     assert evaluate([job], Options(progress="none"), world=None) == 0
-    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+    with edited(job.with_suffix(".h5")) as file:
         identity = json.loads(file.attrs["identity"])
         assert set(identity.pop("code")) == {"edited_net.py", "edited_layers.py"}
         file.attrs["identity"] = json.dumps(identity, sort_keys=True)
@@ -247,11 +255,85 @@ def test_a_damaged_file_is_not_gone_on_with(make_job, change, says):
     job = make_job()
     path = job.with_suffix(".h5")
     assert evaluate([job], Options(progress="none"), world=None) == 0
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         file["status"][0] = 0
-        del file["layout_digest"]
         change(file)
     before = path.read_bytes()
     with pytest.raises(SurfaceError, match=says):
         evaluate([job], Options(progress="none"), world=None)
     assert path.read_bytes() == before
+
+
+def _flip_a_bit(file):
+    values = file["directions/along_alpha/0.weight"][...]
+    values.view(np.uint32)[0, 0] ^= 1 << 30
+    file["directions/along_alpha/0.weight"][...] = values
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda file: file["beta"].write_direct(file["beta"][...] + 0.01), "beta"),
+        (_flip_a_bit, "directions/along_alpha/0.weight"),
+        (lambda file: file.pop("directions/along_beta"), "attributes, names or other structure"),
+        (lambda file: file.attrs.modify("precision", "bfloat16"), "attributes, names"),
+        (lambda file: file["train_loss"].write_direct(np.zeros((4, 7))), "cells 7, 8, 9"),
+    ],
+)
+def test_a_damaged_surface_is_neither_resumed_nor_extended_nor_merged(make_job, change, named):
+    """What has changed is named, and nothing is written."""
+    job, finer = make_job(), make_job("finer", grid={"alpha": [-1, 1, 7], "beta": [-1, 1, 7]})
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    surface = job.with_suffix(".h5")
+    with edited(surface) as file:
+        file["status"][0] = 0
+    whole = Path(shutil.copy(surface, surface.with_name("whole.h5")))
+    with h5py.File(surface, "r+") as file:
+        change(file)
+    before = surface.read_bytes()
+    with pytest.raises(SurfaceError, match=f"job.h5: damaged: .*{named}"):
+        evaluate([job], Options(progress="none"), world=None)
+    with pytest.raises(SurfaceError, match=f"job.h5: damaged: .*{named}"):
+        evaluate([finer], Options(progress="none", extend=surface), world=None)
+    for shards in ([surface, whole], [whole, surface]):
+        with pytest.raises(SurfaceError, match=f"job.h5: damaged: .*{named}"):
+            merge(shards, surface.with_name("merged.h5"))
+    assert surface.read_bytes() == before
+    assert not finer.with_suffix(".h5").exists()
+    assert not surface.with_name("merged.h5").exists()
+
+
+def test_damaged_cells_are_evaluated_again_on_demand(make_job, capsys):
+    """With `retry_failed` the bytes are those of the undisturbed run again."""
+    job = make_job(quantities=["loss", "curvature"])
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    surface = job.with_suffix(".h5")
+    expected = values(surface)
+    with h5py.File(surface, "r+") as file:
+        file["train_loss"][1, 2] = 0.5
+        file["eigenvalue_max"][2, 2] = 0.5
+        file["checksum"][3, 3] += 1
+        file["status"][0, 0] = 77
+    with pytest.raises(SurfaceError, match="cells 0, 9, 16, 24 do not fit"):
+        evaluate([job], Options(progress="none"), world=None)
+    assert evaluate([job], Options(progress="none", retry_failed=True), world=None) == 0
+    assert "cells 0, 9, 16, 24 do not fit their checksums; they are evaluated again" in (
+        capsys.readouterr().err
+    )
+    assert values(surface) == expected
+
+
+def test_values_taken_over_in_part_are_not_believed_when_they_have_changed(make_job):
+    """A surface that is extended by a quantity has losses of missing cells: one of them rots."""
+    old, new = make_job("old"), make_job("new", quantities=["loss", "curvature"])
+    assert evaluate([old], Options(progress="none"), world=None) == 0
+    options = Options(progress="none", extend=old.with_suffix(".h5"))
+    assert evaluate([new], replace(options, cell_limit=1), world=None) == 0
+    with h5py.File(new.with_suffix(".h5"), "r+") as file:
+        missing = np.argwhere(file["status"][...] == 0)
+        assert np.isfinite(file["train_loss"][...]).all()
+        file["train_loss"][tuple(missing[0])] = -5.0
+        file["train_loss"][tuple(missing[1])] = np.nan
+    assert evaluate([new], Options(progress="none"), world=None) == 0
+    found, expected = (store.read(j.with_suffix(".h5")).quantities for j in (new, old))
+    np.testing.assert_allclose(found["train_loss"], expected["train_loss"], rtol=1e-6)

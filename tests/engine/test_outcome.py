@@ -6,7 +6,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -18,6 +17,7 @@ from lsengine.errors import CellsFailed, EnvironmentUnfit, Stopped, UsageError
 from lsengine.store import CellResults, Layout
 from lsengine.surface import DONE, FAILED, MISSING
 from lsengine.surface.grid import make_grid
+from tests.support.surfaces import edited
 
 GRID = make_grid((-1, 1, 9), (-1, 1, 5))
 CHECKPOINTS = [Path("epoch_000.pt"), Path("epoch_004.pt")]
@@ -54,7 +54,7 @@ def test_what_the_file_says_is_done_is_not_evaluated_again(make_job):
     """Of a file with fewer checkpoints than there are now, the new ones are missing."""
     job = jobs.load(make_job(), command="eval")
     store.create(job.output, Layout(grid=GRID, quantities=["train_loss"], attributes={}))
-    with h5py.File(job.output, "r+") as file:
+    with edited(job.output) as file:
         file["status"][0, :2] = DONE, FAILED
     found = Inventory(job, Options(), GRID, CHECKPOINTS, 1)
     assert (found.done, found.failed, len(found.cells)) == (1, {1}, 45)
@@ -91,7 +91,7 @@ def outcome(inventory, make_job):
     def begin(failed=()):
         job = jobs.load(make_job(), command="eval")
         store.create(job.output, Layout(grid=GRID, quantities=["train_loss"], attributes={}))
-        with h5py.File(job.output, "r+") as file:
+        with edited(job.output) as file:
             file["status"][...] = DONE
             file["status"][0] = MISSING
             for cell in failed:
@@ -175,7 +175,7 @@ def test_a_file_that_has_gone_is_not_called_done(make_job, monkeypatch, deed, me
         elif deed == "remove":
             surface.unlink()
         else:
-            with h5py.File(surface, "r+") as file:
+            with edited(surface) as file:
                 file["status"][...] = 0
 
     monkeypatch.setattr(store.Writer, "close", close)

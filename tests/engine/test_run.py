@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import h5py
 import numpy as np
 
 from lsengine import store
 from lsengine.engine import Options, evaluate
+from tests.support.surfaces import edited
 
 
 def test_what_was_settled_is_taken_from_the_file(make_job):
@@ -15,7 +15,7 @@ def test_what_was_settled_is_taken_from_the_file(make_job):
     assert evaluate([job], Options(progress="none"), world=None) == 0
     before = store.read(job.with_suffix(".h5"))
     assert before.attributes["batch_size"] == 512
-    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+    with edited(job.with_suffix(".h5")) as file:
         file["status"][...] = 0
         file.attrs["batch_size"] = 13
     assert evaluate([job], Options(progress="none"), world=None) == 0

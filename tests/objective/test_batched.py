@@ -19,6 +19,7 @@ from lsengine.objective.builtin import cross_entropy
 from lsengine.objective.losses import loss_function
 from lsengine.surface.grid import Cell
 from tests.support.jobs import values
+from tests.support.surfaces import edited
 
 CELLS = [Cell(a, b) for a in (-0.7, 0.0, 0.4) for b in (0.0, 0.3)]
 
@@ -169,9 +170,7 @@ def test_groups_are_a_fixed_partition_whatever_is_missing(make_job):
     path = job.with_suffix(".h5")
     assert store.read_attributes(path)["cells_per_pass"] == 64
     whole = values(path)
-    import h5py
-
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         for index in (0, 3, 57, 109):
             place = divmod(index, 11)
             file["status"][place] = 0

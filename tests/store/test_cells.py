@@ -11,6 +11,7 @@ import pytest
 from lsengine import store
 from lsengine.errors import SurfaceError
 from lsengine.store import CurveLayout, TrajectoryLayout
+from tests.support.surfaces import edited
 
 TRACK = TrajectoryLayout(
     columns={"epoch": np.array([0, 3]), "alpha": np.zeros(2), "beta": np.ones(2)},
@@ -57,7 +58,6 @@ def _put(path, name, value):
         ("trajectory/epoch", np.array([3, 0])),
         ("trajectory/epoch", np.zeros(2)),
         ("trajectory/train_loss", np.zeros(3)),
-        ("trajectory/status", np.array([0, 7], np.uint8)),
         ("trajectory/source", np.array([1, 2])),
         ("curve/control_beta", np.zeros(2)),
         ("curve/alpha", np.full(5, np.inf)),
@@ -80,12 +80,13 @@ def test_without_status_there_is_no_surface(surface, value, read):
         read(surface)
 
 
-def test_states_are_known_ones(surface):
-    """0 missing, 1 done, 2 failed."""
-    with h5py.File(surface, "r+") as file:
-        file["status"][1, 2] = 3
+@pytest.mark.parametrize(("group", "cell"), [("", (1, 2)), ("trajectory/", 1)])
+def test_states_are_known_ones(surface, group, cell):
+    """0 missing, 1 done, 2 failed, whatever a checksum says."""
+    with edited(surface) as file:
+        file[f"{group}status"][cell] = 7
     for read in (store.read, store.read_status):
-        with pytest.raises(SurfaceError, match="status has values that are no states"):
+        with pytest.raises(SurfaceError, match=f"{group}status has values that are no states"):
             read(surface)
 
 

@@ -51,7 +51,7 @@ def flip(path, at):
 def test_it_is_what_the_format_says(surface):
     """SHA-256 over the bytes, by a loop of its own: of each dataset, and of all the rest."""
     content, raw = text_of(surface), surface.read_bytes()
-    facts = ["wall_s", "finished", "worker", "batch", "failure", "status"]
+    facts = ["wall_s", "finished", "worker", "batch", "failure", "checksum", "status"]
     of_grid = ["train_loss", "train_accuracy", "precision_error", *facts]
     of_run = [f"trajectory/{name}" for name in ("train_loss", *facts)]
     with h5py.File(surface) as file:
@@ -74,6 +74,7 @@ def test_cells_change_nothing(surface, results):
     assert digest.state(surface) is State.FITS
     writer = Writer(surface)
     writer.write(results([0, 3, 11], c3="too far"))
+    assert digest.verify(surface) == []
     writer.close()
     assert digest.state(surface) is State.FITS
     assert digest.verify(surface) == []
@@ -108,9 +109,13 @@ def test_large_data_are_checked_only_on_demand(surface):
 def test_every_bit_counts(surface, tmp_path):
     """A flipped bit anywhere but in cells is found; of the digest's own text, too."""
     content, size = text_of(surface), surface.stat().st_size
-    cells = [range(at, at + count) for _, at, count in content["cells"]]
+    cells = [range(20, 24), *(range(at, at + count) for _, at, count in content["cells"])]
     whole = surface.read_bytes()
-    places = [*range(0, size, 97), *range(whole.index(b"lsengine layout digest"), size, 41)]
+    places = [
+        *range(8, 64, 3),
+        *range(0, size, 97),
+        *range(whole.index(b"lsengine layout digest"), size, 41),
+    ]
     for at in places:
         other = tmp_path / f"{at}.h5"
         shutil.copy(surface, other)

@@ -13,6 +13,7 @@ import pytest
 
 from lsengine import store
 from lsengine.errors import SurfaceError
+from tests.support.surfaces import edited
 
 
 def test_a_reader_sees_finished_cells_while_the_writer_holds_the_file(layout, tmp_path, results):
@@ -40,7 +41,7 @@ def _with_state(layout, path, shape=(3, 3, 2, 2), values=None):
     state = [["conv.weight", list(shape), True], ["scale", [], True]]
     store.create(path, replace(layout, state_dict_layout=json.dumps(state)))
     if values is not None:
-        with h5py.File(path, "r+") as file:
+        with edited(path) as file:
             del file["directions/along_beta/conv.weight"]
             file["directions/along_beta/conv.weight"] = values
     return path
@@ -67,7 +68,7 @@ def test_directions_of_unknown_parameters_are_refused(layout, tmp_path):
     """The state dict says which there are."""
     path = _with_state(layout, tmp_path / "s.h5")
     assert set(store.read_directions(path)["beta"]) == {"conv.weight", "scale"}
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         file["directions/along_beta/more"] = np.zeros(3, np.float32)
     with pytest.raises(SurfaceError, match=r"along_beta/more .* of no parameter"):
         store.read_directions(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import h5py
 import numpy as np
 import pytest
 
@@ -16,6 +15,7 @@ from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
 from lsengine.store.shards import merge
 from tests.support.jobs import values
 from tests.support.runs import run_job
+from tests.support.surfaces import edited
 
 QUIET = Options(progress="none")
 
@@ -118,7 +118,7 @@ def test_other_directions_or_coordinates_are_refused(make_job, what, reason):
     """The same job's fingerprint does not excuse other numbers."""
     job = make_job()
     shards = _shards(job, 2)
-    with h5py.File(shards[1], "r+") as file:
+    with edited(shards[1]) as file:
         file[what][0] += 0.125
     with pytest.raises(SurfaceError, match=rf"shard-2.*{reason}"):
         merge(shards, job.with_suffix(".h5"))
@@ -133,7 +133,7 @@ def test_overlaps_must_agree(make_job):
     before = whole.read_bytes()
     assert merge(shards, whole).code == 0
     cell = int(np.flatnonzero(store.read(shards[0]).done)[3])
-    with h5py.File(shards[0], "r+") as file:
+    with edited(shards[0]) as file:
         loss = file["test_loss"][...]
         loss.ravel()[cell] = np.nextafter(loss.ravel()[cell], 9.0)
         file["test_loss"][...] = loss
@@ -214,7 +214,7 @@ def two_shards(layout, results, tmp_path):
             writer = store.Writer(path)
             writer.write(results(range(12)))
             writer.close()
-        with h5py.File(paths[1], "r+") as file:
+        with edited(paths[1]) as file:
             file[quantity][...] *= factor
         return paths
 
@@ -270,8 +270,7 @@ def test_a_damaged_shard_is_refused_and_nothing_written(make_job, tmp_path, chan
     """Cells without one of their results are not done, whatever the file says."""
     job = make_job()
     shards = _shards(job, 2)
-    with h5py.File(shards[1], "r+") as file:
-        del file["layout_digest"]
+    with edited(shards[1]) as file:
         change(file)
     with pytest.raises(SurfaceError, match=says) as refusal:
         merge(shards, tmp_path / "m.h5")

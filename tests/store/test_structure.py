@@ -12,6 +12,7 @@ from lsengine.errors import SurfaceError, UsageError
 from lsengine.store import file as file_module
 from lsengine.store import structure
 from lsengine.surface.records import History
+from tests.support.surfaces import edited
 
 SECRET = b"precious text, " * 40
 
@@ -254,7 +255,9 @@ def test_data_beyond_the_end_of_the_file_are_refused(path):
 def test_readers_take_chunks_and_writers_refuse_them(path):
     """Values of a compressed dataset are read; nothing is written into one."""
     changed(path, lambda file: replaced(file, "train_loss", chunks=(2, 2), compression="gzip"))
-    changed(path, lambda file: file["train_loss"].__setitem__(Ellipsis, np.ones((3, 4))))
+    with edited(path) as file:
+        file["train_loss"][...] = 1
+        file["status"][...] = 1
     assert (store.read(path).quantities["train_loss"] == 1).all()
     with pytest.raises(SurfaceError, match="train_loss is not contiguous"):
         store.Writer(path)

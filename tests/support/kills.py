@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from lsengine import store
 from lsengine.engine import Options, evaluate
-from lsengine.surface import DONE, MISSING
+from lsengine.store import damage
+from lsengine.surface import DONE, MISSING, Surface
 from tests.support.jobs import values, write_job
 from tests.support.launchers import BIN, launcher_environment
+from tests.support.surfaces import edited
 
 RANKS = 3
 _LIMIT_S = 150  # for a run's start, and for its end; a busy machine takes a minute to start one
@@ -108,10 +109,11 @@ def trial(
     killed = Killed(who, victims, int(before.sum()), count, None)
     if who == "worker, ULFM":
         assert values(surface) == reference, "the others have not taken the cells over"
+        sound(surface)
         return killed
     poisoned = None
     if surface.exists():
-        found = store.read(surface)  # opens
+        found = sound(surface)  # opens
         is_done = found.status.ravel() == DONE
         assert not before.size or is_done[before].all(), "a cell that was done no longer is"
         expected = np.frombuffer(reference["train_loss"])
@@ -128,7 +130,17 @@ def trial(
         assert store.read(surface).quantities["train_loss"].ravel()[poisoned] == -123.0
         _write_loss(surface, poisoned, np.frombuffer(reference["train_loss"])[poisoned])
     assert values(surface) == reference
+    sound(surface)
     return killed
+
+
+def sound(surface: Path) -> Surface:
+    """Return a surface, all of which fits its digest and its checksums."""
+    verdict = damage.verify(surface)
+    assert verdict.has_digest, verdict
+    assert verdict.has_checksums, verdict
+    assert not verdict.is_damaged, verdict
+    return store.read(surface)
 
 
 def _alone(job: Path) -> int:
@@ -189,7 +201,7 @@ def _kill(process: int) -> bool:
 
 
 def _write_loss(surface: Path, cell: int, value: float) -> None:
-    with h5py.File(surface, "r+") as file:
+    with edited(surface) as file:
         loss = file["train_loss"]
         loss[np.unravel_index(cell, loss.shape)] = value
 

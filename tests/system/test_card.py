@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ from tests.support import networks
 from tests.support.jobs import values, write_job
 from tests.support.launchers import BIN, ROOT, launcher_environment
 from tests.support.objectives import CELLS, filter_normalized, naive
+from tests.support.surfaces import edited
 
 DEVICE = "cuda"
 pytestmark = [
@@ -127,7 +127,7 @@ def _run(ranks, *arguments):
 
 
 def _forget_half(surface):
-    with h5py.File(surface, "r+") as file:
+    with edited(surface) as file:
         status, losses = file["status"][...], file["train_loss"][...]
         missing = np.arange(status.size).reshape(status.shape) % 2 == 1
         status[missing], losses[missing] = 0, -1

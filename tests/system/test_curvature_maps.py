@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,7 @@ from lsengine.engine import prepare
 from lsengine.surface.grid import make_grid
 from tests.support.jobs import values, write_job
 from tests.support.kills import trial
+from tests.support.surfaces import edited
 
 MAP = {
     "quantities": ["loss", "curvature"],
@@ -115,7 +115,7 @@ def test_a_map_resumed_in_the_middle_has_the_same_bytes(pool, make_job, referenc
     job = make_job(**MAP)
     shutil.copy(reference.with_suffix(".h5"), job.with_suffix(".h5"))
     before = values(job.with_suffix(".h5"))
-    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+    with edited(job.with_suffix(".h5")) as file:
         rng = np.random.default_rng(1)
         forgotten = rng.random(file["status"].shape) < 0.4
         for name in ("train_loss", "eigenvalue_min", "eigenvalue_max", "products"):

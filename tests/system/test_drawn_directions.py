@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import h5py
 import numpy as np
 import pytest
 
@@ -13,6 +12,7 @@ from lsengine.errors import SurfaceError, UsageError
 from lsengine.store.shards import merge
 from lsengine.surface import drawn
 from tests.support.jobs import values
+from tests.support.surfaces import edited
 
 QUIET = Options(progress="none")
 PLANE = {"alpha": {"kind": "random", "seed": 1}, "beta": {"kind": "random", "seed": 2}}
@@ -59,14 +59,14 @@ def test_cells_are_those_of_a_file_that_holds_its_directions(make_job, changes):
 
 
 def _unfinish(path, cells=5):
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         file["status"][:, :cells] = 0
         file["train_loss"][:, :cells] = np.nan
 
 
 def _redraw(path):
     """Let a file say that other numbers were drawn."""
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         text = bytes(file["directions/drawn"][()])
         other = text.replace(text.split(b'["')[1][:64], b"0" * 64)
         del file["directions/drawn"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import h5py
 import numpy as np
 import pytest
 
@@ -11,6 +10,7 @@ from lsengine.engine import Options, evaluate
 from lsengine.errors import SurfaceError
 from tests.support.jobs import values
 from tests.support.launchers import run_alone
+from tests.support.surfaces import edited
 
 COARSE = {"alpha": [-1, 1, 5], "beta": [-1, 1, 3]}
 FINE = {"alpha": [-1, 1, 9], "beta": [-2, 2, 9]}  # finer, and wider
@@ -24,7 +24,7 @@ def _marked(job):
     """Evaluate a job and shift its losses, so that cells that come from it can be told."""
     assert _evaluate(job) == 0
     path = job.with_suffix(".h5")
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         file["train_loss"][...] += 1000.0
     return path
 
@@ -83,7 +83,7 @@ def test_a_single_direction_becomes_the_first_of_several(make_job):
 def test_failed_and_missing_cells_are_not_taken_over(make_job):
     """Only what the old surface has done counts."""
     old = _marked(make_job("old", grid=COARSE))
-    with h5py.File(old, "r+") as file:
+    with edited(old) as file:
         file["status"][0] = [0, 2, 1, 1, 1]
     new = make_job("new", grid=COARSE)
     assert _evaluate(new, old) == 0

@@ -7,15 +7,15 @@ import signal
 import subprocess
 import time
 
-import h5py
 import numpy as np
 
 from lsengine import store
 from lsengine.engine import Options, evaluate
 from tests.support.jobs import values
-from tests.support.kills import rank_processes
+from tests.support.kills import rank_processes, sound
 from tests.support.launchers import BIN, launcher_environment
 from tests.support.runs import run_job
+from tests.support.surfaces import edited
 
 SLOW = {
     "arch": "testnets:Slow",
@@ -42,10 +42,10 @@ def test_killed_among_checkpoints_a_run_goes_on_with_the_rest(tmp_path):
     for name in ("train_loss", "plane_test_loss"):
         np.testing.assert_array_equal(killed.columns[name][done], expected.columns[name][done])
     kept = int(np.flatnonzero(done)[0])
-    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+    with edited(job.with_suffix(".h5")) as file:
         file["trajectory/train_loss"][kept] = -1.0
     assert evaluate([job], Options(progress="none"), world=None) == 0
-    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+    with edited(job.with_suffix(".h5")) as file:
         assert file["trajectory/train_loss"][kept] == -1.0  # not computed again
         file["trajectory/train_loss"][kept] = expected.columns["train_loss"][kept]
     assert values(job.with_suffix(".h5")) == values(reference.with_suffix(".h5"))
@@ -77,4 +77,4 @@ def _killed(job):
             os.kill(survivor, signal.SIGKILL)
         process.kill()
         process.wait()
-    return store.read(surface).trajectory
+    return sound(surface).trajectory

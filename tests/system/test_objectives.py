@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,7 @@ from lsengine.store.shards import merge
 from tests.support.jobs import values
 from tests.support.kills import trial
 from tests.support.own_networks import networks_at_cells, run, write
+from tests.support.surfaces import edited
 
 PLAIN = {"grid": {"alpha": [-0.5, 0.5, 3]}, "quantities": ["loss"]}
 
@@ -236,13 +236,13 @@ def test_a_surface_goes_on_with_its_metrics_and_is_refused_with_others(tmp_path)
     """A cell that is lost is evaluated again with the same bytes, metrics included."""
     job = judged(tmp_path)
     before = run(job)
-    with h5py.File(tmp_path / "job.h5", "r+") as file:
+    with edited(tmp_path / "job.h5") as file:
         file["status"][1] = 0
         for name in before:
             file[name][1] = np.nan
     after = run(job)
     assert all(after[name].tobytes() == before[name].tobytes() for name in before)
-    with h5py.File(tmp_path / "job.h5", "r+") as file:
+    with edited(tmp_path / "job.h5") as file:
         file.attrs["metrics"] = json.dumps(["other"])
         file["status"][1] = 0
     with pytest.raises(SurfaceError, match="its objective returned other at the beginning"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import h5py
 import numpy as np
 import pytest
 
@@ -11,6 +10,7 @@ from lsengine import store
 from lsengine.training import training
 from tests.support.jobs import values
 from tests.support.kills import trial
+from tests.support.surfaces import edited
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_resume_computes_only_what_is_missing(pool, make_job, reference):
     """Half the cells are forgotten and one finished cell poisoned: the poison stays."""
     job = make_job("resume")
     assert pool.evaluate(job, 3)["code"] == 0
-    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+    with edited(job.with_suffix(".h5")) as file:
         file["status"][1:3] = 0
         file["train_loss"][1:3] = np.nan
         file["train_loss"][0, 0] = -123.0

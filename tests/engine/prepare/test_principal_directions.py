@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -26,6 +25,7 @@ from tests.support.runs import (
     evaluated,
     run_job,
 )
+from tests.support.surfaces import edited
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_a_resume_evaluates_only_missing_checkpoints(folder):
     """A finished checkpoint keeps its value, a forgotten one gets it back."""
     job = run_job(folder, "resume")
     expected = evaluated(job).trajectory.columns["train_loss"]
-    with h5py.File(job.with_suffix(".h5"), "r+") as file:
+    with edited(job.with_suffix(".h5")) as file:
         file["trajectory/status"][2:4] = 0
         file["trajectory/train_loss"][0] = -1.0
     found = evaluated(job).trajectory.columns["train_loss"]
