@@ -6,12 +6,7 @@ from pathlib import Path
 
 import h5py
 
-from lsengine.store import digest
-
-try:
-    from lsengine.store import checksums
-except ImportError:
-    checksums = None
+from lsengine.store import checksums, digest
 
 _FAILURES = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
@@ -33,9 +28,8 @@ def _none(path: Path) -> bool:
 
 
 def _anew(path: Path) -> bool:
-    if checksums:
-        with h5py.File(path, "r+") as file:
-            for group in checksums.groups(file):
-                checksums.write(group, group["status"][...])
+    with h5py.File(path, "r+") as file:
+        for group in checksums.groups(file):
+            checksums.write(group, group["status"][...])
     digest.seal(path)
     return True
