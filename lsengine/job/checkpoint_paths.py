@@ -71,7 +71,10 @@ def problem(path: Path) -> str:
 
 def _members(path: Path) -> Members:
     if os.path.isdir(path):  # noqa: PTH112  false where the system refuses to look
-        return _of_folder(path)
+        try:
+            return _of_folder(path)
+        except OSError as error:  # a folder whose files nobody may see
+            raise UsageError(f"{path} cannot be looked at: {error.strerror}") from None
     is_there = files.is_regular(path)
     if path.name.endswith(_INDEX):
         if not is_there:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -80,3 +81,14 @@ def test_damaged_indices_and_marks_are_named(tmp_path):
         assert "is a directory; expected a file" in checkpoint_paths.problem(tmp_path)
     (tmp_path / "again").symlink_to(tmp_path)
     assert "is a directory; expected a file" in checkpoint_paths.problem(tmp_path)
+
+
+def test_a_folder_that_is_locked_is_named(tmp_path, monkeypatch):
+    """Its owner has to unlock it."""
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    found = checkpoint_paths.problem(tmp_path)
+    assert found == f"{tmp_path} cannot be looked at: Permission denied"
