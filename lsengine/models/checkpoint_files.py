@@ -8,6 +8,7 @@ In all functions ``key`` is the key path of the file in the job, for messages.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import pickle
@@ -44,6 +45,7 @@ _HARMLESS: list[Any] = [
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
 ]
+_SMALL = 2**24  # bytes of a file
 # What takes the place of an object that is filled like this.
 _FILLED: dict[str, type] = {"object": object, "dict": OrderedDict, "list": list}
 
@@ -195,7 +197,10 @@ def _load(path: Path, key: str, mapped: bool, stand_ins: Mapping[str, type]) -> 
     """Read a file of torch's that has been looked at."""
     known = [*_HARMLESS, *((cls, name) for name, cls in stand_ins.items())]
     try:
-        with torch.serialization.safe_globals(known), archives.without_collection():
+        # What torch leaves of a large file in loops has to go at once.
+        is_small = path.stat().st_size < _SMALL
+        collection = archives.without_collection() if is_small else contextlib.nullcontext()
+        with torch.serialization.safe_globals(known), collection:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:  # other versions of torch may know less
         text = str(error)
