@@ -119,8 +119,8 @@ def _table(rng: Random, world: World, folder: Path) -> tuple[str, Path, Any]:
         "y": [1] * 20,
         "split": ["train"] * 12 + ["test"] * 8,
     }
-    odd_ones = ([None] * 20, [[1.0]] * 19 + [None], ["a"] * 20, [[]] * 20, [[[1]]] * 20, [{"a": 1}] * 20,
-                [float("nan")] * 20, [2**62] * 20, [b"x"] * 20,
+    odd_ones = ([None] * 20, [[1.0]] * 19 + [None], ["a"] * 20, [[]] * 20, [[[1]]] * 20,
+                [{"a": 1}] * 20, [float("nan")] * 20, [2**62] * 20, [b"x"] * 20,
                 [[1.0], [1.0, 2.0]] * 10)  # fmt: skip
     if rng.random() < 0.6:
         columns[rng.choice(list(columns))] = rng.choice(odd_ones)

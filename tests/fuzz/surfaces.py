@@ -53,7 +53,7 @@ def _edit(rng: Random, path: Path, world: World) -> None:
     try:
         with h5py.File(path, "r+") as file:
             edit(rng, file, world)
-    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError):
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError):
         pass  # HDF5 refuses some of what is asked for; what was done before that stays
 
 
