@@ -195,7 +195,8 @@ def _rate(surface: Surface) -> float | None:
     """Return cells per second over the most recently finished cells; None if unknown."""
     if "finished" not in surface.provenance:
         return None  # other writers need not know
-    finished = np.sort(surface.provenance["finished"][surface.status != 0])[-_RECENT:]
+    finished = surface.provenance["finished"][surface.status != 0]
+    finished = np.sort(finished[np.isfinite(finished)])[-_RECENT:]
     gaps = np.diff(finished)
     if len(gaps) and (breaks := np.flatnonzero(gaps > max(_PAUSE_S, 20 * np.median(gaps)))).size:
         finished = finished[breaks[-1] + 1 :]  # before that there was no run

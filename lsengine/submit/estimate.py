@@ -120,11 +120,13 @@ def _too_long(job: Job, usable: float, taken: str) -> str:
 
 
 def _cost(surface: Surface, missing: int, source: str) -> Cost | None:
-    done = surface.done
-    if not done.any() or "wall_s" not in surface.provenance:
+    if not {"wall_s", "finished"} <= surface.provenance.keys():
         return None
-    order = np.argsort(surface.provenance["finished"][done])
-    taken_s = surface.provenance["wall_s"][done][order]
+    ended, took = surface.provenance["finished"], surface.provenance["wall_s"]
+    done = surface.done & np.isfinite(took)  # NaN sorts last
+    if not done.any():
+        return None
+    taken_s = took[done][np.argsort(ended[done])]
     device = str(surface.attributes.get("device_kind", "an unknown device"))
     median_s = float(np.median(taken_s[1:] if len(taken_s) > 1 else taken_s))
     return Cost(seconds=median_s, device=device, missing=missing, source=source)

@@ -18,7 +18,7 @@ from lsengine.surface.surface import DONE, FAILED, MISSING, Surface
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-HUGE = 1e150  # squares of larger numbers overflow
+LARGEST = 1e140  # of what is drawn: squares of far larger numbers overflow
 PATCHY = 0.6  # a grid whose cells join up to less than this share of a coarser one is patchy
 
 
@@ -109,15 +109,15 @@ class Plane:
 
 
 def drawable(values: Floats) -> Floats:
-    """Return values with those of a size beyond `HUGE`, whose squares overflow, put at that size.
+    """Return values with those of a size beyond `LARGEST` put at that size.
 
     Those smaller than its inverse are 0.
     """
     size = np.where(np.isfinite(values), np.abs(values), 0.0)
-    if not ((size > HUGE) | ((size < 1 / HUGE) & (size > 0))).any():
+    if not ((size > LARGEST) | ((size < 1 / LARGEST) & (size > 0))).any():
         return values
-    near = np.where(np.isinf(values), values, np.clip(values, -HUGE, HUGE))
-    return np.where(size < 1 / HUGE, 0.0, near)
+    near = np.where(size < 1 / LARGEST, 0.0, np.clip(values, -LARGEST, LARGEST))
+    return np.where(np.isfinite(values), near, values)
 
 
 def tally(status: NDArray[np.uint8], arrays: Iterable[NDArray[Any]]) -> Tally:

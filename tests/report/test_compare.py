@@ -217,3 +217,10 @@ def test_surfaces_of_one_name_are_told_apart_by_their_files():
     rows = compare.compare(named).rows
     assert [row.name for row in rows] == ["a (run1)", "a (run2)", "b"]
     assert [row.source for row in rows] == list(files)
+
+
+def test_what_is_too_large_for_arithmetic_is_not_known(recwarn):
+    """No figure is infinite, and nobody is warned of NumPy's."""
+    measures = figures(plane(lambda x, y: 1e307 * (1 + x**2 + y**2)), level="x2")
+    assert all(m.value is None or np.isfinite(m.value) for m in measures.values())
+    assert not recwarn.list

@@ -86,6 +86,9 @@ STRANGE = {
     "chequered": make_plane(status=(np.indices((21, 21)).sum(0) % 2).astype(np.uint8)),
     "hardly begun": make_plane(status=np.eye(21, dtype=np.uint8)),
     "largest floats": make_plane(lambda a, b: 1e307 * (a * a - b * b)),
+    "huge": make_plane(lambda a, b: 1e306 * (1 + a * a + b * b)),
+    "denormal": make_plane(lambda a, b: 5e-324 * np.round(9 * (a * a + b * b))),
+    "all decades": make_plane(lambda a, b: 10.0 ** np.rint(300 * a)),
     "odd name": make_plane(name="a $x_1$ {\u65e5\u672c}\n% " + 90 * "long"),
     "three of four": make_plane(
         lambda a, b: np.where(np.rint(10 * a) * np.rint(10 * b) % 2, np.nan, 1 + a * a + b * b)

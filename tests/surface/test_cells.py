@@ -99,3 +99,11 @@ def test_of_equal_cells_the_one_nearest_the_centre_is_marked(plane):
     """A flat basin is marked at its middle, not in a corner."""
     flat = cells.plane(plane(lambda a, b: np.maximum(a**2 + b**2, 0.5)), LOSS)
     assert flat.best("low") == (0.0, 0.0, 0.5)
+
+
+def test_only_values_beyond_all_bounds_are_moved_to_be_drawn():
+    """Others stay as they are, the same array if there is nothing else."""
+    plain = np.array([0.0, -1e139, 1e-139, np.nan, np.inf, -np.inf])
+    assert cells.drawable(plain) is plain
+    odd = np.array([1e308, -1e308, 1e-300, -5e-324, 3.0, np.inf])
+    np.testing.assert_array_equal(cells.drawable(odd), [1e140, -1e140, 0, 0, 3, np.inf])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsengine.errors import NothingToDraw, UsageError
-from lsengine.surface.cells import HUGE, Floats
+from lsengine.surface.cells import Floats
 from lsengine.surface.quantities import Quantity
 
 Extend = Literal["neither", "min", "max", "both"]
@@ -24,6 +24,7 @@ FENCE = 3.0  # Tukey's "far out": this many interquartile ranges beyond the quar
 LEAST_REACH = 2.0  # decades a log scale always follows the values beyond their quartiles
 KEPT = 0.97  # share of the values that no end of a scale cuts off
 LEVELS = 12  # contour levels, about
+HUGE = 1e150  # squares of larger numbers overflow inside matplotlib
 STRIDES = (1, 2, 4, 5, 10, 20, 50)  # multiples of round steps that are round again
 _MANTISSAS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
 
