@@ -120,8 +120,8 @@ def read_history(path: Path) -> History:
         if not isinstance(content.json("recipe", attributes.get("recipe", "{}")), dict):
             raise content.damage("recipe is not what decides the training, as JSON")
         epochs = content.array("epoch", (np.int64,), (None,))
-        steps = np.diff(epochs, prepend=-1)
-        if not len(epochs) or (steps <= 0).any() or epochs[-1] > _LAST_EPOCH:
+        steps = np.diff(epochs, prepend=-1)  # of a training just begun there are none
+        if (steps <= 0).any() or (epochs > _LAST_EPOCH).any():
             raise content.damage(f"epoch does not ascend from 0 or more to at most {_LAST_EPOCH:,}")
         names = [name for name in content if name not in _NOT_COLUMNS and name != "epoch"]
         parameters = content.texts("parameter")
