@@ -19,6 +19,7 @@ from lsengine.engine import Options
 from lsengine.engine.spectrum import Sizes
 from lsengine.errors import UsageError
 from lsengine.surface.records import Spectrum
+from lsengine.wording import short
 
 Patterns = str | Sequence[str]
 Loss = str | Mapping[str, Any] | Callable[..., Any]
@@ -316,8 +317,21 @@ def _of_file(
 
 
 def _changes(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return values by key as the command line takes them."""
-    return tuple(f"{key}={json.dumps(value)}" for key, value in values.items())
+    """Return values by key as the command line takes them.
+
+    Raises:
+        UsageError: If a value has no form in a job file.
+    """
+    changes = []
+    for key, value in values.items():
+        try:
+            changes.append(f"{key}={json.dumps(value)}")
+        except (TypeError, ValueError, RecursionError):
+            raise UsageError(
+                f"{key}: got {type(value).__name__} {short(str(value))}; expected numbers, texts, "
+                "lists and dicts of them, as in a job file"
+            ) from None
+    return tuple(changes)
 
 
 def _surfaces(task: running.Task, count: int, progress: bool, **options: Any) -> list[Surface]:

@@ -51,6 +51,9 @@ else:
     AutoOrCount, AutoOrThreads = _auto_or(MOST), _auto_or(4096)
 
 
+_FARTHEST = 1e30  # coordinates that surfaces are read with
+
+
 def _axis(value: Any, handler: Callable[[Any], Any]) -> Any:
     shape = "expected [start, stop, points] or [auto, points]"
     if not isinstance(value, list | tuple) or len(value) not in (2, 3):
@@ -67,6 +70,9 @@ def _axis(value: Any, handler: Callable[[Any], Any]) -> Any:
     start, stop = float(value[0]), float(value[1])
     if not math.isfinite(stop - start):
         raise ValueError(f"{shape}; start and stop are finite, and so is what is between them")
+    if any(v and not 1 / _FARTHEST <= abs(v) <= _FARTHEST for v in (start, stop)):
+        sizes = f"from {1 / _FARTHEST:g} to {_FARTHEST:g}"
+        raise ValueError(f"{shape}; start and stop are 0 or of a size {sizes}, as in surface files")
     if start > stop:
         raise ValueError(f"{shape}; start must not be greater than stop")
     if points == 1 and start != stop:

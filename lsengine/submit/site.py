@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lsengine.errors import JobError
 from lsengine.files import is_regular
 from lsengine.job import Job, read_mapping
+from lsengine.job.documents import read_text
 from lsengine.job.messages import explain
 from lsengine.job.schema import LaunchSpec
 from lsengine.submit import slurm
@@ -66,8 +67,8 @@ def read(path: Path | None) -> LaunchSpec:
         return LaunchSpec()
     if path.suffix == ".toml":
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            raw = tomllib.loads(read_text(path))
+        except (ValueError, RecursionError) as error:
             raise JobError(str(path), [f"not valid TOML: {error}"]) from None
     else:
         raw = read_mapping(path)

@@ -249,6 +249,8 @@ def test_a_job_file_is_run(tmp_path):
         lsengine.spectrum(tmp_path / "job.yaml", presicion="float64", progress=False)
     with pytest.raises(UsageError, match="the job file has its own"):
         lsengine.spectrum(tmp_path / "job.yaml", DATA, progress=False)
+    with pytest.raises(UsageError, match=r"seed: got set \"\{1\}\"; expected numbers"):
+        lsengine.run(tmp_path / "job.yaml", changes={"seed": {1}}, progress=False)
     (finer,) = lsengine.run(
         tmp_path / "job.yaml",
         changes={"output": "finer.h5", "grid.alpha": [-1, 1, 13]},

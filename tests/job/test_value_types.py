@@ -44,6 +44,8 @@ def test_an_axis_is_a_range_or_fits_a_trajectory(given, taken):
         (["auto", 1, 5], "start and stop are numbers"),
         ([False, 1, 5], "start and stop are numbers"),
         ([0, float("nan"), 5], "start and stop are finite"),
+        ([-1e31, 1, 5], "start and stop are 0 or of a size from 1e-30 to 1e+30"),
+        ([0, 1e-31, 5], "start and stop are 0 or of a size from 1e-30 to 1e+30"),
         ([1, -1, 5], "start must not be greater than stop"),
         ([0, 1, 1], "with one point start and stop must be equal"),
     ],
