@@ -190,7 +190,8 @@ def _stand_in(name: str, made: type) -> type:
     def ignore(*_: Any, **__: Any) -> None:
         pass
 
-    return type(f"<{name}>", (), {"__new__": new, "__init__": ignore, "__setstate__": ignore})
+    shown = ascii(name)[1:-1]  # the name of a class takes no null or half character
+    return type(f"<{shown}>", (), {"__new__": new, "__init__": ignore, "__setstate__": ignore})
 
 
 def _load(path: Path, key: str, mapped: bool, stand_ins: Mapping[str, type]) -> Any:

@@ -9,6 +9,7 @@ import json
 import pathlib
 import sys
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -146,6 +147,18 @@ def test_settings_beside_are_passed_over(tmp_path, state, setting, zipped):
         return
     assert_same(taken(path), state)
     assert checkpoint.numbers(path, key="k") == {"epoch": 4}
+
+
+@pytest.mark.parametrize("name", [b"Sett\0ngs", b"Sett\x1bngs", b"S\xc3\xa9ttngs"])
+def test_objects_of_odd_names_are_passed_over(tmp_path, state, name):
+    """A class that no Python could have, with a null character in its name."""
+    torch.save({"state_dict": state, "settings": Settings()}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "odd.pt", "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, content.replace(b"Settings", name))
+    assert_same(taken(tmp_path / "odd.pt"), state)
 
 
 def test_archives_of_code_are_refused(tmp_path):
