@@ -28,6 +28,8 @@ from lsengine.wording import did_you_mean
 
 Size = tuple[int, int]
 _SMALLEST = 8
+# What torch raises where sizes are beyond memory, or beyond its integers.
+_TOO_LARGE = (RuntimeError, MemoryError, OverflowError, TypeError)
 _given_out: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # what users' factories have made
 
 
@@ -64,8 +66,9 @@ def build(
     _check_inputs(model.arch, entry, channels, size)
     try:
         return _from_zoo(entry, size or (1, 1), args)
-    except ValueError as error:
-        raise UsageError(f"model.args: {model.arch}: {error}") from None
+    except (ValueError, *_TOO_LARGE) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"model.args: {model.arch}: {reason}") from None
 
 
 def _check_inputs(arch: str, entry: Network, channels: int, size: Size | None) -> None:

@@ -70,6 +70,8 @@ def test_arguments_win_over_the_data():
         ("resnet20", {"width": 0}, "model.args.width.*at least 1, got 0"),
         ("mlp", {"hidden": 3}, "model.args.hidden.*list"),
         ("mlp", {"hidden": [3, True]}, "model.args.hidden.*integers"),
+        ("mlp", {"hidden": [2**62]}, "model.args: mlp"),
+        ("mlp", {"hidden": [10**30]}, "model.args: mlp"),
         ("resnet21", {}, 'model.arch: got "resnet21".*did you mean "resnet'),
         ("resnet2o", {}, 'did you mean "resnet20"'),
         ("ResNet-110", {}, 'did you mean "resnet110"'),
