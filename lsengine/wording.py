@@ -7,13 +7,12 @@ import itertools
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 _LONGEST_WORD = 100
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def did_you_mean(found: object, allowed: Iterable[str]) -> str:
@@ -50,13 +49,12 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def control_character(text: str) -> str:
-    """Return the first character that is none of a line of text, or nothing.
+def control_character(text: str, allowed: str = "") -> str:
+    """Return the first character that is none of a line of text and not ``allowed``, or nothing.
 
     These are control characters, what ends a line, and what stands for a byte that is no text.
     """
-    no_text = ("Cc", "Cs", "Zl", "Zp")
-    return next((c for c in text if unicodedata.category(c) in no_text), "")
+    return next((match[0] for match in _CONTROL.finditer(text) if match[0] not in allowed), "")
 
 
 def printable(text: str) -> str:
@@ -68,7 +66,7 @@ def printable(text: str) -> str:
         >>> printable("a\x1b[2Jb\n")
         'a\\x1b[2Jb\n'
     """
-    return _OBEYED.sub(lambda match: ascii(match[0])[1:-1], text)
+    return _CONTROL.sub(lambda m: m[0] if m[0] in "\t\n" else ascii(m[0])[1:-1], text)
 
 
 def listed(things: Iterable[object], most: int = 5, separator: str = ", ") -> str:

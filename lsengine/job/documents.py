@@ -13,12 +13,11 @@ import yaml
 
 from lsengine import files
 from lsengine.errors import JobError, UsageError
-from lsengine.job.plain import MOST_LEVELS, shown
+from lsengine.job.plain import MOST_LEVELS, MOST_VALUES, shown
 from lsengine.wording import listed, short
 
 _MOST_BYTES = 2**20
-_MOST_VALUES = 100_000  # that aliases may stand for
-_MOST_WRITTEN = 50_000  # without them; reading that many takes seconds
+_MOST_WRITTEN = 50_000  # of values, aliases not written out; reading that many takes seconds
 _MOST_DIGITS = 400
 _MOST_OF_A_MESSAGE = 300
 _DEEP = "nested too deeply, or an alias stands for what it is part of"
@@ -104,8 +103,8 @@ class _Loader(yaml.SafeLoader):
         size, levels = _extent(document, sizes, 0)
         if levels > MOST_LEVELS:
             raise _TooMuch(_DEEP)
-        if size > max(_MOST_VALUES, len(sizes)):
-            allowed = f"more than {_MOST_VALUES:,} values, which is the most that is allowed"
+        if size > max(MOST_VALUES, len(sizes)):
+            allowed = f"more than {MOST_VALUES:,} values, which is the most that is allowed"
             raise _TooMuch(
                 f"its aliases (*name) stand for {allowed}; write fewer, or several files"
             )

@@ -21,12 +21,11 @@ from lsengine.job.checkpoint_search import Search
 from lsengine.job.documents import parsed, read_mapping
 from lsengine.job.file_checks import file_checks
 from lsengine.job.job import Job, absolute
-from lsengine.job.messages import drop, explain
+from lsengine.job.messages import MOST_LINES, drop, explain
 from lsengine.job.plain import shown
 from lsengine.job.schema import Document
 from lsengine.wording import listed, short
 
-_MOST_PROBLEMS = 50  # that anybody reads
 _MOST_FILES = 20  # one on top of another
 _NEEDS = {
     **dict.fromkeys(("eval", "trajectory"), ("model.checkpoint", "directions", "grid")),
@@ -81,7 +80,7 @@ def load_all(
     problems: list[str] = []
     search = Search()
     for content in wanted:
-        if len(problems) > _MOST_PROBLEMS:
+        if len(problems) > MOST_LINES:
             problems.append(f"{len(wanted) - len(jobs):,} of the matrix's jobs are not looked at")
             break
         job, of_job = _checked(content, source, command, search)
@@ -139,7 +138,7 @@ def _checked(
     content: dict[str, Any], source: Path, command: str, search: Search
 ) -> tuple[Job, list[str]]:
     """Return a job and what is wrong with it."""
-    problems = list(itertools.islice(plain.problems(content), _MOST_PROBLEMS))
+    problems = list(itertools.islice(plain.problems(content), MOST_LINES))
     if problems:  # nothing after this could handle it
         return Job(source=source.absolute(), document=Document.model_construct()), problems
     document, problems = _validate(content)

@@ -13,7 +13,7 @@ from lsengine.job.plain import shown
 from lsengine.job.schema import Document
 from lsengine.wording import did_you_mean, short
 
-_MOST = 50  # lines that anybody reads
+MOST_LINES = 50  # lines that anybody reads
 
 
 def drop(raw: Any, loc: tuple[int | str, ...]) -> None:
@@ -35,7 +35,7 @@ def explain(error: ValidationError, raw: Any) -> list[str]:
     left_out: set[str] = set()
     for item in error.errors(include_url=False):
         key, owner = _key_path(item["loc"], raw, item["type"])
-        if key not in by_key and len(by_key) == _MOST:
+        if key not in by_key and len(by_key) == MOST_LINES:
             left_out.add(key)
             continue
         by_key.setdefault(key, []).append(_message(item, owner))

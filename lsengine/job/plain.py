@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lsengine.wording import short
+from lsengine.wording import control_character, short
 
 MOST_VALUES = 100_000
 MOST_LEVELS = 50
@@ -81,10 +81,5 @@ def _problem(value: Any) -> str:
 def _problem_of_text(text: str, most: int) -> str:
     if len(text) > most:
         return f"has {len(text):,} characters; allowed: at most {most:,}"
-    if text.isprintable():
-        return ""
-    for character in text:
-        code = ord(character)
-        if 0xD800 <= code <= 0xDFFF or (code < 32 and character not in "\t\n\r") or code == 127:
-            return f"holds the control character {json.dumps(character)}"
-    return ""
+    found = control_character(text, allowed="\t\n\r")
+    return f"holds the control character {json.dumps(found)}" if found else ""

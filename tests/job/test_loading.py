@@ -171,7 +171,7 @@ def test_honest_aliases_and_long_files_are_welcome(load, monkeypatch):
         "grid: {alpha: &axis [-1, 1, 5], beta: *axis}\n"
     )
     assert load(text=text).document.directions.beta.kind == "random"
-    monkeypatch.setattr(documents, "_MOST_VALUES", 100)
+    monkeypatch.setattr(documents, "MOST_VALUES", 100)
     epochs = list(range(200))
     train = {"output": "out", "epochs": 200, "save_epochs": epochs}
     assert load(command="train", train=train).document.train.save_epochs == epochs

@@ -17,6 +17,8 @@ from lsengine.job import plain
         ({"model": {"args": {"x": [1, -(2**63) - 1]}}}, "model.args.x[1]: an integer of more"),
         ({"output": "a\0b"}, 'output: holds the control character "\\u0000"'),
         ({"name": "\x1b[31m"}, 'name: holds the control character "\\u001b"'),
+        ({"name": "a\u2028b"}, 'name: holds the control character "\\u2028"'),
+        ({"name": "\x9b31m"}, 'name: holds the control character "\\u009b"'),
         ({"name": "\ud800"}, 'name: holds the control character "\\ud800"'),
         ({"name": "x" * 10_001}, "name: has 10,001 characters; allowed: at most 10,000"),
         ({"name": datetime.date(2001, 1, 2)}, 'name: is of type date: "2001-01-02"; in quotes'),
