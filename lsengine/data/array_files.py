@@ -20,6 +20,7 @@ from lsengine.files import is_regular
 SUFFIXES = (".npz", ".safetensors", *tables.SUFFIXES)
 _ROOM, _TIMES = 2**27, 50  # bytes that compressed arrays may take: these, and sizes of the file
 _MOST_AXES = 32
+_MAGIC = np.lib.format.MAGIC_PREFIX
 _header_2_0 = np.lib.format.read_array_header_2_0
 EXPECTED = f"expected an .npz file, or one of {', '.join(SUFFIXES[1:])}"
 
@@ -94,7 +95,7 @@ def _check_sizes(file: Path) -> None:
 
     Raises:
         UsageError: If the arrays would take much more memory than the file has bytes.
-        ValueError: If an array says of itself that it is larger than it is.
+        ValueError: If an array says of itself that it is larger than it is, or two have one name.
     """
     with ZipFile(file) as archive:
         entries = archive.infolist()
@@ -104,9 +105,13 @@ def _check_sizes(file: Path) -> None:
                 f"data.root: {file} would take {total / 2**30:,.2f} GiB, more than {_TIMES} times "
                 "what it has; store it with numpy.savez, which does not compress"
             )
-        for entry in entries:
-            if entry.filename.endswith(".npy"):
-                with archive.open(entry) as content:
+        if len({entry.filename.removesuffix(".npy") for entry in entries}) < len(entries):
+            raise ValueError("two of its arrays have one name")
+        for entry in entries:  # NumPy takes arrays by their first bytes, whatever they are called
+            with archive.open(entry) as content:
+                is_array = content.read(len(_MAGIC)) == _MAGIC
+                content.seek(0)
+                if is_array or entry.filename.endswith(".npy"):
                     _check_array(content, entry)
 
 

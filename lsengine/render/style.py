@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUFFIX = ".toml"
+_MOST_BYTES = 2**20  # of a style file
 LINES = ("surface", "floor", "both", "none")
 SCALES = ("auto", "linear", "log", "quantile")
 Check = Callable[[Any], str]  # returns what is allowed if a value is not, else nothing
@@ -182,7 +183,11 @@ def find(named: str | Path) -> Style:
         )
     is_regular(path, expected="a style file")
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise UsageError(f"{path}: a style file has at most {_MOST_BYTES:,} bytes")
+        raw = tomllib.loads(content.decode())
     except OSError as error:
         raise UsageError(f"{path}: the style cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # of text, of huge numbers, of depth

@@ -153,6 +153,25 @@ def test_arrays_that_are_not_there_are_refused(tmp_path, case):
         read(tmp_path / "a.npz", Choice(), None)
 
 
+def test_an_array_by_another_name_is_measured_too(tmp_path):
+    """NumPy knows arrays by their first bytes; what is none of them is no matter of sizes."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("x_train", ODD["larger than it is"])
+    with pytest.raises(UsageError, match=r"x_train of shape .* is not all there"):
+        read(tmp_path / "a.npz", Choice(), None)
+
+
+@pytest.mark.parametrize("second", ["x_train.npy", "x_train"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_arrays_of_one_name_are_refused(tmp_path, second):
+    """Which of them another reader would take is not known."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        for name, value in (("x_train.npy", 0.0), (second, 1.0)):
+            file.writestr(name, header((1,), content=np.array([value], "<f4").tobytes()))
+    with pytest.raises(UsageError, match="two of its arrays have one name"):
+        read(tmp_path / "a.npz", Choice(), None)
+
+
 def test_compressed_arrays_are_bounded(tmp_path):
     """Zeros of many times the file are refused; what compresses well is read."""
     np.savez_compressed(tmp_path / "a.npz", x_train=np.zeros(2**22), y_train=np.zeros(3))

@@ -189,6 +189,14 @@ def test_limits_of_a_quantile_scale_are_its_ends():
     assert contours(figure, filled=True).extend == "both"
 
 
+def test_a_style_file_without_end_is_not_read_whole(tmp_path):
+    """A file of 2^40 bytes that takes no room on the disk."""
+    with (tmp_path / "large.toml").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(UsageError, match="a style file has at most 1,048,576 bytes"):
+        find(str(tmp_path / "large.toml"))
+
+
 def test_a_style_that_is_no_file_is_not_waited_for(tmp_path):
     """A FIFO would keep whoever reads it."""
     os.mkfifo(tmp_path / "style.toml")
