@@ -189,6 +189,7 @@ def plain_file(path: Path, *, is_written: bool = False) -> h5py.File:
     key, version = (found.st_dev, found.st_ino, is_written), (found.st_size, found.st_mtime_ns)
     if _looked_at.get(key) == version:
         return structure.opened(path)
+    structure.refuse_others(path)  # before the digest is looked for, through the whole file
     fits = digest.state(path) is digest.State.FITS
     if not fits:
         guard.refuse_damaged(path)

@@ -62,6 +62,19 @@ class _Seen:
     kinds: dict[bytes, str] = field(default_factory=dict)  # of types by their code
 
 
+def refuse_others(path: Path) -> None:
+    """Refuse a file that is no HDF5 file; only its first bytes are read.
+
+    Raises:
+        Unfit: If it does not begin like one.
+        OSError: If it is not there or the system refuses it.
+    """
+    with path.open("rb") as raw:
+        is_hdf5 = raw.read(len(_SIGNATURE)) == _SIGNATURE
+    if not is_hdf5:
+        raise Unfit(_UNREADABLE.format("it does not begin like one"))
+
+
 def opened(path: Path) -> h5py.File:
     """Open a file for reading, keeping nobody from writing it.  It is for `check` to look at.
 
@@ -69,10 +82,7 @@ def opened(path: Path) -> h5py.File:
         Unfit: If it is no HDF5 file.
         OSError: If it is not there or the system refuses it.
     """
-    with path.open("rb") as raw:
-        is_hdf5 = raw.read(len(_SIGNATURE)) == _SIGNATURE
-    if not is_hdf5:
-        raise Unfit(_UNREADABLE.format("it does not begin like one"))
+    refuse_others(path)
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:

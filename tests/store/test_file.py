@@ -60,3 +60,12 @@ def test_what_is_no_file_has_no_format_and_is_not_waited_for(tmp_path, kind):
     for act in (store.Writer, store.read):
         with pytest.raises((SurfaceError, UsageError), match=r"x\.h5"):
             act(tmp_path / "x.h5")
+
+
+def test_of_what_is_no_hdf5_file_only_the_first_bytes_are_read(tmp_path):
+    """A file of 2^40 bytes that takes no room on the disk; looking through it takes an hour."""
+    with (tmp_path / "large.h5").open("wb") as file:
+        file.truncate(2**40)
+    assert store.format_of(tmp_path / "large.h5") is None
+    with pytest.raises(SurfaceError, match="not a readable HDF5 file"):
+        store.read(tmp_path / "large.h5")
