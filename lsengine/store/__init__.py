@@ -13,6 +13,7 @@ from lsengine.store.file import SPECTRUM_FORMAT as SPECTRUM_FORMAT
 from lsengine.store.file import WEIGHTS_FORMAT as WEIGHTS_FORMAT
 from lsengine.store.file import has_mpi as has_mpi
 from lsengine.store.file import refuses_parallel as refuses_parallel
+from lsengine.store.file import trust as trust
 from lsengine.store.reader import read as read
 from lsengine.store.reader import read_attributes as read_attributes
 from lsengine.store.reader import read_directions as read_directions

@@ -30,6 +30,7 @@ _DIGITS = 64  # of a SHA-256
 _SMALL_BYTES = 4096  # data up to this size are checked whenever a file is opened
 _MOST_BYTES = 2**24  # of the digest's text
 _BLOCK_BYTES = 2**20
+_SEARCHED_BYTES = 2**26
 _FLAGS = (20, 24)  # in HDF5's first block: who has the file open, also after he was killed
 _REST = "attributes, names or other structure"
 _MISFITS = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
@@ -181,9 +182,12 @@ def _text(cells: Sequence[Any], data: Sequence[Any], sha256: str) -> bytes:
 
 
 def _find(file: BinaryIO, size: int) -> int:
-    """Return where the last digest of a file begins, -1 if there is none."""
-    end = size
-    while end > 0:
+    """Return where the last digest of a file begins, -1 if there is none near its end.
+
+    It is what a file gets last.
+    """
+    end, first = size, max(0, size - _SEARCHED_BYTES)
+    while end > first:
         start = max(0, end - _BLOCK_BYTES)
         file.seek(start)
         block = file.read(end - start + len(_MAGIC) - 1)

@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ PROVENANCE: dict[str, tuple[Any, Any]] = {
 _DAMAGE = (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError)
 _BLOCK_BYTES = 2**20
 _looked_at: dict[tuple[int, int, bool], tuple[int, int]] = {}  # size and time of change, by place
+_trusted: set[tuple[int, int, int]] = set()  # device, inode and size
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ def in_place_of(path: Path) -> Iterator[Path]:
     files.remove_parts(path)  # of a run that was killed here; the lock is ours now
     with files.whole(path, failures=(OSError, RuntimeError)) as part:  # HDF5 raises both
         yield part
+    trust(path)
 
 
 def reserve(part: Path, size: int) -> None:
@@ -174,6 +176,17 @@ def _refuse_unwritable(path: Path) -> None:
         raise SurfaceError(f"{path}: {error}") from None
 
 
+def trust(path: Path) -> None:
+    """Let no other process read a surface first, while its digest fits.
+
+    That is for surfaces that this run has laid out, or that its first rank has looked at.  A
+    fitting digest by itself proves nothing of a stranger's file: anybody can compute one.
+    """
+    with suppress(OSError):  # whoever opens it finds out
+        found = path.stat()
+        _trusted.add((found.st_dev, found.st_ino, found.st_size))
+
+
 def plain_file(path: Path, *, is_written: bool = False) -> h5py.File:
     """Open any HDF5 file for reading that has only groups and plain datasets.
 
@@ -189,15 +202,13 @@ def plain_file(path: Path, *, is_written: bool = False) -> h5py.File:
     key, version = (found.st_dev, found.st_ino, is_written), (found.st_size, found.st_mtime_ns)
     if _looked_at.get(key) == version:
         return structure.opened(path)
-    structure.refuse_others(path)  # before the digest is looked for, through the whole file
-    fits = digest.state(path) is digest.State.FITS
-    if not fits:
+    structure.refuse_others(path)  # before the digest is looked for
+    is_trusted = is_written or (found.st_dev, found.st_ino, found.st_size) in _trusted
+    if not is_trusted or digest.state(path) is not digest.State.FITS:
         guard.refuse_damaged(path)
     file = structure.opened(path)
     try:
-        has_filters = structure.check(file, found.st_size, is_written=is_written)
-        if has_filters and fits:  # a few bytes may become many
-            guard.refuse_damaged(path)
+        structure.check(file, found.st_size, is_written=is_written)
     except structure.Unfit:
         file.close()
         raise
@@ -218,6 +229,8 @@ def _check_format(path: Path, file: h5py.File, formats: tuple[str, ...]) -> None
         number = int(version)
     except (TypeError, ValueError, OverflowError):
         raise kind.error(f"{path}: damaged: format_version is {version!r}, not a number") from None
+    if number < 1 and written in KINDS:
+        raise kind.error(f"{path}: damaged: format_version is {number}; expected at least 1")
     if number > kind.version:
         raise kind.error(
             f"{path}: format_version is {number}, this lsengine reads up to {kind.version}; "

@@ -1,4 +1,4 @@
-"""Files whose digest does not fit are first read by another process: HDF5 crashes over damage.
+"""Files that others made are first read by another process: HDF5 crashes over damage.
 
 One small process serves this one and those that it forks.  It starts when it is first needed, and
 forks for every file (see `lsengine.store.guarded`), so many files cost little.
@@ -53,8 +53,8 @@ def refuse_damaged(path: Path) -> None:
             return
         _helper.clear()
     raise EnvironmentUnfit(
-        f"{path}: its digest does not fit, or there is none; the process that reads such files "
-        "first cannot be started, or is ended again and again; see if there is memory left"
+        f"{path}: the process that reads a file before others do cannot be started, or is ended "
+        "again and again; see if there is memory left"
     )
 
 

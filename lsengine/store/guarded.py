@@ -1,4 +1,4 @@
-"""The process that reads files whose digest does not fit, before others do: see `guard`.
+"""The process that reads files before others do: see `guard`.
 
 It forks for each file, twice: one process reads, under limits of time and memory, and the other
 says what has come of it.

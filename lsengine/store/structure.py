@@ -91,8 +91,8 @@ def opened(path: Path) -> h5py.File:
         raise Unfit(_UNREADABLE.format(error)) from None
 
 
-def check(file: h5py.File, size: int, *, is_written: bool = False) -> bool:
-    """Look at every object of an open file; return whether any has filters.
+def check(file: h5py.File, size: int, *, is_written: bool = False) -> None:
+    """Look at every object of an open file.
 
     ``size`` is that of the file in bytes.  One that ``is_written`` to has contiguous datasets only.
 
@@ -103,14 +103,12 @@ def check(file: h5py.File, size: int, *, is_written: bool = False) -> bool:
     root = h5o.open(file.id, b"/")
     seen.objects[h5o.get_info(root).addr] = "/"
     _attributes(seen, root, "/", None)
-    has_filters = False
     for name, item in _items(seen, root, "", 1):
         if isinstance(item, h5d.DatasetID):
-            has_filters |= _dataset(seen, item, name)
+            _dataset(seen, item, name)
         else:
             _attributes(seen, item, name, None)
     _overlaps(seen)
-    return has_filters
 
 
 def _items(seen: _Seen, group: h5g.GroupID, where: str, depth: int) -> Iterator[tuple[str, object]]:
@@ -152,8 +150,8 @@ def _name(raw: bytes, where: str) -> str:
     return name
 
 
-def _dataset(seen: _Seen, dataset: h5d.DatasetID, name: str) -> bool:
-    """Check one dataset; return whether it has filters."""
+def _dataset(seen: _Seen, dataset: h5d.DatasetID, name: str) -> None:
+    """Check one dataset."""
     plist = dataset.get_create_plist()
     layout = plist.get_layout()
     if layout == h5d.VIRTUAL:
@@ -167,16 +165,15 @@ def _dataset(seen: _Seen, dataset: h5d.DatasetID, name: str) -> bool:
     shape = _shape(dataset.get_space(), name)
     _attributes(seen, dataset, name, len(shape))
     itemsize = _POINTER_BYTES if kind == "texts" else found.get_size()
-    has_filters = _place(seen, dataset, name, shape, itemsize)
+    _place(seen, dataset, name, shape, itemsize)
     if kind == "texts":
         _texts(seen, dataset, name, math.prod(shape))
-    return has_filters
 
 
 def _place(
     seen: _Seen, dataset: h5d.DatasetID, name: str, shape: tuple[int, ...], itemsize: int
-) -> bool:
-    """Check where the raw data are; return whether they went through filters."""
+) -> None:
+    """Check where the raw data are."""
     layout = dataset.get_create_plist().get_layout()
     if layout == h5d.CONTIGUOUS and (start := dataset.get_offset()) is not None:
         stored = dataset.get_storage_size()
@@ -184,10 +181,10 @@ def _place(
             held = f"{_words(shape)} values of {itemsize} bytes"
             raise Unfit(f"damaged: {name} has {held}, which are not all in the file")
         seen.ranges.append((start, start + stored, name))
-        return False
+        return
     if seen.is_written and layout != h5d.CONTIGUOUS:
         raise Unfit(f"{name} is not contiguous; lsengine writes only to contiguous datasets")
-    return _loose(seen, dataset, name, shape, itemsize)
+    _loose(seen, dataset, name, shape, itemsize)
 
 
 def _texts(seen: _Seen, dataset: h5d.DatasetID, name: str, count: int) -> None:
@@ -205,10 +202,9 @@ def _texts(seen: _Seen, dataset: h5d.DatasetID, name: str, count: int) -> None:
 
 def _loose(
     seen: _Seen, dataset: h5d.DatasetID, name: str, shape: tuple[int, ...], itemsize: int
-) -> bool:
+) -> None:
     """Check a dataset that may be larger than what is stored of it: chunked, or not stored yet."""
     plist, held = dataset.get_create_plist(), math.prod(length or 1 for length in shape)
-    has_filters = False
     if plist.get_layout() == h5d.CHUNKED:
         chunk = plist.get_chunk()
         filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
@@ -218,7 +214,7 @@ def _loose(
         seen.chunks += math.prod(counts)
         if seen.chunks > CHUNKS:
             raise Unfit(f"{name} lies in too many chunks; allowed are {CHUNKS:,} in a file")
-        held, has_filters = max(held, math.prod(chunk)), bool(filters)
+        held = max(held, math.prod(chunk))
     seen.loose_cells += held
     seen.loose_bytes += held * itemsize
     if seen.loose_bytes > CHUNKED_BYTES or seen.loose_cells > CHUNKED_CELLS:
@@ -226,7 +222,6 @@ def _loose(
             f"{name} has {_words(shape)} values of {itemsize} bytes; datasets that are chunked or "
             f"not stored may have {CHUNKED_BYTES // 2**20} MiB and {CHUNKED_CELLS:,} values in all"
         )
-    return has_filters
 
 
 def _attributes(seen: _Seen, item: h5o.ObjectID, name: str, rank: int | None) -> None:

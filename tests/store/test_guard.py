@@ -1,8 +1,10 @@
-"""Damaged files are read by another process first, which serves this one and its forks."""
+"""Files of others are read by another process first, which serves this one and its forks."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -67,17 +69,39 @@ def test_a_file_that_crashes_hdf5_is_refused_and_this_process_lives(path):
     assert store.read(ARCHIVE / "surface-v1.h5").counts()["done"]
 
 
-def test_only_files_whose_digest_does_not_fit_are_examined(path, monkeypatch):
-    """A good file costs no other process; one without a digest is examined once."""
+def test_only_trusted_files_whose_digest_fits_are_not_examined(path, tmp_path, monkeypatch):
+    """A run's own file costs no other process; any other is examined once until it changes."""
     examined = []
     monkeypatch.setattr(guard, "refuse_damaged", examined.append)
     store.read(path)
     assert examined == []
+    other = tmp_path / "other.h5"
+    shutil.copyfile(path, other)
+    store.read(other)
+    store.read_status(other)
+    assert examined == [other]
     with h5py.File(path, "r+") as file:
         digest.remove(file)
+    store.trust(path)
     store.read(path)
     store.read_status(path)
-    assert examined == [path]
+    assert examined == [other, path]
+
+
+def test_a_digest_made_up_for_a_file_that_crashes_hdf5_does_not_help_it(path, tmp_path):
+    """Anybody can write a digest that fits: the file is examined all the same."""
+    crashes(path)
+    other, text = tmp_path / "other.h5", b"lsengine layout digest 1\n"
+    zeros = b"0" * 64
+    end = b'{"cells": [], "data": [], "sha256": "' + zeros + b'"}\0'
+    content = path.read_bytes() + text + end
+    at = content.rindex(zeros)
+    covered = content[:20] + content[24:at] + content[at + 64 :]
+    digits = hashlib.sha256(covered).hexdigest().encode()
+    other.write_bytes(content[:at] + digits + content[at + 64 :])
+    assert digest.state(other) is digest.State.FITS
+    with pytest.raises(SurfaceError, match=r"other\.h5: damaged: "):
+        store.read(other)
 
 
 def test_single_bits_of_an_old_file_end_in_an_answer(tmp_path):
@@ -108,7 +132,7 @@ def test_without_the_process_nothing_is_read(path, monkeypatch):
     """An environment that cannot start it has one message."""
     monkeypatch.setattr(guard, "_helper", [])
     monkeypatch.setattr(guard.sys, "executable", "/nowhere/python")
-    with pytest.raises(EnvironmentUnfit, match=r"s\.h5: its digest does not fit"):
+    with pytest.raises(EnvironmentUnfit, match=r"s\.h5: the process that reads a file"):
         guard.refuse_damaged(path)
 
 

@@ -19,7 +19,7 @@ from lsengine.engine.protocol.leases import REPORTS
 from lsengine.engine.protocol.watchdog import Watchdog
 from lsengine.errors import LsengineError, Stopped
 from lsengine.ranks import StopRequest, Tag, World, available_cores
-from lsengine.store import CellResults, Writer
+from lsengine.store import CellResults, Writer, trust
 
 if TYPE_CHECKING:
     from lsengine.engine.evaluator import Evaluator
@@ -92,6 +92,7 @@ class _Worker:
         if message.tag == Tag.STOP:
             return message.payload, None
         plan: Plan = message.payload
+        trust(plan.path)  # rank 0 has laid it out, or looked at it
         self._watch(hang_s)
         self._tell_every_s = hang_s / _SIGN_OF_LIFE
         try:
