@@ -24,7 +24,7 @@ def prepare(world: World, folder: Path, number: int) -> list[Command]:
     content = bytearray(path.read_bytes())
     content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     path.write_bytes(content)
-    trusted = rng.random() < 0.85 or not stamps.change(path, "anew")
+    trusted = rng.random() < 0.85 or not stamps.change(path, "bytes")
     return [_command(rng, world, folder, shape, trusted)]
 
 
