@@ -61,7 +61,7 @@ def kind_of(path: str, style: str, *, growing: bool = False) -> str:
     unless it is still ``growing``.
     """
     plane = "surface" if style == "lit" else "filled"
-    if not is_regular(Path(path)):
+    if not is_regular(Path(path), expected="a surface file"):
         return plane
     form = store.format_of(Path(path))
     if form in _FORMATS:

@@ -11,6 +11,7 @@ from lsengine.errors import UsageError
 from lsengine.export import export
 from lsengine.surface.grid import make_grid
 from tests.support.exported import ALPHA, BETA, value, write_surface
+from tests.support.surfaces import edited
 
 
 def test_loss_landscape_files_have_its_layout(plane):
@@ -104,7 +105,7 @@ def test_repeats_have_no_place_in_files_of_loss_landscape(tmp_path):
 
 def test_zeros_are_not_written_without_end(plane, caplog):
     """A file may say that the network is huge; directions of what does not move are left out."""
-    with h5py.File(plane, "r+") as file:
+    with edited(plane) as file:
         file["directions/along_alpha/w"] = file["directions/along_beta/w"] = np.zeros(2, "f4")
         file["directions/state"] = np.bytes_(b'[["w", [2], true], ["v", [9999999999], true]]')
     written = export(plane, "loss-landscape", plane.with_name("old.h5"))

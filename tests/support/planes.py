@@ -12,6 +12,7 @@ def partial_plane(path, failed=()):
     """Lay a plane of 3 x 4 cells out and finish the first ten, one each second."""
     grid = Grid({"beta": np.arange(3.0), "alpha": np.linspace(-1, 2, 4)})
     attributes = {"name": "plane", "writing": "gather", "batch_size": 7, "fingerprint": "f"}
+    attributes["precision"] = "float32"
     store.create(path, store.Layout(grid=grid, quantities=["train_loss"], attributes=attributes))
     finish(path, range(10), failed)
     return path
