@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parsed = build_parser().parse_args(arguments)
     try:
         with ended_by_sigterm():
+            parsed = build_parser().parse_args(arguments)
             return int(parsed.run(parsed))
     except LsengineError as error:
         print(printable(str(error)), file=sys.stderr)

@@ -233,8 +233,6 @@ def _refuse_damaged(error: Exception, path: Path, key: str, library_name: str) -
 
 def _safetensors(path: Path, key: str) -> dict[str, Any]:
     reader = library("safetensors.torch", "safetensors", f"{key}: {path}")
-    if not path.is_file():
-        raise UsageError(f"{key}: no such file: {path}")
     try:
         return dict(reader.load_file(str(path), device="cpu"))
     except Exception as error:

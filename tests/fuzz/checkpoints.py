@@ -93,7 +93,7 @@ def _odd_tensor(rng: Random, tensor: torch.Tensor) -> Any:
 
 
 def _nested(rng: Random, value: Any) -> Any:
-    for _level in range(rng.choice((10, 100, 400))):
+    for _ in range(rng.choice((10, 100, 400))):
         value = rng.choice(({"model": value}, [value], (value,)))
     return value
 
@@ -123,10 +123,9 @@ def _changed(rng: Random, good: dict[str, Any]) -> Any:
     else:
         return rng.choice((state, [state], {"epoch": odd.number(rng), "model": state}, None, 5, {},
                            [], "x", {"state_dict": {}}, {"state_dict": None}))  # fmt: skip
+    number = odd.number(rng) if rng.random() < 0.5 else 10**400
     holder = {rng.choice(("state_dict", "model", "net", "x")): state}
-    return holder | {
-        rng.choice(("epoch", "lr", "x")): odd.number(rng) if rng.random() < 0.5 else 10**400
-    }
+    return holder | {rng.choice(("epoch", "lr", "x")): number}
 
 
 def _saved(rng: Random, content: Any, *, legacy: bool = False) -> bytes:
@@ -344,17 +343,15 @@ def _distributed(rng: Random, world: World, folder: Path, good: dict[str, Any]) 
 
     path = folder / "ck_folder"
     checkpoint.save({"model": dict(good["state_dict"])}, checkpoint_id=path, no_dist=True)
-    files = sorted(p for p in path.iterdir() if p.is_file())
-    file = rng.choice(files)
+    file = rng.choice(sorted(p for p in path.iterdir() if p.is_file()))
     what = rng.randrange(6)
     if what == 0:
         file.unlink()
     elif what == 1:
         file.write_bytes(odd.flawed(rng, file.read_bytes()))
-    elif what == 2:
-        (path / ".metadata").write_bytes(_spliced(rng, (path / ".metadata").read_bytes()))
-    elif what == 3:
-        (path / ".metadata").write_bytes(_numbers(rng, (path / ".metadata").read_bytes()))
+    elif what in (2, 3):
+        change = (_spliced, _numbers)[what - 2]
+        (path / ".metadata").write_bytes(change(rng, (path / ".metadata").read_bytes()))
     elif what == 4:
         file.unlink()
         rng.choice((lambda: os.mkfifo(file), file.mkdir, lambda: file.symlink_to("/dev/zero")))()
@@ -372,8 +369,7 @@ def _index(rng: Random, world: World, folder: Path, good: dict[str, Any]) -> Pat
     files = ("model-1.safetensors", "../x", "/dev/zero", "fifo", "", "a\0b", "x" * 300, 5, None, [])
     os.mkfifo(folder / "fifo")
     odd_ones = {name: rng.choice(files) if rng.random() < 0.4 else files[0] for name in state}
-    document = {"metadata": {"total_size": odd.number(rng)}, "weight_map": odd_ones}
-    text = json.dumps(document)
+    text = json.dumps({"metadata": {"total_size": odd.number(rng)}, "weight_map": odd_ones})
     path = folder / "ck.safetensors.index.json"
     path.write_text(odd.changed_json(rng, text) if rng.random() < 0.5 else text)
     return path
