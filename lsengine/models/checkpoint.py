@@ -64,6 +64,9 @@ class Checkpoint:
         """Parameters and buffers by name, without a model to compare with.
 
         Of several state dicts the plainest, then the largest; without prefixes of wrappers.
+
+        Raises:
+            UsageError: If a tensor holds no plain numbers, such as a quantised one.
         """
         by_place: dict[str, dict[str, Tensor]] = {}
         for entry in self.entries:
@@ -75,6 +78,9 @@ class Checkpoint:
             )
 
         state = by_place[max(by_place, key=rank)]
+        if odd := [name for name, tensor in state.items() if not state_dicts.holds_numbers(tensor)]:
+            why = f"holds no plain numbers for {listed(odd)}; save the network as it is in memory"
+            raise UsageError(f"{self.path} {why}")
         names = [name.replace("_orig_mod.", "") for name in state]
         if all(name.startswith("module.") for name in names):
             names = [name.removeprefix("module.") for name in names]

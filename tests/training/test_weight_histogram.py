@@ -46,6 +46,16 @@ def test_what_is_not_finite_is_counted_apart(tmp_path):
     assert "2 NaN or infinite" in words(render.figure([found], kind="histogram"))
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_parameters_without_plain_numbers_are_refused(tmp_path):
+    """Those of a network that was never filled, and quantised ones; the message names them."""
+    quantised = torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)
+    for odd in (torch.empty(2, 2, device="meta"), quantised):
+        torch.save({"a": torch.ones(2, 2), "w": odd}, tmp_path / "a.pt")
+        with pytest.raises(UsageError, match=r"a\.pt holds no plain numbers for w; save"):
+            weight_histogram.histograms([tmp_path / "a.pt"], tmp_path / "w.h5")
+
+
 def test_names_of_checkpoints_are_different_or_given(checkpoints, tmp_path):
     """Alike file names take their folders'; --name wins; too few names are refused."""
     out = tmp_path / "w.h5"
