@@ -160,8 +160,10 @@ def _difference(ours: Array | None, theirs: Array | None) -> str | None:
     return None if distance <= _SAME * length else "leads elsewhere"
 
 
-def refuse_missing(path: Path, quantities: Sequence[str], of_checkpoints: Sequence[str]) -> None:
-    """Refuse a file that lacks datasets which its job fills, of cells or of its checkpoints.
+def refuse_other_datasets(
+    path: Path, quantities: Sequence[str], of_checkpoints: Sequence[str]
+) -> None:
+    """Refuse a file with other quantities than its job fills, of cells or of its checkpoints.
 
     Raises:
         SurfaceError: Naming them, or what else is damaged.
@@ -175,6 +177,11 @@ def refuse_missing(path: Path, quantities: Sequence[str], of_checkpoints: Sequen
         raise SurfaceError(
             f"{path}: damaged: {listed(missing)} not there, which this job fills; move the file "
             "away"
+        )
+    if more := surface.quantities.keys() - set(quantities):
+        raise SurfaceError(
+            f"{path}: damaged: {listed(sorted(more))} there, which this job does not fill; move "
+            "the file away"
         )
 
 

@@ -163,7 +163,7 @@ class Run:
         compatibility.warn_of_differences(attributes, info)
         job, dataset, metrics = self._job, self.loaded.dataset, self.loaded.metrics
         compatibility.refuse_other_metrics(output, attributes, metrics)
-        compatibility.refuse_missing(
+        compatibility.refuse_other_datasets(
             output,
             prepare.quantity_names(job, dataset, metrics),
             prepare.trajectory_quantity_names(job, dataset, metrics),

@@ -245,6 +245,7 @@ def test_extending_with_another_state_is_refused(make_job, tmp_path, monkeypatch
     ("change", "says"),
     [
         (lambda f: f.__delitem__("test_loss"), "test_loss not there, which this job fills"),
+        (lambda f: f.copy("test_loss", "other"), "other there, which this job does not fill"),
         (lambda f: f.attrs.__delitem__("precision"), "attribute precision is not there"),
         (lambda f: f.attrs.__setitem__("batch_size", "x"), "attribute batch_size is"),
         (lambda f: f.attrs.__setitem__("direction_cosine", "x"), "attribute direction_cosine is"),
