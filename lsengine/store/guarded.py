@@ -15,7 +15,7 @@ from pathlib import Path
 
 import h5py
 
-from lsengine.store import structure
+from lsengine.store import heaps, structure
 
 _TIME_S, _BYTES_PER_S = 5, 2**22  # of processor time; a part of it is for the file's size
 _WAIT_S = 300  # until the file system has answered
@@ -82,7 +82,7 @@ def problem(path: Path) -> str | None:
     """Read of a file whatever HDF5 has to interpret, and return what is wrong with it."""
     try:
         with structure.opened(path) as file:
-            structure.check(file, path.stat().st_size)
+            heaps.check(path, structure.check(file, path.stat().st_size))
             _read("/", file)
             file.visititems(_read)
     except structure.Unfit as error:

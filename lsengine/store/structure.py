@@ -10,7 +10,7 @@ Only h5py's low-level calls are used here: they read one header at a time, and f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,7 @@ _READ_BYTES = 2**30  # texts of any length that are read at once: no more than m
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _UNREADABLE = "not a readable HDF5 file ({}); it is damaged or of another kind; move it away"
 _SUPERBLOCK_BYTES = 48
+_SIZES_BYTES = (8, 8)  # of addresses and lengths, in the file
 _POINTER_BYTES = 16  # of a string of any length, in the file
 _FILTERS = (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF)
 _FLOATS = (
@@ -46,6 +47,14 @@ class Unfit(Exception):
     """A file is not made as this package opens files: what was found, and what is allowed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a file has its object headers, and its datasets of texts: first byte, and the next."""
+
+    headers: Sequence[int]
+    texts: Sequence[tuple[int, int]]
+
+
 @dataclass(slots=True, kw_only=True)
 class _Seen:
     """What has been found so far in one file."""
@@ -54,6 +63,7 @@ class _Seen:
     is_written: bool
     objects: dict[int, str] = field(default_factory=dict)  # name by address
     ranges: list[tuple[int, int, str]] = field(default_factory=list)  # of raw data, with names
+    referring: set[str] = field(default_factory=set)  # datasets whose texts lie elsewhere
     loose_bytes: int = 0  # of data whose size that of the file does not limit
     loose_cells: int = 0
     chunks: int = 0
@@ -91,14 +101,16 @@ def opened(path: Path) -> h5py.File:
         raise Unfit(_UNREADABLE.format(error)) from None
 
 
-def check(file: h5py.File, size: int, *, is_written: bool = False) -> None:
-    """Look at every object of an open file.
+def check(file: h5py.File, size: int, *, is_written: bool = False) -> Places:
+    """Look at every object of an open file, and return where it refers to texts.
 
     ``size`` is that of the file in bytes.  One that ``is_written`` to has contiguous datasets only.
 
     Raises:
         Unfit: If something is not allowed; the message names it.
     """
+    if (sizes := file.id.get_create_plist().get_sizes()) != _SIZES_BYTES:
+        raise Unfit(f"its addresses and lengths have {_words(sizes)} bytes; expected are 8 x 8")
     seen = _Seen(size=size, is_written=is_written)
     root = h5o.open(file.id, b"/")
     seen.objects[h5o.get_info(root).addr] = "/"
@@ -109,6 +121,8 @@ def check(file: h5py.File, size: int, *, is_written: bool = False) -> None:
         else:
             _attributes(seen, item, name, None)
     _overlaps(seen)
+    texts = [(start, stop) for start, stop, name in seen.ranges if name in seen.referring]
+    return Places([*seen.objects], texts)
 
 
 def _items(seen: _Seen, group: h5g.GroupID, where: str, depth: int) -> Iterator[tuple[str, object]]:
@@ -189,6 +203,7 @@ def _place(
 
 def _texts(seen: _Seen, dataset: h5d.DatasetID, name: str, count: int) -> None:
     """Measure strings of any length, of which the file says it only as they are read."""
+    seen.referring.add(name)
     seen.texts += count
     if seen.texts > TEXTS or dataset.rank > 1:
         many = f"{count:,} strings of any length along {dataset.rank} axes"

@@ -14,7 +14,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from tests.fuzz import confined, stamps, warm, world
+from tests.fuzz import confined, driver, stamps, warm, world
 from tests.fuzz.surfaces import FORMATS
 
 
@@ -24,6 +24,8 @@ def main() -> None:
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     confined.confine(folder)
     os.dup2(2, 1)
+    for name in driver.LARGE_PAGES:  # they are for this process, and not for those it starts
+        os.environ.pop(name, None)
     made = _warm_up(folder)
     for kind, first, count in (word.split(":") for word in sys.argv[2:]):
         prepare = importlib.import_module(f"tests.fuzz.{kind}").prepare

@@ -345,7 +345,7 @@ def test_an_old_group_of_links_is_read(tmp_path):
             plist.set_layout(h5d.COMPACT)
             h5d.create(file.id, b"compact", h5t.IEEE_F64LE, h5s.create_simple((2,)), dcpl=plist)
             file.flush()
-            assert not structure.check(file, file.id.get_filesize())
+            assert len(structure.check(file, file.id.get_filesize()).headers) == 53
             file["many/again"] = file["many/d7"]
             with pytest.raises(structure.Unfit, match="many/d7 is the same object as many/again"):
                 structure.check(file, file.id.get_filesize())
