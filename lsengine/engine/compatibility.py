@@ -45,8 +45,7 @@ def refuse_damaged(surface: Path, *, retries: bool) -> None:
     Raises:
         SurfaceError: Naming what is damaged.
     """
-    damage.refuse(surface, cells=not retries)
-    if retries and (which := damage.verify(surface).cells):
+    if which := damage.refuse(surface, cells=not retries).cells:
         log.warning("%s: %s do not fit their checksums; they are evaluated again", surface, which)
 
 

@@ -218,7 +218,7 @@ class LaunchSpec(Section):
 class Document(Section):
     """A whole job file."""
 
-    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\x00-\x1f\x7f]+$")]
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern="^[^/]+$")]
     model: ModelSpec
     data: DataSpec
     loss: Loss = "cross_entropy"

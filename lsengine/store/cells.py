@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from lsengine.store import checksums
 from lsengine.store.attributes import TRAJECTORY_KINDS
 from lsengine.store.checksums import Cells
-from lsengine.store.digest import COLUMNS
 from lsengine.store.file import PROVENANCE, quantity_names, scale_name
 from lsengine.store.validation import Content
 from lsengine.surface import FAILED, PlaneCurve, Trajectory
@@ -59,8 +58,7 @@ def of_run(content: Content) -> Cells | None:
     """Return the checkpoints of a trajectory likewise, None if they are no cells."""
     if "trajectory" not in content or "status" not in (inner := content.inner("trajectory")):
         return None
-    known = {*COLUMNS, *PROVENANCE, checksums.NAME, "status"}
-    return _sound(inner, [n for n in inner if n not in known], inner.dataset("epoch").shape)
+    return _sound(inner, checksums.names_in(inner.group), inner.dataset("epoch").shape)
 
 
 def _sound(content: Content, names: Sequence[str], shape: Sequence[int]) -> Cells:

@@ -75,8 +75,8 @@ def names_in(group: h5py.Group) -> list[str]:
     """Return the names of the quantities of a file's cells, or of its checkpoints."""
     if isinstance(group, h5py.File):
         return quantity_names(group)
-    known = {*COLUMNS, *PROVENANCE}
-    return [name for name, d in group.items() if d.dtype == np.float64 and name not in known]
+    known = {*COLUMNS, *PROVENANCE, NAME, "status"}
+    return [name for name in group if name not in known]
 
 
 def groups(file: h5py.File) -> list[h5py.Group]:

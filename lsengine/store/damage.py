@@ -22,6 +22,8 @@ from lsengine.wording import listed
 
 log = logging.getLogger(__name__)
 _LISTED = 8
+_CHANGED = "damaged: changed since it was laid out"
+_MISFIT = "do not fit their checksums"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,32 +89,32 @@ def verify(path: Path) -> Verdict:
         )
 
 
-def refuse(path: Path, *, cells: bool = True) -> None:
+def refuse(path: Path, *, cells: bool = True) -> Verdict:
     """Refuse a surface file that is not as it was laid out, or with damaged ``cells``.
 
-    Warns once of an older file, which has no digest.
+    Returns what else was found, and warns once of an older file, which has no digest.
 
     Raises:
         UsageError: If there is no such file.
         SurfaceError: If it is damaged or no surface file.
     """
-    with opened(path, FORMAT) as file:
-        if changed := _changed(path, file):
-            raise SurfaceError(
-                f"{path}: damaged: changed since it was laid out: "
-                f"{listed(changed, most=_LISTED)}; put a copy in its place, or move it away and "
-                "evaluate the job anew"
-            )
-        if digest.state(path) is digest.State.ABSENT:
-            warn_once(
-                f"{path}: has no digest of its layout (of an older version): "
-                "damage to its coordinates, directions and attributes would not be noticed"
-            )
-        if cells and (which := words(*_cells(file))):
-            raise SurfaceError(
-                f"{path}: damaged: {which} do not fit their checksums; eval --retry-failed of the "
-                "job evaluates them again"
-            )
+    found = verify(path)
+    if changed := (*found.layout, *found.data):
+        raise SurfaceError(
+            f"{path}: {_CHANGED}: {listed(changed, most=_LISTED)}; put a copy in its place, or "
+            "move it away and evaluate the job anew"
+        )
+    if not found.has_digest:
+        warn_once(
+            f"{path}: has no digest of its layout (of an older version): "
+            "damage to its coordinates, directions and attributes would not be noticed"
+        )
+    if cells and found.cells:
+        raise SurfaceError(
+            f"{path}: damaged: {found.cells} {_MISFIT}; eval --retry-failed of the job evaluates "
+            "them again"
+        )
+    return found
 
 
 def cells(path: Path) -> list[NDArray[np.int64]]:
@@ -136,9 +138,9 @@ def words(grid: Cells, run: Cells | None = None) -> str:
 def warn(path: Path, file: h5py.File, grid: Cells, run: Cells | None = None) -> None:
     """Warn, once, of what is not as it was laid out, and of cells that count as missing."""
     if changed := _changed(path, file, whole=False):
-        warn_once(f"{path}: damaged: changed since it was laid out: {listed(changed)}")
+        warn_once(f"{path}: {_CHANGED}: {listed(changed)}")
     if which := words(grid, run):
-        warn_once(f"{path}: damaged: {which} do not fit their checksums; taken as missing")
+        warn_once(f"{path}: damaged: {which} {_MISFIT}; taken as missing")
 
 
 def _changed(path: Path, file: h5py.File, *, whole: bool = True) -> list[str]:
