@@ -15,7 +15,10 @@ from lsengine.ranks import (
     abort_other_ranks,
     ended_by_sigterm,
     exit_without_finalize,
+    hint_for,
+    leave_last,
     let_rank_0_speak,
+    own_exit_code,
 )
 from lsengine.wording import printable
 
@@ -23,12 +26,15 @@ from lsengine.wording import printable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an uncaught exception ends all ranks."""
     code = _run(arguments)
+    with suppress(BrokenPipeError):
+        print(hint_for(code), end="", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()  # what nobody reads any more is dropped without a complaint
         except BrokenPipeError:  # Python would flush again when it ends, and fail with code 120
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     exit_without_finalize(code)
+    leave_last(code)
     return code
 
 
@@ -36,7 +42,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         with ended_by_sigterm():
             parsed = build_parser().parse_args(arguments)
-            return int(parsed.run(parsed))
+            return own_exit_code(int(parsed.run(parsed)))
     except LsengineError as error:
         print(printable(str(error)), file=sys.stderr)
         return error.exit_code

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from lsengine import __version__
+from lsengine import __version__, ranks
 from lsengine.cli import commands
 
 _EPILOG = """\
@@ -17,9 +18,32 @@ another job, is locked or damaged, 5 finished but some cells failed, 75 stopped 
 (the same command goes on)"""
 
 
+_OF_ALL_RANKS = {"train", "eval", "spectrum", "trajectory", "connect", "doctor"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that speaks once where several ranks do one command together: on rank 0."""
+
+    is_of_all_ranks = True
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if not self._is_spoken_for():
+            super()._print_message(message, file)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        if message:
+            self._print_message(message + ranks.hint_for(status), sys.stderr)
+        if self.is_of_all_ranks:
+            ranks.leave_last(status)
+        super().exit(0 if self._is_spoken_for() else status)
+
+    def _is_spoken_for(self) -> bool:
+        return self.is_of_all_ranks and ranks.launched_rank() > 0
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; what it parses has the command's function as ``run``."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="lsengine",
         description="Loss surfaces of neural networks, evaluated on as many devices as you have.",
         epilog=_EPILOG,
@@ -32,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         for names, options in command.arguments:
             described.add_argument(*names, **options)
         described.set_defaults(run=command.run)
+        described.is_of_all_ranks = name in _OF_ALL_RANKS
     return parser
 
 

@@ -35,7 +35,7 @@ def run(output: Path, *, json: bool = False, tell: Callable[[str], None] = print
         remedy = "install h5py again, or what it was compiled with"
         return report([problem("installation", str(error), remedy)])
     if mismatch is not None:
-        if not launcher.is_first_rank():
+        if ranks.launched_rank():
             return 0
         found, _, remedy = str(mismatch).rpartition("; ")
         check = problem("launcher", found, remedy)

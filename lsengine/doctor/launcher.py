@@ -26,13 +26,6 @@ def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
     return {**plain, "MPI4PY_RC_INITIALIZE": "0"}
 
 
-def is_first_rank() -> bool:
-    """Whether this process is the launcher's first, as far as the launcher says."""
-    mpi = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK")
-    ranks = [os.environ[name] for name in (*mpi, "SLURM_PROCID") if name in os.environ]
-    return not ranks or ranks[0] == "0"
-
-
 def launcher(folder: Path) -> list[Check]:
     """Start two ranks by the launcher at hand; return their verdicts on each other.
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from lsengine.errors import EnvironmentUnfit
@@ -19,6 +20,15 @@ from lsengine.ranks.signals import EarlySignal, fatal_signals
 from lsengine.ranks.world import BEFORE_ABORT_S, World, survives_rank_death
 
 _MEETING_S = 600.0  # for all ranks to reach MPI_Init
+_RANKS = (
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+    "PMIX_RANK",
+    "MV2_COMM_WORLD_RANK",
+    "PALS_RANKID",
+    "SLURM_PROCID",
+)
+_FAILURES: list[int] = []  # the code that this process ends with, once it is known
 _NO_STEPS = (None, "4294967291", "4294967290")  # SLURM's numbers of batch and interactive steps
 
 
@@ -38,6 +48,32 @@ def launched_size() -> int:
     return 1
 
 
+def launched_rank() -> int:
+    """Return which rank the launcher says this process is; 0 without a launcher or its word."""
+    text = next((os.environ[rank] for rank in _RANKS if rank in os.environ), "0")
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
+
+
+def own_exit_code(agreed: int) -> int:
+    """Return the code with which this rank ends where all have agreed on one.
+
+    Rank 0 ends with it, the others with 0: about those a launcher would complain at length, and
+    bury what rank 0 has said.
+    """
+    return 0 if meet.cache_info().currsize and meet().rank else agreed
+
+
+def hint_for(code: int) -> str:
+    """Return what rank 0 adds to a message if the launcher adds lines below it that say less.
+
+    Open MPI before version 5 does so wherever a rank ends with another code than 0.
+    """
+    is_old = "OMPI_COMM_WORLD_RANK" in os.environ and "OMPI_VERSION" not in os.environ
+    if not (code and is_old) or launched_rank():
+        return ""
+    return f"(exit code {code}; what mpirun prints below this line says no more)\n"
+
+
 def _count(variable: str) -> int:
     text = os.environ[variable]
     if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
@@ -55,14 +91,14 @@ def join() -> World:
     Raises:
         EnvironmentUnfit: As `meet`.
     """
+    atexit.register(_end_last)
     signal.signal(signal.SIGUSR1, EarlySignal())  # it would end a process that is starting
     # And one that is ending: Python gives up its handlers before MPI is finalized.
     atexit.register(signal.signal, signal.SIGUSR1, signal.SIG_IGN)
     try:
         return meet()
     except EnvironmentUnfit as error:
-        rank = os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", ""))
-        if re.fullmatch("[1-9][0-9]*", rank):
+        if launched_rank():
             raise SystemExit(error.exit_code) from None  # once is enough
         raise
 
@@ -102,6 +138,29 @@ def exit_without_finalize(code: int) -> None:
     """End this process as `World.exit_without_finalize` does, if it has joined a launch."""
     if meet.cache_info().currsize:
         meet().exit_without_finalize(code)
+
+
+def leave_last(code: int) -> None:
+    """Have rank 0 end a moment after the others where it ends with another code than 0.
+
+    Open MPI 5 then adds nothing of its own to what rank 0 has said; before, it ends the others.
+    """
+    if _running_mpi() is not None:
+        _FAILURES.append(code)  # the others wait for this rank when they finalize
+        return
+    with suppress(EnvironmentUnfit):
+        if code and launched_size() > 1 and not launched_rank():
+            time.sleep(BEFORE_ABORT_S)
+
+
+def _end_last() -> None:
+    mpi = _running_mpi()
+    if mpi is None or not any(_FAILURES) or survives_rank_death():
+        return
+    is_last = mpi.COMM_WORLD.Get_rank() == 0 and mpi.COMM_WORLD.Get_size() > 1
+    mpi.Finalize()
+    if is_last:
+        time.sleep(BEFORE_ABORT_S)
 
 
 def _initialised() -> Any:

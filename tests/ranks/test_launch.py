@@ -178,3 +178,46 @@ def test_a_system_without_affinities_has_all_its_cores(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     assert launch.available_cores() == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("variables", "rank"),
+    [
+        ({}, 0),
+        ({"OMPI_COMM_WORLD_RANK": "3"}, 3),
+        ({"PMI_RANK": "2", "SLURM_PROCID": "9"}, 2),
+        ({"PALS_RANKID": "1"}, 1),
+        ({"SLURM_PROCID": "4", "SLURM_STEP_ID": "0"}, 4),
+        ({"OMPI_COMM_WORLD_RANK": "x"}, 0),
+    ],
+)
+def test_the_rank_is_what_the_launcher_says(bare, variables, rank):
+    """And 0 where it says nothing that is a number."""
+    for name, text in variables.items():
+        bare.setenv(name, text)
+    assert launch.launched_rank() == rank
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "is_told"),
+    [
+        ({"OMPI_COMM_WORLD_RANK": "0"}, 2, True),
+        ({"OMPI_COMM_WORLD_RANK": "0"}, 0, False),
+        ({"OMPI_COMM_WORLD_RANK": "1"}, 2, False),
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_VERSION": "5.0.11"}, 2, False),
+        ({"PMI_RANK": "0"}, 2, False),
+        ({}, 2, False),
+    ],
+)
+def test_who_reads_an_old_launchers_lines_is_told_that_they_say_less(
+    bare, variables, code, is_told
+):
+    """By rank 0 of Open MPI 4, which does not set its version."""
+    for name, text in variables.items():
+        bare.setenv(name, text)
+    assert ("exit code 2" in launch.hint_for(code)) == is_told
+
+
+def test_who_has_joined_nobody_ends_with_the_agreed_code(bare):
+    """Alone that is its own."""
+    assert launch.own_exit_code(5) == 5
