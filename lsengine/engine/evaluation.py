@@ -12,7 +12,7 @@ from lsengine import log as logs
 from lsengine.engine.options import Options
 from lsengine.engine.protocol.coordinator import Coordinator
 from lsengine.engine.protocol.worker import work
-from lsengine.errors import CellsFailed, LsengineError, Stopped
+from lsengine.errors import CellsFailed, LsengineError, Stopped, UsageError
 from lsengine.job import Job, load_all
 from lsengine.ranks import StopRequest, World
 from lsengine.store import CellResults
@@ -142,6 +142,8 @@ def _evaluate_job(
     except LsengineError as cause:
         error = run.outcome.judged(cause)
         coordinator.shut_down(error.exit_code)  # what workers still report is written and counted
+        if isinstance(error, UsageError):
+            run.discard_unused()
         raise run.outcome.stopped(error) if isinstance(error, Stopped) else error from None
     finally:
         run.outcome.close()

@@ -16,7 +16,7 @@ from torch import nn
 from lsengine import objective as objectives
 from lsengine.curvature import Way
 from lsengine.curvature.cells import NAMES
-from lsengine.engine import prepare
+from lsengine.engine import centre, prepare
 from lsengine.engine.messages import Plan, Report
 from lsengine.engine.prepare import precision
 from lsengine.engine.prepare.directions import cell_steps, directions_of
@@ -94,9 +94,9 @@ class Evaluator:
             cells_per_pass=plan.cells_per_pass,
             rank=rank,
         )
-        if plan.check:
+        if plan.check or job.document.expect:
             with failures_named(job, "at the centre"):
-                self._check(plan)
+                self._check(plan, loaded.model)
 
     def _make_objective(
         self, model: nn.Module, plan: Plan, device: torch.device, tick: Callable[[], None]
@@ -121,22 +121,34 @@ class Evaluator:
             tick=tick,
         )
 
-    def _check(self, plan: Plan) -> None:
-        """Check the centre, and measure the error of a fast precision."""
-        if krylov_bytes := self._objective.krylov_bytes:
-            basis = self._job.document.curvature.basis
-            log.log(NOTICE, "curvature: basis=%d vectors=%.2g GiB", basis, krylov_bytes / 2**30)
-        log.log(NOTICE, "data: %s", self._objective.inputs)
-        is_exact = plan.precision in ("float32", "float64")
+    def _check(self, plan: Plan, model: nn.Module) -> None:
+        """Check the centre, and if the plan says so tell of it and of a fast precision's error."""
+        if plan.check:
+            self._tell_sizes()
+        expects = self._job.document.expect
         try:
-            self._tell_centre(plan)
-            if not is_exact:
+            metrics = self._metrics_of_centre()
+            centre.compare(self._job, metrics, plan.precision)
+            if not plan.check:
+                return
+            stored = centre.stored_at_centre(plan.path)
+            centre.refuse_other_centre(plan.path, metrics, stored, plan.precision)
+            self._tell_centre(plan, metrics, model)
+            if plan.precision not in ("float32", "float64"):
                 rows = precision.compared(self._objective, self._grid)
                 self.first_report = Report(CellResults(precision_error=rows), 0.0)
         except LsengineError:
             raise
         except Exception as error:  # of the user's code; and so will the cells there
+            if expects:
+                raise
             log.warning("the centre cannot be evaluated: %s: %s", type(error).__name__, error)
+
+    def _tell_sizes(self) -> None:
+        if krylov_bytes := self._objective.krylov_bytes:
+            basis = self._job.document.curvature.basis
+            log.log(NOTICE, "curvature: basis=%d vectors=%.2g GiB", basis, krylov_bytes / 2**30)
+        log.log(NOTICE, "data: %s", self._objective.inputs)
 
     def run(self, cells: Sequence[int], limit_s: float = _REPORT_S) -> Report:
         """Evaluate cells, flat indices, until the time is up, at least one.
@@ -229,18 +241,25 @@ class Evaluator:
                 known |= values
         return known
 
-    def _tell_centre(self, plan: Plan) -> None:
-        """Log the losses of the checkpoint, and that they are checked."""
-        centre = Cell(0.0)
+    def _metrics_of_centre(self) -> objectives.Metrics:
+        """Return the losses of the checkpoint; its curvature only where the job expects some."""
+        cell = Cell(0.0)
         if self._cells_per_pass > 1:
-            metrics = self._objective.losses_of_group([centre] * self._cells_per_pass)[0]
-        else:
-            metrics = self._objective.losses(centre)
-        shown = " ".join(f"{n}={v:.6g}" for n, v in metrics.items() if not n.endswith("_se"))
+            return self._objective.losses_of_group([cell] * self._cells_per_pass)[0]
+        if set(NAMES) & self._job.document.expect.keys():
+            return self._objective.evaluate(cell)
+        return self._objective.losses(cell)
+
+    def _tell_centre(self, plan: Plan, metrics: objectives.Metrics, model: nn.Module) -> None:
+        """Log the losses of the checkpoint, and that they are checked."""
+        losses = {n: v for n, v in metrics.items() if not n.endswith("_se") and n not in NAMES}
+        shown = " ".join(f"{n}={v:.6g}" for n, v in losses.items())
         count, where = plan.twin.count, len(plan.twin.probes)
-        is_defined = not any(math.isnan(v) for n, v in metrics.items() if n.endswith("_loss"))
-        word = "passed" if is_defined else "undefined"
-        log.log(NOTICE, "centre check %s: %s", word, shown)
+        if any(math.isnan(v) for n, v in losses.items() if n.endswith("_loss")):
+            why = centre.why_undefined(self._objective, model, self._dataset, plan.precision)
+            log.log(NOTICE, "centre check undefined: %s: %s", shown, why)
+        else:
+            log.log(NOTICE, "centre check passed: %s", shown)
         log.info("%d samples agree with a plain evaluation of them, at %d points", count, where)
 
     def _warn_if_not_finite(self, index: int, metrics: objectives.Metrics) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from lsengine import __version__, devices, store
-from lsengine.engine import compatibility, prepare
+from lsengine.engine import centre, compatibility, prepare
 from lsengine.engine.messages import Assignment, Plan, Twin, VisibleDevices, WorkerInfo
 from lsengine.engine.options import Options
 from lsengine.engine.outcome import Inventory, Outcome
@@ -74,6 +74,8 @@ class Run:
         self.loaded = replace(loaded, metrics=prepare.check(job, loaded))
         self._series = checkpoint_series.find(job, tick)
         self._checkpoints = self._series.paths if self._series else ()
+        names = prepare.quantity_names(job, self.loaded.dataset, self.loaded.metrics)
+        centre.refuse_unknown(job, names)
         digest = self._series.digest if self._series else None
         self._identity = prepare.identity(job, self.loaded, digest)
         self._grid = prepare.grid(job)
@@ -82,6 +84,9 @@ class Run:
             compatibility.refuse_damaged(job.output, retries=options.retry_failed)
             compatibility.refuse_other_job(job, self._identity, self._series)
             self._grid = store.read_grid(job.output)
+            if job.document.expect:
+                settled = str(store.read_attributes(job.output, _SETTLED)["precision"])
+                centre.compare(job, centre.stored_at_centre(job.output), settled)
         if self._extended is not None:
             compatibility.refuse_other_cells(self._extended, self._identity)
             if self._exists:
@@ -152,6 +157,12 @@ class Run:
             metrics=self.loaded.metrics,
             twin=twin,
         )
+
+    def discard_unused(self) -> None:
+        """Remove a file that this run has laid out if it has no cell: its job is corrected now."""
+        output = self._job.output
+        if not self._exists and output.exists() and not store.read_status(output).any():
+            output.unlink()
 
     def _take_up(
         self, info: WorkerInfo, world: World, parallel: bool, tick: Callable[[], None]

@@ -6,10 +6,9 @@ cores, and leave with its exit code.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,16 @@ import torch
 from lsengine import __version__, devices, files, store, wording
 from lsengine import log as logs
 from lsengine.curvature import Hessian, spectral_density, trace
-from lsengine.engine import prepare
+from lsengine.engine import centre, prepare
 from lsengine.engine.prepare import hessian_directions
 from lsengine.engine.prepare.settings import batch_size, sample_shape
 from lsengine.engine.prepare.twin import twin_at_centre
 from lsengine.engine.twin_check import compare_with_twin
 from lsengine.errors import LsengineError, Stopped, UsageError
 from lsengine.job import Job, load
+from lsengine.objective import Objective
 from lsengine.ranks import StopRequest, Tag, World, available_cores
+from lsengine.surface.grid import Cell
 from lsengine.surface.records import Spectrum
 
 log = logging.getLogger(__name__)
@@ -147,12 +148,10 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path) -> Spectru
         devices.tune_malloc()
     devices.use_deterministic_kernels()
     loaded = prepare.load(job)
-    prepare.check(job, loaded)
+    loaded = replace(loaded, metrics=prepare.check(job, loaded))
     size = batch_size(job, sample_shape(loaded.dataset), device.type, devices.memory_of(device))
-    precision, twin = hessian_directions.precision(job), twin_at_centre(job, loaded, tick)
-    check = functools.partial(compare_with_twin, job, twin=twin, loaded=loaded, precision=precision)
     hessian = hessian_directions.hessian_at_centre(
-        job, loaded, device, batch_size=size, tick=tick, check=check
+        job, loaded, device, batch_size=size, tick=tick, check=_check_of(job, loaded, tick)
     )
     attributes: dict[str, str | int | float] = {
         "lsengine_version": __version__,
@@ -162,7 +161,7 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path) -> Spectru
         "data_sha256": loaded.dataset.sha256,
         "torch_version": str(torch.__version__),
         "device_kind": device.type,
-        "precision": precision,
+        "precision": hessian_directions.precision(job),
         "batch_size": size,
         "threads": threads,
         "products_by": str(hessian.way),
@@ -171,6 +170,21 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path) -> Spectru
     spectrum = _spectrum(job, hessian, sizes, attributes)
     store.write_spectrum(output, spectrum)
     return spectrum
+
+
+def _check_of(
+    job: Job, loaded: prepare.Loaded, tick: Callable[[], None]
+) -> Callable[[Objective], None]:
+    """Return what compares an objective at the centre with the twin, and with what is expected."""
+    precision, twin = hessian_directions.precision(job), twin_at_centre(job, loaded, tick)
+    centre.refuse_unknown(job, prepare.quantity_names(job, loaded.dataset, loaded.metrics))
+
+    def check(objective: Objective) -> None:
+        compare_with_twin(job, objective, twin, loaded=loaded, precision=precision)
+        if job.document.expect:
+            centre.compare(job, objective.losses(Cell(0.0)), precision)
+
+    return check
 
 
 def _spectrum(

@@ -88,6 +88,8 @@ class Job:
         """Return the whole document as YAML text, defaults filled in and paths absolute."""
         content = self.document.model_dump(mode="json")
         content["output"] = str(self.surface)
+        if not content["expect"]:  # files are older than it
+            del content["expect"]
         del content["objective" if self.document.objective is None else "loss"]
         tokenizer = ["data.args.tokenizer"] if self.document.data.dataset == "text" else []
         for *sections, last in (path.split(".") for path in [*_PATHS, *tokenizer]):

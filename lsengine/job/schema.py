@@ -26,6 +26,7 @@ from lsengine.job.value_types import (
     Count,
     Distinct,
     Epochs,
+    Expected,
     Fraction,
     Line,
     NonNegative,
@@ -233,6 +234,7 @@ class Document(Section):
     batch_norm: Annotated[
         BatchNormSpec, WrapValidator(_batch_norm, json_schema_input_type=BatchNormSpec | Policy)
     ] = BatchNormSpec(policy="frozen")
+    expect: dict[str, Expected] = {}
     precision: Precision = "float32"
     precision_tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     batch_size: AutoOrCount = "auto"

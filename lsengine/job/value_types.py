@@ -107,6 +107,23 @@ def _size(value: Any, handler: Callable[[Any], Any]) -> Any:
 Size = Annotated[list[Count], WrapValidator(_size)]
 
 
+def _expected(value: Any, handler: Callable[[Any], Any]) -> Any:
+    pair = value if isinstance(value, list | tuple) else [value, 0.0]
+    are_numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in pair)
+    if len(pair) != 2 or not (are_numbers and all(map(math.isfinite, pair)) and pair[1] >= 0):
+        raise ValueError("expected a number, or [number, tolerance] with a tolerance of at least 0")
+    return [float(v) for v in pair] if pair is value else float(value)
+
+
+_EXPECTED_SCHEMA = {
+    "anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}}],
+    "description": "what is expected at the centre: a number, or [number, tolerance]",
+}
+Expected = Annotated[
+    float | list[float], WrapValidator(_expected), WithJsonSchema(_EXPECTED_SCHEMA)
+]
+
+
 def _distinct(values: Sequence[str]) -> Sequence[str]:
     if len(set(values)) != len(values):
         raise ValueError("expected each entry once")

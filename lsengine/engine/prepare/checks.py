@@ -50,7 +50,11 @@ def check(job: Job, loaded: Loaded) -> tuple[str, ...]:
         if not document.loss_spec.is_own and document.loss_spec.name != "output":
             refuse_unshifted_labels(loaded.model, loaded.dataset)
         _check_accuracy(job, loaded, criterion)
-    _warn_of_undefined(loaded.model)
+    if name := undefined_number(loaded.model):
+        log.warning(
+            f"model.checkpoint: {name} holds NaN or infinite numbers, and so will the cells; a "
+            "checkpoint from before the training diverged may be wanted"
+        )
     check_choices(job, loaded.model)
     if "curvature" in document.quantities:
         hessian_names(job, loaded.model, at_cells=True)
@@ -230,12 +234,9 @@ def _are_probabilities(y: Tensor, class_axis: ClassAxis | None) -> bool:
     return is_positive and bool(((y.sum(axis) - 1).abs() < 1e-4).all())
 
 
-def _warn_of_undefined(model: nn.Module) -> None:
+def undefined_number(model: nn.Module) -> str | None:
+    """Return the name of the first parameter or statistic that is not finite; None without one."""
     statistics = models.batch_norm_buffers(model)
     numbers: dict[str, Tensor] = dict(model.named_parameters())
     numbers |= {n: b for n, b in model.named_buffers() if n in statistics}
-    if name := next((n for n, t in numbers.items() if not bool(t.isfinite().all())), None):
-        log.warning(
-            f"model.checkpoint: {name} holds NaN or infinite numbers, and so will the cells; a "
-            "checkpoint from before the training diverged may be wanted"
-        )
+    return next((n for n, t in numbers.items() if not bool(t.isfinite().all())), None)
