@@ -4,6 +4,7 @@
 #   launch/setup.sh DIR            parallel: h5py on Debian's parallel HDF5, Open MPI 5
 #   launch/setup.sh --serial DIR   from pip alone: h5py without MPI, MPICH
 #   launch/setup.sh --lean ...     without developers' tools and 3D export, for containers
+#   launch/setup.sh --python PYTHON ...    with this Python, such as python3.13, and no other
 #
 # The first kind needs Debian packages.  If some are missing, root installs them; other users get
 # the second kind.  TORCH_INDEX names the package index for torch: there are builds for CPUs and for
@@ -12,17 +13,18 @@
 # again.  An older one is brought up to date.
 set -euo pipefail
 
-kind=parallel extras=vision,safetensors,lit,html,vtk,mesh,netcdf,dev
+kind=parallel extras=vision,safetensors,lit,html,vtk,mesh,netcdf,dev chosen=
 while [[ ${1-} = --?* ]]; do
     case $1 in
         --serial) kind=serial ;;
         --lean) extras=vision,safetensors,html,netcdf ;;
+        --python) chosen=${2-} && shift $(($# > 1)) ;;
         *) break ;;
     esac
     shift
 done
 if [ $# != 1 ] || [[ ${1:--} = -* ]]; then
-    echo "usage: launch/setup.sh [--serial] [--lean] DIR" >&2
+    echo "usage: launch/setup.sh [--serial] [--lean] [--python PYTHON] DIR" >&2
     exit 2
 fi
 
@@ -90,14 +92,16 @@ step() { # step WHAT COMMAND...: one line with seconds
 }
 
 find_python() { # prints the first Python new enough; prefers one that can make environments
-    local name modules
+    local name modules names=("${chosen:-python3.11}")
+    if [ -z "$chosen" ]; then names+=(python3); fi
     for modules in sys,ensurepip,venv sys; do
-        for name in python3.11 python3; do
+        for name in "${names[@]}"; do
             if "$name" -c "import $modules; sys.exit(sys.version_info < (3, 11))"; then
                 command -v "$name" && return
             fi
         done
     done 2>/dev/null
+    if [ -n "$chosen" ]; then fail "needs Python 3.11 or newer: $chosen is none, or is not there"; fi
     fail "needs Python 3.11 or newer: neither python3.11 nor python3 on the PATH is"
 }
 
@@ -118,8 +122,10 @@ get_packages() {
     apt-get install -qq -y --no-install-recommends "$@"
 }
 
-create() { # a new environment, unless the one there is whole and of this kind
-    if [ "$found_kind $found_index" != "$kind $index" ] || ! "$venv/bin/python" -m pip --version
+create() { # a new environment, unless the one there is whole, of this kind and the chosen Python
+    if [ "$found_kind $found_index" != "$kind $index" ] ||
+        { [ -n "$chosen" ] && [ "$("$venv/bin/python" -V)" != "$("$python" -V)" ]; } ||
+        ! "$venv/bin/python" -m pip --version
     then
         "$python" -m venv --clear "$venv" || return
     fi
@@ -215,7 +221,8 @@ read -r found_kind _ found_index <<<"$found"
 # A hash, because the address of an index may hold a password.
 index=${TORCH_INDEX-$found_index}
 if [ -n "${TORCH_INDEX-}" ]; then index=$(sha256sum <<<"$TORCH_INDEX" | cut -c -64); fi
-made_from=$(cat launch/setup.sh constraints.txt setup.cfg - <<<"$extras" | sha256sum)
+version=${chosen:+ $("$python" -V)}
+made_from=$(cat launch/setup.sh constraints.txt setup.cfg - <<<"$extras$version" | sha256sum)
 recipe="$kind ${made_from%% *}${index:+ $index}"
 if [ "$found" = "$recipe" ] && [ -x "$venv/bin/lsengine" ]; then
     echo "$1 is set up already ($kind)"

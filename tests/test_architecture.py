@@ -19,6 +19,7 @@ ACROSS = {"system", "launch", "slurm", "archive", "support", "fuzz"}
 FEW = 10  # statements of a module that needs no tests of its own
 TESTED_THROUGH_OTHERS = {  # module: the test file that covers it
     "api/child": "api/test_workers.py",
+    "cli/speaking": "cli/test_entry.py",
     "convolution/cudnn": "convolution/test_convolution.py",
     "convolution/steps": "convolution/test_convolution.py",
     "curvature/batches": "curvature/test_hessian.py",

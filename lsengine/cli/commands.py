@@ -283,6 +283,29 @@ def _list_parts(path: Path, changes: list[str]) -> int:
     return 0
 
 
+def complete(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Print the script that makes a shell complete the parser's commands."""
+    from lsengine.cli import completion
+
+    tell(completion.script(parsed.shell, parser).rstrip("\n"))
+    return 0
+
+
+def version() -> None:
+    """Print the version, with the commit if there is one."""
+    from lsengine.external import installation
+
+    tell(f"lsengine {installation.version()}")
+
+
+def cite() -> None:
+    """Print how lsengine and the paper whose method it computes are cited, as BibTeX."""
+    from lsengine.external import installation
+
+    entries = Path(__file__).with_name("citation.bib").read_text(encoding="utf-8")
+    tell(entries.replace("@VERSION@", installation.version()).rstrip("\n"))
+
+
 def schema(parsed: argparse.Namespace) -> int:
     """Print the JSON schema of job files."""
     from lsengine.job.schema import json_schema

@@ -4,52 +4,31 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from lsengine import __version__, ranks
 from lsengine.cli import commands
+from lsengine.cli.speaking import Parser, Told
 
 _EPILOG = """\
 exit codes: 0 done, 1 a bug, 2 job or usage wrong, 3 environment unfit, 4 the file belongs to
 another job, is locked or damaged, 5 finished but some cells failed, 75 stopped before the end
 (the same command goes on)"""
 
-
 _OF_ALL_RANKS = {"train", "eval", "spectrum", "trajectory", "connect", "doctor"}
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that speaks once where several ranks do one command together: on rank 0."""
-
-    is_of_all_ranks = True
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        if not self._is_spoken_for():
-            super()._print_message(message, file)
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        if message:
-            self._print_message(message + ranks.hint_for(status), sys.stderr)
-        if self.is_of_all_ranks:
-            ranks.leave_last(status)
-        super().exit(0 if self._is_spoken_for() else status)
-
-    def _is_spoken_for(self) -> bool:
-        return self.is_of_all_ranks and ranks.launched_rank() > 0
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; what it parses has the command's function as ``run``."""
-    parser = _Parser(
+    parser = Parser(
         prog="lsengine",
         description="Loss surfaces of neural networks, evaluated on as many devices as you have.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"lsengine {__version__}")
+    parser.add_argument("--version", action=Told, tell=commands.version, help="and the commit")
+    parser.add_argument("--cite", action=Told, tell=commands.cite, help="BibTeX, with the paper")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in _COMMANDS.items():
         described = subparsers.add_parser(name, **command.texts)
@@ -386,4 +365,11 @@ _COMMANDS = {
         _SET,
     ),
     "schema": _Command(commands.schema, "print the JSON schema of job files, for editors"),
+    "completion": _Command(
+        lambda parsed: commands.complete(parsed, build_parser()),
+        "print a script that lets a shell complete commands, options and file names",
+        _argument("shell SHELL", "bash, zsh or fish", choices=("bash", "zsh", "fish")),
+        description='In ~/.bashrc or ~/.zshrc: eval "$(lsengine completion bash)" or zsh.  In '
+        "~/.config/fish/config.fish: lsengine completion fish | source",
+    ),
 }

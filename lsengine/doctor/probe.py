@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import lsengine
 from lsengine.engine.messages import Hello
+from lsengine.external import installation
 from lsengine.ranks import available_cores
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def look() -> HostProbe:
     silent = Torch(error="no answer from torch or the driver within 60 s")
     return HostProbe(
         hello=Hello(host=host, pid=os.getpid(), cores=available_cores(), visible=visible),
-        software=f"lsengine {lsengine.__version__}, Python {platform.python_version()}",
+        software=f"lsengine {installation.version()}, Python {platform.python_version()}",
         torch=within(60, _torch, silent),
         driver=_driver(),
         parent_cores=_parent_cores(),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lsengine import __version__, devices, store
+from lsengine import devices, store
 from lsengine.engine import centre, compatibility, prepare
 from lsengine.engine.messages import Assignment, Plan, Twin, VisibleDevices, WorkerInfo
 from lsengine.engine.options import Options
@@ -35,6 +35,7 @@ from lsengine.engine.prepare import directions as directions_of_job
 from lsengine.engine.prepare.twin import Stored, make_twin, twin_at_centre
 from lsengine.engine.workspace import Workspace
 from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
+from lsengine.external import installation
 from lsengine.job import Job
 from lsengine.log import NOTICE
 from lsengine.objective import batched
@@ -253,7 +254,7 @@ class Run:
             extended = store.read_attributes(self._extended, _SETTLED)
             batch_size, precision = int(extended["batch_size"]), str(extended["precision"])
         return {
-            "lsengine_version": __version__,
+            "lsengine_version": installation.version(),
             "name": document.name,
             "job": self._job.resolved(),
             "identity": json.dumps(self._identity, sort_keys=True),

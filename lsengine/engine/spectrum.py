@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lsengine import __version__, devices, files, store, wording
+from lsengine import devices, files, store, wording
 from lsengine import log as logs
 from lsengine.curvature import Hessian, spectral_density, trace
 from lsengine.engine import centre, prepare
@@ -24,6 +24,7 @@ from lsengine.engine.prepare.settings import batch_size, sample_shape
 from lsengine.engine.prepare.twin import twin_at_centre
 from lsengine.engine.twin_check import compare_with_twin
 from lsengine.errors import LsengineError, Stopped, UsageError
+from lsengine.external import installation
 from lsengine.job import Job, load
 from lsengine.objective import Objective
 from lsengine.ranks import StopRequest, Tag, World, available_cores
@@ -154,7 +155,7 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path) -> Spectru
         job, loaded, device, batch_size=size, tick=tick, check=_check_of(job, loaded, tick)
     )
     attributes: dict[str, str | int | float] = {
-        "lsengine_version": __version__,
+        "lsengine_version": installation.version(),
         "name": document.name,
         "job": job.resolved(),
         "checkpoint_sha256": loaded.digests["checkpoint"],

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from lsengine.errors import EnvironmentUnfit
+from lsengine.external import installation
 
 
 def library(module: str, extra: str, purpose: str) -> Any:
@@ -20,5 +21,5 @@ def library(module: str, extra: str, purpose: str) -> Any:
         name = module.partition(".")[0]
         raise EnvironmentUnfit(
             f"{purpose} needs {name}, which cannot be imported ({error}); install it with "
-            f"\"pip install 'lsengine[{extra}]'\""
+            f'"{installation.install(extra)}"'
         ) from error

@@ -10,8 +10,8 @@ from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
 
-from lsengine import __version__
 from lsengine.errors import Stopped, UsageError
+from lsengine.external import installation
 from lsengine.job import Job
 from lsengine.job.schema import LaunchSpec
 from lsengine.submit.quoting import join, line, option, quote
@@ -256,7 +256,7 @@ def _script(
     head = [
         "#!/bin/bash -l" if launch.modules else "#!/bin/bash",
         f"# {line(title)}: {line(str(job.source))}",
-        f"# Written by lsengine submit {__version__}.  It goes on where the files end.",
+        f"# Written by lsengine submit {installation.version()}.  It goes on where the files end.",
         *(f"#SBATCH {words}" for words in _options(step, job, launch, shards)),
         "",
         "export SLURM_EXPORT_ENV=ALL # ranks get what is set here",

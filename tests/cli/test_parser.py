@@ -12,6 +12,7 @@ import pytest
 
 from lsengine import cli
 from lsengine.cli import main
+from lsengine.external import installation
 
 LSENGINE = Path(sys.prefix, "bin", "lsengine")
 
@@ -55,3 +56,15 @@ def test_help_comes_at_once():
         subprocess.run([LSENGINE, "--help"], stdout=subprocess.DEVNULL, check=True)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.3
+
+
+def test_the_version_and_the_citation_are_said(capsys):
+    """With code 0; the citation has the version, and the paper by its number."""
+    for option in ("--version", "--cite"):
+        with pytest.raises(SystemExit) as ended:
+            main([option])
+        assert ended.value.code == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == f"lsengine {installation.version()}"
+    assert any("1712.09913" in line for line in rest)
+    assert f"  version = {{{installation.version()}}}," in rest

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from lsengine.errors import EnvironmentUnfit
+from lsengine.external import installation
 from lsengine.external.optional import library
 
 
@@ -24,5 +25,5 @@ def test_a_library_that_is_missing_is_named_with_its_purpose_and_its_extra(monke
         library("absent.part", "mesh", "--to glb")
     text = str(missing.value)
     assert text.startswith("--to glb needs absent, which cannot be imported (")
-    assert text.endswith("install it with \"pip install 'lsengine[mesh]'\"")
+    assert text.endswith(f'install it with "{installation.install("mesh")}"')
     assert isinstance(missing.value.__cause__, ImportError)

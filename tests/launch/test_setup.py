@@ -49,13 +49,25 @@ def test_an_installation_has_every_file_beside_the_modules():
     assert not [path for path in beside if path.is_symlink()]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["--serial"], ["--lean"], ["one", "two"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--help"],
+        ["--python"],
+        ["--serial"],
+        ["--lean"],
+        ["--python", "python3"],
+        ["one", "two"],
+    ],
+)
 def test_wrong_usage_makes_nothing(arguments, tmp_path):
     """Without exactly one folder the script says how it is used, with exit code 2."""
     done = subprocess.run(
         [SETUP, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (2, "usage: launch/setup.sh [--serial] [--lean] DIR\n")
+    options = "[--serial] [--lean] [--python PYTHON]"
+    assert (done.returncode, done.stderr) == (2, f"usage: launch/setup.sh {options} DIR\n")
     assert not [*tmp_path.iterdir()]
 
 
@@ -70,13 +82,14 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_an_old_python_is_refused(tmp_path):
-    """With no Python new enough the script says which one it needs, with exit code 3."""
+@pytest.mark.parametrize("chosen", [[], ["--python", "python3.11"], ["--python", "python3.99"]])
+def test_an_old_python_is_refused(tmp_path, chosen):
+    """With no Python new enough, or not the chosen one, the script says so, with exit code 3."""
     for name in ["python3.11", "python3"]:
         (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / name).chmod(0o755)
     done = subprocess.run(
-        [SETUP, "--serial", tmp_path / "environment"],
+        [SETUP, "--serial", *chosen, tmp_path / "environment"],
         env=os.environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"},
         capture_output=True,
         text=True,

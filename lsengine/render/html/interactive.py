@@ -22,6 +22,7 @@ from matplotlib.colors import to_hex, to_rgb
 from numpy.typing import NDArray
 
 from lsengine.errors import EnvironmentUnfit, UsageError
+from lsengine.external import installation
 from lsengine.render.landscapes.camera import direction
 from lsengine.render.landscapes.terrain import FADE, base, is_to_scale
 from lsengine.render.page import page, scales
@@ -83,7 +84,7 @@ def _viewer() -> bytes:
     except ImportError as error:
         raise EnvironmentUnfit(
             f"an interactive page contains Plotly, which is not there ({error}); "
-            "pip install 'lsengine[html]'"
+            f"{installation.install('html')}"
         ) from error
     return files.joinpath("package_data", "plotly.min.js").read_bytes()
 

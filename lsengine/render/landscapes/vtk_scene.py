@@ -21,6 +21,7 @@ from contourpy import contour_generator
 from numpy.typing import NDArray
 
 from lsengine.errors import EnvironmentUnfit
+from lsengine.external import installation
 from lsengine.render.landscapes.camera import DISTANCE, View
 from lsengine.render.landscapes.mesh import LandscapeMesh
 from lsengine.surface.cells import Floats, corners
@@ -217,7 +218,7 @@ def _vtk() -> Any:
     except ImportError as error:
         raise EnvironmentUnfit(
             f"a lit surface is drawn by VTK, which is not there ({error}); "
-            "pip install 'lsengine[lit]', or use --style default"
+            f"{installation.install('lit')}, or use --style default"
         ) from error
     vtk = SimpleNamespace(**classes)
     vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)

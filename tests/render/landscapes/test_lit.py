@@ -14,6 +14,7 @@ from PIL import Image
 
 from lsengine import render
 from lsengine.errors import EnvironmentUnfit, UsageError
+from lsengine.external import installation
 from lsengine.render.landscapes import lit
 from lsengine.render.request import Look, validated
 from lsengine.render.style import STYLES, Camera
@@ -173,7 +174,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
     parts = {"tests": str(ROOT), "output": str(output), "options": options}
     done = run(COMMAND.format(before=before, **parts))
     assert done.returncode == EnvironmentUnfit.exit_code, done.stderr
-    assert "pip install 'lsengine[" in done.stderr
+    assert installation.install("").removesuffix("]'") in done.stderr
     assert "Traceback" not in done.stderr
     assert not output.exists()
 
