@@ -142,6 +142,9 @@ class Run:
         )
         if (manner := info.forward.removeprefix("eager, ")) != info.forward:
             log.info("the network's own code runs with %s", manner)
+        said = parts.said(store.read_parts(output), store.read_sizes(output))
+        for axes, words in parts.together(said).items():
+            log.info("%s: %s", axes, words)
         if "direction_cosine" in attributes:
             log.info("cosine of the two directions: %.4f", attributes["direction_cosine"])
         self._take_stock()  # of a grid with its ranges, and of what has been taken over
@@ -297,8 +300,7 @@ class Run:
         if self._extended is not None:
             repeats = job.document.repeats > 1
             compatibility.refuse_other_directions(self._extended, directions, repeats=repeats)
-        if (cosine := directions_of_job.cosine(directions)) is not None:
-            attributes["direction_cosine"] = cosine
+        sizes = self._measure(directions, attributes)
         ranges = curve_directions.ranges(job, curve) if curve else {}
         trajectory = None
         if series is not None:
@@ -307,7 +309,7 @@ class Run:
             )
             ranges = ranges or principal_directions.ranges(job, trajectory)
         self._grid = prepare.grid(job, ranges)
-        warnings.log_all(job, loaded, directions, self._grid)
+        warnings.log_all(job, loaded, directions, self._grid, sizes)
         return Layout(
             grid=self._grid,
             quantities=prepare.quantity_names(job, loaded.dataset, loaded.metrics),
@@ -318,6 +320,17 @@ class Run:
             state_dict_layout=loading.state_dict_layout(loaded.model),
             roles=parts.roles_text(selection.roles(loaded.model)),
         )
+
+    def _measure(self, directions: Stored, attributes: Attributes) -> dict[str, parts.Size]:
+        """Return how long directions are; ``attributes`` get it, and the cosine between them."""
+        model = self.loaded.model
+        weights = [selection.weights_among(d, model) for d in directions.values()]
+        if (cosine := directions_of_job.cosine(weights)) is not None:
+            attributes["direction_cosine"] = cosine
+        state, roles = json.loads(loading.state_dict_layout(model)), selection.roles(model)
+        sizes = {axis: parts.size(d, state, roles) for axis, d in directions.items()}
+        attributes["direction_sizes"] = parts.sizes_text(sizes)
+        return sizes
 
     def _add_trajectory(self, tick: Callable[[], None]) -> None:
         """Give a surface that was made without one its group of checkpoints."""

@@ -7,7 +7,7 @@ few checkpoints at a time.  Checkpoints are read again rather than kept.
 Arithmetic is in float64 whatever the checkpoints' dtype.  The last bits depend on ``block``
 and on the number of threads, so both must be fixed where bytes are to be the same.
 
-Shape suffixes: T checkpoints, P numbers of a checkpoint, K directions.
+Shape suffixes: T checkpoints, P numbers of a checkpoint that count, M that move, K directions.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Gram:
 class PrincipalComponents:
     """Principal components of a run; figures of all T components, directions of the first."""
 
-    directions: tuple[dict[str, Tensor], ...]  # unit vectors at right angles, float32, by name
+    # By name, float32; unit vectors at right angles, as far as their numbers count.
+    directions: tuple[dict[str, Tensor], ...]
     explained_variance_ratio: Floats  # (T,), descending, as fractions of the total variance
 
 
@@ -93,7 +94,11 @@ def gram(vectors: CheckpointVectors, *, block: int = BLOCK) -> Gram:
 
 
 def principal_components(
-    vectors: CheckpointVectors, *, components: int = 2, block: int = BLOCK
+    vectors: CheckpointVectors,
+    *,
+    moving: CheckpointVectors | None = None,
+    components: int = 2,
+    block: int = BLOCK,
 ) -> PrincipalComponents:
     """Return the principal components of a run of checkpoints.
 
@@ -102,6 +107,10 @@ def principal_components(
     arXiv:1712.09913, section 7.2.  From the eigenvectors ``u_k`` of the centred Gram matrix
     the directions are ``sum_t u_tk theta_t``, made unit vectors.  As in scikit-learn since
     1.5, a direction has the sign that makes its number of largest modulus positive.
+
+    ``moving`` reads the same checkpoints, with numbers behind those of ``vectors`` that move and do
+    not count: they get the same combination of checkpoints.  That is also the regression of these
+    numbers on the scores, since scores are centred and uncorrelated.  The directions have them.
 
     Memory is the larger of `gram`'s and that of the second reading: one checkpoint and
     ``components`` vectors in float64.  Each checkpoint is read once more than by `gram`.
@@ -124,15 +133,18 @@ def principal_components(
     eigenvectors_TT = ascending.eigenvectors.numpy()
     values_T = np.maximum(ascending.eigenvalues.numpy()[::-1], 0.0)
     _refuse_degenerate(products, values_T, components, vectors.label)
-    rows_KP = _combined(vectors, eigenvectors_TT[:, ::-1][:, :components])
+    moving = moving or vectors
+    rows_KM = _combined(moving, eigenvectors_TT[:, ::-1][:, :components])
+    rows_KP = rows_KM[:, : products.size]
     # They are orthonormal already, but for what the rounding of the Gram matrix leaves when
     # variances differ by many orders; twice is enough for the modified Gram-Schmidt process.
-    for k, row_P in enumerate(rows_KP):
-        for earlier_P in [*rows_KP[:k], *rows_KP[:k]]:
-            row_P.sub_(earlier_P, alpha=float(row_P @ earlier_P))
-        row_P.div_(row_P.norm())
+    for k, (row_M, row_P) in enumerate(zip(rows_KM, rows_KP, strict=True)):
+        for j in (*range(k), *range(k)):
+            row_M.sub_(rows_KM[j], alpha=float(row_P @ rows_KP[j]))
+        row_M.div_(row_P.norm())
+        row_M.mul_(sign(row_P))
     return PrincipalComponents(
-        directions=tuple(vectors.named(sign(row_P) * row_P) for row_P in rows_KP),
+        directions=tuple(moving.named(row_M) for row_M in rows_KM),
         explained_variance_ratio=values_T / values_T.sum(),
     )
 

@@ -110,7 +110,7 @@ def _metric(rows_KP: Tensor) -> Floats:
     metric_KK: Floats = metric.numpy()
     lengths_K = np.sqrt(np.diag(metric_KK))
     if not lengths_K.all():
-        raise ValueError(f"direction {int(lengths_K.argmin())} is zero")
+        raise ValueError(f"direction {int(lengths_K.argmin())} is zero in the parameters compared")
     cosines_KK = metric_KK / lengths_K[:, None] / lengths_K[None, :]
     # float32 directions that differ by rounding alone give about 1e-14 here.
     if np.linalg.eigvalsh(cosines_KK)[0] < 1e-12:

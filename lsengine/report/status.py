@@ -44,9 +44,11 @@ class Summary:
     quantities: list[str]  # of each cell
     failures: list[dict[str, Any]]  # cell index, coordinates and reason
     checkpoints: dict[str, int] | None = None  # of a trajectory: done, missing and failed
-    # By axis and reason how many parameters and numbers there are, in words and as counts.
+    # By axis and reason how many parameters, numbers and filters there are.
     parameters: dict[str, dict[str, dict[str, int]]] | None = None
-    parameters_text: dict[str, str] | None = None
+    lengths: dict[str, dict[str, float]] | None = None  # of directions, by axis and kind
+    zero_filters: dict[str, int] | None = None  # by axis; they are in the direction, and stay
+    parameters_text: dict[str, str] | None = None  # by axis all of that in words
     unconverged: int | None = None  # cells done whose eigenvalues did not converge
     fingerprint: str | None = None  # like all that follows of the file; None before there is one
     created: str | None = None
@@ -115,7 +117,7 @@ def summary(path: str | Path) -> Summary:
     owner = lock.owner(path)
     counts, rate = surface.counts(), _rate(surface)
     known: dict[str, Any] = {name: surface.attributes.get(name) for name in _OF_THE_FILE} | counts
-    moved, damaged = store.read_parts(path), damage.cells(path)
+    moved, sizes, damaged = store.read_parts(path), store.read_sizes(path), damage.cells(path)
     return Summary(
         surface=str(path),
         name=surface.name,
@@ -132,7 +134,9 @@ def summary(path: str | Path) -> Summary:
         unconverged=surface.unconverged,
         damaged=sum(map(len, damaged)),
         parameters={a: {w: p.as_dict() for w, p in of.items()} for a, of in moved.items()} or None,
-        parameters_text={axis: parts.text(of) for axis, of in moved.items()} or None,
+        lengths={axis: size.lengths for axis, size in sizes.items()} or None,
+        zero_filters={axis: size.zero_filters for axis, size in sizes.items()} or None,
+        parameters_text=parts.said(moved, sizes) or None,
         **known,
     )
 
@@ -152,10 +156,8 @@ def text(summary: Summary) -> str:
     if summary.checkpoints is not None:
         words = ", ".join(f"{n:,} {state}" for state, n in summary.checkpoints.items() if n)
         lines.append(f"  trajectory {words}")
-    said = summary.parameters_text or {}
-    same = len(set(said.values())) == 1
-    for axis, words in list(said.items())[: 1 if same else None]:
-        lines.append(f"  {' and '.join(said) if same else axis:<10} {words}")
+    for axes, words in parts.together(summary.parameters_text or {}).items():
+        lines.append(f"  {axes:<10} {words}")
     if summary.unconverged:
         lines.append(f"  curvature  {summary.unconverged:,} of the done cells did not converge")
     if summary.rate_per_s:

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from lsengine.store.validation import Content
+from lsengine.surface import parts
 from lsengine.surface.identity import PRECISIONS
 from lsengine.wording import short
 
@@ -16,7 +18,7 @@ _TEXTS = (
     *("format", "lsengine_version", "name", "job", "identity", "fingerprint", "cell_fingerprint"),
     *("created", "checkpoint_sha256", "data_sha256", "torch_version", "mpi_library"),
     *("device_kind", "forward", "loss_of", "twin", "numpy_version", "writing", "precision"),
-    *("metrics", "products_by"),
+    *("metrics", "products_by", "direction_sizes"),
 )
 _NUMBERS = (
     "direction_cosine",
@@ -85,6 +87,12 @@ def drawn(content: Content) -> dict[str, dict[str, list[str]]]:
     return dict(_text(content, "drawn", _is_drawn, "digests by axis and parameter"))
 
 
+def sizes(attributes: Mapping[str, Any]) -> dict[str, parts.Size]:
+    """Return by axis how long directions are, of attributes that have been `read`."""
+    said = json.loads(attributes.get("direction_sizes", "{}"))
+    return {axis: parts.Size(of["lengths"], of["zero_filters"]) for axis, of in said.items()}
+
+
 def _text(content: Content, name: str, fits: Callable[[Any], bool], words: str) -> Any:
     """Return what a text of the group ``directions`` says."""
     inner = content.inner("directions") if "directions" in content else None
@@ -145,8 +153,28 @@ def _is_twin(value: Any) -> bool:
     )
 
 
+def _is_sizes(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() <= {"alpha", "beta"}
+        and all(map(_is_size, value.values()))
+    )
+
+
+def _is_size(value: Any) -> bool:
+    lengths = value.get("lengths") if isinstance(value, dict) else None
+    return (
+        isinstance(lengths, dict)
+        and lengths.keys() <= set(parts.KINDS)
+        and all(type(n) is float and not n < 0 for n in lengths.values())  # or NaN
+        and type(value.get("zero_filters")) is int
+        and 0 <= value["zero_filters"] < 2**63
+    )
+
+
 _JSON: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "identity": (_is_identity, "what decides the values, as JSON"),
     "metrics": (_is_list_of_text, "a list of names, as JSON"),
     "twin": (_is_twin, "losses by split, as JSON"),
+    "direction_sizes": (_is_sizes, "lengths by axis, as JSON"),
 }

@@ -260,6 +260,7 @@ def test_init_lists_what_a_job_moves_before_any_checkpoint(tmp_path, capsys):
         ModelSpec(arch="mlp"), channels=6, classes=3, size=None, job_folder=tmp_path
     )
     sizes = {name: p.numel() for name, p in network.named_parameters()}
+    filters = {n: len(p) if p.ndim > 1 else 1 for n, p in network.named_parameters()}
     expected = []
     for axis, (moves, stays, why) in {
         "alpha": ("weight", "bias", "bias"),
@@ -269,7 +270,8 @@ def test_init_lists_what_a_job_moves_before_any_checkpoint(tmp_path, capsys):
         second = [name for name in sizes if name.endswith(stays)]
         numbers = sum(sizes[name] for name in first)
         expected += [
-            f"{axis}: moves {len(first)} of {len(sizes)} parameters ({numbers:,} numbers)",
+            f"{axis}: {len(first)} of {len(sizes)} parameters move ({numbers:,} numbers, "
+            f"{sum(filters[name] for name in first):,} filters)",
             f"  moves: {', '.join(first)}",
             f"  {why}: {', '.join(second)}",
         ]

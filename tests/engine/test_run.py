@@ -31,6 +31,6 @@ def test_the_file_says_where_it_comes_from(make_job):
     expected = (
         "format format_version lsengine_version job fingerprint cell_fingerprint created "
         "checkpoint_sha256 data_sha256 torch_version mpi_library writing precision batch_size "
-        "threads device_kind forward direction_cosine"
+        "threads device_kind forward direction_cosine direction_sizes"
     )
     assert all(attributes.get(name) not in (None, "") for name in expected.split())

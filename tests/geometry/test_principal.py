@@ -129,6 +129,25 @@ def test_only_the_named_parameters_count():
     np.testing.assert_allclose(norms, np.linalg.norm(kept, axis=1), rtol=1e-12)
 
 
+def test_what_moves_and_does_not_count_is_combined_alike():
+    """Large numbers beside change no component, and get its combination of checkpoints."""
+    rows = walk(14)
+    rows[:, :12] = 1e3 * walk(14, size=12, seed=7)  # conv.weight
+    names = ["fc.bias", "fc.weight", "scale"]
+    counted = np.stack([flat(named(row), names) for row in rows])
+    alone = principal_components(vectors(rows, names))
+    found = principal_components(
+        vectors(rows, names), moving=vectors(rows, [*names, "conv.weight"]), block=5
+    )
+    assert found.explained_variance_ratio == pytest.approx(alone.explained_variance_ratio)
+    left, singular, right = np.linalg.svd(counted - counted.mean(axis=0), full_matrices=False)
+    for k, (ours, theirs) in enumerate(zip(found.directions, alone.directions, strict=True)):
+        np.testing.assert_allclose(flat(ours, names), flat(theirs, names), atol=1e-6)
+        sign = np.sign(right[k] @ flat(theirs, names))
+        expected = sign * left[:, k] / singular[k] @ rows[:, :48]
+        np.testing.assert_allclose(flat(ours, ["conv.weight"]), expected, rtol=1e-4, atol=1e-2)
+
+
 @pytest.mark.parametrize("block", [1, 4, 7, 100])
 def test_gram_matrix_equals_the_product_of_all_rows(block):
     """Whatever the block, inner products equal those of the whole matrix."""

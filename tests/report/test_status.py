@@ -6,9 +6,11 @@ import h5py
 import numpy as np
 import pytest
 
+from lsengine import store
 from lsengine.engine import Options, evaluate
 from lsengine.report import status
 from tests.support.runs import run_job
+from tests.support.surfaces import edited
 
 
 def test_the_rate_is_that_of_the_latest_run(make_job):
@@ -39,3 +41,45 @@ def test_times_that_are_not_known_do_not_count(make_job):
     with h5py.File(path, "r+") as file:
         file["finished"][...] = np.inf
     assert status.summary(path).rate_per_s is None
+
+
+def test_status_says_what_moves_how_far_and_what_stays(make_job, capsys):
+    """As the start of a run says it, in words and in numbers; lengths are those of the file."""
+    ways = {"alpha": {"kind": "random"}, "beta": {"kind": "random", "ignore": ["0.*"]}}
+    job = make_job(directions=ways)
+    path = job.with_suffix(".h5")
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    started = capsys.readouterr().err
+    found = status.summary(path)
+    words = str(found)
+    for axis, direction in store.read_directions(path).items():
+        counts = found.as_dict()["parameters"][axis]["moves"]
+        assert counts["parameters"] == len(direction)
+        assert counts["numbers"] == sum(values.size for values in direction.values())
+        assert counts["filters"] == sum(len(v) if v.ndim > 1 else 1 for v in direction.values())
+        square = sum(float((v.astype(float) ** 2).sum()) for v in direction.values())
+        lengths = found.as_dict()["lengths"][axis].values()
+        assert np.hypot.reduce(list(lengths)) == pytest.approx(square**0.5, rel=1e-5)
+        line = next(line for line in words.splitlines() if line.startswith(f"  {axis}"))
+        assert f"{axis}: {line.split(maxsplit=1)[1]}" in started
+    assert list(found.lengths["alpha"]) == ["weights"]
+    assert list(found.lengths["beta"]) == ["weights", "biases", "norm"]
+    assert "norm 1 (1.weight)" in words
+    assert words.count("running statistics: frozen 2") == 2
+
+
+def test_an_older_file_says_what_moves_without_lengths(make_job, capsys):
+    """It does not know them; a run that goes on with it says the same."""
+    job = make_job()
+    path = job.with_suffix(".h5")
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    with edited(path) as file:
+        del file.attrs["direction_sizes"]
+        file["status"][0] = 0
+    found = status.summary(path)
+    assert (found.lengths, found.zero_filters) == (None, None)
+    assert "parameters move (" in str(found)
+    assert "length" not in str(found)
+    capsys.readouterr()
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    assert "parameters move (" in capsys.readouterr().err

@@ -35,6 +35,14 @@ DEEP = "[" * 100_000
         ("metrics", json.dumps([1])),
         ("twin", json.dumps({"train": [[]]})),
         ("twin", "{"),
+        ("direction_sizes", "[]"),
+        ("direction_sizes", json.dumps({"gamma": {"lengths": {}, "zero_filters": 0}})),
+        ("direction_sizes", json.dumps({"alpha": {"lengths": {}, "zero_filters": -1}})),
+        ("direction_sizes", json.dumps({"alpha": {"lengths": [1.0], "zero_filters": 0}})),
+        *(
+            ("direction_sizes", json.dumps({"alpha": {"lengths": lengths, "zero_filters": 0}}))
+            for lengths in ({"weights": 10**400}, {"weights": -1.0}, {"\x1b": 1.0})
+        ),
     ],
 )
 def test_an_attribute_of_another_type_is_refused_by_name(layout, tmp_path, name, value):
@@ -77,3 +85,4 @@ def test_a_file_without_such_texts_says_nothing(layout, tmp_path):
     path = tmp_path / "s.h5"
     store.create(path, layout)
     assert (store.read_state(path), store.read_drawn(path), store.read_parts(path)) == ([], {}, {})
+    assert store.read_sizes(path) == {}

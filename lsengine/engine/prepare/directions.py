@@ -123,9 +123,9 @@ def cell_steps(
     return [{n: t[k] for n, t in along[0].items()} for k in range(count)], steps
 
 
-def cosine(arrays: Arrays) -> float | None:
+def cosine(arrays: Sequence[Mapping[str, NDArray[Any]]]) -> float | None:
     """Return the cosine between the two directions of a plane, None for a curve."""
-    both = [{n: torch.from_numpy(v) for n, v in array.items()} for array in arrays.values()]
+    both = [{n: torch.from_numpy(v) for n, v in array.items()} for array in arrays]
     return directions.cosine(*both) if len(both) == 2 else None
 
 

@@ -154,8 +154,11 @@ def moving_parts(job: Job) -> dict[str, dict[str, parts.Part]]:
     model = _made(job, dataset)
     check_choices(job, model)
     state, known = json.loads(state_dict_layout(model)), roles(model)
+    policy = job.document.batch_norm.policy
     return {
-        axis: parts.parts(state, movable_tensors(job, model, spec).keys(), selection(spec), known)
+        axis: parts.parts(
+            state, movable_tensors(job, model, spec).keys(), selection(spec), known, policy
+        )
         for axis, spec in job.directions.items()
     }
 

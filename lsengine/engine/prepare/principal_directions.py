@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lsengine import devices
 from lsengine.engine.prepare.checkpoint_series import CheckpointSeries, Tick
 from lsengine.engine.prepare.loading import Loaded, trajectory_quantity_names
-from lsengine.engine.prepare.selection import movable_tensors
+from lsengine.engine.prepare.selection import movable_tensors, weights_among
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import Floats
 from lsengine.geometry.principal import BLOCK, principal_components
@@ -38,10 +38,12 @@ def principal_directions(
 ) -> tuple[dict[str, dict[str, Tensor]], Floats | None]:
     """Compute the directions of kind principal of a job; none if it has none.
 
-    ``tick`` is called before every checkpoint is read; it may raise to stop.
+    They are components of the weights.  Running statistics that move are in them, too, as the same
+    combination of checkpoints; they do not count.  ``tick`` is called before every checkpoint is
+    read; it may raise to stop.
 
     Returns:
-        By axis, unit vectors, float32; and the fraction of the run's variance that each
+        By axis, unit vectors of weights, float32; and the fraction of the run's variance that each
         explains, None without directions.
 
     Raises:
@@ -50,13 +52,20 @@ def principal_directions(
     specs = _principal(job)
     if not specs or series is None:
         return {}, None
-    centre = movable_tensors(job, model, next(iter(specs.values())))
+    moving = movable_tensors(job, model, next(iter(specs.values())))
+    weights = weights_among(moving, model)
     # By arithmetic on shapes, so that it is the same in every run; never less than ten in all.
-    numbers = sum(tensor.numel() for tensor in centre.values())
-    block = max(1, min(BLOCK, _HELD_BYTES // (4 * numbers) - 9))
-    vectors = series.vectors(model, list(centre), tick)
+    numbers = sum(tensor.numel() for tensor in weights.values())
+    block = max(1, min(BLOCK, _HELD_BYTES // (4 * max(1, numbers)) - 9))
     with _on_one_thread(series.key):
-        run = principal_components(vectors, components=2 if "beta" in specs else 1, block=block)
+        run = principal_components(
+            series.vectors(model, list(weights), tick),
+            moving=series.vectors(
+                model, [*weights, *(n for n in moving if n not in weights)], tick
+            ),
+            components=2 if "beta" in specs else 1,
+            block=block,
+        )
     ranks = [("alpha", "beta").index(axis) for axis in specs]
     directions = {axis: run.directions[k] for axis, k in zip(specs, ranks, strict=True)}
     return directions, run.explained_variance_ratio[ranks]
@@ -74,17 +83,22 @@ def project(
     """Return where a job's checkpoints lie, and what is to be evaluated of each.
 
     The distance from the plane is in all parameters that can move, of principal directions in
-    those that are not ignored, whose ``ratio`` comes from `principal_directions`.  ``tick`` is
-    called before every checkpoint is read; it may raise to stop.
+    those that are not ignored, whose ``ratio`` comes from `principal_directions`.  Running
+    statistics do not count, also where they move.  ``tick`` is called before every checkpoint is
+    read; it may raise to stop.
 
     Raises:
         UsageError: If a checkpoint does not fit, or the directions span no plane.
     """
-    names = movable_tensors(job, loaded.model, next(iter(_principal(job).values()), None))
-    tensors = [{n: torch.from_numpy(a) for n, a in d.items()} for d in directions.values()]
-    centre = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
-    vectors = series.vectors(loaded.model, list(names), tick)
+    model = loaded.model
+    moving = movable_tensors(job, model, next(iter(_principal(job).values()), None))
+    tensors = [
+        {n: torch.from_numpy(a) for n, a in weights_among(d, model).items()}
+        for d in directions.values()
+    ]
+    centre = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with _on_one_thread(series.key):
+        vectors = series.vectors(model, list(weights_among(moving, model)), tick)
         track = projected(vectors, centre, tensors)
     _warn_of_incomplete_path(series, track.length)
     columns: dict[str, NDArray[Any]] = {"epoch": np.array(series.numbers, np.int64)}
@@ -95,9 +109,9 @@ def project(
     columns["learning_rate"] = np.array(series.learning_rates)
     columns["source"] = np.array([path.name.encode() for path in series.paths])
     columns["sha256"] = np.array(series.digests, "S64")
-    moving, total = sum(t.numel() for t in tensors[0].values()), float((track.length**2).sum())
+    count, total = sum(t.numel() for t in tensors[0].values()), float((track.length**2).sum())
     attributes: dict[str, Any] = {
-        "expected_cosine": expected_cosine(moving),
+        "expected_cosine": expected_cosine(count),
         "explained_displacement": 1 - float((track.distance**2).sum()) / total if total else 1.0,
     }
     if series.unit != "epoch":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from lsengine.surface import parts
 from lsengine.surface.parts import EVERYTHING, ROLES, Selection
 from lsengine.wording import did_you_mean, listed
 
+T = TypeVar("T")
 Chooser = Direction | CurveSpec | CurvatureSpec
 
 
@@ -35,6 +37,12 @@ def movable_tensors(job: Job, model: nn.Module, spec: Chooser | None) -> dict[st
         tensors |= {n: b for n, b in model.named_buffers() if n in buffers}
     chosen = selection(spec) if spec else EVERYTHING
     return {n: tensors[n] for n in chosen.of(tensors, roles(model))}
+
+
+def weights_among(tensors: Mapping[str, T], model: nn.Module) -> dict[str, T]:
+    """Return the entries of parameters, without running statistics: what lengths are taken of."""
+    parameters = dict(model.named_parameters())
+    return {name: tensor for name, tensor in tensors.items() if name in parameters}
 
 
 def hessian_names(job: Job, model: nn.Module, *, at_cells: bool) -> list[str]:

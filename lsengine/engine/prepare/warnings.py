@@ -6,7 +6,7 @@ Shape suffix: C channels of all layers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 
 import numpy as np
@@ -21,18 +21,23 @@ from lsengine.job import Job
 from lsengine.job.direction_types import CurveDirection, FileDirection, TowardDirection
 from lsengine.models import checkpoint
 from lsengine.surface.grid import Grid, coordinates
+from lsengine.surface.parts import Size
 from lsengine.wording import listed
 
 log = logging.getLogger(__name__)
 
 
-def log_all(job: Job, loaded: Loaded, directions: Arrays, grid: Grid) -> None:
+_MUCH = 0.1  # of a direction's length
+
+
+def log_all(
+    job: Job, loaded: Loaded, directions: Arrays, grid: Grid, sizes: Mapping[str, Size]
+) -> None:
     """Log all warnings of a run that is about to begin; the arguments are those below."""
     model = loaded.model
     of_batch_norm = of_statistics(job, model), of_variances(job, model, directions, grid)
-    for warning in chain(
-        *of_batch_norm, of_other_statistics(job, loaded), of_centre(job), of_labels(job)
-    ):
+    others = of_other_statistics(job, loaded), of_centre(job), of_labels(job)
+    for warning in chain(of_shares(sizes), *of_batch_norm, *others):
         log.warning(warning)
 
 
@@ -154,6 +159,17 @@ def of_variances(job: Job, model: nn.Module, directions: Arrays, grid: Grid) -> 
             f"batch_norm: interpolated makes {negative} running variances negative towards the "
             "edge of the grid, where the loss is NaN; use recalibrated, or a smaller grid"
         )
+
+
+def of_shares(sizes: Mapping[str, Size]) -> Iterator[str]:
+    """Yield which direction is running statistics by more than a tenth of its length."""
+    for axis, size in sizes.items():
+        if size.share_of_statistics > _MUCH:
+            yield (
+                f"directions.{axis}: {size.share_of_statistics:.0%} of its length is running "
+                f"statistics, which batch_norm: interpolated moves ({size.text()}); the loss "
+                "follows them as well as the weights; use recalibrated"
+            )
 
 
 def of_other_statistics(job: Job, loaded: Loaded) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -175,16 +176,87 @@ def test_the_learning_rates_drop_is_found(own, capsys):
 
 
 @pytest.mark.parametrize("policy", ["interpolated", "recalibrated"])
-def test_statistics_follow_the_policy(folder, principal, policy):
-    """Interpolated statistics are part of the directions; recalibrated ones change the losses."""
+def test_components_are_of_weights_whatever_becomes_of_statistics(folder, principal, policy):
+    """The policy changes neither the plane nor a checkpoint's place in it, to the bit."""
     other = evaluated(run_job(folder, policy, batch_norm=policy), trajectory_only=True)
-    moved = set(store.read_directions(Path(other.source))["alpha"])
-    assert ("1.running_mean" in moved) == (policy == "interpolated")
-    same = principal.trajectory.columns["train_loss"] == other.trajectory.columns["train_loss"]
-    assert same.all() == (policy == "interpolated")
-    assert other.trajectory.columns["plane_train_loss"][-1] == pytest.approx(
-        other.trajectory.columns["train_loss"][-1], rel=1e-6
+    plane, same = (store.read_directions(Path(s.source)) for s in (principal, other))
+    for axis, direction in plane.items():
+        for name, numbers in direction.items():
+            np.testing.assert_array_equal(same[axis][name], numbers)
+    ours, theirs = other.trajectory, principal.trajectory
+    for name in ("alpha", "beta", "cosine_alpha", "cosine_beta", "distance", "length"):
+        np.testing.assert_array_equal(ours.columns[name], theirs.columns[name])
+    for name in ("explained_variance_ratio", "explained_displacement", "expected_cosine"):
+        np.testing.assert_array_equal(ours.attributes[name], theirs.attributes[name])
+    unequal = ours.columns["train_loss"] != theirs.columns["train_loss"]
+    assert unequal.any() == (policy == "recalibrated")
+    assert ours.columns["plane_train_loss"][-1] == pytest.approx(
+        ours.columns["train_loss"][-1], rel=1e-6
     )
+    assert ("1.running_mean" in same["alpha"]) == (policy == "interpolated")
+
+
+def test_interpolated_statistics_are_the_same_combination_of_checkpoints(folder):
+    """By a singular value decomposition of all weights, and by regression on the path's scores."""
+    job = run_job(folder, "combined", batch_norm="interpolated")
+    surface = evaluated(job, trajectory_only=True)
+    stored = store.read_directions(job.with_suffix(".h5"))
+    states = [torch.load(path)["state_dict"] for path in checkpoints_of(folder)]
+    names = ["1.running_mean", "1.running_var"]
+    statistics = np.array([np.concatenate([s[n].double().ravel() for n in names]) for s in states])
+    rows = _rows(folder)
+    left, singular, right = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+    scores = left * singular
+    design = np.c_[np.ones(9), scores[:, :2]]
+    fitted, *_ = np.linalg.lstsq(design, statistics, rcond=None)
+    for k, axis in enumerate(("alpha", "beta")):
+        sign = np.sign(right[k][np.abs(right[k]).argmax()])
+        found = np.concatenate([stored[axis][n].ravel() for n in names])
+        combined = sign * left[:, k] / singular[k] @ statistics
+        np.testing.assert_allclose(found, combined, atol=2e-6 * np.abs(combined).max())
+        np.testing.assert_allclose(found, sign * fitted[1 + k], atol=2e-6 * np.abs(combined).max())
+        lengths = surface.attributes["direction_sizes"]
+        length = json.loads(lengths)[axis]["lengths"]["statistics"]
+        assert length == pytest.approx(np.linalg.norm(combined), rel=1e-5)
+
+
+def test_a_file_keeps_the_planes_it_was_begun_with(own, monkeypatch):
+    """Components that counted statistics are gone on with, and give the bytes of a whole run."""
+    with monkeypatch.context() as before:  # as it was: all that moves counts
+        before.setattr(principal_directions, "weights_among", lambda moving, model: dict(moving))
+        whole, half = (
+            run_job(own, name, batch_norm="interpolated") for name in ("old", "old-half")
+        )
+        evaluated(whole)
+        evaluated(half, trajectory_only=True)
+    job = run_job(own, "young", batch_norm="interpolated")
+    evaluated(job, trajectory_only=True)
+    planes = [store.read_directions(own / f"{name}.h5")["alpha"] for name in ("old", "young")]
+    lengths = [np.linalg.norm([np.linalg.norm(v) for v in plane.values()]) for plane in planes]
+    assert lengths[0] == pytest.approx(1, abs=1e-6)
+    assert lengths[1] > 1.01
+    evaluated(half)
+    assert values(own / "old-half.h5") == values(own / "old.h5")
+
+
+def test_a_path_is_projected_by_its_weights(folder):
+    """Where both directions lead to other statistics, which move, as where these stay."""
+    toward = {"kind": "toward", "checkpoint": "run/epoch_002.pt"}
+    ways = {"alpha": toward, "beta": {**toward, "checkpoint": "run/epoch_005.pt"}}
+    grid = {"alpha": ["auto", 3], "beta": ["auto", 3]}
+    one, other = (
+        evaluated(
+            run_job(folder, f"way-{policy}", batch_norm=policy, directions=ways, grid=grid,
+                    trajectory=SECTION), trajectory_only=True)
+        for policy in ("frozen", "interpolated")
+    )  # fmt: skip
+    for name in ("alpha", "beta", "distance", "cosine_alpha"):
+        np.testing.assert_array_equal(one.trajectory.columns[name], other.trajectory.columns[name])
+    assert one.attributes["direction_cosine"] == other.attributes["direction_cosine"]
+    rows = _rows(folder)
+    plane = np.stack([rows[2] - rows[-1], rows[5] - rows[-1]])
+    expected, *_ = np.linalg.lstsq(plane.T, (rows - rows[-1]).T, rcond=None)
+    np.testing.assert_allclose(other.trajectory.columns["alpha"], expected[0], atol=1e-5)
 
 
 def test_checkpoints_are_cells_under_mpi_too(folder, pool):

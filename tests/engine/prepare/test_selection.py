@@ -107,4 +107,6 @@ def test_status_says_what_is_not_chosen(make_job, tmp_path, capsys):
         "moves": ["3.weight"],
         "not in only": ["0.weight", "0.bias", "1.weight", "1.bias"],
         "bias": ["3.bias"],
+        "frozen statistics": ["1.running_mean", "1.running_var"],
     }
+    assert "frozen statistics: 1.running_mean, 1.running_var" in listed

@@ -11,6 +11,7 @@ from lsengine import store
 from lsengine.cli import main
 from lsengine.engine import Options, evaluate, prepare
 from lsengine.engine.prepare import warnings
+from lsengine.surface.parts import Size
 from tests.support.checkpoints import other_checkpoint, toward
 from tests.support.jobs import write_job
 
@@ -117,6 +118,50 @@ def test_variances_that_become_negative_are_warned_of(tmp_path, stop, negative):
         assert "makes 16 running variances negative" in found[0]
     loss = _run(path).quantities["train_loss"]
     assert np.isnan(loss).tolist() == [False, False, False, negative]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "share"),
+    [
+        ({"weights": 3.0}, None),
+        ({"weights": 1.0, "statistics": 0.1}, None),  # 0.0995 of the length
+        ({"weights": 1.0, "statistics": 0.101}, "10%"),
+        ({"weights": 3.0, "biases": 0.0, "statistics": 4.0}, "80%"),
+        ({"statistics": 1.0}, "100%"),
+        ({"weights": 0.0, "statistics": 0.0}, None),
+    ],
+)
+def test_a_direction_of_statistics_is_warned_of(lengths, share):
+    """Where more than a tenth of its length is statistics, with the lengths of both."""
+    found = list(warnings.of_shares({"beta": Size(lengths)}))
+    assert len(found) == (share is not None)
+    if share:
+        assert found[0].startswith(f"directions.beta: {share} of its length is running statistics")
+        assert f"statistics {lengths['statistics']:.3g}" in found[0]
+
+
+@pytest.mark.parametrize("kind", ["toward", "file"])
+def test_statistics_in_directions_are_warned_of_in_a_run(tmp_path, capsys, kind):
+    """In a direction to a checkpoint and one out of a file; not where statistics stay."""
+    write_job(tmp_path)
+    state = torch.load(tmp_path / "centre.pt")["state_dict"]
+    moved = {n: t + 1.0 if n.endswith("mean") else t * 1.001 for n, t in state.items()}
+    torch.save({"state_dict": moved}, tmp_path / "other.pt")
+    way = {"kind": "toward", "checkpoint": "other.pt"}
+    if kind == "file":
+        path = write_job(tmp_path, "first", directions={"alpha": way},
+                         grid={"alpha": [0, 0, 1]}, batch_norm="interpolated")  # fmt: skip
+        _run(path)
+        way = {"kind": "file", "path": "first.h5"}
+    capsys.readouterr()
+    for policy in ("interpolated", "frozen"):
+        job = write_job(tmp_path, policy, directions={"alpha": way}, grid={"alpha": [0, 0, 1]},
+                        batch_norm=policy)  # fmt: skip
+        _run(job)
+        said = capsys.readouterr().err
+        moves = policy == "interpolated"
+        assert said.count("directions.alpha: 100% of its length is running statistics") == moves
+        assert f"running statistics: {'moving' if moves else 'frozen'} 2; length" in said
 
 
 def test_frozen_statistics_along_a_curve_are_warned_of(tmp_path):
