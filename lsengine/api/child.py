@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lsengine.errors import LsengineError, UsageError
-from lsengine.ranks import World, meet
+from lsengine.ranks import World, end_at_once, meet
 
 
 def main(folder: Path, name: str) -> None:
     """Do the task of a folder, and write how it ended."""
+    end_at_once()
     sys.path[:] = json.loads((folder / "path.json").read_text())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     world, error = World.alone(), None

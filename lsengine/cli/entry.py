@@ -13,6 +13,7 @@ from lsengine.ranks import (
     Interrupted,
     abort_all,
     abort_other_ranks,
+    end_at_once,
     ended_by_sigterm,
     exit_without_finalize,
     hint_for,
@@ -25,6 +26,7 @@ from lsengine.wording import printable
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an uncaught exception ends all ranks."""
+    end_at_once()
     code = _run(arguments)
     with suppress(BrokenPipeError):
         print(hint_for(code), end="", file=sys.stderr)

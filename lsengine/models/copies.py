@@ -52,6 +52,10 @@ class _Watch(TorchDispatchMode):
         self._names = {t.data_ptr(): name for name, t in named if t.numel()}
         self.found = ""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operation loads torch's compiler, which takes two seconds
+
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lsengine import job as jobs
 from lsengine import store
 from lsengine.errors import UsageError
 from lsengine.files import is_regular
@@ -17,6 +16,9 @@ from lsengine.report.inputs import is_job_file
 from lsengine.store import damage, lock
 from lsengine.surface import FAILED, Surface, parts
 from lsengine.wording import duration
+
+if TYPE_CHECKING:
+    from lsengine.job import Job
 
 _RECENT = 200
 _PAUSE_S = 30.0
@@ -83,8 +85,14 @@ def summaries(path: str | Path, only: str = "*") -> list[Summary]:
         return [summary(path)]
     return [
         summary(job.output) if is_regular(job.output) else _not_started(job)
-        for job in jobs.load_all(path, only=only)
+        for job in _jobs(path, only)
     ]
+
+
+def _jobs(path: str | Path, only: str) -> list[Job]:
+    from lsengine.job import load_all  # its checks are not for every surface to wait for
+
+    return load_all(path, only=only)
 
 
 def verdicts(path: str | Path, only: str = "*") -> list[damage.Verdict]:
@@ -98,7 +106,7 @@ def verdicts(path: str | Path, only: str = "*") -> list[damage.Verdict]:
     """
     if not is_job_file(path):
         return [damage.verify(Path(path))]
-    outputs = [job.output for job in jobs.load_all(path, only=only)]
+    outputs = [job.output for job in _jobs(path, only)]
     found = [damage.verify(output) for output in outputs if is_regular(output)]
     if not found:
         raise UsageError(f"{path}: no surface of it is there; lsengine eval {path} makes them")
@@ -173,7 +181,7 @@ def text(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def _not_started(job: jobs.Job) -> Summary:
+def _not_started(job: Job) -> Summary:
     spec = job.document.grid
     specs = {"beta": spec.beta, "alpha": spec.alpha} if spec else {}
     points = {name: int(axis[-1]) for name, axis in specs.items() if axis is not None}

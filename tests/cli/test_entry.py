@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -17,53 +18,71 @@ from tests.support.planes import partial_plane
 LSENGINE = Path(sys.prefix, "bin", "lsengine")
 
 
-def _loaded_by(*arguments):
-    """Return the heavy modules that a command loads in a fresh interpreter."""
-    script = (
-        "import sys; from lsengine.cli import main\n"
-        "try: code = main(sys.argv[1:])\n"
-        "except SystemExit as ended: code = ended.code\n"
-        "heavy = {'torch', 'mpi4py', 'numpy', 'h5py', 'pydantic', 'yaml', 'matplotlib'}\n"
-        "print(code, *sorted(heavy & set(sys.modules)), file=sys.stderr)"
-    )
+LOADING = """
+import json, sys
+from lsengine.cli import main
+heavy = set(json.loads(sys.argv[1]))
+loaded = []
+for arguments in json.loads(sys.argv[2]):
+    try:
+        code = main(arguments)
+    except SystemExit as ended:
+        code = ended.code
+    loaded.append([code, sorted(heavy & set(sys.modules))])
+print(json.dumps(loaded), file=sys.stderr)
+"""
+OF_JOBS = {"pydantic", "yaml"}
+OF_FILES = {"numpy", "h5py"}
+OF_COMPILERS = {"torch._dynamo", "torch._inductor", "sympy", "triton"}
+NEVER = {"torchvision", "transformers", "peft", "pandas", "sklearn", "xarray", "pyvista", "mpi4py"}
+HEAVY = {"torch", "scipy", "matplotlib", "PIL", "plotly", "vtkmodules", "matplotlib.pyplot"}
+ONE_PROBE = ["--trace", "1", "--vectors", "0", "--density", "0"]
+# In one interpreter each: a command loads nothing that neither it nor one before it needs.
+CHAINS = {
+    "looking at surfaces": [
+        (["--help"], set()),
+        (["eval", "--help"], set()),
+        (["--version"], set()),
+        (["init", "started.yaml"], set()),
+        (["status", "plane.h5"], OF_FILES),
+        (["status", "plane.h5", "--json"], set()),
+        (["export", "plane.h5", "--to", "csv", "--output", "plane.csv"], set()),
+        (["export", "plane.h5", "--to", "vts", "--output", "plane.vts"], {"vtkmodules"}),
+        (["render", "plane.h5", "--as", "heatmap"], {"matplotlib", "PIL"}),
+        (["render", "plane.h5", "--as", "html"], {"plotly", "scipy"}),  # cells are missing
+    ],
+    "comparing": [(["compare", "plane.h5", "--level", "x2"], OF_FILES | {"scipy"})],
+    "with jobs": [
+        (["schema"], OF_JOBS),
+        (["status", "job.yaml"], OF_FILES),
+        (["submit", "job.yaml", "--dry-run"], set()),
+        (["models"], {"torch"}),
+        (["eval", "job.yaml"], set()),
+        (["spectrum", "job.yaml", *ONE_PROBE], set()),  # watches a copy of one's own network
+    ],
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_a_command_loads_only_what_it_needs(make_job, tmp_path, chain):
+    """Help touches neither a number nor a file; a laptop without torch draws what another made."""
+    make_job(grid={"alpha": [-1, 1, 2], "beta": [-1, 1, 2]})
+    partial_plane(tmp_path / "plane.h5")
+    commands = [arguments for arguments, _ in CHAINS[chain]]
+    heavy = sorted(OF_JOBS | OF_FILES | OF_COMPILERS | NEVER | HEAVY)
     ended = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
+        [sys.executable, "-c", LOADING, json.dumps(heavy), json.dumps(commands)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=170,
         check=True,
+        cwd=tmp_path,
     )
-    code, *heavy = ended.stderr.splitlines()[-1].split()
-    assert code == "0", ended.stderr
-    return set(heavy)
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["eval", "--help"], ["--version"]])
-def test_help_loads_nothing_heavy(arguments):
-    """Neither a number nor a file is touched."""
-    assert _loaded_by(*arguments) == set()
-
-
-def test_init_loads_nothing_heavy(tmp_path):
-    """The starter job is a copy of a file."""
-    assert _loaded_by("init", tmp_path / "job.yaml") == set()
-
-
-LIGHT = [
-    ["status", "SURFACE"],
-    ["status", "SURFACE", "--json"],
-    ["render", "SURFACE", "--as", "heatmap"],
-    ["compare", "SURFACE", "--level", "x2"],
-    ["export", "SURFACE", "--to", "csv", "--output", "FOLDER/s.csv"],
-]
-
-
-@pytest.mark.parametrize("arguments", LIGHT, ids=lambda v: " ".join(v[:3]))
-def test_what_only_reads_surfaces_needs_neither_torch_nor_mpi(tmp_path, arguments):
-    """A laptop without them draws what a cluster computed."""
-    surface = str(partial_plane(tmp_path / "plane.h5"))
-    places = {"SURFACE": surface, "FOLDER/s.csv": str(tmp_path / "s.csv")}
-    assert not _loaded_by(*(places.get(a, a) for a in arguments)) & {"torch", "mpi4py"}
+    needed = set()
+    found = json.loads(ended.stderr.splitlines()[-1])
+    for (arguments, more), (code, loaded) in zip(CHAINS[chain], found, strict=True):
+        needed |= more
+        assert (code, set(loaded)) == (0, needed), (arguments, ended.stderr)
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, capsys):
