@@ -35,7 +35,7 @@ class Tag(IntEnum):
 def check_alone(output: Path) -> list[Check]:
     """Check this process and its host."""
     folder = file_system.existing(output)
-    probes = {0: look()}
+    probes = {0: look(companions=True)}
     seats = rules.seats(probes)
     trouble = {0: try_device(*seats[0])} if probes[0].torch.version else {}
     hosts = _of_hosts(probes, seats, trouble)
@@ -49,6 +49,7 @@ def _of_hosts(
     return [
         rules.software(probes),
         *rules.torch(probes),
+        *rules.companions(probes),
         *rules.devices(probes, seats, trouble),
         *rules.threads(probes, seats),
         *rules.memory(probes),
@@ -70,7 +71,7 @@ class RankExamination:
     def checks(self, output: Path) -> list[Check]:
         """Return all verdicts."""
         arrived = self._answers(set(range(1, self._world.size)), _ARRIVAL_S)
-        self._probes = dict(sorted({0: look(), **arrived}.items()))
+        self._probes = dict(sorted({0: look(companions=True), **arrived}.items()))
         folder = file_system.existing(output)
         messages = [self._launcher(), *rules.libraries(self._probes), self._ring()]
         seats = rules.seats(self._probes)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
+import importlib.util
 import os
 import platform
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +22,7 @@ from lsengine.ranks import available_cores
 
 T = TypeVar("T")
 _GIB = 2**30
+_COMPANIONS = ("torchvision", "torchaudio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,15 @@ class Torch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Companion:
+    """A library that is compiled for one build of torch."""
+
+    name: str
+    version: str
+    error: str  # of its import; empty if it fits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostProbe:
     """What a rank finds where it is."""
 
@@ -43,20 +56,24 @@ class HostProbe:
     parent_cores: frozenset[int]  # that the launcher's own process may use here
     memory: tuple[int, int]  # bytes: free for all ranks of the host, and in use by this rank
     libraries: tuple[str, ...]  # files of MPI libraries that this process has loaded
+    companions: tuple[Companion, ...] = ()  # asked of rank 0 only: their imports take seconds
 
 
-def look() -> HostProbe:
-    """Return what this rank finds; imports torch, which takes seconds."""
+def look(*, companions: bool = False) -> HostProbe:
+    """Return what this rank finds; imports torch, which takes seconds, and perhaps companions."""
     host, visible = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES")
     silent = Torch(error="no answer from torch or the driver within 60 s")
+    torch = within(60, _torch, silent)
+    names = _COMPANIONS if companions and torch.version else ()
     return HostProbe(
         hello=Hello(host=host, pid=os.getpid(), cores=available_cores(), visible=visible),
         software=f"lsengine {installation.version()}, Python {platform.python_version()}",
-        torch=within(60, _torch, silent),
+        torch=torch,
         driver=_driver(),
         parent_cores=_parent_cores(),
         memory=(free_memory(), _resident()),
         libraries=_mpi_libraries(),
+        companions=tuple(map(_companion, filter(importlib.util.find_spec, names))),
     )
 
 
@@ -87,6 +104,22 @@ def _torch() -> Torch:
         return Torch(version=version, error=_first_line(error), cuda=cuda)
     named = tuple((p.name, str(getattr(p, "uuid", ""))) for p in properties)
     return Torch(version=version, cuda=cuda, available=available, cards=named)
+
+
+def _companion(name: str) -> Companion:
+    def imported() -> str:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            return _first_line(error)
+        return ""
+
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        version = "without a version"
+    error = within(60, imported, "its import was not done within 60 s")
+    return Companion(name=name, version=version, error=error)
 
 
 def _first_line(error: Exception) -> str:

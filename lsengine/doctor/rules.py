@@ -11,6 +11,7 @@ from typing import TypeVar
 from lsengine.doctor.checks import Check, ok, problem, warning
 from lsengine.doctor.probe import HostProbe, gib
 from lsengine.engine.protocol.placement import assign
+from lsengine.external import installation
 
 _TORCH_BYTES = 2**30  # torch, a small network and its data; a GPU's context takes as much
 _SKEW_S = 5.0
@@ -91,6 +92,22 @@ def _torch(probe: HostProbe) -> Check:
         remedy = f"install a newer driver, or a build of torch for CUDA {driver} or older"
         return problem("torch", f"{found}, which is too old for this torch", remedy)
     return problem("torch", f"{found}, but no card can be used", "see whether nvidia-smi answers")
+
+
+def companions(probes: Probes) -> list[Check]:
+    """Judge whether the libraries that are compiled for one build of torch fit the one here."""
+    checks = []
+    for probe in probes.values():
+        torch = probe.torch.version
+        for library in probe.companions:
+            known = f"{library.name} {library.version}"
+            if library.error:
+                remedy = installation.fitting(library.name, torch)
+                found = f"{known} does not fit torch {torch}: {library.error}"
+                checks.append(warning(library.name, found, remedy))
+            else:
+                checks.append(ok(library.name, f"{known} goes with torch {torch}"))
+    return checks
 
 
 def devices(probes: Probes, seats: Seats, trouble: Mapping[int, str] | None = None) -> list[Check]:

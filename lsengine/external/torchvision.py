@@ -9,6 +9,7 @@ from types import ModuleType
 import torch
 
 from lsengine.errors import EnvironmentUnfit
+from lsengine.external import installation
 
 _OPERATORS = ("nms", "qnms")
 
@@ -27,13 +28,18 @@ def torchvision() -> ModuleType:
     except ModuleNotFoundError as error:
         raise EnvironmentUnfit(
             f"torchvision cannot be imported ({error}); install the one that goes with "
-            f"torch {torch.__version__}, or use digits, arrays and the built-in networks"
+            f"torch {torch.__version__} ({_fitting()}), or use digits, arrays and the built-in "
+            "networks"
         ) from None
     except (ImportError, OSError, RuntimeError) as error:
         raise EnvironmentUnfit(
-            f"torchvision does not fit torch {torch.__version__}: {error}; install the "
-            "version that goes with it"
+            f"torchvision does not fit torch {torch.__version__}: {error}; install the one that "
+            f"goes with it ({_fitting()})"
         ) from error
+
+
+def _fitting() -> str:
+    return installation.fitting("torchvision", str(torch.__version__))
 
 
 def _import_torchvision() -> ModuleType:

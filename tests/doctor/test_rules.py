@@ -8,7 +8,7 @@ import pytest
 
 from lsengine.doctor import rules
 from lsengine.doctor.checks import Verdict
-from lsengine.doctor.probe import HostProbe, Torch
+from lsengine.doctor.probe import Companion, HostProbe, Torch
 from lsengine.engine.messages import Hello
 
 H200 = "NVIDIA H200"
@@ -143,3 +143,18 @@ def test_clocks_matter_only_if_they_go_back():
     check = rules.clocks({1: 0.1, 2: -90.0}, [1.0, 1.0, 2.0])
     assert check.verdict is Verdict.OK
     assert "rank 2 is 90 s off" in check.found
+
+
+def test_a_companion_of_another_torch_is_named_with_the_command_that_mends_it():
+    """A torchvision for CUDA beside a torch for CPUs: a warning; one that fits: none."""
+    wrong = "RuntimeError: operator torchvision::nms does not exist"
+    found = (
+        Companion(name="torchvision", version="0.28.0", error=wrong),
+        Companion(name="torchaudio", version="2.11.0", error=""),
+    )
+    probes = {0: _probe(torch=_torch(version="2.13.0+cpu"), companions=found), 1: _probe()}
+    vision, audio = rules.companions(probes)
+    assert (vision.verdict, audio.verdict) == (Verdict.WARNING, Verdict.OK)
+    assert vision.found == f"torchvision 0.28.0 does not fit torch 2.13.0+cpu: {wrong}"
+    assert '"torchvision==0.28.*" --index-url ' in vision.remedy
+    assert vision.remedy.endswith("/cpu")
