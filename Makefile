@@ -11,7 +11,7 @@ RERUNS := --reruns 2 --max-suite-reruns 8 --rerun-show-tracebacks
 GPU_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
 
-.PHONY: help setup setup-serial demo studies gallery transformers test test-slow test-cluster check bench gpu-check soak fuzz image clean
+.PHONY: help setup setup-serial demo studies gallery transformers test test-slow test-cluster check bench gpu-check soak fuzz docs docs-links image clean
 .NOTPARALLEL:
 
 help: ## list what can be made
@@ -61,8 +61,14 @@ soak: setup ## kill runs at random moments, 300 times
 fuzz: setup ## try 100,000 damaged and hostile files and jobs, confined: hours; a killed run goes on
 	$(BIN)/python -m tests.fuzz --results fuzz.jsonl
 
+docs: setup ## build the site of the documentation: build/docs/index.html
+	@launch/docs.sh $(VENV)
+
+docs-links: setup ## look whether the links to other sites lead anywhere (network)
+	@launch/docs.sh $(VENV) linkcheck
+
 image: ## build the CPU container image without an engine, and run the demo in it (root, buildah)
 	docker/image.sh $(IMAGE_FLAGS)
 
-clean: ## remove both environments and the caches of the tools
-	rm -rf $(VENV) $(SERIAL) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove all environments and the caches of the tools
+	rm -rf $(VENV) $(SERIAL) .venv-docs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -143,10 +143,11 @@ screenshot() { # draws the page of --as html, if there is a browser
 }
 
 cat >"$page" <<'TEXT'
+<!-- blocks not run: `make gallery` runs these commands, once `make studies` has made the surfaces -->
 # Gallery
 
 Every kind of picture, of small networks on 8x8 digits. `make gallery` draws all of them again. It first makes the surfaces that are
-missing. Below each picture is its command. Add `--output FILE` with a name that ends in `.png`, `.pdf` or `.svg`. `docs/RENDERING.md`
+missing. Below each picture is its command. Add `--output FILE` with a name that ends in `.png`, `.pdf` or `.svg`. [RENDERING.md](../RENDERING.md)
 explains the options. The pictures on this page are at most 1200 pixels wide, and flat ones have 256 colours.
 
 TEXT

@@ -1,9 +1,7 @@
-"""Surfaces for notebooks: `lsengine.open`, and the page that explains it."""
+"""Surfaces for notebooks: `lsengine.open`, and what pages say of values."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import shutil
 import subprocess
@@ -24,30 +22,9 @@ from lsengine import store
 from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
 from lsengine.store import CellResults, Layout, TrajectoryLayout
 from lsengine.surface.grid import make_grid
-from tests.support.jobs import write_job
 
 ROOT = Path(__file__).parents[1]
 ARCHIVED = ROOT / "tests" / "archive" / "surface-v2.h5"
-
-
-def test_the_page_does_what_it_says(tmp_path, monkeypatch):
-    """Every block runs after the one before, and the first prints what stands below it."""
-    shutil.copy(ARCHIVED, tmp_path / "surface.h5")
-    write_job(tmp_path, "job")
-    monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / "PYTHON.md").read_text()
-    blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
-    assert [kind for kind, _ in blocks].count("python") >= 4
-    names, printed = {"__name__": "notebook"}, io.StringIO()
-    for kind, text in blocks:
-        if kind == "text":
-            assert printed.getvalue() == text
-            continue
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(text, "docs/PYTHON.md", "exec"), names)
-        assert printed.getvalue() or "save" in text
-    assert (tmp_path / "accuracy.pdf").exists()
 
 
 class Curve(nn.Module):
@@ -77,10 +54,10 @@ class Zero(nn.Linear):
 def test_the_objectives_of_the_page_have_their_values():
     """Of the solution of an equation, and of networks whose outputs are zero."""
     gymnasium = pytest.importorskip("gymnasium")
-    page = (ROOT / "docs" / "JOBS.md").read_text()
+    page = (ROOT / "docs" / "howto" / "objective.md").read_text()
     found = {"torch": torch, "F": F, "gymnasium": gymnasium, "lsengine": lsengine}
     for text in re.findall(r"```python\n(def \w+\(network,.*?)```", page, re.DOTALL):
-        exec(compile(text, "docs/JOBS.md", "exec"), found)
+        exec(compile(text, "docs/howto/objective.md", "exec"), found)
     x, y = torch.randn(12, 3), torch.tensor([0, 0, 1, 2, 3, 0, 1, 2, 0, 3, 1, 2])
 
     def centre(name, network, data, **more):
@@ -258,7 +235,7 @@ def test_the_format_page_reads_what_it_says(tmp_path, monkeypatch):
     page = (ROOT / "docs" / "FORMAT.md").read_text()
     (text,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names = {}
-    exec(compile(text.replace("conv1.weight", "net.0.weight"), "docs/FORMAT.md", "exec"), names)
+    exec(compile(text, "docs/FORMAT.md", "exec"), names)
     columns = store.read(ARCHIVED).trajectory.columns
     np.testing.assert_array_equal(names["track"]["alpha"], columns["alpha"])
     np.testing.assert_array_equal(names["path"]["alpha"], columns["alpha"])

@@ -57,9 +57,9 @@ def evaluate(
         model: The centre.
         data: A `DataLoader`, a data set of torch's, tensors or batches of them, see
             `lsengine.data.loaders.from_memory`; or such by split: ``{"train": ..., "test": ...}``.
-        loss: A name of a job's, perhaps with options (docs/JOBS.md), or a function of output and
-            target.  Default: ``cross_entropy``; of a network of transformers whose batches are by
-            name, its own: ``output``.
+        loss: A name of a job's, perhaps with options (docs/howto/loss.md), or a function of output
+            and target.  Default: ``cross_entropy``; of a network of transformers whose batches are
+            by name, its own: ``output``.
         objective: In place of a loss: a function of network and batch, or ``module:function``.
         grid: So many points of both axes from -1 to 1; or the section of a job:
             ``{"alpha": [-1, 1, 51]}`` makes a curve.

@@ -380,5 +380,5 @@ def _check_labels(y: Tensor, allowed: int, where: str) -> None:
         raise UsageError(
             f"{where} has the label {smallest if smallest < 0 else largest}; expected 0 to "
             f"{allowed - 1}, or {NO_LABEL} for none; if it stands for none, say so by no_label "
-            "(docs/JOBS.md); store numbers to predict, such as -1 and 1, as floats"
+            "(docs/howto/data.md); store numbers to predict, such as -1 and 1, as floats"
         )

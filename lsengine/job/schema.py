@@ -260,13 +260,14 @@ def json_schema() -> dict[str, Any]:
     It requires nothing: a file may extend another, be extended by one, or leave a key to its
     matrix.
     """
+    from lsengine.job.descriptions import DESCRIPTIONS  # nothing else needs them
+
     # A direction without its kind may be one of several.
     text = json.dumps(Document.model_json_schema()).replace('"oneOf"', '"anyOf"')
     schema: dict[str, Any] = json.loads(text)
-    for section in (schema, *schema["$defs"].values()):
+    schema["properties"] |= {"extends": {"type": "string"}, "matrix": {"type": "object"}}
+    for name, section in (("Document", schema), *schema["$defs"].items()):
         section.pop("required", None)
-    schema["properties"] |= {
-        "extends": {"type": "string", "description": "a job file whose keys this one overrides"},
-        "matrix": {"type": "object", "description": "key: [values], one job per combination"},
-    }
+        for key, content in section["properties"].items():
+            content["description"] = DESCRIPTIONS[name][key]
     return schema

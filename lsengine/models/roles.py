@@ -1,7 +1,7 @@
 """What the parameters of a network are: weights, biases, or gains of normalisations.
 
 A role is decided by the type of the module, then by the number of axes, and then by the words of
-the names.  `docs/JOBS.md` has the rule in words for users.
+the names.  `docs/howto/what-moves.md` has the rule in words for users.
 """
 
 from __future__ import annotations
