@@ -55,7 +55,7 @@ def render(
         surfaces: One or several, drawn on one scale.
         output: The picture; its extension decides the format.  Default: beside the first file.
         kind: What ``--as`` says; default: what suits the first one.
-        look: ``quantity``, ``scale``, ``style``, ``levels``, ``limits``.
+        look: Titles, labels, limits, camera and more; see `lsengine.looks.Look`.
 
     Returns:
         The file.
@@ -69,7 +69,7 @@ def render(
 
     several = _listed(surfaces)
     first = several[0]
-    style = str(look.get("style", "default"))
+    style = str(look.get("style") or "default")
     if kind is None and isinstance(first, Values):
         kind = inputs.kind_of_surface(first, style)
     kind = kind or inputs.kind_of(str(first), style)

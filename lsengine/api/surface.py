@@ -38,8 +38,7 @@ class Surface(surface.Surface):
         Args:
             kind: ``filled``, ``contour``, ``heatmap``, ``surface``, ``trajectory``, ``curve`` or
                 ``curvature``; default: what suits the surface.
-            look: ``quantity``, ``scale``, ``style``, ``levels``, ``limits``; see
-                `lsengine.render.figure`.
+            look: Titles, labels, limits, camera and more; see `lsengine.looks.Look`.
 
         Raises:
             UsageError: If there is no such picture of it.
@@ -47,7 +46,7 @@ class Surface(surface.Surface):
         """
         from lsengine import render  # who only reads needs no matplotlib
 
-        chosen = kind or inputs.kind_of_surface(self, str(look.get("style", "default")))
+        chosen = kind or inputs.kind_of_surface(self, str(look.get("style") or "default"))
         drawn: Any = render.figure([self], kind=chosen, **look)
         # Without pyplot a notebook does not know how to show a figure.
         drawn._repr_png_ = lambda: _png(drawn)
@@ -112,5 +111,6 @@ class Page:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_SCREEN_DPI)
+    # Whoever sets a longer title sees all of it.
+    figure.savefig(buffer, format="png", dpi=_SCREEN_DPI, bbox_inches="tight")
     return buffer.getvalue()

@@ -174,15 +174,16 @@ def render(parsed: argparse.Namespace) -> int:
     """Draw one picture and print its name."""
     from lsengine import render
     from lsengine.api import commands as api
+    from lsengine.looks import OPTIONS
     from lsengine.report import inputs
 
-    first = Path(parsed.surfaces[0])
-    kind = parsed.kind or inputs.kind_of(parsed.surfaces[0], parsed.style, growing=parsed.watch)
+    given = ((name, getattr(parsed, name)) for name in OPTIONS)
+    looks = {name: value for name, value in given if value is not None}
+    first, style = Path(parsed.surfaces[0]), looks.get("style", "default")
+    kind = parsed.kind or inputs.kind_of(parsed.surfaces[0], style, growing=parsed.watch)
     suffix = "html" if kind == "html" else "png"
     output = parsed.output or first.parent / f"{first.stem}-{kind}.{suffix}"
     render.check_output(output, kind)
-    looks = {name: getattr(parsed, name) for name in ("quantity", "scale", "style", "levels")}
-    looks["limits"] = tuple(parsed.limits) if parsed.limits else None
     if parsed.watch:
         from lsengine.report import watch  # knows jobs, for which a picture need not wait
 

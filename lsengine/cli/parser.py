@@ -10,6 +10,7 @@ from typing import Any
 
 from lsengine.cli import commands
 from lsengine.cli.speaking import Parser, Told
+from lsengine.looks import OPTIONS
 
 _EPILOG = """\
 exit codes: 0 done, 1 a bug, 2 job or usage wrong, 3 environment unfit, 4 the file belongs to
@@ -110,6 +111,17 @@ def _watching(verb: str, every_s: float) -> tuple[_Argument, _Argument]:
         _flag("--watch", f"{verb} again as a run goes on, until it is complete"),
         _argument("--every SECONDS", every, type=_seconds, default=every_s),
     )
+
+
+def _looks() -> list[_Argument]:
+    """Return what may be said of a picture, as the one table of it has it."""
+    looks = []
+    for name, option in OPTIONS.items():
+        values = [word for word in option.usage.split() if not word.startswith("-")]
+        more: dict[str, Any] = {"nargs": len(values)} if len(values) > 1 else {}
+        more |= {"action": "append"} if option.repeats else {}
+        looks.append(_argument(option.usage, option.help, dest=name, type=option.type, **more))
+    return looks
 
 
 _JOBS = _argument("jobs JOB", "job file", nargs="+")
@@ -286,19 +298,7 @@ _COMMANDS = {
             "picture: .png, .pdf or .svg; of a trajectory and a lit surface .gif or .mp4, too; of "
             "html .html",
         ),
-        _argument(
-            "--quantity NAME",
-            "what to draw (default: train_loss; of curvature ratio, sign, eigenvalue_min and "
-            "eigenvalue_max)",
-        ),
-        _argument("--scale", "auto, linear, log or quantile (default: auto)"),
-        _argument(
-            "--style",
-            "default, paper, dark, lit (of surfaces), or a style file (.toml)",
-            default="default",
-        ),
-        _argument("--levels N", "number of contour levels", type=_count),
-        _argument("--limits LOW HIGH", "limits of the colours", type=float, nargs=2),
+        *_looks(),
         *_watching("draw", every_s=5.0),
     ),
     "export": _Command(

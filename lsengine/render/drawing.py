@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lsengine import files, wording
 from lsengine.errors import UsageError
-from lsengine.render.request import MOVING, Look, Request, check_output, validated
+from lsengine.looks import Look, said
+from lsengine.render.request import MOVING, Request, check_output, validated
 from lsengine.render.style import COMMON, Style, find
 
 if TYPE_CHECKING:
@@ -56,17 +57,17 @@ def figure(
         kind: A key of `KINDS`: ``contour``, ``filled``, ``heatmap``, ``surface``,
             ``trajectory`` (planes with one), ``curve``, ``curvature``, ``histogram``, ``history``;
             for ``html`` see `html_page`.
-        look: ``quantity``, ``scale``, ``style``, ``levels``, ``limits``, ``filled``; see
-            `lsengine.render.request.Look`.
+        look: Titles, labels, limits, camera and more; see `lsengine.looks.Look`.
 
     Returns:
-        A matplotlib figure, laid out.  Equal arguments give equal pictures.
+        A figure of matplotlib's, laid out: titles, labels and legends can be set again.  Equal
+        arguments give equal pictures.
 
     Raises:
         UsageError: If the request cannot be met; the message says what can.
         EnvironmentUnfit: If a lit surface is asked for, and VTK or OpenGL is not there.
     """
-    request = _request(surfaces, kind, Look(**look))
+    request = _request(surfaces, kind, said(look))
     with _settings(request.style):
         if kind == "surface" and request.style.lit:
             kind = "lit surface"
@@ -88,7 +89,7 @@ def html_page(surfaces: Sequence[Surface], *, reload_s: float | None = None, **l
         UsageError: If the request cannot be met.
         EnvironmentUnfit: If Plotly is not there.
     """
-    request = _request(surfaces, "html", Look(**look))
+    request = _request(surfaces, "html", said(look))
     from lsengine.render.html import interactive
 
     return interactive.draw(request, reload_s=reload_s)
@@ -110,9 +111,9 @@ def animate(
         EnvironmentUnfit: If MP4 is asked for and there is no ffmpeg.
     """
     path = check_output(path, kind)
-    if kind == "surface" and not find(look.get("style", "default")).lit:
+    if kind == "surface" and not find(look.get("style") or "default").lit:
         raise UsageError(f"{path}: only a lit surface turns; add --style lit, or name a .png")
-    request = _request(surfaces, kind, Look(**look))
+    request = _request(surfaces, kind, said(look))
     with _settings(request.style):
         from lsengine.render import animation
 
@@ -140,7 +141,7 @@ def write(
         return path
     if path.suffix.lower() in MOVING:
         return animate(surfaces, path, kind=kind, **look)
-    style = find(look.get("style", "default"))
+    style = find(look.get("style") or "default")
     picture = figure(surfaces, kind=kind, **look)
     return save(picture, path, dpi=style.dpi, transparent=style.transparent)
 

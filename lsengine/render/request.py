@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lsengine import files
 from lsengine.errors import NothingToDraw, UsageError
-from lsengine.render.style import SCALES, STYLES, Style, find
+from lsengine.looks import Look, check_kind, merged, said, suited
+from lsengine.render.style import STYLES, Style, find
 from lsengine.surface import Surface, cells
 from lsengine.surface.quantities import describe, preferred
 from lsengine.surface.records import History, WeightHistograms
@@ -39,32 +41,6 @@ PAGE = ".html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """What may be said of a picture beside its kind.
-
-    Attributes:
-        quantity: A dataset of every surface.  Default: the training loss; for curves losses and
-            accuracies together.  Of ``curvature`` one of its panels, `CURVATURE`; default all, of
-            several surfaces the first.  Of records a curve or a parameter.
-        scale: A member of `SCALES`; ``auto`` takes the logarithm when positive values span over
-            1.5 decades.  Default: the style's.
-        style: A key of `STYLES`: ``default``, ``paper`` (one column), ``dark`` (slides), ``lit``
-            (3D surfaces under lamps); or a style file (``.toml``).
-        levels: About how many contour levels; they are round numbers.  Default: the style's.
-        limits: Ends of the colour (or loss) scale in the unit drawn, percent for accuracies.
-            Default: the style's.
-        filled: Whether planes' missing cells are drawn with their neighbours' values, marked.
-    """
-
-    quantity: str | None = None
-    scale: str | None = None
-    style: str | Path = "default"
-    levels: int | None = None
-    limits: tuple[float, float] | None = None
-    filled: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A picture that can be drawn: what it is made of fits the kind and has the quantity."""
 
@@ -72,11 +48,26 @@ class Request:
     quantity: str | None  # None only for curves, `curvature` and records
     surfaces: tuple[Surface, ...] = ()  # at least one, unless there are records
     records: tuple[History | WeightHistograms, ...] = ()
-    scale: str  # from here on the style's where `Look` says nothing
+    scale: str
     style: Style
     levels: int | None = None
     limits: tuple[float, float] | None = None
-    filled: bool = False
+    look: Look  # with what the style says of it
+
+    @property
+    def filled(self) -> bool:
+        """Whether missing cells have the values of others."""
+        return self.look.filled
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one thing is drawn."""
+        return len(self.surfaces) + len(self.records) > 1
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether less than all cells of planes are drawn, so that paths may leave the panel."""
+        return bool(self.look.xlim or self.look.ylim)
 
 
 def validated(things: Sequence[Any], kind: str, look: Look) -> Request:
@@ -87,32 +78,65 @@ def validated(things: Sequence[Any], kind: str, look: Look) -> Request:
         NothingToDraw: If all is well, but no cell is done, or none has a finite value.
     """
     _member("kind of picture", kind, KINDS)
-    style = find(look.style)
+    check_kind(look, kind)
+    style = find(look.style or "default")
     if style is STYLES["lit"] and kind not in ("surface", "html"):
         style = STYLES["default"]  # what is not a landscape has nothing to be lit
-    scale, made_of = look.scale or style.scale, KINDS[kind]
-    _member("scale", scale, SCALES)
-    request = Request(kind=kind, quantity=look.quantity, scale=scale, style=style)
-    if made_of in RECORDS:
-        return replace(request, records=_records(things, kind, look))
+    look = merged(look, suited(style.look, kind))
+    things = _labelled(things, look)
+    scale = look.scale or "auto"
+    request = Request(kind=kind, quantity=look.quantity, scale=scale, style=style, look=look)
+    if KINDS[kind] in RECORDS:
+        return replace(request, records=_records(things, kind))
     if not things:
         raise UsageError("render: no surface given; name at least one surface file")
     for surface in things:
         _fits(surface, kind)
     request = replace(
         request,
-        surfaces=tuple(map(_drawable, things)),
-        levels=style.levels if look.levels is None else look.levels,
-        limits=style.limits if look.limits is None else look.limits,
-        filled=look.filled and made_of != "either",
+        surfaces=tuple(_cut(_drawable(thing), look) for thing in things),
+        levels=look.levels,
+        limits=look.limits,
+        look=replace(look, filled=look.filled and KINDS[kind] != "either"),
     )
     _ranges(request)
-    if made_of == "either":
+    if KINDS[kind] == "either":
         _curvature(request)
     else:
         request = replace(request, quantity=_quantity(request))
     _has_values(request)
     return request
+
+
+def _labelled(things: Sequence[Any], look: Look) -> Sequence[Any]:
+    """Return things under the names that a look has for them."""
+    if look.labels is None:
+        return things
+    if len(look.labels) != len(things):
+        raise UsageError(
+            f"render: {len(look.labels)} labels for {len(things)} files; give one for each"
+        )
+    return [t.renamed(label) for t, label in zip(things, look.labels, strict=True)]
+
+
+def _cut(surface: Surface, look: Look) -> Surface:
+    """Return the part of a plane whose cells lie within the limits of a look."""
+    wanted = {"alpha": look.xlim, "beta": look.ylim}
+    if not surface.is_plane or not any(wanted.values()):
+        return surface
+    for name, within in wanted.items():
+        if within is None:
+            continue
+        axis = surface.axes[name]
+        slack = 1e-9 * float(np.ptp(axis))
+        inside = (axis >= within[0] - slack) & (axis <= within[1] + slack)
+        if not inside.any():
+            raise UsageError(
+                f"{surface.source}: no cell has {name} from {within[0]:g} to {within[1]:g}; its "
+                f"cells go from {axis.min():g} to {axis.max():g}"
+            )
+        surface = surface.part(name, inside)
+    return surface
 
 
 def _drawable(surface: Surface) -> Surface:
@@ -136,23 +160,22 @@ def _drawable_record(record: History | WeightHistograms) -> History | WeightHist
     return replace(record, groups=groups)
 
 
-def _records(things: Sequence[Any], kind: str, look: Look) -> tuple[Any, ...]:
-    for name in ("levels", "limits"):
-        if getattr(look, name) is not None:
-            raise UsageError(f"render: a {kind} has no {name}; leave --{name} out")
+def _records(things: Sequence[Any], kind: str) -> tuple[Any, ...]:
     if not things or not all(isinstance(thing, RECORDS[KINDS[kind]]) for thing in things):
         raise UsageError(f"render: a {kind} is made of {KINDS[kind]} files only; name some")
     return tuple(map(_drawable_record, things))
 
 
-def check_look(kind: str, scale: str | None = None, style: str | Path = "default") -> None:
+def check_look(kind: str, **words: Any) -> None:
     """Refuse words that no surface could make right; call before waiting for one.
 
     Raises:
-        UsageError: If there is no such kind, scale or style.
+        UsageError: If there is no such kind, or no such look of it.
     """
     _member("kind of picture", kind, KINDS)
-    _member("scale", scale or find(style).scale, SCALES)
+    look = said(words)
+    check_kind(look, kind)
+    find(look.style or "default")
 
 
 def check_output(path: str | Path, kind: str = "") -> Path:
@@ -296,17 +319,8 @@ def _quantity(request: Request) -> str | None:
 
 
 def _ranges(request: Request) -> None:
-    """Refuse numbers of levels, and limits, that no scale can have."""
-    levels, limits = request.levels, request.limits
-    if levels is not None and not 2 <= levels <= 100:
-        raise UsageError(f"render: levels is {levels}; allowed: 2 to 100")
-    if limits is None:
-        return
-    low, high = limits
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UsageError(
-            f"render: limits are {low:g}, {high:g}; two finite numbers are needed, the lower first"
-        )
+    """Refuse limits that no logarithm can have."""
+    low = request.limits[0] if request.limits else 1.0
     if request.scale == "log" and low <= 0:
         raise UsageError(
             f"render: limits start at {low:g}, which a log scale cannot show; give a "

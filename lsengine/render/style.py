@@ -9,15 +9,16 @@ Imports no matplotlib, so that the command line can list the names cheaply.
 
 from __future__ import annotations
 
-import math
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsengine.errors import UsageError
 from lsengine.files import is_regular
+from lsengine.looks import OPTIONS, Look, merged, said, values
+from lsengine.looks.values import Check
 from lsengine.wording import did_you_mean
 
 if TYPE_CHECKING:
@@ -27,20 +28,13 @@ if TYPE_CHECKING:
 SUFFIX = ".toml"
 _MOST_BYTES = 2**20  # of a style file
 LINES = ("surface", "floor", "both", "none")
-SCALES = ("auto", "linear", "log", "quantile")
-Check = Callable[[Any], str]  # returns what is allowed if a value is not, else nothing
+SCALES = values.SCALES
 # Okabe and Ito's colour-blind-safe colours, arranged for lines, with two fillers.
 ORDER = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B4C9A", "#555555")
 DARK = ["#56B4E9", "#FF8C42", "#3DCB9A", "#E8A0C8", "#F0C040", "#9AD0F5", "#B79CE0", "#BBBBBB"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Camera:
-    """Where landscapes are seen from."""
-
-    azimuth: float = -56.0  # degrees about the vertical, from alpha towards beta
-    elevation: float = 32.0  # degrees above the ground
-    zoom: float = 1.0  # 1 shows all of it
+_UNSAID = Look()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +64,8 @@ class Style:
     bad: str = "#8f8f8f"  # fill of cells that failed or are not finite
     transparent: bool = False  # whether nothing is drawn where the ground is
     dpi: int = 300  # dots per inch of PNG pictures and of what is rasterised in PDF and SVG
-    scale: str = "auto"  # with levels and limits: if the command does not say
-    levels: int | None = None
-    limits: tuple[float, float] | None = None
+    look: Look = _UNSAID  # what is not said of a picture itself
     lit: bool = False  # whether landscapes are lit scenes, drawn by VTK
-    camera: Camera = Camera()  # of landscapes
     relief: float = 0.62  # height of a landscape, its base being 1 wide
     # Where a lit landscape has contour lines: `surface`, `floor`, `both`, `none`.
     lines: str = "surface"
@@ -201,8 +192,13 @@ def _style(raw: Mapping[str, Any], name: str) -> Style:
     base = STYLES[raw.get("base", "default")]
     direct = {field.name for field in fields(Style)}
     changes: dict[str, Any] = {key: value for key, value in raw.items() if key in direct}
-    if "limits" in changes:
-        changes["limits"] = (float(raw["limits"][0]), float(raw["limits"][1]))
+    tables = {"": raw, "camera": raw.get("camera", {})}
+    look = {
+        name: tables[option.table][name]
+        for name, option in OPTIONS.items()
+        if option.table is not None and name in tables[option.table]
+    }
+    changes["look"] = merged(said(look), base.look)
     rc = dict(base.rc)
     if {"font", "font_size"} & raw.keys():
         family = raw.get("font", rc["font.family"])
@@ -213,7 +209,6 @@ def _style(raw: Mapping[str, Any], name: str) -> Style:
         rc |= inks(ink, ground, ink if "ink" in raw else rc["axes.edgecolor"])
     if "width" in raw and "wide" not in raw:
         changes["wide"] = base.wide / base.width * raw["width"]
-    changes["camera"] = replace(base.camera, **raw.get("camera", {}))
     changes["turntable"] = replace(base.turntable, **raw.get("turntable", {}))
     return replace(base, **{**changes, "name": name, "rc": rc, "ink": ink, "ground": ground})
 
@@ -243,34 +238,8 @@ def _problems(raw: Mapping[str, Any], keys: Mapping[str, Any], prefix: str) -> I
             yield f"{prefix}{key}: got {value!r}; expected {allowed}"
 
 
-def _number(low: float, high: float, *, whole: bool = False) -> Check:
-    def check(value: Any) -> str:
-        kinds = int if whole else (int, float)
-        right = isinstance(value, kinds) and not isinstance(value, bool)
-        if right and math.isfinite(value) and low <= value <= high:
-            return ""
-        return f"{'an integer' if whole else 'a number'} from {low:g} to {high:g}"
-
-    return check
-
-
-def _one_of(*allowed: str) -> Check:
-    def check(value: Any) -> str:
-        return "" if value in allowed else ", ".join(allowed) + did_you_mean(value, allowed)
-
-    return check
-
-
 def _flag(value: Any) -> str:
     return "" if isinstance(value, bool) else "true or false"
-
-
-def _limits(value: Any) -> str:
-    if isinstance(value, list) and len(value) == 2:
-        number = _number(-1e300, 1e300)
-        if not any(map(number, value)) and value[0] < value[1]:
-            return ""
-    return "two numbers, the lower first: [0.01, 10]"
 
 
 def _colormap(value: Any) -> str:
@@ -298,28 +267,29 @@ def _font(value: Any) -> str:
     return ""
 
 
+def _of_looks(table: str) -> dict[str, Check]:
+    return {name: option.check for name, option in OPTIONS.items() if option.table == table}
+
+
 _KEYS: Mapping[str, Check | Mapping[str, Check]] = {
-    "base": _one_of(*STYLES),
+    "base": values.one_of(*STYLES),
     "colormap": _colormap,
-    "scale": _one_of(*SCALES),
-    "levels": _number(2, 100, whole=True),
-    "limits": _limits,
-    "width": _number(1, 40),
-    "wide": _number(1, 40),
-    "height": _number(0.5, 40),
-    "dpi": _number(20, 1200, whole=True),
+    "width": values.number(1, 40),
+    "wide": values.number(1, 40),
+    "height": values.number(0.5, 40),
+    "dpi": values.number(20, 1200, whole=True),
     "font": _font,
-    "font_size": _number(3, 60),
+    "font_size": values.number(3, 60),
     "ink": _color,
     "background": _color,
     "transparent": _flag,
     "lit": _flag,
-    "relief": _number(0.05, 3),
-    "lines": _one_of(*LINES),
-    "camera": {
-        "azimuth": _number(-360, 360),
-        "elevation": _number(1, 89),
-        "zoom": _number(0.1, 10),
+    "relief": values.number(0.05, 3),
+    "lines": values.one_of(*LINES),
+    **_of_looks(""),
+    "camera": _of_looks("camera"),
+    "turntable": {
+        "frames": values.number(2, 720, whole=True),
+        "seconds": values.number(0.2, 120),
     },
-    "turntable": {"frames": _number(2, 720, whole=True), "seconds": _number(0.2, 120)},
 }

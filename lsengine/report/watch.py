@@ -46,7 +46,7 @@ def picture(paths: Sequence[str], kind: str, output: Path, *, every_s: float, **
         EnvironmentUnfit: If a library that it needs is not there.
     """
     render.check_output(output, kind)
-    render.check_look(kind, look.get("scale"), look.get("style", "default"))
+    render.check_look(kind, **look)
     if kind not in ("history", "histogram", "curve", "curvature"):
         look["filled"] = True
     last, message = list[str](), ""

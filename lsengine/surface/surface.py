@@ -123,6 +123,21 @@ class Surface:
         """Return the same surface under another name."""
         return replace(self, name=name)
 
+    def part(self, axis: str, inside: NDArray[np.bool_]) -> Surface:
+        """Return the cells at some of the coordinates of an axis, a mask of these."""
+        place = list(self.axes).index(axis)
+
+        def some(values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            return {name: np.compress(inside, array, place) for name, array in values.items()}
+
+        return replace(
+            self,
+            axes={**self.axes, axis: self.axes[axis][inside]},
+            quantities=some(self.quantities),
+            status=np.compress(inside, self.status, place),
+            provenance=some(self.provenance),
+        )
+
     @property
     def is_plane(self) -> bool:
         """Whether there are two directions."""

@@ -11,11 +11,13 @@ from PIL import Image, ImageFilter
 
 from lsengine import render
 from lsengine.errors import EnvironmentUnfit, UsageError
+from lsengine.looks import Look
 from lsengine.render import animation
 from lsengine.render.animation import MOST_FRAMES
 from lsengine.render.landscapes import lit
+from lsengine.render.landscapes.camera import Camera
 from lsengine.render.landscapes.vtk_scene import Scene
-from lsengine.render.request import Look, validated
+from lsengine.render.request import validated
 from lsengine.render.style import STYLES, Turntable
 from lsengine.surface import Surface
 from tests.support.landscapes import cliffs, make_plane
@@ -80,12 +82,11 @@ def test_a_turning_landscape_is_the_one_a_still_shows():
     figure, shots = lit.turning(request)
     image = figure.axes[0].images[0]
     seen = [np.asarray(image.get_array()).astype(int).copy() for _ in shots]
-    azimuth = SKETCH.camera.azimuth
+    azimuth = Camera().azimuth
     quarter = len(seen) // 4
     assert np.abs(seen[quarter] - seen[0]).mean() > 10
     for index, angle in ((0, azimuth), (quarter, azimuth + 90)):
-        camera = replace(SKETCH.camera, azimuth=angle)
-        still = replace(request, style=replace(SKETCH, camera=camera))
+        still = replace(request, look=replace(request.look, azimuth=angle))
         _, panels, views = lit._composed(still, turns=True)
         with Scene(panels[0].landscape, seen[0].shape[1::-1]) as scene:
             # `turning_view` aims at the middle of what turns, from each side within a hair.
@@ -150,14 +151,15 @@ def test_a_transparent_mp4_is_refused(tmp_path, monkeypatch):
 def test_marks_pale_while_the_turning_landscape_hides_them():
     """A wall on one side of the centre hides it from there only; the note is there all along."""
     wall = make_plane(lambda a, b: 1.0 + 9.0 * np.exp(-(((a - 0.4) / 0.12) ** 2)), 41, 41)
-    request = validated([wall], "surface", Look(scale="linear", style="lit"))
+    look = Look(scale="linear", style="lit", azimuth=-56, elevation=32)
+    request = validated([wall], "surface", look)
     figure, shots = lit.turning(request)
     assert "pale marks lie behind the surface" in words(figure)
     (mark, *_) = (line for line in figure.axes[0].lines if line.get_marker() == "+")
     pale, steps = [], SKETCH.turntable.frames
     for _ in shots:
         pale.append(mark.get_alpha() < 1)
-    toward = np.radians(SKETCH.camera.azimuth) + 2 * np.pi * np.arange(steps) / steps
+    toward = np.radians(-56) + 2 * np.pi * np.arange(steps) / steps
     ahead = np.cos(toward)
     assert all(np.array(pale)[ahead > 0.6])
     assert not any(np.array(pale)[ahead < 0])

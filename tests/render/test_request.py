@@ -19,9 +19,17 @@ pytestmark = pytest.mark.usefixtures("no_warning")
         (make_plane(), {"kind": "curve"}, r"plane.h5: has two directions.*use --as contour"),
         (make_curve(), {"kind": "filled"}, r"curve.h5: has one direction.*use --as curve"),
         (make_plane(), {"kind": "filled", "quantity": "tets_accuracy"}, r"test_accuracy.*mean"),
-        (make_plane(), {"kind": "filled", "scale": "lgo"}, r"unknown scale.*auto, linear, log"),
+        (
+            make_plane(),
+            {"kind": "filled", "scale": "lgo"},
+            r"scale: got 'lgo'; expected auto, linear, log",
+        ),
         (make_plane(), {"kind": "filled", "style": "papper"}, r"unknown style.*mean \"paper\""),
-        (make_plane(), {"kind": "filled", "levels": 1}, r"levels is 1; allowed: 2 to 100"),
+        (
+            make_plane(),
+            {"kind": "filled", "levels": 1},
+            r"levels: got 1; expected an integer from 2 to 100",
+        ),
         (make_plane(), {"kind": "filled", "limits": (2.0, 1.0)}, r"the lower first"),
         (
             make_plane(),

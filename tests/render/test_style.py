@@ -30,7 +30,7 @@ def test_an_empty_file_is_the_default_style(tmp_path):
     """What is not said is as in the base."""
     style, default = find(written(tmp_path, "")), STYLES["default"]
     assert style.name == "mine"
-    for field in ("width", "wide", "rc", "colormap", "ink", "ground", "camera", "scale"):
+    for field in ("width", "wide", "rc", "colormap", "ink", "ground", "look"):
         assert getattr(style, field) == getattr(default, field)
 
 

@@ -267,3 +267,43 @@ def test_failed_cells_are_crosses_of_lines_and_everything_fits(browser, tmp_path
     heights = browser.page.evaluate("[document.documentElement.scrollHeight, innerHeight]")
     assert heights[0] <= heights[1]
     assert "failed, or not a finite number" in browser.page.inner_text("#notes")
+
+
+CORNERS = """() => {
+  const full = document.querySelector(".scene")._fullLayout.scene, scene = full._scene;
+  const camera = scene.glplot.cameraParams, shown = [];
+  const times = (m, v) => [0, 1, 2, 3].map((i) => v.reduce((s, x, j) => s + m[4 * j + i] * x, 0));
+  for (const x of full.xaxis.range) for (const y of full.yaxis.range) for (const z of [0, 1]) {
+    const place = [x, y, z].map((v, j) => v * scene.dataScale[j]);
+    const at = [camera.model, camera.view, camera.projection].reduce(
+      (v, m) => times(m, v), [...place, 1]);
+    shown.push([(1 + at[0] / at[3]) / 2, (1 - at[1] / at[3]) / 2]);
+  }
+  return shown;
+}"""
+"""Where the corners of the first landscape are, right and down, as shares of its scene."""
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, (1500, 700)), (1, (500, 900)), (5, (1500, 900))])
+def test_the_page_uses_the_whole_window(browser, tmp_path, count, size):
+    """Scenes reach from the head to the lower edge, and the landscape from edge to edge of one.
+
+    Nothing has to be scrolled to, in windows of any shape; a title is there, too.
+    """
+    surfaces = [make_plane(cliffs, name=str(i)) for i in range(count)]
+    browser.page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    path = render.write(surfaces, tmp_path / "a.html", kind="html", title="The title")
+    browser.open(path)
+    assert "The title" in browser.page.inner_text("body")
+    heights = browser.page.evaluate("[document.documentElement.scrollHeight, innerHeight]")
+    assert heights[0] <= heights[1]
+    boxes = [scene.bounding_box() for scene in browser.page.locator(".scene").all()]
+    notes = browser.page.locator("#notes").bounding_box()
+    assert max(box["y"] + box["height"] for box in boxes) > notes["y"] - 15
+    assert max(box["x"] + box["width"] for box in boxes) > size[0] - 130, "the bar is beside it"
+    rows = -(-count // 3)
+    assert sum(box["height"] for box in boxes[:: -(-count // rows)]) > 0.75 * size[1] - 60 * rows
+    corners = np.array(browser.page.evaluate(CORNERS))
+    assert corners.min() > 0
+    assert corners.max() < 1
+    assert np.ptp(corners, axis=0).max() > 0.8

@@ -7,6 +7,7 @@ const find = (id) => document.getElementById(id);
 const memory = "lsengine:" + location.pathname;
 const state = recall();
 const panels = [];
+const VIEW = Math.PI / 4, ROOM = [0.88, 0.96];  // the viewer's angle of view; share of a scene that a landscape has
 const PIN = 1.02;  // the height to which pins go: above every surface
 
 function numbers(text, type) {
@@ -200,8 +201,8 @@ function layout(panel) {
       annotations: names(s, here.marks[panel.index]),
       camera: state.camera, dragmode: "turntable", aspectmode: "manual",
       aspectratio: { x: 1.25 * s.base[0], y: 1.25 * s.base[1], z: 1.25 * data.relief },
-      xaxis: { ...axis("α"), range: s.range[0] },
-      yaxis: { ...axis("β"), range: s.range[1] },
+      xaxis: { ...axis(data.axes[0]), range: s.range[0] },
+      yaxis: { ...axis(data.axes[1]), range: s.range[1] },
       zaxis: { ...axis(""), range: [-0.02, 1.02], tickmode: "array",
         tickvals: above.map((t) => t[0]), ticktext: above.map((t) => t[1]) },
     },
@@ -232,7 +233,7 @@ function drawBar() {
 }
 
 function drawNotes() {
-  const lines = scale().notes.concat(data.notes);
+  const lines = data.said === null ? scale().notes.concat(data.notes) : [data.said];
   find("notes").replaceChildren(...lines.map((line) => {
     const made = document.createElement("p");
     made.textContent = line;
@@ -313,7 +314,9 @@ function build() {
   const columns = { 1: 1, 2: 2, 3: 3, 4: 2 }[data.surfaces.length] || 3;
   find("panels").style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
   const lines = Math.ceil(data.surfaces.length / columns);
-  if (lines > 1) document.body.style.setProperty("--height", "46vh");
+  find("panels").style.gridTemplateRows = `repeat(${lines}, minmax(350px, 1fr))`;
+  find("title").textContent = data.title;
+  find("title").hidden = !data.title;
   data.surfaces.forEach((surface, index) => {
     const figure = document.createElement("figure");
     const caption = figure.appendChild(document.createElement("figcaption"));
@@ -368,13 +371,31 @@ function reloadLater() {
   }, 1000 * data.live.seconds);
 }
 
-/* Narrow scenes are seen from farther away, so that all of the landscape and its numbers are in them. */
+/* The camera stands as near as it can with the whole landscape and its numbers in every scene. */
 function stepBack() {
-  const box = panels[0].scene.getBoundingClientRect();
-  const share = Math.max(1, (1.27 * box.height) / box.width);
-  const eye = Object.entries(data.camera.eye).map(([axis, at]) => [axis, at * share]);
-  data.camera = { ...data.camera, eye: Object.fromEntries(eye) };
+  const box = panels[0].scene.getBoundingClientRect(), { eye, center, zoom } = data.camera;
+  let share = 0.5;
+  while (share < 6 && !panels.every((p) => fits(p.surface.base, share, box))) share += 0.02;
+  const scaled = Object.entries(eye).map(([axis, at]) => [axis, at * share / zoom]);
+  data.camera = { eye: Object.fromEntries(scaled), center };
   state.camera = state.camera || data.camera;
+}
+
+/* Whether the corners of a landscape are in a scene, with ROOM for numbers, so far from the eye. */
+function fits(base, share, box) {
+  const minus = (a, b) => a.map((v, i) => v - b[i]), dot = (a, b) => a.reduce((s, v, i) => s + v * b[i], 0);
+  const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
+  const unit = (a) => a.map((v) => v / Math.sqrt(dot(a, a)));
+  const at = ({ x, y, z }) => [x, y, z];
+  const eye = at(data.camera.eye).map((v) => v * share);
+  const ahead = unit(minus(at(data.camera.center), eye)), right = unit(cross(ahead, [0, 0, 1]));
+  const half = Math.tan(VIEW / 2), size = [...base, data.relief].map((v) => v * 1.25 / 2);
+  return [0, 1, 2, 3, 4, 5, 6, 7].every((corner) => {
+    const place = minus(size.map((v, i) => (corner >> i & 1 ? v : -v)), eye), depth = dot(place, ahead);
+    const x = dot(place, right) / depth, y = dot(place, cross(right, ahead)) / depth;
+    return depth > 0 && Math.abs(y) < half * ROOM[1]
+      && Math.abs(x) < half * box.width / box.height * ROOM[0];
+  });
 }
 
 async function start() {

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.external import installation
-from lsengine.render.landscapes.camera import direction
-from lsengine.render.landscapes.terrain import FADE, base, is_to_scale
-from lsengine.render.page import page, scales
+from lsengine.render.landscapes.camera import Camera, chosen, direction
+from lsengine.render.landscapes.mesh import Ground
+from lsengine.render.landscapes.terrain import FADE, Terrain, base, is_to_scale
+from lsengine.render.page import page, scales, words
 from lsengine.render.page.scales import Scale
-from lsengine.render.planes.planes import NOT_TO_SCALE
+from lsengine.render.planes.planes import NOT_TO_SCALE, common_scale
 from lsengine.render.request import Request
 from lsengine.surface import MISSING, Surface, cells
 from lsengine.surface.cells import Floats, Plane, nearest
@@ -35,7 +36,9 @@ from lsengine.surface.quantities import describe
 
 MOST = 12  # surfaces on a page: browsers draw no more scenes at once
 TICKS = 8  # numbers on the vertical axis at most
-EYE = 2.25  # from the middle of a scene, 1.25 wide: its corners and names are in the picture
+BOX = 1.25  # width of a scene, as the script has it
+EYE = 2.25  # from the middle of a scene: its corners and names are in the picture
+FARTHEST = 3 * EYE  # in narrow windows; from nearer one sees more of a hollow
 COLORS = 33  # of the ramp; between them the browser mixes
 LIFT = 0.012  # of the height: paths lie on the surface, not in it
 RAISED = 0.04  # of the height: a mark on a slope must not sink into it
@@ -58,12 +61,12 @@ def draw(request: Request, *, reload_s: float | None = None) -> str:
             f"{MOST} scenes at once; make several pages"
         )
     viewer = base64.b64encode(gzip.compress(_viewer(), mtime=0)).decode("ascii")
-    title, style = ", ".join(surface.name for surface in request.surfaces), request.style
+    names, style = ", ".join(surface.name for surface in request.surfaces), request.style
     font = f"'{style.rc['font.family']}', 'Helvetica Neue', Arial, sans-serif"
     look = {"ground": style.ground, "ink": style.ink, "faint": style.faint, "font": font}
     css = " ".join(f"--{name}: {value};" for name, value in look.items())
     parts = {
-        "TITLE": html.escape(title),
+        "TITLE": html.escape(request.look.title or names),
         "STYLE": f":root {{ {css} }}",
         "DATA": json.dumps(_data(request, reload_s), allow_nan=False).replace("<", "\\u003c"),
         "VIEWER": viewer,
@@ -98,7 +101,8 @@ def _data(request: Request, reload_s: float | None) -> dict[str, Any]:
     any_missing = any((s.status == MISSING).any() for s in surfaces)
     ramp = colormaps[style.colormap](np.linspace(0, 1, COLORS))
     pale = ramp[:, :3] + FADE * (np.array(to_rgb(style.ground)) - ramp[:, :3])
-    eye = dict(zip("xyz", EYE / style.camera.zoom * direction(style.camera), strict=True))
+    camera = _camera(request, planes[request.quantity or usable[0]])
+    eye = dict(zip("xyz", EYE * direction(camera), strict=True))
     live = None
     if reload_s is not None:
         done = sum(s.counts()["done"] for s in surfaces)
@@ -111,12 +115,57 @@ def _data(request: Request, reload_s: float | None) -> dict[str, Any]:
         "colors": [[i / (COLORS - 1), to_hex(color)] for i, color in enumerate(ramp)],
         "pale": [[i / (COLORS - 1), to_hex(color)] for i, color in enumerate(pale)],
         "relief": style.relief,
-        "camera": {"eye": eye, "center": {"x": 0, "y": 0, "z": -0.25}},
+        "camera": {"eye": eye, "center": {"x": 0, "y": 0, "z": -0.25}, "zoom": camera.zoom},
         "live": live,
+        **_words(request),
         "notes": _page_notes(surfaces, planes[usable[0]], any_missing),
-        "surfaces": [_surface(s, planes[usable[0]][i], usable) for i, s in enumerate(surfaces)],
+        "surfaces": [
+            _surface(s, planes[usable[0]][i], usable) | _caption(s, request)
+            for i, s in enumerate(surfaces)
+        ],
         "quantities": [_quantity(name, planes[name], request) for name in usable],
     }
+
+
+def _words(request: Request) -> dict[str, Any]:
+    """Return title, names of axes and notes that were asked for."""
+    look = request.look
+    title = words.heading("", [], look) if request.several else ""
+    axes = ["\N{GREEK SMALL LETTER ALPHA}", "\N{GREEK SMALL LETTER BETA}"]
+    given = zip((look.xlabel, look.ylabel), axes, strict=True)
+    names = [name if text is None else text for text, name in given]
+    return {"title": title, "axes": names, "said": look.notes}
+
+
+def _caption(surface: Surface, request: Request) -> dict[str, Any]:
+    """Return name and test errors of a surface, or what was said for them."""
+    look, facts = request.look, words.errors(surface)
+    if request.several:
+        return {"name": surface.name, "about": [] if look.subtitle == "" else facts}
+    name = surface.name if look.title is None else look.title
+    return {"name": name, "about": facts if look.subtitle is None else [look.subtitle]}
+
+
+def _camera(request: Request, planes: Sequence[Plane]) -> Camera:
+    """Return where the page is first seen from."""
+    assert request.quantity is not None  # only curves do without
+    scale = common_scale(list(planes), describe(request.quantity), request)
+    grounds, sights = list[Ground](), list[Floats]()
+    for surface, plane in zip(request.surfaces, planes, strict=True):
+        if scale is not None and min(plane.values.shape) > 1:
+            terrain = Terrain(surface=surface, plane=plane, scale=scale, request=request)
+            grounds.append(terrain.ground)
+            sights.append(grounds[-1].on_top(terrain.sights()))
+
+    def hidden(camera: Camera) -> int:
+        count = 0
+        for ground, points in zip(grounds, sights, strict=True):
+            middle = np.array([ground.x[-1] / 2, ground.y[-1] / 2, request.style.relief / 2])
+            eye = middle + FARTHEST / BOX * direction(camera)
+            count += int(ground.hides(points, eye).sum())
+        return count
+
+    return chosen(request.look, hidden)
 
 
 def _page_notes(
@@ -140,8 +189,6 @@ def _surface(surface: Surface, plane: Plane, names: Sequence[str]) -> dict[str, 
         for name in names
     }
     return {
-        "name": surface.name,
-        "about": page.errors(surface),
         "alpha": plane.alpha.tolist(),
         "beta": plane.beta.tolist(),
         "range": [_range(plane.alpha, plane.beta), _range(plane.beta, plane.alpha)],
@@ -199,7 +246,9 @@ def _quantity(name: str, planes: Sequence[Plane], request: Request) -> dict[str,
         for kind in (["linear", "log"] if takes_log else ["linear"])
     } | {auto.kind: auto}
     shown = {kind: _scale(offered[kind], planes, request) for kind in sorted(offered)}
-    return {"name": name, "label": quantity.label, "auto": auto.kind, "scales": shown}
+    label = request.look.zlabel if is_first else None
+    shown_label = quantity.label if label is None else label
+    return {"name": name, "label": shown_label, "auto": auto.kind, "scales": shown}
 
 
 def _scale(scale: Scale, planes: Sequence[Plane], request: Request) -> dict[str, Any]:

@@ -5,14 +5,56 @@ Plain geometry, so that words can be placed beside a scene before it is drawn.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lsengine.render.style import Camera
+from lsengine.looks import Look
 from lsengine.surface.cells import Floats
 
 DISTANCE = 3.6  # from the camera to the middle of the scene; its base is 1 wide
+# Where a camera may stand of itself, degrees.  All have alpha in front and beta to the right.
+AZIMUTHS, ELEVATIONS = (-56.0, -46.0, -66.0, -36.0, -76.0), tuple(range(32, 69, 3))
+WORTH = 0.4  # degrees of elevation that a turn by one degree is as bad as
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Camera:
+    """Where landscapes are seen from."""
+
+    azimuth: float = AZIMUTHS[0]  # degrees about the vertical, from alpha towards beta
+    elevation: float = ELEVATIONS[0]  # degrees above the ground
+    zoom: float = 1.0  # 1 shows all of it
+
+
+def chosen(look: Look, hidden: Callable[[Camera], int]) -> Camera:
+    """Return the camera that was asked for; what is left open hides as little as it can.
+
+    Of cameras that hide equally few points it is the one nearest to the usual place.
+
+    Args:
+        look: What was said.
+        hidden: How many of the points that should be seen a camera does not see.
+    """
+    azimuths = AZIMUTHS if look.azimuth is None else (look.azimuth,)
+    elevations = ELEVATIONS if look.elevation is None else (look.elevation,)
+    zoom = 1.0 if look.zoom is None else look.zoom
+    usual = Camera(azimuth=azimuths[0], elevation=elevations[0], zoom=zoom)
+    cameras = [replace(usual, azimuth=a, elevation=e) for a in azimuths for e in elevations]
+
+    def away(camera: Camera) -> float:
+        turned = abs(camera.azimuth - usual.azimuth)
+        return camera.elevation - usual.elevation + WORTH * turned
+
+    best, fewest = usual, hidden(usual) if len(cameras) > 1 else 0
+    for camera in sorted(cameras[1:], key=away):
+        if not fewest:
+            break
+        count = hidden(camera)
+        if count < fewest:
+            best, fewest = camera, count
+    return best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

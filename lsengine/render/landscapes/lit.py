@@ -8,7 +8,7 @@ Shape suffixes: B betas, A alphas.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,11 +23,11 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 
-from lsengine.render.landscapes.camera import View, fitted_view, turning_view
+from lsengine.render.landscapes.camera import Camera, View, chosen, fitted_view, turning_view
 from lsengine.render.landscapes.mesh import smooth_mesh
 from lsengine.render.landscapes.terrain import FADE, PALE, Marker, Terrain, bar, base, terrains
 from lsengine.render.landscapes.vtk_scene import Landscape, Scene
-from lsengine.render.page import page
+from lsengine.render.page import page, words
 from lsengine.render.request import Request
 from lsengine.surface.cells import Floats, Mask
 
@@ -126,13 +126,14 @@ def _composed(request: Request, *, turns: bool) -> tuple[Figure, list[_Panel], l
     style, shown = request.style, terrains(request)
     landscapes = [_landscape(terrain) for terrain in shown]
     outline = np.concatenate([_outline(landscape) for landscape in landscapes])
-    view = (turning_view if turns else fitted_view)(outline, style.camera)
+    camera = chosen(request.look, _hidden(shown, landscapes, outline))
+    view = (turning_view if turns else fitted_view)(outline, camera)
     frames = style.turntable.frames
     views = [view.turned(2 * np.pi * i / frames) for i in range(frames)] if turns else [view]
     figure, axes = page.sheet(len(shown), style, view.ratio)
     panels = []
     for side, terrain, landscape in zip(axes, shown, landscapes, strict=True):
-        side.set(xlim=(0, 1), ylim=(0, view.ratio), aspect="equal")
+        side.set(xlim=(0, 1), ylim=(0, view.ratio), aspect="equal", xticks=[], yticks=[])
         side.set_axis_off()
         blank = np.zeros((2, 2, 4), np.uint8)
         panel = _Panel(
@@ -145,12 +146,27 @@ def _composed(request: Request, *, turns: bool) -> tuple[Figure, list[_Panel], l
         )
         panel.place(view)
         panels.append(panel)
-        page.caption(side, terrain.surface)
+        words.caption(side, terrain.surface, request)
         hides_marks = any(panel.hidden(seen_from).any() for seen_from in views)
-        page.note(side, terrain.notes(hides_marks=hides_marks), page.letter(side) * 1.2)
+        words.note(side, terrain.notes(hides_marks=hides_marks), page.letter(side) * 1.2)
     bar(figure, axes, shown[0], shrink=0.7, pad=0.02)
-    page.settle(figure)
+    words.finish(figure, axes, request)
     return figure, panels, views
+
+
+def _hidden(
+    shown: list[Terrain], landscapes: list[Landscape], outline: Floats
+) -> Callable[[Camera], int]:
+    """Return a function that counts the sights of all landscapes that a camera does not see."""
+    grounds = [landscape.mesh.ground for landscape in landscapes]
+    sights = [g.on_top(t.sights()) for g, t in zip(grounds, shown, strict=True)]
+
+    def count(camera: Camera) -> int:
+        eye = fitted_view(outline, camera).position
+        pairs = zip(grounds, sights, strict=True)
+        return sum(int(ground.hides(points, eye).sum()) for ground, points in pairs)
+
+    return count
 
 
 def _outline(landscape: Landscape) -> Floats:
@@ -194,17 +210,17 @@ def _landscape(terrain: Terrain) -> Landscape:
 
 def _axis_words(axes: Axes, terrain: Terrain) -> list[_AxisWord]:
     """Make the numbers and names of both axes; `_place_words` puts them where they belong."""
-    figure, words = page.root(axes), []
-    for along, name in enumerate(("alpha", "beta")):
+    figure, made = page.root(axes), []
+    for along, name in enumerate(words.names_of_axes(terrain.request)):
         low, high = (float(end) for end in terrain.plane.whole[along][[0, -1]])
         numbers = [(text, (tick - low) / (high - low), False) for tick, text in _numbers(low, high)]
-        for label, share, is_name in [*numbers, (rf"$\{name}$", 0.5, True)]:
+        for label, share, is_name in [*numbers, (name, 0.5, True)]:
             text = _word(axes, label, page.letter(axes) * (1.1 if is_name else 0.88))
             box = text.get_window_extent(cast(Any, figure.canvas).get_renderer())
             half = np.array([box.width, box.height]) * 36.0 / figure.dpi
             word = _AxisWord(along=along, share=share, is_name=is_name, text=text, half=half)
-            words.append(word)
-    return words
+            made.append(word)
+    return made
 
 
 def _numbers(low: float, high: float) -> list[tuple[float, str]]:
@@ -226,9 +242,10 @@ def _word(axes: Axes, text: str, size: float, **look: Any) -> Annotation:
 
 def _mark(axes: Axes, marker: Marker, terrain: Terrain, landscape: Landscape) -> _Mark:
     """Make mark and name of a point of a landscape; `_place_marks` puts them there."""
-    style, point = terrain.request.style, terrain.to_base(marker.place)
-    on_mesh = float(landscape.mesh.ground.above(point[:2]))
-    point[2] = on_mesh if np.isfinite(on_mesh) else point[2]
+    style, point = (
+        terrain.request.style,
+        landscape.mesh.ground.on_top(terrain.to_base(marker.place)),
+    )
     beside: dict[str, Any] = {"xytext": (4.0, 3.0), "ha": "left", "va": "bottom"}
     beside["path_effects"] = page.halo(style.ground)
     looks = page.mark_looks(style, marker.symbol)

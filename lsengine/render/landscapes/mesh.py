@@ -56,6 +56,12 @@ class Ground:
         gap = along[..., 2] - self.above(along[..., :2])
         return np.asarray((gap[:-1] * gap[1:] < 0).any(axis=0))
 
+    def on_top(self, points: Floats) -> Floats:
+        """Return points, (..., 3), put on the ground where there is any."""
+        heights = self.above(points[..., :2])
+        z = np.where(np.isfinite(heights), heights, points[..., 2])
+        return np.concatenate([points[..., :2], z[..., None]], axis=-1)
+
     def clearance(self, point: Floats, eye: Floats) -> float:
         """Return the height above a point, (3,), that an eye sees; at most the ground's top."""
         heights = np.linspace(point[2], np.nanmax(self.z), 200)

@@ -5,23 +5,26 @@ Shape suffixes: B betas, A alphas, Q quads of the mesh.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 from mpl_toolkits.mplot3d.axes3d import Axes3D  # type: ignore[import-untyped]
 
+from lsengine.render.landscapes.camera import Camera, chosen
 from lsengine.render.landscapes.mesh import split
 from lsengine.render.landscapes.terrain import FADE, PALE, Terrain, bar, base, terrains
-from lsengine.render.page import page
+from lsengine.render.page import page, words
 from lsengine.render.request import Request
 from lsengine.surface.cells import Floats, corners
 
-TOP = 0.93  # of the axes: where the scene ends and words may begin
+FULL = 1.06  # zoom at which a scene fills its axes up to the title
 LIGHT = np.array([-0.55, -0.35, 0.76])  # towards the lamp, over the viewer's left shoulder
 HEIGHTS = 6  # numbers on the vertical axis at most
 MESH = 110  # quads along an axis after which finer shading is not seen
@@ -36,15 +39,42 @@ def draw(request: Request) -> Figure:
     shown = terrains(request)
     figure, axes = page.sheet(len(shown), request.style, 0.82, projection="3d")
     for panel, terrain in zip(axes, shown, strict=True):
+        _frame(cast(Axes3D, panel), terrain)
+    camera = chosen(request.look, _hidden(axes, shown))
+    for panel, terrain in zip(axes, shown, strict=True):
         scene = cast(Axes3D, panel)
+        _place(scene, terrain, camera)
         _add_mesh(scene, terrain)
-        _frame(scene, terrain)
         hides_marks = _mark(scene, terrain)
-        page.caption(panel, terrain.surface, top=TOP)
-        page.note(panel, terrain.notes(hides_marks=hides_marks), page.letter(panel) * 0.3)
+        words.caption(panel, terrain.surface, request)
+        words.note(panel, terrain.notes(hides_marks=hides_marks), page.letter(panel) * 1.2)
     bar(figure, axes, shown[0], shrink=0.62, pad=0.06).set_anchor((0.0, 0.5))
-    page.settle(figure)
+    words.finish(figure, axes, request)
     return figure
+
+
+def _hidden(axes: list[Axes], shown: list[Terrain]) -> Callable[[Camera], int]:
+    """Return a function that counts the sights of all landscapes that a camera does not see."""
+    grounds = [terrain.ground for terrain in shown]
+    sights = [g.on_top(t.sights()) for g, t in zip(grounds, shown, strict=True)]
+
+    def count(camera: Camera) -> int:
+        hidden = 0
+        for panel, terrain, ground, points in zip(axes, shown, grounds, sights, strict=True):
+            scene = cast(Axes3D, panel)
+            _place(scene, terrain, camera)
+            hidden += int(ground.hides(points, terrain.to_base(_eye(scene))).sum())
+        return hidden
+
+    return count
+
+
+def _place(axes: Axes3D, terrain: Terrain, camera: Camera) -> None:
+    """Look at the axes from a camera."""
+    box = (*base(terrain.plane), terrain.request.style.relief)
+    axes.set_box_aspect(box, zoom=FULL * camera.zoom)
+    axes.view_init(elev=camera.elevation, azim=camera.azimuth)
+    axes.set_proj_type("persp", focal_length=1.6)
 
 
 def _add_mesh(axes: Axes3D, terrain: Terrain) -> None:
@@ -90,14 +120,11 @@ def _light(x: Floats, y: Floats, z_BA: Floats) -> Floats:
 
 def _frame(axes: Axes3D, terrain: Terrain) -> None:
     (alpha, beta), scale, style = terrain.plane.whole, terrain.scale, terrain.request.style
-    camera = style.camera
-    axes.set_box_aspect((*base(terrain.plane), style.relief), zoom=camera.zoom)
     axes.set(xlim=(alpha[0], alpha[-1]), ylim=(beta[0], beta[-1]), zlim=scale.span)
-    axes.view_init(elev=camera.elevation, azim=camera.azimuth)
-    axes.set_proj_type("persp", focal_length=1.6)
     pad = 0.5 * page.letter(axes) - 6.0
-    axes.set_xlabel(r"$\alpha$", labelpad=pad + 1.0)
-    axes.set_ylabel(r"$\beta$", labelpad=pad + 5.0)
+    name_x, name_y = words.names_of_axes(terrain.request)
+    axes.set_xlabel(name_x, labelpad=pad + 1.0)
+    axes.set_ylabel(name_y, labelpad=pad + 5.0)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2.5, 5, 10]))
     low, high = scale.span

@@ -88,6 +88,16 @@ class Terrain:
             if left <= a <= right and near <= b <= far and np.isfinite(z)
         ]
 
+    def sights(self) -> Floats:
+        """Return what should be seen: the marked points and the best cell; (N, 3) in the base."""
+        assert self.request.quantity is not None  # only curves do without
+        places = [marker.place for marker in self.markers()]
+        best = self.plane.best(describe(self.request.quantity).best)
+        if best is not None:
+            height = np.clip(self.scale.forward(np.array(best[2])), *self.scale.span)
+            places.append(np.array([*best[:2], float(height)]))
+        return self.to_base(np.reshape(places, (-1, 3)))
+
     def notes(self, *, hides_marks: bool) -> list[str]:
         """Return what a reader must know to take the picture for what it is."""
         missing = STANDS_IN if self.request.filled else self.plane.coarse or "left open"

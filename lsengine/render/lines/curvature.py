@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from lsengine.render.lines import curves, panel
 from lsengine.render.lines.curve_data import Curve, Curves, curve_of
-from lsengine.render.page import page
+from lsengine.render.page import page, words
 from lsengine.render.planes.curvature import SIGNS, curved_down, quantity_of, ratios, signs
 from lsengine.render.request import Request
 from lsengine.render.style import Style
@@ -36,7 +36,10 @@ def draw(request: Request) -> Figure:
             curves.line(side, curve, color, _dashes(name, several=drawn.several))
             _circle(side, surfaces[index], curve, color, style)
         _finish(side, names, drawn)
-    _write(figure, axes, request, colors)
+    words.limit(axes, request)
+    for side in axes:
+        curves.minima(side, request)
+    _write(axes, request, colors)
     return figure
 
 
@@ -75,24 +78,23 @@ def _finish(axes: Axes, names: list[str], drawn: Curves) -> None:
     if low < 0 < high:
         axes.axhline(0.0, color=drawn.request.style.ink, linewidth=0.6, zorder=1)
     panel.grid(axes, drawn.request.style)
-    curves.minima(axes, drawn.request)
 
 
-def _write(figure: Figure, axes: list[Axes], request: Request, colors: list[str]) -> None:
+def _write(axes: list[Axes], request: Request, colors: list[str]) -> None:
     """Write the caption, the legend below, and what is not drawn."""
     surfaces, several = request.surfaces, len(request.surfaces) > 1
-    handles = panel.entries([page.printable(s.name) for s in surfaces] if several else [], colors)
+    handles = panel.entries([words.named(s, request) for s in surfaces] if several else [], colors)
     for name, color in zip(BOTH if request.quantity is None else (), colors, strict=False):
         dashes, shown = _dashes(name, several=several), request.style.ink if several else color
         word = describe(name).label.replace("Hessian ", "")
         handles.append(Line2D([], [], color=shown, linestyle=dashes, label=word))
     if not several and len(axes) == 1:
-        page.caption(axes[0], surfaces[0], above=1.3 * curves.NAME * page.letter(axes[0]))
+        words.caption(axes[0], surfaces[0], request)
     elif not several:
-        panel.title(figure, axes, page.printable(surfaces[0].name))
+        panel.title(axes, words.named(surfaces[0], request), [], request)
     notes = [panel.lead(s.name, surfaces) + line for s in surfaces for line in _notes(s)]
     keys = 2 if several and request.quantity is None else 0
-    panel.finish(figure, axes[0], handles, notes, keys=keys)
+    panel.finish(axes, axes, request, handles, notes, keys=keys)
 
 
 def _notes(surface: Surface) -> list[str]:

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from lsengine.errors import NothingToDraw
 from lsengine.render.lines import panel
 from lsengine.render.lines.curve_data import Curve, Curves, is_test
-from lsengine.render.page import page
+from lsengine.render.page import page, words
 from lsengine.render.request import Request
 from lsengine.surface import Surface, cells
 from lsengine.surface.quantities import describe, preferred
@@ -49,15 +49,17 @@ def draw(request: Request) -> Figure:
         side.set_xlabel(r"$t$, from one minimum to the other" if trained else r"$\alpha$")
         curves.fit_alpha(side)
         side.locator_params(axis="x", nbins=7)
+    words.limit(sides, request)
+    for side in axes:
         minima(side, request)
-    _write(figure, axes, curves)
+    _write(axes, sides, curves)
     return figure
 
 
 def minima(axes: Axes, request: Request) -> None:
     """Draw an upright line where other minima lie, and then one at the centre, too."""
     ends = {alpha for s in request.surfaces for alpha, _ in s.marked_minima}
-    left, right = axes.get_xlim()
+    (left, right), named = axes.get_xlim(), dict[float, str]()
     edge = 0.06 * (right - left)
     trained = any(surface.is_trained_curve for surface in request.surfaces)
     first, other = ("minimum 1", "minimum 2") if trained else ("centre", "other minimum")
@@ -66,16 +68,17 @@ def minima(axes: Axes, request: Request) -> None:
         if not ends or not left <= x <= right:
             continue
         axes.axvline(x, color=request.style.faint, linewidth=1.0, zorder=1)
-        axes.annotate(
-            name,
-            (x, 1.0),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(0.0, 3.0),
-            textcoords="offset points",
-            ha="right" if x > right - edge else "left" if x < left + edge else "center",
-            va="bottom",
-            fontsize=page.letter(axes) * NAME,
-        )
+        named[x] = name
+    if not named:
+        return
+    # As numbers of an axis they push titles up, those that are set later, too.
+    top = axes.secondary_xaxis("top")
+    top.set_xticks(list(named), list(named.values()), fontsize=page.letter(axes) * NAME)
+    top.tick_params(length=0, pad=2)
+    top.spines[:].set_visible(False)
+    for x, label in zip(named, top.get_xticklabels(), strict=True):
+        side: Any = "right" if x > right - edge else "left" if x < left + edge else "center"
+        label.set_horizontalalignment(side)
 
 
 def _chosen(request: Request) -> list[str]:
@@ -157,16 +160,16 @@ def _run(axes: Axes, curve: Curve, repeat: int, **look: Any) -> None:
         axes.plot(x[lone], y[lone], ".", color=str(look["color"]), markersize=3.0)
 
 
-def _write(figure: Figure, axes: list[Axes], curves: Curves) -> None:
+def _write(axes: list[Axes], sides: list[Axes], curves: Curves) -> None:
     """Write the caption, the legend below, and what is not drawn."""
-    surface = curves.request.surfaces[0]
+    request = curves.request
+    surface = request.surfaces[0]
     if not curves.several and len(axes) == 1:
-        above = 1.3 * NAME * page.letter(axes[0]) if surface.marked_minima else 0.0
-        page.caption(axes[0], surface, above=above)
+        words.caption(axes[0], surface, request)
     elif not curves.several:
         error = _errors(surface)
-        tail = f", test error {error}" if error else ""
-        panel.title(figure, axes, page.printable(surface.name) + tail)
+        facts = [f"test error {error}"] if error else []
+        panel.title(axes, words.named(surface, request), facts, request)
     notes = _notes(curves)
     losses = [name for name in curves.names if not describe(name).is_percent]
     if losses:
@@ -174,12 +177,12 @@ def _write(figure: Figure, axes: list[Axes], curves: Curves) -> None:
     things, keys, style = _quantities(curves), list[Line2D](), curves.request.style
     if curves.several:
         surfaces = curves.request.surfaces
-        labels = [page.printable(s.name) + _aside(s, curves) for s in surfaces]
+        labels = [words.named(s, request) + _aside(s, curves) for s in surfaces]
         things = panel.entries(labels, page.colors(style, len(surfaces)))
         keys = panel.splits(curves.names, style.ink, DOTTED)
     if len(keys) == 1:  # of one split alone the axis says which
         keys = []
-    panel.finish(figure, axes[0], [*things, *keys], notes, keys=len(keys))
+    panel.finish(axes, sides, request, [*things, *keys], notes, keys=len(keys))
 
 
 def _quantities(curves: Curves) -> list[Line2D]:

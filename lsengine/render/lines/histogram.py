@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lsengine.errors import UsageError
 from lsengine.render.lines import panel
-from lsengine.render.page import page
+from lsengine.render.page import page, words
 from lsengine.render.request import Request
 from lsengine.surface.cells import Floats
 from lsengine.surface.records import Bins, WeightHistograms
@@ -59,6 +59,7 @@ def draw(request: Request) -> Figure:
     first, last = max(filled[0] - 1, 0), min(filled[-1] + 2, len(bins.edges) - 1)
     side.set(xlabel=what, ylabel=label, xlim=bins.edges[[first, last]])  # a bin to spare
     side.locator_params(axis="x", nbins=7)
+    words.limit([side], request)
     panel.grid(side, style)
     names = [page.printable(name) for name in weights.checkpoints]
     only = bins.parameters.index(request.quantity) if request.quantity in bins.parameters else None
@@ -66,11 +67,12 @@ def draw(request: Request) -> Figure:
     labels = [f"{names[k]} (norm {norms_K[k]:.4g})" for k in drawn]
     handles = panel.entries(labels, [colors[k] for k in drawn])
     if len(drawn) == 1:
-        panel.title(figure, [side], f"{names[drawn[0]]}, norm {norms_K[drawn[0]]:.4g}")
+        panel.title([side], names[drawn[0]], [f"norm {norms_K[drawn[0]]:.4g}"], request)
         handles = []
     lost_K = (bins.not_finite if only is None else bins.not_finite[:, [only]]).sum(axis=1)
     title = NORMS.get(request.quantity or max(weights.groups, default=""), "")
-    panel.finish(figure, side, handles, _notes(names, lost_K, drawn), legend_title=title)
+    notes = _notes(names, lost_K, drawn)
+    panel.finish([side], [side], request, handles, notes, legend_title=title)
     return figure
 
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lsengine.errors import NothingToDraw, UsageError
 from lsengine.render.lines import panel
-from lsengine.render.page import page, scales
+from lsengine.render.page import page, scales, words
 from lsengine.render.request import Request
 from lsengine.render.style import Style
 from lsengine.surface.quantities import Quantity, describe
@@ -63,16 +63,17 @@ def draw(request: Request) -> Figure:
                 if name in history.columns:
                     _line(side, history, name, family.factor, color)
         _frame(side, family, histories, request)
+    words.limit(axes, request)
     drops = _mark_drops(axes, histories, colors, request.style)
     if len(histories) == 1:
-        error = _final_error(histories[0], ", test error {}")
-        panel.title(figure, axes, page.printable(histories[0].name) + error)
-    labels = [page.printable(h.name) + _final_error(h, " ({})") for h in histories]
+        error = _final_error(histories[0], "test error {}")
+        name = words.named(histories[0], request)
+        panel.title(axes, name, [error] if error else [], request)
+    labels = [words.named(h, request) + _final_error(h, " ({})") for h in histories]
     things = panel.entries(labels, colors) if len(histories) > 1 else []
     columns = [name for family in families for name in family.columns]
     keys = panel.splits(columns, request.style.ink if things else colors[0], DOTTED) + drops
-    noted = axes[len(axes) // 2]
-    panel.finish(figure, noted, [*things, *keys], _notes(histories), keys=len(keys))
+    panel.finish(axes, axes, request, [*things, *keys], _notes(histories), keys=len(keys))
     return figure
 
 

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lsengine.render.page import page
+from lsengine.render.page import page, words
+from lsengine.render.request import Request
 from lsengine.render.style import Style
 
 
@@ -30,9 +31,10 @@ def room(low: float, high: float) -> float:
     return 0.04 * (high - low) or 0.05 * abs(high) or 0.5
 
 
-def title(figure: Figure, axes: list[Axes], text: str) -> None:
-    """Put a title over the only panel, or over all of them."""
-    (axes[0].set_title if len(axes) == 1 else figure.suptitle)(text, parse_math=False)
+def title(axes: list[Axes], name: str, facts: Sequence[str], request: Request) -> None:
+    """Put name and facts of the only thing that is drawn over the only panel, or over all."""
+    text = words.heading(name, facts, request.look)
+    (words.title if len(axes) == 1 else words.over_all)(axes[0], text)
 
 
 def lead(name: str, things: Sequence[object]) -> str:
@@ -56,19 +58,21 @@ def splits(names: Sequence[str], color: str, dotted: Any) -> list[Line2D]:
 
 
 def finish(
-    figure: Figure,
-    axes: Axes,
+    panels: Sequence[Axes],
+    families: Sequence[Axes],
+    request: Request,
     handles: list[Line2D],
     notes: Sequence[str],
     *,
     keys: int = 0,
     legend_title: str = "",
 ) -> None:
-    """Write the legend, if there are handles, and the notes below axes, and settle the page.
+    """Write the legend, if there are handles, and the notes below a panel, and settle the page.
 
     Args:
-        figure: With everything else on it.
-        axes: Those the notes go below.
+        panels: All of a figure, with everything else on it.
+        families: Axes with different vertical scales; a panel may have two.
+        request: What was asked for.
         handles: Labelled lines.
         notes: Sentences on what is not drawn.
         keys: How many of the last handles explain looks, not things.
@@ -76,7 +80,8 @@ def finish(
     """
     if handles:
         has_errors = any(" %)" in str(handle.get_label()) for handle in handles)
-        words = legend_title or (page.ERRORS if has_errors else "")
-        page.legend(figure, handles, page.letter(axes) * 0.88, keys=keys, title=words)
-    page.note(axes, notes)
-    page.settle(figure)
+        title = legend_title or (page.ERRORS if has_errors else "")
+        place = request.look.legend or "below"
+        words.legend(panels[0], handles, place, keys=keys, title=title)
+    words.note(panels[len(panels) // 2] if len(panels) > 2 else panels[0], notes)
+    words.finish(page.root(panels[0]), panels, request, families)

@@ -1,4 +1,4 @@
-"""The page: panels, captions, notes, marks and one colour bar, at a fixed width.
+"""The page: panels, marks and one colour bar, at a fixed width.
 
 The width is the style's, since a column of a journal has one; the height follows from what
 is on the page.  All sizes of words are shares of the size of an axis' label.
@@ -6,8 +6,6 @@ is on the page.  All sizes of words are shares of the size of an axis' label.
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, cast
@@ -21,14 +19,13 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.lines import Line2D
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from lsengine.render.page.scales import Scale, log_text, power_text
 from lsengine.render.style import Style
 from lsengine.surface import Surface
-from lsengine.surface.cells import Floats, Tally, error_at
+from lsengine.surface.cells import Floats, Tally
 from lsengine.surface.quantities import Quantity
 
 LONGEST_NUMBER = 7  # characters at a colour bar; longer ones have what is common taken out
@@ -99,87 +96,6 @@ def sheet(panels: int, style: Style, ratio: float, **axes: Any) -> tuple[Figure,
     grid = figure.add_gridspec(rows, columns)
     places = [grid[i // columns, i % columns] for i in range(panels)]
     return figure, [figure.add_subplot(place, **axes) for place in places]
-
-
-def settle(figure: Figure) -> None:
-    """Lay the page out, trim its height to what is on it, and fix every position.
-
-    Nothing may move afterwards: contour labels cut gaps that are computed from positions.
-    """
-    engine = figure.get_layout_engine()
-    assert engine is not None  # `sheet` gave it one
-    for _ in range(2):
-        engine.execute(figure)
-        renderer = cast(Any, figure.canvas).get_renderer()
-        box = figure.get_tightbbox(renderer)
-        wanted = box.height + 2 * MARGIN * POINT
-        if abs(wanted - figure.get_figheight()) < 0.02:
-            break
-        figure.set_figheight(wanted)
-    else:
-        engine.execute(figure)
-    figure.set_layout_engine("none")
-
-
-def caption(axes: Axes, surface: Surface, *, top: float = 1.0, above: float = 0.0) -> None:
-    """Put the surface's name over the axes, and the test error at its centre below that.
-
-    The upper edge is at ``top``, in heights of the axes; ``above`` it so many points stay free.
-    """
-    size, pad = letter(axes), 4.0 + above
-    for line in reversed(errors(surface)):
-        _outside(axes, line, (0.5, top), pad, fontsize=size * 0.9)
-        pad += size * 1.25
-    name = printable(surface.name)
-    _outside(axes, name, (0.5, top), pad, fontsize=size * 1.1, parse_math=False)
-
-
-def errors(surface: Surface) -> list[str]:
-    """Return what a caption says of test errors: at the centre, and at other minima."""
-    (_, centre), *others = ((n, error_at(surface, *at)) for n, at in marked_points(surface).items())
-    lines = [] if centre is None else [f"test error {centre:.2f} %"]
-    if surface.is_plane and lines and others:
-        lines[0] += " at the centre"
-        texts = [f"{name} {error:.2f} %" for name, error in others if error is not None]
-        lines.append(", ".join(texts))
-    return [line for line in lines if line]
-
-
-def note(axes: Axes, lines: Sequence[str], drop: float | None = None) -> None:
-    """Put sentences below the axes, each from a line of its own on, wrapped to their width.
-
-    They begin ``drop`` points below the axes' lower edge, by default below their labels.
-    """
-    if not lines:
-        return
-    size, figure = letter(axes) * 0.8, root(axes)
-    drop = letter(axes) * 2.9 + 4.0 if drop is None else drop
-    spec = axes.get_subplotspec()
-    columns = spec.get_gridspec().ncols if spec else 1
-    room = figure.get_figwidth() / columns * 0.86 / (size * 0.52 * POINT)
-    wrapped = [part for line in lines for part in _wrapped(line, max(int(room), 20))]
-    text = "\n".join(wrapped)
-    _outside(axes, text, (0.5, 0.0), -drop, fontsize=size, alpha=0.85, linespacing=1.35)
-
-
-def _wrapped(line: str, width: int) -> list[str]:
-    """Wrap a line whose numbers in math text are shorter to see than to write."""
-    math = re.findall(r"\$[^$]*\$", line)
-    for index, text in enumerate(math):
-        plain = re.sub(r"\\[a-z]+", "x", text.replace("\\mathrm", ""))
-        seen = len(re.sub(r"[${}^_\\]", "", plain))
-        line = line.replace(text, chr(0xE000 + index) * seen, 1)
-    parts = textwrap.wrap(line, width)
-    for index, text in enumerate(math):
-        parts = [re.sub(f"{chr(0xE000 + index)}+", lambda _, t=text: t, part) for part in parts]  # type: ignore[misc]
-    return parts
-
-
-def _outside(axes: Axes, text: str, at: Place, offset: float, **look: Any) -> None:
-    """Write text so many points above or below a place at the edge of the axes."""
-    look |= {"xycoords": "axes fraction", "xytext": (0, offset), "textcoords": "offset points"}
-    look |= {"ha": "center", "va": "bottom" if offset > 0 else "top", "annotation_clip": False}
-    axes.annotate(text, at, **look)
 
 
 def marked_points(surface: Surface) -> dict[str, Place]:
@@ -280,43 +196,6 @@ def colors(style: Style, count: int) -> list[str]:
     return [to_hex(color) for color in ramp]
 
 
-def legend(
-    figure: Figure, handles: list[Line2D], size: float, *, keys: int = 0, title: str = ""
-) -> None:
-    """Put a legend below everything, in as many columns as the page has room for.
-
-    Args:
-        figure: The page.
-        handles: Labelled lines.
-        size: Points of the text.
-        keys: How many of the last handles explain looks, not things; they start a column.
-        title: Above the labels: what the numbers in them are.
-    """
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    entry = size * (0.5 * longest + 4.4) * POINT  # inches, the line and the gaps included
-    most = max(1, min(len(handles), 4, int(figure.get_figwidth() / entry)))
-    things, rows, fewest = len(handles) - keys, 1, -(-len(handles) // most)
-    while rows < len(handles) and -(-things // rows) + -(-keys // rows) > most:
-        rows += 1
-    if rows > fewest + 1:  # a column of its own for one key would make the others towers
-        rows = fewest
-    elif things and keys and most > 1:  # matplotlib makes columns equally long
-        blank = Line2D([], [], linestyle="none", label=" ")
-        tail = [blank] * (-keys % rows)
-        handles = [*handles[:things], *[blank] * (-things % rows), *handles[things:], *tail]
-    columns = -(-len(handles) // rows)  # no lonely last row
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=columns,
-        handlelength=2.4,
-        borderaxespad=0.4,
-        borderpad=0.1,
-        title=title or None,
-        title_fontsize=size,
-    )
-
-
 def outer_labels(axes: Sequence[Axes], columns: int) -> None:
     """Keep axis labels at the left and bottom panels only, where ranges are equal."""
     same = all(a.get_xlim() == axes[0].get_xlim() for a in axes)
@@ -328,12 +207,16 @@ def outer_labels(axes: Sequence[Axes], columns: int) -> None:
 
 
 def printable(name: str) -> str:
-    """Return a name on one line, of sensible length, in characters the font has."""
+    """Return a name on one line, of sensible length, in characters the font has.
+
+    Dollar signs are those of a name, not of mathematics.
+    """
     line = " ".join(name.split())
     if len(line) > LONGEST_NAME:
         line = f"{line[: LONGEST_NAME - 14]}\N{HORIZONTAL ELLIPSIS}{line[-13:]}"
     has = _glyphs(tuple(rcParams["font.family"]))
-    return "".join(c if c == " " or has(ord(c)) else "?" for c in line)
+    shown = "".join(c if c == " " or has(ord(c)) else "?" for c in line)
+    return shown.replace("$", r"\$")
 
 
 @cache

@@ -8,7 +8,6 @@ Shape suffixes: B betas, A alphas.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +19,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lsengine.render.page import contour_labels, page, scales
+from lsengine.render.page import contour_labels, page, scales, words
 from lsengine.render.page.scales import Scale
 from lsengine.render.planes import paint
 from lsengine.render.planes.planes import alike, frame, free, height_by_width
@@ -90,9 +89,9 @@ def draw(request: Request) -> Figure:
         _bar(figure, alike_panels, scale, style, most=round(3 + 6 * min(ratio, 1.0)))
     for panel in panels:
         _mark(panel, loss, style)
-    _write(figure, panels, has_lines=loss is not None)
+    _write(panels, request, has_lines=loss is not None)
     page.outer_labels(axes, page.columns_for(len(axes)))
-    page.settle(figure)
+    words.finish(figure, axes, request)
     if loss is not None:
         for panel in panels:
             marks = ((0.0, 0.0), *panel.map.source.marked_minima)
@@ -252,24 +251,21 @@ def _shown(axes: Axes, like_BA: Mask, ground: cells.Floats) -> cells.Floats:
     return np.asarray(opacity_BA1 * rgba_BAC[..., :3] + (1 - opacity_BA1) * ground)
 
 
-def _write(figure: Figure, panels: list[Panel], *, has_lines: bool) -> None:
+def _write(panels: list[Panel], request: Request, *, has_lines: bool) -> None:
     """Write captions, and what is not drawn or not to be relied on."""
     lines = [f"lines of equal {describe('train_loss').label}"] if has_lines else []
     if len({panel.name for panel in panels}) == 1:
         for panel in panels:
-            page.caption(panel.axes, panel.map.source)
-            page.note(panel.axes, [*lines, *_about(panel.map, {panel.name}), *panel.notes])
+            words.caption(panel.axes, panel.map.source, request)
+            words.note(panel.axes, [*lines, *_about(panel.map, {panel.name}), *panel.notes])
         return
     source = panels[0].map.source
     error = cells.error_at(source)
-    tail = "" if error is None else f", test error {error:.2f} %"
-    figure.suptitle(page.printable(source.name) + tail, parse_math=False)
+    facts = [] if error is None else [f"test error {error:.2f} %"]
+    words.over_all(panels[0].axes, words.heading(words.named(source, request), facts, request.look))
     lines += _about(panels[0].map, set(CURVATURE))
     lines += [line for panel in panels for line in panel.notes]
-    size = page.letter(panels[0].axes) * 0.8
-    room = int(figure.get_figwidth() * 0.92 / (size * 0.52 * page.POINT))
-    wrapped = textwrap.wrap("; ".join(lines), room)
-    figure.supxlabel("\n".join(wrapped), fontsize=size, alpha=0.85, linespacing=1.35)
+    words.below_all(panels[0].axes, "; ".join(lines))
 
 
 def _about(map_: Map, names: set[str]) -> list[str]:

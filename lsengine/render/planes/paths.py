@@ -69,8 +69,11 @@ class DrawnPath:
         return self.axes.annotate("", (x, y), xycoords="axes fraction", **look)
 
 
-def add(axes: Axes, surface: Surface, style: Style) -> DrawnPath:
-    """Draw the path of a surface's trajectory, and name the axes by what they explain."""
+def add(axes: Axes, surface: Surface, style: Style, *, cut: bool = False) -> DrawnPath:
+    """Draw the path of a surface's trajectory, and name the axes by what they explain.
+
+    Marks beyond the axes are whole, unless the plane is ``cut``.
+    """
     trajectory = surface.trajectory
     assert trajectory is not None  # the request was checked
     x_T, y_T = trajectory.columns["alpha"], trajectory.columns["beta"]
@@ -89,7 +92,7 @@ def add(axes: Axes, surface: Surface, style: Style) -> DrawnPath:
     marks = []
     for step, (x, y, marker, size, color) in enumerate(looks):
         look: dict[str, Any] = {"markersize": size, "markeredgecolor": style.ground}
-        look |= {"markeredgewidth": 0.7, "zorder": 5 + 0.1 * step, "clip_on": False}
+        look |= {"markeredgewidth": 0.7, "zorder": 5 + 0.1 * step, "clip_on": cut}
         marks += axes.plot(x, y, marker, color=color, linestyle="none", **look)
     # A line without points counts as one at the page's corner, and would press the axes together.
     dots, _, reds, head = marks
@@ -181,7 +184,7 @@ def _name_axes(axes: Axes, trajectory: Trajectory) -> None:
         axes.set(**{side: f"{text}: {100 * share:.1f} %"})
 
 
-def add_curve(axes: Axes, curve: PlaneCurve, style: Style) -> None:
+def add_curve(axes: Axes, curve: PlaneCurve, style: Style, *, cut: bool = False) -> None:
     """Draw curve and straight line, mark minima and bends, and name the axes."""
     ends = curve.controls[[0, -1]]
     ways: Any = ((ends, (0, (3.0, 2.0)), 1.2), (curve.points, "solid", 1.7))
@@ -193,7 +196,7 @@ def add_curve(axes: Axes, curve: PlaneCurve, style: Style) -> None:
     inks = ((style.ink, style.ground), (style.ground, style.ink))
     for (places, marker, size), (fill, edge) in zip((minima, bends), inks, strict=True):
         look = {"color": fill, "markeredgecolor": edge, "markersize": size, "markeredgewidth": 1.0}
-        axes.plot(*places.T, marker, linestyle="none", zorder=5, clip_on=False, **look)
+        axes.plot(*places.T, marker, linestyle="none", zorder=5, clip_on=cut, **look)
     axes.set(xlabel="along the line between the minima", ylabel="away from it")
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lsengine.errors import NothingToDraw
-from lsengine.render.page import contour_labels, page, scales
+from lsengine.render.page import contour_labels, page, scales, words
 from lsengine.render.page.scales import Scale
 from lsengine.render.planes import paint, paths
 from lsengine.render.request import Request
@@ -25,6 +25,7 @@ STANDS_IN = "lighter: the nearest cell's value stands in"
 WIDEST = 3.0  # axes whose ranges differ by more are not drawn at one scale
 FREE = 0.8  # height by width of their panels
 ALIKE = 1.3  # nor are those of several panels whose shapes differ by more
+BAND = "blank beside them, where contours lack a corner"
 NOT_TO_SCALE = "axes not to one scale"
 _ONCE = ("red: ", NOT_TO_SCALE)  # are said below the first panel only
 
@@ -88,7 +89,8 @@ def compose(request: Request) -> tuple[Figure, list[paths.DrawnPath]]:
             free(panel.axes)
         if scale is not None:
             _paint(panel, scale)
-    drawn = [paths.add(p.axes, p.surface, request.style) for p in panels if p.has_path]
+    shown = [p for p in panels if p.has_path]
+    drawn = [paths.add(p.axes, p.surface, request.style, cut=request.is_cut) for p in shown]
     for panel in panels:
         _mark(panel, quantity)
     _write(panels, quantity, scale, to_scale=to_scale)
@@ -98,7 +100,7 @@ def compose(request: Request) -> tuple[Figure, list[paths.DrawnPath]]:
         most = round(3 + 8 * min(ratio, 1.0))  # numbers that have room beside the bar
         colors = paint.scalar_mappable("heatmap" if fills else request.kind, scale, request.style)
         page.bar(figure, colors, axes, scale, quantity, most=most)
-    page.settle(figure)
+    words.finish(figure, axes, request)
     for panel in panels:
         _label(panel, scale)
     return figure, drawn
@@ -130,7 +132,7 @@ def _mark(panel: Panel, quantity: Quantity) -> None:
     """Draw a trained curve, or mark the centre and the best cell."""
     style = panel.request.style
     if panel.curve is not None:
-        paths.add_curve(panel.axes, panel.curve, style)
+        paths.add_curve(panel.axes, panel.curve, style, cut=panel.request.is_cut)
     elif not panel.has_path:
         paint.mark_cells(panel.axes, panel.plane, quantity, style)
         paint.mark_minima(panel.axes, panel.surface, style)
@@ -140,10 +142,10 @@ def _write(panels: list[Panel], quantity: Quantity, scale: Scale | None, *, to_s
     """Write captions and notes, each sentence on all panels below the first only."""
     narrow, once = page.columns_for(len(panels)) > 2, set[str]()
     for panel in panels:
-        page.caption(panel.axes, panel.surface)
+        words.caption(panel.axes, panel.surface, panel.request)
         lines = _notes(panel, quantity, scale, narrow=narrow)
         lines += [] if to_scale else [NOT_TO_SCALE]
-        page.note(panel.axes, [line for line in lines if line not in once])
+        words.note(panel.axes, [line for line in lines if line not in once])
         once |= {line for line in lines if line.startswith(_ONCE)}
         if narrow and panel.has_path:
             paths.shrink(panel.axes)
@@ -257,7 +259,8 @@ def _notes(panel: Panel, quantity: Quantity, scale: Scale | None, *, narrow: boo
     elif panel.curve is not None:
         lines += paths.curve_notes(panel.curve)
     if request.kind == "contour":
-        lines.append(f"lines of equal {quantity.label}")
+        label = quantity.label if request.look.zlabel is None else request.look.zlabel
+        lines += [f"lines of equal {label}"] if label else []
     best = None if panel.has_path or panel.curve else plane.best(quantity.best)
     if best is not None and scale is not None:
         value = scales.power_text(float(f"{best[2]:.4g}"))
@@ -268,7 +271,9 @@ def _notes(panel: Panel, quantity: Quantity, scale: Scale | None, *, narrow: boo
             unit = " %" if quantity.is_percent else ""
             lines.append(f"+ centre, \N{WHITE CIRCLE} {word} cell, {value}{unit}")
     hatched = STANDS_IN if request.filled else plane.coarse or "hatched"
-    lines += page.about_cells(plane.tally, hatched=hatched, bad="grey")
+    bands = request.kind in ("filled", "trajectory") and not _fills(plane, request)
+    bad = f"grey; {BAND}" if bands else "grey"
+    lines += page.about_cells(plane.tally, hatched=hatched, bad=bad)
     lines += page.about_clipping(plane.finite, scale) if scale else []
     if panel.has_lines and panel.joined is not plane:
         lines.append(f"lines {panel.joined.coarse}")

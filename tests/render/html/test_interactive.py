@@ -171,3 +171,24 @@ def test_a_page_is_html_and_nothing_else(tmp_path):
 def test_markup_of_numbers_is_typeset(text, shown):
     """A page has no TeX."""
     assert plain(text) == shown
+
+
+def test_words_that_were_asked_for_are_on_the_page():
+    """Of one surface title and subtitle are its caption; names of axes, height and notes follow."""
+    look = {"title": "T<b>", "subtitle": "S", "xlabel": "X", "ylabel": "Y", "zlabel": "Z"}
+    page = render.html_page([make_plane(cliffs, name="mine")], **look, notes="N", zoom=2.0)
+    data = content(page)
+    assert "<title>T&lt;b&gt;</title>" in page
+    assert (data["surfaces"][0]["name"], data["surfaces"][0]["about"]) == ("T<b>", ["S"])
+    assert (data["axes"], data["said"], data["title"]) == (["X", "Y"], "N", "")
+    assert [q["label"] for q in data["quantities"]] == ["Z", "test accuracy (%)"]
+    assert data["camera"]["zoom"] == 2.0
+
+
+def test_of_several_the_title_is_over_the_page():
+    """Labels are the captions of the scenes."""
+    planes = [make_plane(name="a"), make_plane(name="b")]
+    data = content(render.html_page(planes, title="T", subtitle="S", labels=["one", "two"]))
+    assert data["title"] == "T\nS"
+    assert [s["name"] for s in data["surfaces"]] == ["one", "two"]
+    assert data["surfaces"][0]["about"] == ["test error 7.00 %"]

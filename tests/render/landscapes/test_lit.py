@@ -15,9 +15,10 @@ from PIL import Image
 from lsengine import render
 from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.external import installation
+from lsengine.looks import Look
 from lsengine.render.landscapes import lit
-from lsengine.render.request import Look, validated
-from lsengine.render.style import STYLES, Camera
+from lsengine.render.request import validated
+from lsengine.render.style import STYLES
 from lsengine.surface import DONE
 from tests.support.landscapes import cliffs, make_plane
 from tests.support.launchers import ROOT
@@ -52,8 +53,9 @@ def test_words_of_the_axes_lie_outside_the_floor(azimuth):
 
     Both ends of each axis are printed.
     """
-    style = replace(SKETCH, lines="both", camera=Camera(azimuth=azimuth, elevation=27))
-    request = replace(validated([make_plane()], "surface", Look(style="lit")), style=style)
+    look = Look(style="lit", azimuth=azimuth, elevation=27)
+    style = replace(SKETCH, lines="both")
+    request = replace(validated([make_plane()], "surface", look), style=style)
     figure = lit.draw(request)
     panel = figure.axes[0]
     renderer, image = figure.canvas.get_renderer(), np.asarray(panel.images[0].get_array())

@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lsengine.render.landscapes.camera import fitted_view
+from lsengine.render.landscapes.camera import Camera, fitted_view
 from lsengine.render.landscapes.mesh import smooth_mesh
 from lsengine.render.landscapes.vtk_scene import Landscape, Scene
-from lsengine.render.style import Camera
 
 UNIT = np.linspace(0, 1, 21)
 BOX = np.array([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 0.6)], dtype=float)

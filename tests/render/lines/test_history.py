@@ -26,7 +26,7 @@ def test_histories_have_panels_for_loss_error_and_norm():
     assert error.get_yscale() == "linear"
     np.testing.assert_allclose(error.lines[0].get_ydata()[0], 90.0)
     np.testing.assert_allclose(norm.lines[0].get_ydata()[-1], 14.0)
-    assert "small, test error 10.03 %" in words(figure)
+    assert "small test error 10.03 %" in words(figure)
 
 
 def test_drops_of_the_learning_rate_are_marked_at_their_epoch():

@@ -89,7 +89,7 @@ def test_one_surface_gets_all_panels_each_with_its_scale():
     figure = draw(curved(make_plane(name="net")))
     assert len(figure.axes) == 8
     said = words(figure)
-    assert "net, test error 7.00 %" in said
+    assert "net test error 7.00 %" in said
     for label in ("lambda", "sign of the smallest", "smallest Hessian", "largest Hessian"):
         assert label in said
 
