@@ -1,6 +1,7 @@
 """Log lines, and reports of progress.
 
-A line has the rank first, then the host, then what happened with its values named.
+A line has the rank first, then the host and the time of day there, then what happened with its
+values named.  Nothing is coloured.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ log = logging.getLogger(__name__)
 NOTICE = 25
 """The level of what a user wants to know of every rank, not only of rank 0."""
 _LINE_EVERY_S = 10.0
+_quiet = False  # whether only warnings and errors are wanted
 _callers: list[bool] = []  # of functions called from Python: whether each speaks
+
+
+def set_quiet(quiet: bool) -> None:
+    """Have `configure` leave out all but warnings and errors, or not."""
+    global _quiet
+    _quiet = quiet
 
 
 def configure(rank: int) -> None:
@@ -36,7 +44,7 @@ def configure(rank: int) -> None:
     handler.setFormatter(_Formatter(f"r{rank:03d} {socket.gethostname()}"))
     root = logging.getLogger("lsengine")
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO if rank == 0 else NOTICE)
+    root.setLevel(logging.WARNING if _quiet else logging.INFO if rank == 0 else NOTICE)
     root.propagate = False
 
 
@@ -55,7 +63,7 @@ def callers(*, speaks: bool) -> Iterator[None]:
             handler = logging.StreamHandler(sys.stderr)
             handler.addFilter(lambda r: r.levelno >= logging.WARNING or r.name == __name__)
             root.setLevel(logging.INFO)
-        handler.setFormatter(_Formatter("lsengine:", has_level=False))
+        handler.setFormatter(_Formatter("lsengine:", is_plain=True))
         root.addHandler(handler)
     _callers.append(speaks)
     try:
@@ -130,13 +138,16 @@ def _tqdm() -> Any:
 
 
 class _Formatter(logging.Formatter):
-    """Lines with a head, by default with the level of what is no plain news."""
+    """Lines with a head, the time, and the level of what is no plain news; or with a head alone."""
 
-    def __init__(self, head: str, *, has_level: bool = True) -> None:
+    def __init__(self, head: str, *, is_plain: bool = False) -> None:
         super().__init__()
-        self._head, self._has_level = head, has_level
+        self._head, self._is_plain = head, is_plain
 
     def format(self, record: logging.LogRecord) -> str:
-        is_plain = record.levelno in (logging.INFO, NOTICE) or not self._has_level
-        level = "" if is_plain else f" {record.levelname}"
-        return printable(f"{self._head}{level} {record.getMessage()}")
+        begin = [self._head]
+        if not self._is_plain:
+            begin.append(self.formatTime(record, "%Y-%m-%dT%H:%M:%S"))
+            if record.levelno not in (logging.INFO, NOTICE):
+                begin.append(record.levelname)
+        return printable(" ".join([*begin, record.getMessage()]))

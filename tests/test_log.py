@@ -30,19 +30,34 @@ def now(monkeypatch):
     return clock
 
 
-def test_a_line_has_rank_and_host_first(capsys):
-    """Then a level, if it is worse than a notice, and what happened."""
+def test_a_line_has_rank_and_host_first(capsys, monkeypatch):
+    """Then the time, a level, if it is worse than a notice, and what happened."""
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "time_ns", lambda: 0)  # from Python 3.13 on
     log.configure(0)
     speaker = logging.getLogger("lsengine.somewhere")
     speaker.info("cells=%d", 7)
     speaker.log(NOTICE, "a notice")
     speaker.warning("careful")
-    host = socket.gethostname()
+    head = f"r000 {socket.gethostname()} {time.strftime('%Y-%m-%dT%H:%M:%S', time.localtime(0))}"
     assert capsys.readouterr().err.splitlines() == [
-        f"r000 {host} cells=7",
-        f"r000 {host} a notice",
-        f"r000 {host} WARNING careful",
+        f"{head} cells=7",
+        f"{head} a notice",
+        f"{head} WARNING careful",
     ]
+
+
+def test_who_wants_quiet_gets_warnings_and_errors(capsys):
+    """Of every rank; and all of it again when it is not wanted any more."""
+    speaker = logging.getLogger("lsengine.somewhere")
+    for quiet in (True, False):
+        log.set_quiet(quiet)
+        for rank in (0, 1):
+            log.configure(rank)
+            speaker.log(NOTICE, "a notice")
+            speaker.warning("careful")
+        said = [line.split(" ", 3)[3] for line in capsys.readouterr().err.splitlines()]
+        assert said == (["WARNING careful"] * 2 if quiet else ["a notice", "WARNING careful"] * 2)
 
 
 def test_other_ranks_say_only_what_a_user_wants_of_each(capsys):
@@ -51,7 +66,10 @@ def test_other_ranks_say_only_what_a_user_wants_of_each(capsys):
     speaker = logging.getLogger("lsengine.somewhere")
     speaker.info("only once")
     speaker.log(NOTICE, "of every rank")
-    assert capsys.readouterr().err == f"r012 {socket.gethostname()} of every rank\n"
+    line = capsys.readouterr().err
+    assert line.startswith(f"r012 {socket.gethostname()} ")
+    assert line.endswith(" of every rank\n")
+    assert line.count("\n") == 1
 
 
 def test_lines_come_every_ten_seconds_with_the_rate_of_this_run(capsys, now):

@@ -27,10 +27,14 @@ def tell(text: object) -> None:
             print(printable(str(text)), flush=True)
 
 
-def _join() -> Any:
+def _join(parsed: argparse.Namespace) -> Any:
     """Join the other ranks, before anything imports HDF5: that may load another MPI library."""
+    from lsengine import log
     from lsengine.ranks import join
 
+    log.set_quiet(parsed.quiet)
+    if parsed.quiet:
+        parsed.progress = "none"
     return join()
 
 
@@ -43,7 +47,7 @@ def _options(parsed: argparse.Namespace, **more: Any) -> Any:
 
 def train(parsed: argparse.Namespace) -> int:
     """Train the jobs' networks."""
-    world = _join()
+    world = _join(parsed)
     from lsengine.training.command import run_all
 
     return run_all(
@@ -57,7 +61,7 @@ def train(parsed: argparse.Namespace) -> int:
 
 def evaluate(parsed: argparse.Namespace) -> int:
     """Evaluate the jobs' surfaces."""
-    world = _join()
+    world = _join(parsed)
     from lsengine.engine import evaluate
 
     if parsed.extend is not None and (len(parsed.jobs) > 1 or parsed.shard is not None):
@@ -107,7 +111,7 @@ def merge(parsed: argparse.Namespace) -> int:
 
 def spectrum(parsed: argparse.Namespace) -> int:
     """Write what is known of a Hessian, and print it."""
-    world = _join()
+    world = _join(parsed)
     from lsengine.engine import spectrum
 
     sizes = spectrum.Sizes(parsed.vectors, parsed.trace, parsed.density)
@@ -120,7 +124,7 @@ def spectrum(parsed: argparse.Namespace) -> int:
 
 def connect(parsed: argparse.Namespace) -> int:
     """Train and evaluate a curve between two minima, and print the barriers."""
-    world = _join()
+    world = _join(parsed)
     from lsengine.engine import connect
 
     code, text = connect.run(parsed.job, _options(parsed), world=world, changes=parsed.changes)
@@ -130,7 +134,7 @@ def connect(parsed: argparse.Namespace) -> int:
 
 def trajectory(parsed: argparse.Namespace) -> int:
     """Evaluate the jobs' checkpoints and print their tables."""
-    world = _join()
+    world = _join(parsed)
     from lsengine.engine import evaluate
     from lsengine.report import trajectory
 

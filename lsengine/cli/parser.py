@@ -145,6 +145,7 @@ _PROGRESS = _argument(
     choices=("auto", "bar", "lines", "none"),
     default="auto",
 )
+_QUIET = _flag("--quiet", "print no log lines but warnings and errors, and no progress")
 
 _COMMANDS = {
     "train": _Command(
@@ -154,6 +155,7 @@ _COMMANDS = {
         _ONLY,
         _SET,
         _PROGRESS,
+        _QUIET,
     ),
     "eval": _Command(
         commands.evaluate,
@@ -178,6 +180,7 @@ _COMMANDS = {
             type=_shard,
         ),
         _PROGRESS,
+        _QUIET,
         description="Evaluate what is missing of a job's surface.  Run it again after any "
         "interruption, with any number of ranks: it goes on where the file ends.",
     ),
@@ -235,6 +238,7 @@ _COMMANDS = {
             default=8,
         ),
         _path("--output -o FILE", "HDF5 file (default: beside the surface, NAME-spectrum.h5)"),
+        _QUIET,
         description="Of the mean training loss, at the job's checkpoint.  Needs neither "
         "directions nor a grid.  One process does it; under mpirun the others wait.",
     ),
@@ -246,6 +250,7 @@ _COMMANDS = {
         _SET,
         _RETRY,
         _PROGRESS,
+        _QUIET,
         description="Evaluate the checkpoints of a job's trajectory, and not the grid; eval does "
         "both.  The result is in the job's output file, and a table is printed.",
     ),
@@ -256,6 +261,7 @@ _COMMANDS = {
         _SET,
         _RETRY,
         _PROGRESS,
+        _QUIET,
         description="Train the curve of a job's section curve, then evaluate its points and those "
         "of the straight line between the same ends, and report both barriers.",
     ),
