@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,9 +78,15 @@ def _missing(source: Path, key: str, written: str, hint: str) -> Iterator[str]:
         yield str(error)
         return
     if not is_there:
-        yield f"{key}: no such file: {path}{hint}"
+        yield f"{key}: no such file: {path}{hint}{_without_value(written)}"
     elif not os.access(path, os.R_OK):
         yield f"{key}: {path} cannot be read; check its permissions"
+
+
+def _without_value(written: str) -> str:
+    """Return what to say of braces in a path that nothing has filled."""
+    name = next(iter(re.findall(r"\{([A-Za-z_][\w.]*)\}", written)), "")
+    return name and f"; nothing gives {{{name}}} a value: add matrix: {{{name}: [...]}}"
 
 
 def _no_match(source: Path, key: str, written: str, search: Search) -> Iterator[str]:
@@ -94,7 +101,7 @@ def _no_match(source: Path, key: str, written: str, search: Search) -> Iterator[
         return
     if not matches.checkpoints:
         reason = f"; {matches.hollow[0]}" if matches.hollow else ""
-        yield f"{key}: no file matches {pattern}{reason}"
+        yield f"{key}: no file matches {pattern}{reason}{_without_value(written)}"
 
 
 def _unwritable(path: Path, key: str) -> Iterator[str]:

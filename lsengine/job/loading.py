@@ -72,7 +72,7 @@ def load_all(
     try:
         for change in changes:
             _change(raw, change)
-        documents = matrix.expanded(raw)
+        documents = matrix.expanded(raw, Document.model_fields.keys())
     except ValueError as error:
         raise JobError(str(path), [str(error)]) from None
     wanted = [d for d in documents if fnmatchcase(str(d["name"]), only)]

@@ -7,6 +7,7 @@ Works on plain mappings, before validation.
     matrix:
       train.batch_size: [128, 8192]
       train.weight_decay: {none: 0.0, some: 5.0e-4}     # label: value
+      run: [a, b]                       # no key of a job: a variable, for {run} in texts
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lsengine.job.plain import shown
+from lsengine.wording import did_you_mean
 
 _MOST_JOBS = 10_000
 _MOST_CHARACTERS = 20_000_000  # of all jobs
@@ -50,12 +52,16 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def expanded(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
+def expanded(raw: Mapping[str, Any], keys: Collection[str] = ()) -> list[dict[str, Any]]:
     """Return one document per combination of the matrix's values, in the order written.
 
+    ``keys`` are those of a job.  If they are given, another key without a dot is a variable: texts
+    have it in braces, and that is all.
+
     Raises:
-        ValueError: If the matrix is no mapping of keys to values, makes too many jobs, or a key
-            leads through something that is no section; with a message that starts with the key.
+        ValueError: If the matrix is no mapping of keys to values, makes too many jobs, has a
+            variable that no text has, or a key leads through something that is no section; with a
+            message that starts with the key.
     """
     base = {key: value for key, value in raw.items() if key != "matrix"}
     axes = list(_axes(raw.get("matrix") or {}))
@@ -70,17 +76,33 @@ def expanded(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
             f"matrix: makes {count:,} jobs of {total // count:,} characters; allowed: at most "
             f"{_MOST_CHARACTERS:,} characters in all"
         )
+    variables = {key for key, _ in axes if keys and "." not in key and key not in keys}
+    _refuse_unused(variables, raw, keys)
     documents = []
     for choice in itertools.product(*(values for _, values in axes)):
         document = copy.deepcopy(base)
         labels = {}
         for (key, _), (label, value) in zip(axes, choice, strict=True):
-            put(document, key, value, where="matrix.")
+            if key not in variables:
+                put(document, key, value, where="matrix.")
             labels[f"{{{key}}}"] = label
         if axes and not any(token in str(document["name"]) for token in labels):
             document["name"] = "-".join([str(document["name"]), *labels.values()])
         documents.append(_filled(document, labels))
     return documents
+
+
+def _refuse_unused(
+    variables: Collection[str], raw: Mapping[str, Any], keys: Collection[str]
+) -> None:
+    text = json.dumps(raw, default=str, skipkeys=True) if variables else ""
+    for name in sorted(variables):
+        token = f"{{{name}}}"
+        if json.dumps(token)[1:-1] not in text:
+            raise ValueError(
+                f"matrix.{shown(name)}: is no key of a job{did_you_mean(name, keys)}; as a "
+                f"variable of your own it has to stand in a text of the file: {shown(token)}"
+            )
 
 
 def _axes(matrix: Any) -> Iterator[tuple[str, list[tuple[str, Any]]]]:

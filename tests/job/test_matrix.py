@@ -110,3 +110,31 @@ def test_a_file_that_extends_itself_is_refused(tmp_path):
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
     with pytest.raises(JobError, match="extends itself"):
         jobs.load(tmp_path / "a.yaml")
+
+
+def test_a_key_that_is_none_of_a_job_is_a_variable_for_texts(tmp_path):
+    """By its value or its label; names that do not have it get it at the end."""
+    changes = {"name": "net", "matrix": {"run": {"first": 1, "second": 2}, "seed": [3]}}
+    train = {"output": "out/{run}-{seed}", "epochs": 3}
+    found = jobs.load_all(_write(tmp_path, **changes, train=train))
+    assert [(j.document.name, j.document.train.output, j.document.seed) for j in found] == [
+        ("net-first-3", "out/first-3", 3),
+        ("net-second-3", "out/second-3", 3),
+    ]
+
+
+def test_a_variable_that_no_text_has_is_refused(tmp_path):
+    """It is a slip; with the key that may be meant, and how variables are given."""
+    with pytest.raises(JobError) as refused:
+        jobs.load_all(_write(tmp_path, name="net", matrix={"sed": [1, 2]}))
+    (problem,) = refused.value.problems
+    assert problem.startswith('matrix.sed: is no key of a job; did you mean "seed"?')
+    assert problem.endswith("a text of the file: {sed}")
+
+
+def test_braces_in_a_path_that_nothing_fills_are_explained(tmp_path):
+    """Where the file is not there; a file may be called so."""
+    changes = {"name": "net", "model": {"arch": "mlp", "checkpoint": "{run}.pt"}, "matrix": {}}
+    path = _write(tmp_path, **changes, train={"output": "out", "epochs": 3})
+    with pytest.raises(JobError, match=r"nothing gives \{run\} a value: add matrix: \{run: "):
+        jobs.load_all(path, command="spectrum")
