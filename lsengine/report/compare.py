@@ -29,6 +29,7 @@ from lsengine.wording import did_you_mean
 FIGURES = {
     "level": "",
     "train_loss": "",
+    "test_loss": "",  # of surfaces without the other
     "test_error": "",
     "area": "of the plane where the loss is at most the level (Li et al. 2018)",
     "basin": "the part of it around the centre (a flat minimum of Hochreiter, Schmidhuber 1997)",
@@ -101,12 +102,19 @@ def compare(
             )
     names = wording.distinct([s.name for s in surfaces], [s.source for s in surfaces])
     named = [s.renamed(name) for s, name in zip(surfaces, names, strict=True)]
-    rows = []
-    for surface in named:
+    losses = ["train_loss"]
+    if any("train_loss" not in surface.quantities for surface in named):
+        losses.append("test_loss")
+    rows, centres = [], [_centre(s, losses) for s in named]
+    shown = set[str]().union(*centres)
+    for surface, of_centre in zip(named, centres, strict=True):
         with np.errstate(all="ignore"):  # of what is too large for arithmetic nothing is known
-            measures, notes = (_plane if surface.is_plane else _curve)(surface, chosen, level)
+            measures, notes = (_plane if surface.is_plane else _curve)(
+                surface, chosen, level, of_centre
+            )
         measures = {name: measure.known() for name, measure in measures.items()}
-        told = (*notes, *_reasons(measures))
+        absent = dict.fromkeys(shown - of_centre.keys(), Measure(None, why="not evaluated there"))
+        told = (*notes, *_reasons(measures | absent))
         rows.append(Row(name=surface.name, source=surface.source, measures=measures, notes=told))
     return Comparison(tuple(rows), chosen, level)
 
@@ -131,14 +139,16 @@ def _quantity(surfaces: Sequence[Surface], asked: str | None) -> str:
     raise UsageError("compare: no surface given; name at least one surface file")
 
 
-def _plane(surface: Surface, quantity: str, level: Level) -> _Figures:
+def _plane(
+    surface: Surface, quantity: str, level: Level, of_centre: dict[str, Measure]
+) -> _Figures:
     plane = cells.joined(cells.plane(surface, describe(quantity)))
     values = plane.values / describe(quantity).factor
     pieces = PiecewisePlane(
         alpha=plane.alpha, beta=plane.beta, values=values, has_gaps=bool(plane.missing.any())
     )
     at = level.above(pieces.centre_value)
-    measures = {"level": at, **_centre(surface)}
+    measures = {"level": at, **of_centre}
     names = ("area", "basin", "convexity", "radius")
     if at.value is None:
         measures |= dict.fromkeys(names, Measure(None, why=at.why))
@@ -183,7 +193,9 @@ def _finer_grid(pieces: PiecewisePlane, basin: float, level: float) -> str:
     return f"grid: {{{', '.join(axes)}}}"
 
 
-def _curve(surface: Surface, quantity: str, level: Level) -> _Figures:
+def _curve(
+    surface: Surface, quantity: str, level: Level, of_centre: dict[str, Measure]
+) -> _Figures:
     line = cells.line(surface, describe(quantity))
     alpha, values_RA = line.alpha, line.values / describe(quantity).factor
     levels, widths, curvatures = [], [], []
@@ -201,7 +213,7 @@ def _curve(surface: Surface, quantity: str, level: Level) -> _Figures:
         curvatures.append(flatness.curvature(x, y))
     measures = {
         "level": next((m for m in levels if m.value is not None), levels[0]),
-        **_centre(surface),
+        **of_centre,
         "width": flatness.over_repeats(widths),
         "curvature": flatness.over_repeats(curvatures),
     }
@@ -228,22 +240,21 @@ def _other_minimum(
     known = level.above(float(y[at]))
     width = known if known.value is None else flatness.width(x, y, known.value)
     accuracy = cells.value_at(surface, "test_accuracy", alpha=end)
-    unknown = Measure(None, why="no such quantity")
+    unknown = Measure(None, why="not evaluated there")
     error = unknown if accuracy is None else Measure(1.0 - accuracy)
     return {"other_error": error, "other_width": width}
 
 
-def _centre(surface: Surface) -> dict[str, Measure]:
-    """Return training loss and test error (a fraction) of the cell at the centre."""
-
-    def measured(quantity: str) -> Measure:
-        why = flatness.NO_CENTRE if quantity in surface.quantities else "no such quantity"
-        value = cells.value_at(surface, quantity)
-        return Measure(value, why="" if value is not None else why)
-
-    accuracy = measured("test_accuracy")
-    error = accuracy if accuracy.value is None else Measure(1.0 - accuracy.value)
-    return {"train_loss": measured("train_loss"), "test_error": error}
+def _centre(surface: Surface, losses: Sequence[str]) -> dict[str, Measure]:
+    """Return losses and test error (a fraction) of the cell at the centre, those that it has."""
+    measures = {}
+    for figure, quantity in (*((n, n) for n in losses), ("test_error", "test_accuracy")):
+        if quantity in surface.quantities:
+            value = cells.value_at(surface, quantity)
+            value = 1.0 - value if figure == "test_error" and value is not None else value
+            why = "" if value is not None else flatness.NO_CENTRE
+            measures[figure] = Measure(value, why=why)
+    return measures
 
 
 def _about_cells(counts: cells.Tally, coarse: str) -> list[str]:
@@ -311,6 +322,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
             {
                 "name": row.name,
                 "source": row.source,
+                **dict.fromkeys(("train_loss", "test_error")),
                 **{n: m.value for n, m in row.measures.items()},
                 "lower_bounds": [n for n, m in row.measures.items() if m.is_bound],
                 "quartiles": {n: m.spread for n, m in row.measures.items() if m.spread},

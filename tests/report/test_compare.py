@@ -224,3 +224,19 @@ def test_what_is_too_large_for_arithmetic_is_not_known(recwarn):
     measures = figures(plane(lambda x, y: 1e307 * (1 + x**2 + y**2)), level="x2")
     assert all(m.value is None or np.isfinite(m.value) for m in measures.values())
     assert not recwarn.list
+
+
+def test_a_surface_of_the_test_split_has_the_loss_that_it_has():
+    """Alone there is no column of the training loss; beside another one both losses are there."""
+    losses = curve().quantities["train_loss"]
+    both = replace(curve(), quantities={"train_loss": losses, "test_loss": losses})
+    alone = replace(both, quantities={"test_loss": both.quantities["test_loss"]})
+    centre = float(compare.compare([both]).rows[0].measures["train_loss"].value)
+    table = compare.compare([alone])
+    assert table.rows[0].measures["test_loss"].value == centre
+    assert "train loss" not in compare.text(table)
+    assert "n/a" not in compare.text(table)
+    mixed = compare.compare([alone, both], quantity="test_loss")
+    assert "train loss n/a: not evaluated there" in compare.text(mixed)
+    assert [row.measures["test_loss"].value for row in mixed.rows] == [centre, centre]
+    assert compare.as_dict(table)["surfaces"][0]["train_loss"] is None
