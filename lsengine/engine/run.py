@@ -285,7 +285,7 @@ class Run:
         size = int(attributes["batch_size"])
         try:
             computed, eigenvalues = hessian_directions.hessian_directions(
-                job, loaded, info, batch_size=size, tick=tick
+                job, loaded, info, batch_size=size, tick=tick, progress=self._options.progress
             )
         except UsageError:  # perhaps for a reason that is none of curvature
             twin_at_centre(job, loaded, tick)

@@ -198,12 +198,14 @@ def _spectrum(
     parts: dict[str, Any] = {"trace": None, "vectors": {}, **dict.fromkeys(empty, np.empty(0))}
     products, converged = 0, True
     if sizes.trace:
-        estimate = trace(hessian, probes=sizes.trace, seed=seed)
+        counted = hessian_directions.Counted(hessian, "the trace", sizes.trace)
+        estimate = trace(counted, probes=sizes.trace, seed=seed)
         parts["trace"] = estimate.value, estimate.standard_error
         products += estimate.products
         log.info("trace=%.6g standard_error=%.2g products=%d", *parts["trace"], products)
     if sizes.density:
-        shape = spectral_density(hessian, probes=sizes.density, steps=basis, seed=seed)
+        counted = hessian_directions.Counted(hessian, "the density", sizes.density * basis)
+        shape = spectral_density(counted, probes=sizes.density, steps=basis, seed=seed)
         parts |= {name: getattr(shape, name) for name in ("nodes", "weights", "grid", "density")}
         attributes["density_width"] = shape.width
         products += shape.products

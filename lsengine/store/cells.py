@@ -75,6 +75,9 @@ def _sound(content: Content, names: Sequence[str], shape: Sequence[int]) -> Cell
     cells = checksums.sound(read)
     if cells.status.max(initial=0) > FAILED:
         raise content.damage(f"{content.path('status')} has values that are no states")
+    for name, least in (("worker", -1), ("batch", 0)):
+        if name in cells.provenance and cells.provenance[name].min(initial=least) < least:
+            raise content.damage(f"{content.path(name)} has values below {least}")
     return cells
 
 

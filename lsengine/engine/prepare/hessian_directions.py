@@ -21,6 +21,7 @@ from lsengine.errors import UsageError
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job, rules
 from lsengine.job.direction_types import HessianDirection
+from lsengine.log import Progress
 from lsengine.models.copies import original_number
 from lsengine.objective import Objective
 from lsengine.objective.forward import copied
@@ -31,13 +32,19 @@ _FEW = 48  # samples that a way of products is chosen with, at most
 
 
 def hessian_directions(
-    job: Job, loaded: Loaded, facts: WorkerInfo, *, batch_size: int, tick: Callable[[], None]
+    job: Job,
+    loaded: Loaded,
+    facts: WorkerInfo,
+    *,
+    batch_size: int,
+    tick: Callable[[], None],
+    progress: str = "none",
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
     """Compute the directions of kind hessian of a job; none if it has none.
 
     Axes that choose the same parameters share one Krylov run, so their vectors are orthogonal.
     The threads of the worker of ``facts`` are taken over.  ``tick`` is called before every
-    mini-batch; it may raise to stop.
+    mini-batch; it may raise to stop.  Products are reported unless ``progress`` is ``none``.
 
     Returns:
         By axis, unit eigenvectors, float32, on the CPU; and for the surface the attributes
@@ -67,7 +74,7 @@ def hessian_directions(
         hessian = hessian_at_centre(
             job, loaded, device, batch_size=batch_size, names=names, tick=tick
         )
-        pairs = leading_eigenpairs(job, hessian, max(ranks.values()))
+        pairs = leading_eigenpairs(job, hessian, max(ranks.values()), progress=progress)
         for sharing, rank in ranks.items():
             value, residual, vector = _pair(job, f"directions.{sharing}", hessian, pairs, rank)
             directions[sharing] = vector
@@ -153,7 +160,24 @@ def precision(job: Job) -> str:
     return "float64" if document.precision == "float64" else document.curvature.precision
 
 
-def leading_eigenpairs(job: Job, hessian: Hessian, count: int) -> Eigenpairs:
+class Counted:
+    """A Hessian whose products are reported, a line every few seconds, ``most`` at the most."""
+
+    def __init__(self, hessian: Hessian, what: str, most: int, progress: str = "lines") -> None:
+        self._hessian = hessian
+        self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device
+        style = "none" if progress == "none" else "lines"
+        self._progress = Progress(f"products of {what}", total=most, done=0, style=style)
+
+    def __call__(self, vector: Tensor, /) -> Tensor:
+        product = self._hessian(vector)
+        self._progress.advance()
+        return product
+
+
+def leading_eigenpairs(
+    job: Job, hessian: Hessian, count: int, *, progress: str = "lines"
+) -> Eigenpairs:
     """Return the ``count`` eigenpairs of largest modulus, as well as the job asks for.
 
     Raises:
@@ -164,7 +188,8 @@ def leading_eigenpairs(job: Job, hessian: Hessian, count: int) -> Eigenpairs:
     gib = krylov_bytes(hessian.size, hessian.dtype, basis) / 2**30
     log.info("hessian: parameters=%d basis=%d vectors=%.2g GiB", hessian.size, basis, gib)
     try:
-        pairs = leading_eigenvectors(hessian, count, replace(options, basis=basis))
+        counted = Counted(hessian, "eigenvectors", options.max_products, progress)
+        pairs = leading_eigenvectors(counted, count, replace(options, basis=basis))
     except ValueError as error:
         raise UsageError(f"{count} eigenvectors of {hessian.size:,} parameters: {error}") from None
     if not bool(pairs.vectors.isfinite().all()):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -157,3 +160,25 @@ def test_a_hessian_that_is_not_finite_is_refused(tmp_path):
     torch.save(state, tmp_path / "centre.pt")
     with pytest.raises(UsageError, match="not finite"):
         evaluate([job], Options(progress="none"), world=None)
+
+
+def test_products_are_reported_as_they_are_computed(monkeypatch, caplog):
+    """With their number, the most that there may be, and the time that is left for these."""
+    clock = itertools.count(1000.0, 6.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    matrix = torch.diag(torch.arange(4.0))
+
+    class Plain:
+        size, dtype, device = 4, matrix.dtype, matrix.device
+
+        def __call__(self, vector):
+            return matrix @ vector
+
+    counted = hessian_directions.Counted(Plain(), "eigenvectors", 6)
+    with caplog.at_level("INFO", logger="lsengine.log"):
+        for _ in range(4):
+            assert torch.equal(counted(torch.ones(4)), torch.arange(4.0))
+    assert [record.getMessage().split(" rate")[0] for record in caplog.records] == [
+        "products of eigenvectors=2/6",
+        "products of eigenvectors=4/6",
+    ]
