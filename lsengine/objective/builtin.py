@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from lsengine.data.dataset import NO_LABEL
 from lsengine.errors import UsageError
 from lsengine.geometry.parameters import as_real
-from lsengine.objective.classes import ClassAxis, class_axis, shapes
+from lsengine.objective.classes import ClassAxis, class_axis, have_same_places, shapes
 from lsengine.objective.outputs import logits_of
 
 Weighted = Tensor | tuple[Tensor, Tensor]
@@ -202,11 +202,16 @@ def _numbers(output: Any, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _like(output: Tensor, target: Tensor) -> Tensor:
-    """Return targets in the shape of outputs: (N,) as (N, 1), or (N, K) as (N, K, 1, 1)."""
+    """Return targets in the shape of outputs: (N,) as (N, 1), (N, K) as (N, K, 1, 1), or flat."""
     if target.shape == output.shape:
         return target
     if target[:1].numel() != output[:1].numel() or len(target) != len(output):
         raise ValueError(shapes(output, target) + " have not as many numbers per sample")
+    if not have_same_places(output, target):
+        raise ValueError(
+            f"{shapes(output, target)} have as many numbers in other places (rows and columns "
+            "transposed?); store the targets in the shape of the outputs"
+        )
     return target.view_as(output)
 
 

@@ -5,6 +5,7 @@ Shape suffixes: N samples, K classes.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from torch import Tensor
@@ -40,6 +41,16 @@ def class_axis(
             "say which, such as loss: {name: cross_entropy, class_axis: last}"
         )
     return 1 if is_second else -1 if is_last else None
+
+
+def have_same_places(output: Tensor, targets: Tensor) -> bool:
+    """Whether the numbers of each sample stand in the same places in row-major order.
+
+    Axes of length 1 do not matter, and one of both may be flat; rows and columns of the other do.
+    """
+    ours, theirs = _beyond_one(output.shape[1:]), _beyond_one(targets.shape[1:])
+    is_flat = min(len(ours), len(theirs)) < 2 and math.prod(ours) == math.prod(theirs)
+    return len(output) == len(targets) and (ours == theirs or is_flat)
 
 
 def _has_several(output: Tensor, axis: int) -> bool:

@@ -21,7 +21,7 @@ from lsengine.data.nesting import Nested, count, mapped
 from lsengine.errors import UsageError
 from lsengine.external import user_code
 from lsengine.objective import builtin
-from lsengine.objective.classes import ClassAxis, class_axis, shapes
+from lsengine.objective.classes import ClassAxis, class_axis, have_same_places, shapes
 from lsengine.objective.outputs import logits_of
 from lsengine.objective.reported import Kind, ReportedLoss
 
@@ -213,10 +213,10 @@ def hits(output: Any, targets: Tensor, wanted: ClassAxis | None = None) -> Tenso
     output = logits_of(output)
     axis = class_axis(output, targets, wanted)
     if axis is None and output.ndim > 1 and output.shape[1] > 1:
-        axis = 1 if output[:, 0].numel() == targets.numel() else None
+        axis = 1 if have_same_places(output[:, 0], targets) else None
     if axis is not None:
         right: Tensor = output.argmax(axis) == targets.reshape(output.select(axis, 0).shape)
-    elif output.numel() == targets.numel():
+    elif have_same_places(output, targets):
         right = (output > 0) == (targets.view_as(output) > 0)
     else:
         raise ValueError(shapes(output, targets) + " do not say which answers are right")

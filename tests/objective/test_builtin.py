@@ -269,6 +269,9 @@ def _flat(tensors):
             "pos_weight has 2 values",
         ),
         ("l1", {}, (4, 3), _drawn(4, 2), "not as many numbers per sample"),
+        ("mse", {}, (4, 1, 5, 6), _drawn(4, 6, 5), "rows and columns transposed"),
+        ("huber", {}, (4, 2, 6), _drawn(4, 3, 4), "in other places"),
+        ("bce_with_logits", {}, (4, 5, 6), _drawn(4, 6, 5).sigmoid(), "in other places"),
         ("cross_entropy", {}, (4, 5, 5), _labels(4, 5), "say which"),
     ],
 )

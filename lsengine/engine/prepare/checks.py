@@ -20,6 +20,7 @@ from lsengine.errors import UsageError
 from lsengine.geometry.parameters import can_move, real_dtype
 from lsengine.job import Job
 from lsengine.job.loss import LossSpec
+from lsengine.log import NOTICE
 from lsengine.objective.classes import ClassAxis, class_axis, refuse_too_few, shape
 from lsengine.objective.criterion import OwnObjective
 from lsengine.objective.device_state import in_precision
@@ -88,6 +89,8 @@ def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, spec
             refuse_too_few(logits_of(output), data.lone(targets), dataset.classes, spec.class_axis)
         with torch.no_grad():
             of_samples(loss, output, targets)
+        if spec.name in ("mse", "l1", "huber", "bce_with_logits"):
+            _tell_of_flat(logits_of(output), data.lone(targets))
         if spec.name == "nll":
             _warn_of_logits(logits_of(output), data.lone(targets), spec.class_axis)
     except UsageError:
@@ -99,6 +102,18 @@ def check_loss_accepts(model: nn.Module, dataset: data.Dataset, loss: Loss, spec
             + ("; both are in float64: bring numbers of your own to output.dtype")
             * ("dtype" in str(error) or "scalar type" in str(error))
         ) from error
+
+
+def _tell_of_flat(output: Tensor, targets: Tensor) -> None:
+    """Tell of targets that are read in another shape than they have."""
+    ours, theirs = ([n for n in t.shape[1:] if n != 1] for t in (output, targets))
+    if ours != theirs and output.numel() == targets.numel():
+        log.log(
+            NOTICE,
+            "loss: targets of shape %s per sample are compared with outputs of shape %s in "
+            "row-major order",
+            *([*targets.shape[1:]], [*output.shape[1:]]),
+        )
 
 
 def _warn_of_logits(output: Tensor, labels: Tensor, wanted: ClassAxis | None) -> None:

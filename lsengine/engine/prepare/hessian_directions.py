@@ -170,6 +170,7 @@ class Counted:
         self._progress = Progress(f"products of {what}", total=most, done=0, style=style)
 
     def __call__(self, vector: Tensor, /) -> Tensor:
+        """Return the product with a vector (P,)."""
         product = self._hessian(vector)
         self._progress.advance()
         return product
