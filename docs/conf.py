@@ -28,6 +28,7 @@ autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 add_module_names = False
 default_role = "code"
+smartquotes = False  # it would make one dash of the two before an option
 
 html_theme = "furo"
 html_title = f"lsengine {release}"

@@ -70,9 +70,9 @@ def _section(heading: str, section: dict[str, Any], pages: str) -> Iterator[str]
     yield f"## {heading}\n"
     if text := section.get("description", ""):
         yield text.replace("``", "`") + "\n"
-    yield "| key | values | default | meaning |\n| --- | --- | --- | --- |"
+    yield "| key | meaning | values |\n| --- | --- | --- |"
     for key, content in section["properties"].items():
-        cells = (f"`{key}`", _values(content), _default(content), content["description"])
+        cells = (f"`{key}`", content["description"], _values(content) + _default(content))
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
     yield f"\nMore: {pages}.\n" if pages else ""
 
@@ -81,7 +81,7 @@ def _default(content: dict[str, Any]) -> str:
     value = content.get("default")
     if value is None or (isinstance(value, dict) and value):
         return ""
-    return f"`{yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}`"
+    return f"; default `{yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}`"
 
 
 _NUMBERS = {"integer": "an integer", "number": "a number"}

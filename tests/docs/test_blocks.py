@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import re
 import shutil
@@ -28,6 +29,9 @@ _WRITTEN = re.compile(r"(?:--output|-o|savefig\(|\.save\()\s*[\"']?([\w./-]+\.[a
 
 def _of(*kinds: str) -> list[pytest.param]:
     return [pytest.param(b, id=b.place) for b in BLOCKS if b.kind in kinds]
+
+
+_schema = functools.cache(json_schema)
 
 
 def _name(page: Path) -> str:
@@ -61,7 +65,7 @@ def test_every_command_is_one_that_there_is(block: Block) -> None:
 @pytest.mark.parametrize("block", _of("yaml"))
 def test_every_job_has_keys_and_values_that_a_job_may_have(block: Block) -> None:
     """By the schema that editors use; a part of a job need not have all keys."""
-    schema = json_schema()
+    schema = _schema()
     if block.mark == "site file":
         schema = {"$defs": schema["$defs"], **schema["$defs"]["LaunchSpec"]}
     jsonschema.validate(yaml.safe_load(block.text), schema)

@@ -8,6 +8,9 @@ A block stands between fences.  A comment in the line before the fence says what
     <!-- output -->               what the block before prints; `...` stands for anything
     <!-- site file -->            YAML that is no job, but what all jobs of a cluster need
 
+    <!-- setup                    Python that is run, and that readers do not see
+    ... -->
+
 The same comments before the first heading, with ``blocks`` in front, are for all blocks of a page.
 A block that begins with ``# NAME.EXT`` is that file.  `make test` makes grids of jobs smaller.
 """
@@ -32,6 +35,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 _FENCE = re.compile(
+    r"^<!-- setup\n(?P<setup>.*?)^-->$|"
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n+)?^(?P<indent> *)(?P<fence>```+|:::+)(?P<kind>[^\n]*)\n"
     r"(?P<text>.*?)^(?P=indent)(?P=fence)$",
     re.DOTALL | re.MULTILINE,
@@ -80,9 +84,13 @@ def blocks(page: Path) -> list[Block]:
     whole = re.match(r"(?:<!-- [^\n]* -->\n)*?<!-- blocks ([^\n]*) -->\n", text)
     found = []
     for match in _FENCE.finditer(text):
+        line = text.count("\n", 0, match.end()) + 1
+        if match["setup"]:
+            found.append(Block(page, line, "python", match["setup"]))
+            continue
         if match["kind"].startswith("{"):
             continue
-        line = text.count("\n", 0, match.start("fence")) + 1
+        line -= match["text"].count("\n") + 1
         mark = _MARK.fullmatch(match["mark"] or (whole[1] if whole else ""))
         kind, reason = (mark[1] or mark[3], mark[2] or mark[4]) if mark else ("", "")
         found.append(Block(page, line, match["kind"], match["text"], kind, reason))
