@@ -11,7 +11,7 @@ RERUNS := --reruns 2 --max-suite-reruns 8 --rerun-show-tracebacks
 GPU_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
 
-.PHONY: help setup setup-serial demo studies gallery transformers test test-slow test-cluster check bench gpu-check soak fuzz docs docs-links image clean
+.PHONY: help setup setup-serial demo studies gallery transformers test test-slow test-cluster check bench gpu-check soak fuzz docs docs-links pythons image clean
 .NOTPARALLEL:
 
 help: ## list what can be made
@@ -67,8 +67,11 @@ docs: setup ## build the site of the documentation: build/docs/index.html
 docs-links: setup ## look whether the links to other sites lead anywhere (network)
 	@launch/docs.sh $(VENV) linkcheck
 
+pythons: ## run a core set of tests on several Pythons; PYTHONS="3.12 /path/to/python3.13", TORCH_INDEX
+	@launch/pythons.sh $(PYTHONS)
+
 image: ## build the CPU container image without an engine, and run the demo in it (root, buildah)
 	docker/image.sh $(IMAGE_FLAGS)
 
 clean: ## remove all environments and the caches of the tools
-	rm -rf $(VENV) $(SERIAL) .venv-docs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(SERIAL) .venv-docs .venv-[0-9]* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

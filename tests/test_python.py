@@ -161,7 +161,7 @@ def test_what_cannot_be_opened_is_said(tmp_path, monkeypatch):
     with pytest.raises(SurfaceError, match=r"text\.h5"):
         lsengine.open(tmp_path / "text.h5")
     monkeypatch.setitem(sys.modules, "xarray", None)
-    with pytest.raises(EnvironmentUnfit, match=r"lsengine\[netcdf\]"):
+    with pytest.raises(EnvironmentUnfit, match=r"pip install .*\[netcdf\]"):
         lsengine.open(ARCHIVED).to_xarray()
 
 

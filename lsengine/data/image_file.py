@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsengine.errors import EnvironmentUnfit, UsageError
+from lsengine.errors import UsageError
+from lsengine.external.optional import library
 from lsengine.files import is_regular
 
 Pixels = NDArray[Any]
@@ -43,12 +44,7 @@ def decode(file: Path, resize: Sequence[int] | None) -> tuple[Pixels, list[str]]
         UsageError: If it cannot be read, is damaged, or would lose what it holds.
         EnvironmentUnfit: If pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise EnvironmentUnfit(
-            f"data.dataset: image_folder needs pillow, which cannot be imported: {error}"
-        ) from None
+    Image = library("PIL.Image", "vision", "data.dataset: image_folder")
     if not is_regular(file, "data.root"):
         raise UsageError(f"data.root: no such file: {file}")
     try:
