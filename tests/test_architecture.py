@@ -54,7 +54,7 @@ ONLY = {  # foreign library: the modules or folders that may import it
     "h5py": ("store/",),
     "pyarrow": ("data/tables",),
     "yaml": ("job/",),
-    "triton": ("convolution/kernels",),
+    "triton": ("convolution/kernels", "render/landscapes/vtk_scene"),
     "matplotlib": ("render/", "api/surface"),
     "PIL": ("data/image_file", "render/"),
     "torchvision": ("external/torchvision",),

@@ -16,6 +16,7 @@ from lsengine.looks import values
 from lsengine.looks.values import Check
 from lsengine.wording import did_you_mean
 
+LONGEST = 60  # characters of a wrong value in a message
 RECORDS = ("history", "histogram")
 LINES = ("curve", "curvature", *RECORDS)  # have a legend
 LANDSCAPES = ("surface", "html")
@@ -265,7 +266,8 @@ def said(words: Mapping[str, Any]) -> Look:
             hint = did_you_mean(name, known) or f"; allowed: {', '.join(known)}"
             problems.append(f"unknown option {name!r}{hint}")
         elif name in OPTIONS and value is not None and (allowed := OPTIONS[name].check(value)):
-            problems.append(f"{name.replace('_', ' ')}: got {value!r}; expected {allowed}")
+            found = repr(value) if len(repr(value)) <= LONGEST else f"{repr(value)[:LONGEST]}..."
+            problems.append(f"{name.replace('_', ' ')}: got {found}; expected {allowed}")
     if problems:
         raise UsageError(f"render: {'; '.join(problems)}")
     return Look(**plain)

@@ -11,7 +11,7 @@ from lsengine.wording import control_character, did_you_mean
 
 Check = Callable[[Any], str]  # returns what is allowed if a value is not, else nothing
 SCALES = ("auto", "linear", "log", "quantile")
-LONGEST = 1000  # characters of a text
+LONGEST, MOST_LINES = 1000, 20  # characters and lines of a text
 LETTERS = re.compile(r"[^\w\s$]?([a-zA-Z])[^\w\s$]?")  # of panels: "(a)", "b.", "C"
 # Places of a legend: outside the panel, or in it, as matplotlib calls them.
 PLACES = (
@@ -59,9 +59,13 @@ def limits(value: Any) -> str:
 
 def text(value: Any) -> str:
     """Check that a value can be written on a page."""
-    if isinstance(value, str) and len(value) <= LONGEST and not control_character(value, "\n"):
+    fits = isinstance(value, str) and len(value) <= LONGEST and value.count("\n") < MOST_LINES
+    if fits and not control_character(value, "\n"):
         return ""
-    return f"a text of at most {LONGEST:,} characters, none of them a control character"
+    return (
+        f"a text of at most {LONGEST:,} characters and {MOST_LINES} lines, none of the characters "
+        "a control character"
+    )
 
 
 def texts(value: Any) -> str:

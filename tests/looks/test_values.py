@@ -25,7 +25,7 @@ def test_texts_may_have_lines_and_mathematics(text):
     assert not values.text(text)
 
 
-@pytest.mark.parametrize("text", ["\x00", "a\tb", "\udc80", "\u2028", 7])
+@pytest.mark.parametrize("text", ["\x00", "a\tb", "\udc80", "\u2028", "\n" * 20, 7])
 def test_what_cannot_be_shown_is_no_text(text):
     """Control characters, and bytes that are no text."""
     assert values.text(text)

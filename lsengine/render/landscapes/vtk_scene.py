@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -208,6 +209,10 @@ def _vtk() -> Any:
     """Import what is used of VTK, and see that it can draw; else it would end the process."""
     if sys.platform == "linux":  # before VTK looks for a display, and complains
         os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+        # Drawing in software loads LLVM.  Triton, which torch imports to train, has another LLVM
+        # in it, and crashes if it comes second.
+        with suppress(ImportError):
+            import_module("triton")
     try:
         import_module("vtkmodules.vtkRenderingOpenGL2")  # the windows there are to choose from
         classes = {

@@ -27,6 +27,7 @@ from lsengine.render.request import Request
 from lsengine.surface import Surface
 from lsengine.surface.cells import error_at
 from lsengine.surface.records import History
+from lsengine.wording import short
 
 TITLE, OVER_ALL, NOTE = 1.08, 1.2, 0.8  # sizes in that of the labels
 WIDE = 0.52  # width of a letter, about, in its size
@@ -257,15 +258,22 @@ def _checked(name: str, text: str) -> str:
     """Return a text; refuse what matplotlib cannot read as mathematics."""
     for line in text.split("\n"):
         try:
-            if is_math_text(line):
-                MathTextParser("path").parse(line)
+            _parse(line)
         except (ValueError, RecursionError) as error:
             reason = str(error).strip().splitlines()[-1] if str(error) else "nested too deep"
             raise UsageError(
-                f"render: {name}: {line!r} is no mathematics that matplotlib reads ({reason}); "
+                f"render: {name}: {short(line)} is no mathematics that can be read ({reason}); "
                 r"write a dollar sign as \$"
             ) from error
     return text
+
+
+def _parse(line: str) -> None:
+    if not is_math_text(line):
+        return
+    if r"\hspace" in line:  # would put letters where nothing can be drawn
+        raise ValueError(r"\hspace is not taken")
+    MathTextParser("path").parse(line)
 
 
 def _count_on(axes: Sequence[Axes], first: str) -> None:

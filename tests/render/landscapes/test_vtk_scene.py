@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from lsengine.render.landscapes.camera import Camera, fitted_view
 from lsengine.render.landscapes.mesh import smooth_mesh
 from lsengine.render.landscapes.vtk_scene import Landscape, Scene
+from tests.support.launchers import ROOT
 
 UNIT = np.linspace(0, 1, 21)
 BOX = np.array([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 0.6)], dtype=float)
@@ -77,3 +81,15 @@ def test_backs_of_the_landscape_are_not_black():
         shown = [scene.picture(v) for v in (view, replace(view, toward=view.toward * [1, 1, -1]))]
     above, below = (np.median(s[s[..., 3] == 255][:, :3]) for s in shown)
     assert below > above / 3
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_a_network_can_be_trained_after_a_lit_picture():
+    """Triton's compiler, which optimisers import, and that of drawing in software go together."""
+    code = (
+        "from lsengine import render\n"
+        "from tests.support.landscapes import make_plane\n"
+        "render.figure([make_plane(alphas=3, betas=3)], kind='surface', style='lit')\n"
+        "import triton\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)

@@ -148,6 +148,7 @@ def test_of_two_vertical_axes_each_has_its_label():
     [
         (make_curve(), {"kind": "curve", "ylim": (-1, 1)}, "log scale cannot show"),
         (make_plane(), {"kind": "filled", "title": r"$\frac$"}, r"title: .*is no mathematics"),
+        (make_plane(), {"kind": "filled", "zlabel": r"$\hspace{9}x$"}, "hspace is not taken"),
         (make_plane(), {"kind": "surface", "xlabel": "$x_$"}, "xlabel: .*is no mathematics"),
         (make_plane(), {"kind": "heatmap", "xlim": (3, 4)}, "no cell has alpha from 3 to 4"),
         (make_plane(), {"kind": "filled", "ylim": (0.01, 0.02)}, "no cell has beta"),
