@@ -123,7 +123,7 @@ def test_documents_need_a_tokenizer(folder):
 def test_a_missing_library_is_named_with_its_extra(folder, monkeypatch):
     """The message says how to install it."""
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(EnvironmentUnfit, match=r"tokenizers.*lsengine\[transformers\]"):
+    with pytest.raises(EnvironmentUnfit, match=r"tokenizers.*pip install .*\[transformers\]"):
         _load(folder)
 
 
