@@ -112,7 +112,9 @@ def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path, kind, monke
     for name in [n for n in sys.modules if n.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(EnvironmentUnfit, match=rf"{path} needs {module}.*pip install .*\[{extra}\]"):
+    with pytest.raises(
+        EnvironmentUnfit, match=rf"{path} needs {module}.*pip install .*\[{extra}\]"
+    ):
         read(path, Choice(), None)
 
 
