@@ -6,6 +6,7 @@ import numpy as np
 
 from lsengine import store
 from lsengine.engine import Options, evaluate
+from lsengine.external import installation
 from tests.support.surfaces import edited
 
 
@@ -34,3 +35,20 @@ def test_the_file_says_where_it_comes_from(make_job):
         "threads device_kind forward direction_cosine direction_sizes"
     )
     assert all(attributes.get(name) not in (None, "") for name in expected.split())
+
+
+def test_another_commit_goes_on(make_job, monkeypatch):
+    """The file names the commit that began it, and has the cells of an undisturbed run."""
+    job, undisturbed = make_job(), make_job("undisturbed")
+    for path in (job, undisturbed):
+        assert evaluate([path], Options(progress="none"), world=None) == 0
+    with edited(job.with_suffix(".h5")) as file:
+        begun = str(file.attrs["lsengine_version"])
+        file["status"][0, :2] = 0
+    monkeypatch.setattr(installation, "version", lambda: "0.1.0+gffffffffffff")
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    resumed, whole = (store.read(path.with_suffix(".h5")) for path in (job, undisturbed))
+    assert resumed.attributes["lsengine_version"] == begun
+    assert np.all(resumed.status == whole.status)
+    for name, values in whole.quantities.items():
+        np.testing.assert_array_equal(resumed.quantities[name], values)
