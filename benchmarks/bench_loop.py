@@ -28,6 +28,7 @@ import yaml
 from torch import Tensor, nn
 
 from lsengine import data, job, objective, store
+from lsengine.cores import Threads
 from lsengine.engine import Options
 from lsengine.engine.messages import Assignment, Plan
 from lsengine.engine.protocol.leases import chunk_size
@@ -117,9 +118,9 @@ def _case(folder: Path, name: str, section: dict[str, Any]) -> Case:
     network = copy.deepcopy(model).eval().requires_grad_(False)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     second = copy.deepcopy(model)
-    assignment = Assignment(job=task, slot=0, threads=1)
+    assignment = Assignment(job=task, slot=0, share=Threads(1, ""))
     workspace = Workspace(assignment, _tick(world), loaded=run.loaded)
-    plan = run.settle(workspace.info(world.host), world, tick=_tick(world))
+    plan = run.settle(workspace.info(world.host), world, takes_part=True, tick=_tick(world))
     evaluator = workspace.evaluator(replace(plan, check=True))
     bare = _bare_pass(fused.fused(network, torch.float32), dataset, plan.batch_size)
     metrics = _objective(second, dataset, plan)

@@ -12,7 +12,7 @@ TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "lsengine"
 DRAWING = TESTS.parent / "docs" / "ARCHITECTURE.md"
 LONGEST_FILE, LONGEST_INIT, LONGEST_FUNCTION = 400, 40, 40
-MOST_FILES = 6  # beside the folders
+MOST_FILES = 7  # beside the folders
 # Folders of tests that go across rooms; all others have one file for one module.
 ACROSS = {"system", "launch", "slurm", "archive", "support", "fuzz", "docs"}
 

@@ -24,11 +24,16 @@ def main(folder: Path, name: str) -> None:
     try:
         world = meet()
         from lsengine.api import running  # and so HDF5, which may load another MPI library
+        from lsengine.engine import evaluate
 
         if world.rank == 0:
             (folder / "begun").touch()
-        task, options, shows = _read(folder / f"task{name}.pkl")
-        running.surfaces(task, options, shows=shows)
+        task, options, shows, is_command = _read(folder / f"task{name}.pkl")
+        if is_command:
+            changes = {"only": task.only, "changes": task.changes}
+            evaluate(task.paths, options, world=world, **changes)
+        else:
+            running.surfaces(task, options, shows=shows)
     except (LsengineError, KeyboardInterrupt) as raised:
         error = raised
     if world.rank == 0:
@@ -49,8 +54,10 @@ def _read(path: Path) -> Any:
 
 def _end_with_parent() -> None:
     """Ask for a clean end when the process has gone that holds the other side of the input."""
-    if sys.stdin.buffer.read(1):  # else nobody does: a launcher gives it to one rank alone
-        sys.stdin.buffer.read()
+    # Not through `sys.stdin`, whose lock a process that ends could not get from this thread.
+    if os.read(0, 1):  # else nobody does: a launcher gives it to one rank alone
+        while os.read(0, 1024):
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
 

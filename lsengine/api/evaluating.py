@@ -44,7 +44,7 @@ def evaluate(
     output: str | Path | None = None,
     extend: str | Path | None = None,
     retry_failed: bool = False,
-    workers: int = 1,
+    workers: int | str = 1,
     progress: bool = True,
     **keys: Any,
 ) -> Surface:
@@ -79,7 +79,8 @@ def evaluate(
         extend: A surface file whose cells a new ``output`` takes over: of a finer or wider grid,
             or with one more quantity.
         retry_failed: Evaluate failed and damaged cells again.
-        workers: How many processes of this machine evaluate, which are started for it.
+        workers: How many processes of this machine evaluate, which are started for it; ``auto``:
+            one for each card, or else for each core.
         progress: Whether a bar and warnings are shown.
         keys: Any other key of a job: ``quantities``, ``precision``, ``batch_size``, ``device``...
 
@@ -136,7 +137,7 @@ def trajectory(
     pad: float | None = None,
     output: str | Path | None = None,
     retry_failed: bool = False,
-    workers: int = 1,
+    workers: int | str = 1,
     progress: bool = True,
     **keys: Any,
 ) -> Surface:
@@ -200,7 +201,7 @@ def run(
     changes: Mapping[str, Any] | None = None,
     extend: str | Path | None = None,
     retry_failed: bool = False,
-    workers: int = 1,
+    workers: int | str = 1,
     progress: bool = True,
 ) -> list[Surface]:
     """Evaluate the surfaces of job files, as `lsengine eval` does.
@@ -334,7 +335,9 @@ def _changes(values: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(changes)
 
 
-def _surfaces(task: running.Task, count: int, progress: bool, **options: Any) -> list[Surface]:
+def _surfaces(
+    task: running.Task, count: int | str, progress: bool, **options: Any
+) -> list[Surface]:
     style = log.default_style() if progress else "none"
     asked = Options(progress=style, **options)
     return team.surfaces(task, asked, workers=count, shows=progress)

@@ -59,10 +59,6 @@ class JobFiles:
         """Return what another process on this machine can do."""
         return self
 
-    def with_threads(self, threads: int) -> JobFiles:
-        """Return the same, of which no process uses more threads."""
-        return replace(self, changes=(*self.changes, f"threads={threads}"))
-
 
 @dataclass(frozen=True, kw_only=True)
 class InMemory:
@@ -121,10 +117,6 @@ class InMemory:
             for name, (thing, epoch) in self.checkpoints.items()
         }
         return replace(self, content={**self.content, "output": output}, checkpoints=states)
-
-    def with_threads(self, threads: int) -> InMemory:
-        """Return the same, of which no process uses more threads, unless the caller has said it."""
-        return replace(self, content={"threads": threads, **self.content})
 
 
 def _argument(name: str) -> str:

@@ -29,20 +29,24 @@ from typing import Any
 import numpy as np
 
 import lsengine
+from lsengine import cores, devices, store
 from lsengine import log as logs
-from lsengine import store
 from lsengine.api import running
 from lsengine.api.running import Task
 from lsengine.api.surface import Surface
+from lsengine.api.tasks import JobFiles
 from lsengine.engine import Options
+from lsengine.engine import evaluate as evaluate_files
 from lsengine.errors import CellsFailed, EnvironmentUnfit, LsengineError, Stopped, UsageError
-from lsengine.ranks import StopRequest, available_cores, launched_size
+from lsengine.job import Job
+from lsengine.ranks import StopRequest, launched_size
 from lsengine.store.shards import merge
 from lsengine.surface import MISSING
 
 log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.1
 _COUNT_EVERY = 5  # looks
+_PROCESS_BYTES, _COPIES = 2**30, 5  # of torch and data; of the weights with two directions
 _PARTING_S = 60.0  # for workers to finish a mini-batch and their writes
 _OF_A_LAUNCH = ("OMPI_COMM_WORLD_", "PMIX_", "PMI_", "PRTE_LAUNCHED")
 _LAUNCHER = {  # as many ranks as asked for, wherever they fit, also for root in a container
@@ -55,8 +59,10 @@ _LAUNCHER = {  # as many ranks as asked for, wherever they fit, also for root in
 }
 
 
-def surfaces(task: Task, options: Options, *, workers: int, shows: bool) -> list[Surface]:
+def surfaces(task: Task, options: Options, *, workers: int | str, shows: bool) -> list[Surface]:
     """Evaluate a task's surfaces as `running.surfaces` does, by several processes.
+
+    ``workers`` is their number, or ``auto``: as many as there are cores or cards for them.
 
     Raises:
         UsageError: If the number is none, this is a rank of a launch already, or the network, the
@@ -64,8 +70,9 @@ def surfaces(task: Task, options: Options, *, workers: int, shows: bool) -> list
         EnvironmentUnfit: If workers die.
         LsengineError: What `running.surfaces` raises.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise UsageError(f"workers: expected an integer of at least 1, got {workers!r}")
+    is_number = isinstance(workers, int) and not isinstance(workers, bool) and workers >= 1
+    if not is_number and workers != "auto":
+        raise UsageError(f"workers: expected an integer of at least 1 or auto, got {workers!r}")
     if workers == 1:
         return running.surfaces(task, options, shows=shows)
     if launched_size() > 1:
@@ -74,14 +81,52 @@ def surfaces(task: Task, options: Options, *, workers: int, shows: bool) -> list
         stack.enter_context(logs.callers(speaks=shows))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lsengine-")))
         sent = task.portable(folder)
-        sent.jobs(folder)  # what is wrong with it is said before anything is started
-        if all(_is_complete(path, options) for path in sent.outputs()):
+        jobs = sent.jobs(folder)  # what is wrong with it is said before anything is started
+        count = workers if isinstance(workers, int) else _fitting(jobs)
+        if count == 1 or all(_is_complete(job.output, options) for job in jobs):
             return running.surfaces(task, options, shows=shows)  # who only looks needs nobody
-        team = _Team(folder, replace(options, progress="none"), workers, shows)
-        command = _launcher()
-        if command is None or not team.ranks(command, sent):
-            team.shards(sent)
+        _Team(folder, options, count, shows=shows).evaluate(sent)
         return [running.read(path, task) for path in sent.outputs()]
+
+
+def evaluate(task: JobFiles, options: Options, *, workers: int | str) -> int:
+    """Evaluate the surfaces of job files by several processes, for the command line.
+
+    What they say is shown.
+
+    Returns:
+        The exit code of a run without an error.
+
+    Raises:
+        UsageError: If this is a rank of a launch already.
+        LsengineError: As `surfaces`.
+    """
+    if launched_size() > 1:
+        raise UsageError(
+            "--workers: these are ranks of a launch already; leave it out, or start the command "
+            "without mpirun or srun"
+        )
+    logs.configure(rank=0)
+    jobs = task.jobs(Path())
+    count = workers if isinstance(workers, int) else _fitting(jobs)
+    if count == 1 or all(_is_complete(job.output, options) for job in jobs):
+        return evaluate_files(task.paths, options, world=None, only=task.only, changes=task.changes)
+    with tempfile.TemporaryDirectory(prefix="lsengine-") as folder:
+        _Team(Path(folder), options, count, shows=True, is_command=True).evaluate(task)
+    return 0
+
+
+def _fitting(jobs: Sequence[Job]) -> int:
+    """Return how many processes have a card each, or else a core, and memory for their network."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    kinds = {job.document.device for job in jobs}
+    if kinds <= {"auto", "cuda"} and (
+        cards := len(devices.instances(visible)) or devices.visible_count("cuda")
+    ):
+        return cards
+    largest = max(job.checkpoint.stat().st_size for job in jobs)
+    each = _PROCESS_BYTES + _COPIES * largest
+    return max(1, min(cores.count(), devices.free_host_bytes() // each))
 
 
 def _is_complete(path: Path, options: Options) -> bool:
@@ -117,11 +162,27 @@ class _Process:
 
 
 class _Team:
-    """Processes that evaluate one task; ``shows`` is whether progress and warnings are shown."""
+    """Processes that evaluate one task.
 
-    def __init__(self, folder: Path, options: Options, workers: int, shows: bool) -> None:
-        self._folder, self._options = folder, options
-        self._workers, self._shows = workers, shows
+    ``shows`` is whether progress and warnings are shown; of a command all that rank 0 says is.
+    """
+
+    def __init__(
+        self, folder: Path, options: Options, workers: int, *, shows: bool, is_command: bool = False
+    ) -> None:
+        self._folder, self._workers, self._shows = folder, workers, shows
+        self._is_command, self._style = is_command, options.progress if shows else "none"
+        self._options = replace(options, progress="none")
+
+    def evaluate(self, task: Task) -> None:
+        """Have the task evaluated by ranks of MPI, or where it is not there by shards.
+
+        Raises:
+            LsengineError: What rank 0 raises, or the first process that failed.
+        """
+        command = _launcher()
+        if command is None or not self.ranks(command, task):
+            self.shards(task)
 
     def ranks(self, launcher: list[str], task: Task) -> bool:
         """Have ranks of MPI evaluate the task; False if they do not find each other.
@@ -129,7 +190,10 @@ class _Team:
         Raises:
             LsengineError: What rank 0 raises.
         """
-        self._write(task, self._options, "")
+        options = self._options
+        if self._is_command:  # rank 0 shows how far it is
+            options, self._style = replace(options, progress=self._style), "none"
+        self._write(task, options, "")
         with self._started([*launcher, "-n", str(self._workers)], [""]) as started:
             stop = self._wait(started, [[path] for path in task.outputs()])
         if not (self._folder / "begun").exists() and not stop:
@@ -145,7 +209,6 @@ class _Team:
             LsengineError: What the first of them raises that failed.
         """
         count, outputs = self._workers, task.outputs()
-        task = task.with_threads(max(1, len(available_cores()) // count))
         parts = range(1, count + 1)
         files = {o: [o.with_suffix(f".shard-{k}.h5") for k in parts] for o in outputs}
         for output in outputs:  # of a call that was ended, by as many workers or others
@@ -162,6 +225,8 @@ class _Team:
         _raise_first([error for error in errors if not isinstance(error, CellsFailed)], stop)
         if failed:
             error = CellsFailed("\n".join(filter(None, texts)))
+            if self._is_command:
+                raise error
             error.surfaces = tuple(running.read(output, task) for output in outputs)
             raise running.reworded(error)
 
@@ -169,7 +234,7 @@ class _Team:
         import cloudpickle
 
         try:
-            content = cloudpickle.dumps((task, options, self._shows))
+            content = cloudpickle.dumps((task, options, self._shows, self._is_command))
         except LsengineError:
             raise
         except Exception as error:
@@ -188,12 +253,13 @@ class _Team:
         try:
             with (self._folder / "said.txt").open("ab") as said:
                 for name in names:
+                    out = None if self._is_command and name == names[0] else said
                     process = subprocess.Popen(
                         [*launcher, *script, name],
                         env=self._environment(),
                         stdin=subprocess.PIPE,
-                        stdout=said,
-                        stderr=said,
+                        stdout=out,
+                        stderr=out,
                         start_new_session=True,  # Ctrl-C is for this process, which tells them
                     )
                     started.append(_Process(process, self._folder / f"outcome{name}.pkl"))
@@ -214,12 +280,13 @@ class _Team:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(_OF_A_LAUNCH)}
         package = str(Path(lsengine.__file__).parents[1])
         path = os.pathsep.join(filter(None, (package, kept.get("PYTHONPATH"))))
-        return {**kept, **_LAUNCHER, "PYTHONPATH": path}
+        share = cores.own_share(self._workers)
+        of_team = {cores.SHARE: f"{share.count} {share.why}", "PYTHONPATH": path}
+        return {**kept, **_LAUNCHER, **of_team}
 
     def _wait(self, started: list[_Process], files: list[list[Path]]) -> str | None:
         """Wait for the end of all, and show how far they are; return a signal that came."""
-        style = logs.default_style() if self._shows and len(files) == 1 else "none"
-        count = _Count(files[0], style)
+        count = _Count(files[0], self._style if len(files) == 1 else "none")
         with StopRequest() as stop:
             looks, end = 0, None
             while any(one.process.poll() is None for one in started):

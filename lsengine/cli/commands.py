@@ -66,7 +66,16 @@ def evaluate(parsed: argparse.Namespace) -> int:
 
     if parsed.extend is not None and (len(parsed.jobs) > 1 or parsed.shard is not None):
         raise UsageError("--extend goes with one job, and not with --shard")
+    if parsed.workers is not None and parsed.shard is not None:
+        raise UsageError("--workers shares the cells out itself; leave --shard out")
     options = _options(parsed, chunk=parsed.chunk, shard=parsed.shard, extend=parsed.extend)
+    if parsed.workers is not None:
+        from lsengine.api import workers
+        from lsengine.api.tasks import JobFiles
+
+        paths, changes = tuple(map(Path, parsed.jobs)), tuple(parsed.changes)
+        task = JobFiles(paths=paths, command="eval", only=parsed.only, changes=changes)
+        return workers.evaluate(task, options, workers=parsed.workers)
     return evaluate(parsed.jobs, options, world=world, only=parsed.only, changes=parsed.changes)
 
 

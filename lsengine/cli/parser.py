@@ -60,6 +60,13 @@ def _shard(text: str) -> tuple[int, int]:
     return int(shard), int(shards)
 
 
+def _workers(text: str) -> int | str:
+    try:
+        return text if text == "auto" else _count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or auto") from None
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -178,6 +185,12 @@ _COMMANDS = {
             "--shard K/N",
             "evaluate the K-th of N parts only, into NAME.shard-K.h5; see merge",
             type=_shard,
+        ),
+        _argument(
+            "--workers N",
+            "start N processes on this machine, which evaluate together; auto: one for each card, "
+            "or else for each core (default: this process, or the ranks of mpirun or srun)",
+            type=_workers,
         ),
         _PROGRESS,
         _QUIET,

@@ -21,6 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from lsengine import cores
 from lsengine.data.image_file import Pixels, decode
 from lsengine.errors import EnvironmentUnfit
 
@@ -51,7 +52,7 @@ def decoded(
         EnvironmentUnfit: As `decode`, or if a process is killed.
     """
     if processes is None:
-        processes = _cores() if _bytes(files) >= _FEWEST_BYTES else 1
+        processes = cores.count() if _bytes(files) >= _FEWEST_BYTES else 1
     if processes < 2:
         yield from (decode(file, resize) for file in files)
     else:
@@ -152,9 +153,3 @@ def _bytes(files: Sequence[Path]) -> int:
         return sum(file.stat().st_size for file in files)
     except OSError:  # whoever decodes it says so
         return 0
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

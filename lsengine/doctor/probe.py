@@ -16,9 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
+from lsengine.cores import bound
 from lsengine.engine.messages import Hello
 from lsengine.external import installation
-from lsengine.ranks import available_cores
 
 T = TypeVar("T")
 _GIB = 2**30
@@ -61,12 +61,11 @@ class HostProbe:
 
 def look(*, companions: bool = False) -> HostProbe:
     """Return what this rank finds; imports torch, which takes seconds, and perhaps companions."""
-    host, visible = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES")
     silent = Torch(error="no answer from torch or the driver within 60 s")
     torch = within(60, _torch, silent)
     names = _COMPANIONS if companions and torch.version else ()
     return HostProbe(
-        hello=Hello(host=host, pid=os.getpid(), cores=available_cores(), visible=visible),
+        hello=Hello.here(socket.gethostname()),
         software=f"lsengine {installation.version()}, Python {platform.python_version()}",
         torch=torch,
         driver=_driver(),
@@ -160,7 +159,7 @@ def _parent_cores() -> frozenset[int]:
     try:
         return frozenset(os.sched_getaffinity(os.getppid()))
     except (AttributeError, OSError):
-        return available_cores()
+        return bound()
 
 
 def free_memory() -> int:

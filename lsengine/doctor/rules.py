@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from lsengine.doctor.checks import Check, ok, problem, warning
 from lsengine.doctor.probe import HostProbe, gib
-from lsengine.engine.protocol.placement import assign
+from lsengine.engine.protocol.placement import assign, computing
 from lsengine.external import installation
 
 _TORCH_BYTES = 2**30  # torch, a small network and its data; a GPU's context takes as much
@@ -24,23 +24,25 @@ Seats = Mapping[int, tuple[int | None, int]]
 def seats(probes: Probes) -> Seats:
     """Return every rank's device and threads, by the rule of a run.
 
-    Rank 0 only coordinates where others evaluate, and takes what they would leave idle.
+    Threads are as many as a worker may have; a small network gets fewer.  Rank 0 only coordinates
+    where others evaluate, and takes what they would leave idle.
     """
     hellos = {rank: probe.hello for rank, probe in probes.items() if rank or len(probes) == 1}
     slots: dict[int, int] = {}
     seats: dict[int, tuple[int | None, int]] = {}
+    sharing = computing(hellos, probes[0].hello) if 0 in probes and 0 not in hellos else hellos
     for rank in sorted(hellos):
-        slots[rank], threads = assign(rank, hellos, slots)
+        slots[rank], share = assign(rank, sharing, slots)
         cards = len(probes[rank].torch.cards)
-        seats[rank] = (slots[rank] % cards if cards else None), threads
+        seats[rank] = (slots[rank] % cards if cards else None), share.count
     if 0 in seats or 0 not in probes:
         return seats
     first = probes[0]
     where = first.hello.host, first.hello.visible
     taken = {slots[r] for r, h in hellos.items() if (h.host, h.visible) == where}
     free = sorted(set(range(len(first.torch.cards))) - taken)
-    threads = next(iter(seats.values()))[1] if seats else len(first.hello.cores)
-    return {**seats, 0: (free[0] if free else None, threads)}
+    share = assign(0, {**hellos, 0: first.hello}, {})[1]
+    return {**seats, 0: (free[0] if free else None, share.count)}
 
 
 def software(probes: Probes) -> Check:

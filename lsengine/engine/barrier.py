@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lsengine import store, wording
+from lsengine.cores import own_share
 from lsengine.devices import device_of
 from lsengine.engine import prepare
 from lsengine.engine.prepare.loading import criterion_of
@@ -21,7 +22,6 @@ from lsengine.geometry.parameters import Floats
 from lsengine.job import Job
 from lsengine.models import checkpoint
 from lsengine.objective import Objective
-from lsengine.ranks import available_cores
 from lsengine.store import lock
 from lsengine.training.determinism import deterministic_torch
 
@@ -88,7 +88,7 @@ def _checkpoint_losses(
         return {name: attributes[f"{name}_ends"] for name in names}
     spec = job.document.curve
     assert spec is not None
-    with deterministic_torch(job, threads=len(available_cores())):
+    with deterministic_torch(job, threads=own_share().count):
         loaded = prepare.load(job)
         settings = evaluation_settings(
             job,

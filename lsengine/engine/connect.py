@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from lsengine import files
+from lsengine.cores import own_share
 from lsengine.engine import prepare
 from lsengine.engine.barrier import measure_barriers
 from lsengine.engine.evaluation import evaluate_found
@@ -18,7 +19,7 @@ from lsengine.engine.options import Options
 from lsengine.job import Job, load
 from lsengine.job.direction_types import CurveDirection, DirectionsSpec, TowardDirection
 from lsengine.job.schema import BatchNormSpec, GridSpec
-from lsengine.ranks import StopRequest, World, available_cores
+from lsengine.ranks import StopRequest, World
 from lsengine.store import lock
 from lsengine.training.curve_training import CurveTraining, curve_identity, is_trained
 from lsengine.training.determinism import deterministic_torch
@@ -74,7 +75,7 @@ def train_curve(job: Job, stop: StopRequest) -> Path:
     lost = partial(stop.request, "the loss of its lock")
     with (
         lock.held(file, lost=lost, tick=stop.raise_if_requested),
-        deterministic_torch(job, threads=len(available_cores())),
+        deterministic_torch(job, threads=own_share().count),
     ):
         loaded = prepare.load(job)
         prepare.check(job, loaded)

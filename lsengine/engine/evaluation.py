@@ -114,11 +114,13 @@ def _evaluate_job(
 ) -> None:
     """Have one job evaluated, and call ``end`` with its exit code when all cells are written."""
     if _has_work(job, options):
-        coordinator.assign_all(job)  # workers load while the coordinator prepares
+        # Workers load while the coordinator prepares.
+        coordinator.assign_all(job, settled_threads=_settled_threads(job, options))
     with stop.at_once():
         from lsengine.engine.run import Run  # the job is valid: now torch is needed
 
-    run = Run(job, options, stop.raise_if_requested)
+    tick = stop.raise_if_requested
+    run = Run(job, options, tick)
     writer: store.Writer | None = None
 
     def sink(results: CellResults) -> None:
@@ -129,7 +131,7 @@ def _evaluate_job(
     try:
         if run.inventory.cells:
             takes_part = coordinator.join_in(run.workspace, run.visible_devices())
-            plan = run.settle(coordinator.first_info(), world, tick=stop.raise_if_requested)
+            plan = run.settle(coordinator.first_info(), world, takes_part=takes_part, tick=tick)
             if takes_part or not plan.parallel:
                 writer = store.Writer(plan.path, world.comm_self if plan.parallel else None)
             inventory = run.inventory
@@ -150,6 +152,17 @@ def _evaluate_job(
         if writer is not None:
             writer.close()
     run.outcome.conclude()
+
+
+def _settled_threads(job: Job, options: Options) -> int:
+    """Return the threads that the cells were evaluated with which are there already, or 0."""
+    path = job.output if job.output.exists() else options.extend
+    if path is None:
+        return 0
+    try:
+        return int(store.read_attributes(path, ("threads",)).get("threads", 0))
+    except LsengineError:
+        return 0  # `Run` raises it again
 
 
 def _has_work(job: Job, options: Options) -> bool:

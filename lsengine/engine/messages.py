@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lsengine.cores import NO_LIMITS, Limits, Threads, bound, limits
 from lsengine.job import Job
 from lsengine.store import CellResults
 from lsengine.surface.grid import Cell
@@ -21,7 +23,19 @@ class Hello:
     host: str
     pid: int
     cores: frozenset[int]  # it may use them
+    limits: Limits = NO_LIMITS
     visible: str | None  # `CUDA_VISIBLE_DEVICES` as given to it
+
+    @classmethod
+    def here(cls, host: str) -> Hello:
+        """Return where this process runs, on a host of that name."""
+        return cls(
+            host=host,
+            pid=os.getpid(),
+            cores=bound(),
+            limits=limits(),
+            visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +53,8 @@ class Assignment:
 
     job: Job
     slot: int  # its number among the workers of its host that see the same devices
-    threads: int  # its fair share of its host's cores, at least 1
+    share: Threads  # of its host's cores
+    settled: int = 0  # threads of the surface that is gone on with, or of the other workers
     peers: int = 1  # workers of its host, itself included
 
 
@@ -52,6 +67,7 @@ class WorkerInfo:
     device_id: str = ""  # of the card, to find out two workers on one; empty without card
     memory: int = 0  # of the card, in bytes; 0 without card
     threads: int  # CPU threads in use
+    threads_why: str = ""  # why so many
     torch_version: str  # with the build's suffix
     sample_shape: tuple[int, ...]  # of one input sample
     precision: str  # the job's, or what `auto` comes to here

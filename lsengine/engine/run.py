@@ -110,10 +110,13 @@ class Run:
             return VisibleDevices(wanted, 0, visible)
         return VisibleDevices(kind, devices.visible_count(kind), visible)
 
-    def settle(self, info: WorkerInfo, world: World, *, tick: Callable[[], None]) -> Plan:
+    def settle(
+        self, info: WorkerInfo, world: World, *, takes_part: bool, tick: Callable[[], None]
+    ) -> Plan:
         """Fix what all cells share, and lay the file out or complete it.
 
-        The worker of ``info`` settles what the job leaves open.  ``tick`` is called now and then
+        The worker of ``info`` settles what the job leaves open.  ``takes_part`` is whether rank 0
+        evaluates.  ``tick`` is called now and then
         while directions are computed; it may raise to stop.
 
         Raises:
@@ -135,10 +138,10 @@ class Run:
             log.warning("parallel writing is refused (%s); gathering instead", refusal)
         parallel = wants_parallel and not refusal
         log.info(
-            f"{output}: workers={max(1, world.size - 1)} "
+            f"{output}: {_workers(world.size, takes_part)} "
             f"writing={'parallel' if parallel else 'gather'} device={info.device_kind} "
             f"precision={attributes['precision']} batch_size={attributes['batch_size']} "
-            f"threads={info.threads}"
+            f"threads={info.threads} ({info.threads_why})"
         )
         if (manner := info.forward.removeprefix("eager, ")) != info.forward:
             log.info("the network's own code runs with %s", manner)
@@ -354,3 +357,11 @@ class Run:
         complete, partly = store.adopt(self._job.output, self._extended)
         cells = f"{complete or partly} cells over from {self._extended}"
         log.info("%s: took %s%s", self._job.output, cells, "" if complete else ", in part")
+
+
+def _workers(ranks: int, takes_part: bool) -> str:
+    """Return how many ranks evaluate, and what rank 0 does."""
+    if ranks == 1:
+        return "workers=1"
+    role = "is one of them" if takes_part else "coordinates"
+    return f"workers={ranks - 1 + takes_part} (rank 0 {role})"

@@ -17,9 +17,10 @@ import torch
 
 from lsengine import devices, files, store, wording
 from lsengine import log as logs
+from lsengine.cores import own_share
 from lsengine.curvature import Hessian, spectral_density, trace
 from lsengine.engine import centre, prepare
-from lsengine.engine.prepare import hessian_directions
+from lsengine.engine.prepare import hessian_directions, threads
 from lsengine.engine.prepare.settings import batch_size, sample_shape
 from lsengine.engine.prepare.twin import twin_at_centre
 from lsengine.engine.twin_check import compare_with_twin
@@ -27,7 +28,7 @@ from lsengine.errors import LsengineError, Stopped, UsageError
 from lsengine.external import installation
 from lsengine.job import Job, load
 from lsengine.objective import Objective
-from lsengine.ranks import StopRequest, Tag, World, available_cores
+from lsengine.ranks import StopRequest, Tag, World
 from lsengine.surface.grid import Cell
 from lsengine.surface.records import Spectrum
 
@@ -142,13 +143,13 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path) -> Spectru
         raise UsageError(f"{output}: exists and is no spectrum; give another --output")
     files.make_folder(output.parent)
     document = job.document
-    threads = len(available_cores()) if document.threads == "auto" else document.threads
-    torch.set_num_threads(threads)
+    torch.set_num_threads(own_share().count)
     device = devices.device_of(document.device, 0)
     if device.type == "cpu":
         devices.tune_malloc()
     devices.use_deterministic_kernels()
     loaded = prepare.load(job)
+    chosen = threads.choose(job, loaded, device, own_share())
     loaded = replace(loaded, metrics=prepare.check(job, loaded))
     size = batch_size(job, sample_shape(loaded.dataset), device.type, devices.memory_of(device))
     hessian = hessian_directions.hessian_at_centre(
@@ -164,7 +165,7 @@ def _measure(job: Job, sizes: Sizes, stop: StopRequest, output: Path) -> Spectru
         "device_kind": device.type,
         "precision": hessian_directions.precision(job),
         "batch_size": size,
-        "threads": threads,
+        "threads": chosen.count,
         "products_by": str(hessian.way),
         "parameters": hessian.size,
     }

@@ -12,7 +12,7 @@ from lsengine.data.nesting import mapped
 from lsengine.engine import prepare
 from lsengine.engine.evaluator import Evaluator
 from lsengine.engine.messages import Assignment, Plan, WorkerInfo
-from lsengine.engine.prepare import hessian_directions, precision
+from lsengine.engine.prepare import hessian_directions, precision, threads
 from lsengine.engine.prepare.loading import use_of
 from lsengine.engine.prepare.selection import movable_tensors
 from lsengine.engine.prepare.settings import evaluation_settings, sample_shape
@@ -48,8 +48,7 @@ class Workspace:
         self._job, self._tick, self._rank = assignment.job, tick, rank
         self._peers = assignment.peers
         document = self._job.document
-        threads = assignment.threads if document.threads == "auto" else document.threads
-        torch.set_num_threads(threads)
+        torch.set_num_threads(assignment.share.count)
         if document.device in ("auto", "cuda"):
             devices.choose_instance(assignment.slot)
         self._device = devices.device_of(document.device, assignment.slot)
@@ -59,6 +58,9 @@ class Workspace:
         along = any(isinstance(spec, HessianDirection) for spec in self._job.directions.values())
         devices.use_deterministic_kernels(along or "curvature" in document.quantities)
         self._loaded = loaded or prepare.load(self._job)
+        share, settled = assignment.share, assignment.settled
+        chosen = threads.choose(self._job, self._loaded, self._device, share, settled)
+        self._threads_why = chosen.why
         # Of a surface that exists ``auto`` has been settled.
         self._precision: str = document.precision
         if document.precision == "auto" and not self._job.output.exists():
@@ -91,6 +93,7 @@ class Workspace:
             device_id=identity,
             memory=devices.memory_of(self._device),
             threads=torch.get_num_threads(),
+            threads_why=self._threads_why,
             torch_version=str(torch.__version__),
             sample_shape=sample_shape(self._loaded.dataset),
             precision=self._precision,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from lsengine.ranks.launch import abort_all as abort_all
 from lsengine.ranks.launch import abort_other_ranks as abort_other_ranks
-from lsengine.ranks.launch import available_cores as available_cores
 from lsengine.ranks.launch import end_at_once as end_at_once
 from lsengine.ranks.launch import exit_without_finalize as exit_without_finalize
 from lsengine.ranks.launch import hint_for as hint_for

@@ -226,11 +226,3 @@ def abort_all(error: BaseException) -> None:
 def _running_mpi() -> Any:
     mpi = sys.modules.get("mpi4py.MPI")
     return mpi if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() else None
-
-
-def available_cores() -> frozenset[int]:
-    """Return the processor cores this process may use, by number."""
-    try:
-        return frozenset(os.sched_getaffinity(0))
-    except AttributeError:  # not every system has affinities
-        return frozenset(range(os.cpu_count() or 1))

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lsengine import log as logs
+from lsengine.cores import own_share
 from lsengine.errors import JobError, LsengineError, Stopped
 from lsengine.job import Job, load_all
-from lsengine.ranks import StopRequest, Tag, World, available_cores
+from lsengine.ranks import StopRequest, Tag, World
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def run_all(
         return [j for p in paths for j in load_all(p, command="train", only=only, changes=changes)]
 
     if world.size == 1:
-        return _train(find(), progress, slot=0, threads=None)
+        return _train(find(), progress, slot=0, threads=own_share().count)
     # Also for ranks that have nothing to train, or nothing more: a signal must not end them.
     with StopRequest() as stop:
         return _train_share(find, world, progress, stop)
@@ -56,7 +57,7 @@ def _train_share(
 ) -> int:
     """Train this rank's share of the jobs, and return the code that all ranks agree on."""
     slot, local_rank_and_size = world.local_rank_and_size()
-    threads = max(1, len(available_cores()) // local_rank_and_size)
+    threads = own_share(local_rank_and_size).count
     try:
         with stop.at_once():
             jobs = find()
@@ -70,7 +71,7 @@ def _train_share(
     return _agreed(code, world)
 
 
-def _train(jobs: Sequence[Job], progress: str, *, slot: int, threads: int | None) -> int:
+def _train(jobs: Sequence[Job], progress: str, *, slot: int, threads: int) -> int:
     """Train one after the other; a job that cannot be trained does not keep the next from it."""
     from lsengine.training import training  # imports torch
 

@@ -12,7 +12,12 @@ import cloudpickle
 import pytest
 
 import lsengine
+from lsengine import cores, devices
+from lsengine import job as jobs
 from lsengine.api import workers
+from lsengine.api.tasks import JobFiles
+from lsengine.cli import main
+from lsengine.engine import Options
 from lsengine.errors import CellsFailed, JobError, UsageError
 from tests.support.jobs import values
 from tests.support.launchers import ROOT, launcher_environment, serial_environment
@@ -162,3 +167,48 @@ def test_a_rank_starts_no_ranks(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="ranks of a launch already"):
         lsengine.evaluate(network(), samples(), workers=2, **CALL)
+
+
+def test_the_command_line_starts_ranks(make_job, capfd, monkeypatch):
+    """The same bytes and the lines of one run; nothing is started for a surface that is done."""
+    job = make_job(threads="auto")
+    one = job.with_name("one.h5")
+    assert main(["eval", str(job), "--set", f"output={one}", "--progress", "none"]) == 0
+    assert "workers=1 writing" in capfd.readouterr().err
+    assert main(["eval", str(job), "--workers", "2", "--progress", "none"]) == 0
+    text = capfd.readouterr().err
+    assert ("workers=2 (rank 0 is one of them)" in text) == (cores.count() > 1)
+    assert text.count("cells are done") == 1
+    assert values(job.with_suffix(".h5")) == values(one)
+    assert main(["eval", str(job), "--workers", "2"]) == 0
+    assert "nothing to do" in capfd.readouterr().err
+    assert main(["eval", str(job), "--workers", "2", "--shard", "1/2"]) == 2
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    task = JobFiles(paths=(job,), command="eval")
+    with pytest.raises(UsageError, match="--workers: these are ranks of a launch already"):
+        workers.evaluate(task, Options(), workers=2)
+
+
+def test_the_command_line_tells_of_failed_cells_once(make_job, capfd, alone):
+    """Of processes without MPI, in the words of the command line, with its exit code."""
+    model = {"arch": "testnets:Fragile", "args": {"repaired": "no"}, "checkpoint": "centre.pt"}
+    alpha = {"kind": "random", "ignore": []}
+    job = make_job(model=model, directions={"alpha": alpha}, grid={"alpha": [-1, 1, 5]})
+    assert main(["eval", str(job), "--workers", "2", "--progress", "none"]) == 5
+    assert capfd.readouterr().err.count("2 failed") == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "cards", "free_gib", "count"),
+    [("auto", 0, 64, 6), ("cpu", 4, 64, 6), ("auto", 4, 64, 4), ("cpu", 0, 3, 3), ("cpu", 0, 0, 1)],
+)
+def test_auto_is_as_many_as_have_a_card_or_a_core_and_memory(
+    make_job, monkeypatch, device, cards, free_gib, count
+):
+    """A process of torch takes a GiB; of large networks several copies of the weights."""
+    job = jobs.load(make_job(device=device), command="eval")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(cores, "count", lambda: 6)
+    monkeypatch.setattr(devices, "visible_count", lambda kind: cards)
+    monkeypatch.setattr(devices, "free_host_bytes", lambda: free_gib * 2**30 + 2**20)
+    assert workers._fitting([job]) == count

@@ -15,6 +15,7 @@ from torch.func import functional_call, hessian
 from lsengine import job as jobs
 from lsengine import store
 from lsengine.cli import main
+from lsengine.devices import threads
 from lsengine.engine import prepare, spectrum
 from lsengine.engine.prepare import hessian_directions
 from lsengine.errors import JobError, Stopped, UsageError
@@ -256,9 +257,11 @@ def test_a_system_without_affinities_counts_its_cores(job, monkeypatch):
     """On macOS Python cannot say which cores a process may use."""
     path = write_job(job.parent, "threads", **NETWORK, threads="auto")
     monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    threads = torch.get_num_threads()
+    monkeypatch.setattr(threads, "_PER_THREAD", 1)
+    before = torch.get_num_threads()
     spectrum.run(path, spectrum.Sizes(vectors=0, trace=1, density=0), world=World.alone())
-    torch.set_num_threads(threads)
+    torch.set_num_threads(before)
     found = store.read_spectrum(path.with_name("threads-spectrum.h5"))
     assert found.attributes["threads"] == 2

@@ -7,6 +7,7 @@ import torch
 
 from lsengine import devices, store
 from lsengine import job as jobs
+from lsengine.cores import Threads
 from lsengine.engine import Options, evaluate, prepare, workspace
 from lsengine.engine.messages import Assignment
 from lsengine.engine.workspace import Workspace
@@ -25,16 +26,33 @@ def _as_before():
     torch.use_deterministic_algorithms(before[1])
 
 
-def _workspace(path, threads=2, **given):
-    assignment = Assignment(job=jobs.load(path, command="eval"), slot=0, threads=threads)
+def _workspace(path, threads=2, settled=0, **given):
+    assignment = Assignment(
+        job=jobs.load(path, command="eval"),
+        slot=0,
+        share=Threads(threads, "two cores"),
+        settled=settled,
+    )
     return Workspace(assignment, lambda: None, **given)
 
 
-@pytest.mark.parametrize(("asked", "threads"), [("auto", 2), (1, 1)])
-def test_threads_are_the_jobs_or_a_fair_share(make_job, asked, threads):
+@pytest.mark.parametrize(
+    ("asked", "settled", "threads", "why"),
+    [
+        ("auto", 0, 1, "a network this small is faster so"),
+        ("auto", 1, 1, "as the surface has it"),
+        ("auto", 2, 2, "two cores"),
+        (1, 2, 1, "as the job says"),
+        (2, 0, 2, "as the job says"),
+    ],
+)
+def test_threads_are_the_jobs_or_the_surfaces_or_suit_the_work(
+    make_job, asked, settled, threads, why
+):
     """A number in the job is stronger than what rank 0 has assigned."""
-    info = _workspace(make_job(threads=asked)).info("a host")
+    info = _workspace(make_job(threads=asked), settled=settled).info("a host")
     assert info.threads == torch.get_num_threads() == threads
+    assert info.threads_why == why
 
 
 def test_it_says_where_its_values_come_from(make_job):

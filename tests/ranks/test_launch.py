@@ -171,15 +171,6 @@ def test_who_has_joined_nobody_ends_as_any_process(bare):
     launch.exit_without_finalize(5)
 
 
-def test_a_system_without_affinities_has_all_its_cores(monkeypatch):
-    """On macOS Python cannot say which cores a process may use; elsewhere those are the ones."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5}, raising=False)
-    assert launch.available_cores() == {1, 5}
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert launch.available_cores() == {0, 1, 2}
-
-
 @pytest.mark.parametrize(
     ("variables", "rank"),
     [

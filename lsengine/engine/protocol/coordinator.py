@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +22,7 @@ from lsengine.engine.protocol.roster import Roster, Shutdown
 from lsengine.engine.protocol.worker import LocalWorker, Make
 from lsengine.errors import LsengineError, Stopped
 from lsengine.job import Job
-from lsengine.ranks import Message, StopRequest, Tag, World, available_cores
+from lsengine.ranks import Message, StopRequest, Tag, World
 from lsengine.store import CellResults
 from lsengine.wording import listed
 
@@ -44,7 +43,7 @@ class Coordinator:
         self._world, self._stop, self._options = world, stop, options or Options()
         self._job: Job | None = None
         self._plan: Plan | None = None
-        self._placement = Placement()
+        self._placement = Placement(Hello.here(world.host) if world.size > 1 else None)
         self._roster = Roster(world, self._placement.hellos)
         self._leases = Leases((), 1)
         self._idle: deque[int] = deque()
@@ -54,9 +53,10 @@ class Coordinator:
         self._nap_s, self._looked = _NAPS_S[0], 0.0
         self._sink: Callable[[CellResults], None] = lambda results: None
 
-    def assign_all(self, job: Job) -> None:
+    def assign_all(self, job: Job, *, settled_threads: int = 0) -> None:
         """Tell every worker the job, its device and its threads; late ones when they come.
 
+        Of a surface that is gone on with the threads are ``settled``.
         The fair share of cores needs to know who else is on a host, so everybody's first
         message is awaited for a while.
         """
@@ -70,7 +70,7 @@ class Coordinator:
                 log.warning("no word yet from ranks %s; starting without them", shown)
                 break
             hellos[message.source] = message.payload
-        self._job = job
+        self._job, self._placement.settled = job, settled_threads
         for rank in sorted(hellos):
             self._assign(rank)
 
@@ -87,8 +87,7 @@ class Coordinator:
         sees ``devices``.  Returns whether it takes part.
         """
         assert self._job is not None
-        host, cores = self._world.host, available_cores()
-        hello = Hello(host=host, pid=os.getpid(), cores=cores, visible=devices.visible)
+        hello = replace(Hello.here(self._world.host), visible=devices.visible)
         if self._world.size == 1:
             self._placement.hellos[0] = hello
             assignment = self._placement.assign(0, self._job)
@@ -102,7 +101,7 @@ class Coordinator:
         patience_s = self._patience_s if self._options.end_if_hung else math.inf
         self._local = LocalWorker(assignment, make, self._serve_others, patience_s)
         if self._world.size == 1:
-            self._placement.loaded(0, self._local.info(host))
+            self._placement.loaded(0, self._local.info(hello.host))
         return True
 
     def serve(

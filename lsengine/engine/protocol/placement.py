@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 
+from lsengine import cores
+from lsengine.cores import Threads
 from lsengine.engine.messages import Assignment, Hello, VisibleDevices, WorkerInfo
 from lsengine.job import Job
 from lsengine.surface.identity import disagreements
@@ -18,12 +19,16 @@ log = logging.getLogger(__name__)
 class Placement:
     """What rank 0 knows of where everybody is.
 
+    ``coordinator`` is rank 0, if others evaluate; ``settled`` the threads of the surface that is
+    gone on with, or 0.
+
     Attributes:
         hellos: Of all workers heard of, and of rank 0 if it evaluates, too.
         infos: Of those that have loaded everything, the first one first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, coordinator: Hello | None = None, settled: int = 0) -> None:
+        self._coordinator, self.settled = coordinator, settled
         self.hellos: dict[int, Hello] = {}
         self.infos: dict[int, WorkerInfo] = {}
         self._slots: dict[int, int] = {}
@@ -31,11 +36,21 @@ class Placement:
 
     def assign(self, rank: int, job: Job) -> Assignment:
         """Give a rank that has said hello its device and its threads."""
-        slot, threads = assign(rank, self.hellos, self._slots)
+        slot, share = assign(rank, self._computing(job), self._slots)
         self._slots[rank] = slot
-        return Assignment(
-            job=job, slot=slot, threads=threads, peers=self._workers_of(self.hellos[rank].host)
-        )
+        peers = self._workers_of(self.hellos[rank].host)
+        return Assignment(job=job, slot=slot, share=share, settled=self.settled, peers=peers)
+
+    def _computing(self, job: Job) -> Mapping[int, Hello]:
+        """Return who will compute on CPUs, as far as it is known before anything is loaded."""
+        document = job.document
+        wanted = document.launch.coordinator
+        if self._coordinator is None or wanted == "waits":
+            return self.hellos
+        if wanted == "evaluates":
+            return {**self.hellos, 0: self._coordinator}
+        threads = self.settled if document.threads == "auto" else document.threads
+        return computing(self.hellos, self._coordinator, threads=threads)
 
     def assign_coordinator(
         self, hello: Hello, devices: VisibleDevices, job: Job
@@ -43,11 +58,9 @@ class Placement:
         """Return rank 0's own assignment if it leaves a device or a core idle, else None."""
         wanted = job.document.launch.coordinator
         info = next(iter(self.infos.values()))
-        peers = {r: h for r, h in self.hellos.items() if h.host == hello.host}
         slot, _ = assign(0, self.hellos | {0: hello}, self._slots)
         if devices.kind == "cpu":
-            cores = hello.cores.union(*(h.cores for h in peers.values()))
-            is_idle = len(cores) >= info.threads * (len(peers) + 1)
+            is_idle = 0 in computing(self.hellos, hello, threads=info.threads)
         else:
             is_idle = slot < devices.count
         if devices.kind != info.device_kind.partition(" ")[0] or not devices.count:
@@ -55,9 +68,9 @@ class Placement:
         if wanted == "waits" or (wanted == "auto" and not is_idle):
             return None
         self.hellos[0], self._slots[0] = hello, slot  # who comes late finds the device taken
-        return Assignment(
-            job=job, slot=slot, threads=info.threads, peers=self._workers_of(hello.host)
-        )
+        share = Threads(info.threads, info.threads_why)
+        peers = self._workers_of(hello.host)
+        return Assignment(job=job, slot=slot, share=share, settled=info.threads, peers=peers)
 
     def _workers_of(self, host: str) -> int:
         return sum(hello.host == host for hello in self.hellos.values())
@@ -88,19 +101,39 @@ class Placement:
         return hello.host if hello else "an unknown host"
 
 
-def assign(rank: int, hellos: Mapping[int, Hello], slots: Mapping[int, int]) -> tuple[int, int]:
+def computing(
+    hellos: Mapping[int, Hello], coordinator: Hello, *, threads: int = 0
+) -> Mapping[int, Hello]:
+    """Return the workers, and rank 0 if its host has a core for each of its ranks' threads.
+
+    Of so many ``threads`` each, or if that is not known, if no more cores are busy without it.
+    """
+    of_host = [coordinator, *(h for h in hellos.values() if h.host == coordinator.host)]
+    ranks, count = len(of_host), _cores_of(of_host)
+    is_worth = bool(threads) or count % ranks <= count % max(1, ranks - 1)
+    has_room = is_worth and count >= ranks * max(1, threads)
+    return {**hellos, 0: coordinator} if has_room else hellos
+
+
+def _cores_of(of_host: Collection[Hello]) -> int:
+    """Return how many cores some ranks of a host may use together."""
+    numbers = frozenset[int]().union(*(hello.cores for hello in of_host))
+    groups = [hello.limits.group for hello in of_host if hello.limits.group]
+    return min([len(numbers), *groups])
+
+
+def assign(rank: int, hellos: Mapping[int, Hello], slots: Mapping[int, int]) -> tuple[int, Threads]:
     """Return a worker's number among its equals, which chooses its device, and its threads.
 
     Workers are equals if they are on one host and see the same devices: a launcher that gives
-    each its own device makes each number 0.  Every core of a host is shared among those that may
-    use it, bound or not; a coordinator that does not compute is none of them.
+    each its own device makes each number 0.  Threads are those of `lsengine.cores.share` among
+    ``hellos``, of which a coordinator that does not compute is none.
 
     Of the numbers ``slots`` given to workers already the smallest free one is given next.
     """
     mine = hellos[rank]
     peers = {r: h for r, h in hellos.items() if h.host == mine.host}
-    users = Counter(core for hello in peers.values() for core in hello.cores)
-    share = sum(1 / users[core] for core in mine.cores)
+    beside = [hello.cores for other, hello in peers.items() if other != rank]
     taken = {slots[r] for r, h in peers.items() if r in slots and h.visible == mine.visible}
     slot = next(number for number in itertools.count() if number not in taken)
-    return slot, max(1, int(share + 1e-9))
+    return slot, cores.share(mine.cores, mine.limits, beside)

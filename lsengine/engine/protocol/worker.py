@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -18,7 +17,7 @@ from lsengine.engine.options import Options
 from lsengine.engine.protocol.leases import REPORTS
 from lsengine.engine.protocol.watchdog import Watchdog
 from lsengine.errors import LsengineError, Stopped
-from lsengine.ranks import StopRequest, Tag, World, available_cores
+from lsengine.ranks import StopRequest, Tag, World
 from lsengine.store import CellResults, Writer, trust
 
 if TYPE_CHECKING:
@@ -74,8 +73,7 @@ class _Worker:
     def serve(self) -> tuple[Farewell, Report | None]:
         """Return the coordinator's last word and the report of a chunk given up, if any."""
         world = self._world
-        visible, cores = os.environ.get("CUDA_VISIBLE_DEVICES"), available_cores()
-        hello = Hello(host=world.host, pid=os.getpid(), cores=cores, visible=visible)
+        hello = Hello.here(world.host)
         world.send(hello, to=0, tag=Tag.HELLO)
         message = world.wait(Tag.JOB, Tag.STOP)
         if message.tag == Tag.STOP:

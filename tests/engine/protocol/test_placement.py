@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lsengine import job as jobs
+from lsengine.cores import Limits
 from lsengine.engine.messages import Hello, VisibleDevices, WorkerInfo
 from lsengine.engine.protocol.placement import Placement, assign
 from tests.support.jobs import write_job
@@ -48,7 +51,7 @@ def test_a_worker_given_a_device_of_its_own_takes_that_one():
 def test_threads_are_a_fair_share_of_the_cores_a_worker_may_use(cores, expected):
     """Bound, unbound and oversubscribed workers each get their share, at least one."""
     hellos = _hellos(*[("a", c, None) for c in cores])
-    assert [assign(rank, hellos, {})[1] for rank in hellos] == expected
+    assert [assign(rank, hellos, {})[1].count for rank in hellos] == expected
 
 
 def test_a_late_worker_finds_a_free_device():
@@ -84,6 +87,49 @@ def test_rank_0_takes_part_where_it_would_leave_a_device_idle(
     hello = Hello(host="a", pid=0, cores=cores, visible=devices[2])
     assignment = placement.assign_coordinator(hello, VisibleDevices(*devices), job)
     assert (assignment.slot if assignment else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads", "wanted", "settled", "share"),
+    [
+        (2, 1, "auto", "auto", 0, 1),  # rank 0 has the other core
+        (2, 2, "auto", "auto", 0, 1),  # none is left
+        (3, 2, "auto", "auto", 0, 1),
+        (8, 1, "auto", "auto", 0, 4),
+        (8, 4, "auto", "auto", 0, 2),  # with rank 0 three cores would be idle
+        (8, 7, "auto", "auto", 0, 1),
+        (2, 1, "auto", "waits", 0, 2),
+        (2, 2, "auto", "evaluates", 0, 1),
+        (2, 1, "auto", "auto", 2, 2),  # as the surface has it: rank 0 would change that
+        (4, 1, "auto", "auto", 2, 2),
+        (2, 1, 2, "auto", 0, 2),
+    ],
+)
+def test_rank_0_has_its_share_of_the_cores_if_it_will_evaluate(
+    tmp_path, cores, workers, threads, wanted, settled, share
+):
+    """As it is assumed before a device is known, so that no core is left idle."""
+    path = write_job(tmp_path, launch={"coordinator": wanted}, threads=threads)
+    here = Hello(host="a", pid=0, cores=frozenset(range(cores)), visible=None)
+    placement = Placement(here, settled)
+    placement.hellos.update(_hellos(*[("a", range(cores), None)] * workers))
+    assignments = [placement.assign(k, jobs.load(path, command="eval")) for k in placement.hellos]
+    assert {assignment.share.count for assignment in assignments} == {share}
+    assert {assignment.settled for assignment in assignments} == {settled}
+
+
+def test_ranks_of_a_host_share_what_its_control_group_may_use(tmp_path):
+    """Two cores of eight are for one worker and rank 0, or for two workers alone."""
+    limits = Limits(group=2)
+    here = Hello(host="a", pid=0, cores=frozenset(range(8)), limits=limits, visible=None)
+    job = jobs.load(write_job(tmp_path), command="eval")
+    for workers, is_taking_part in ((1, True), (2, False)):
+        placement = _placement(job, *[("a", range(8), None)] * workers)
+        for rank in placement.hellos:
+            placement.hellos[rank] = replace(placement.hellos[rank], limits=limits)
+        assert placement.assign(1, job).share.count == (2 if workers == 1 else 1)
+        assignment = placement.assign_coordinator(here, VisibleDevices("cpu", 1, None), job)
+        assert (assignment is not None) == is_taking_part
 
 
 def _info(host, device_kind, device_id="", forward="fused"):
