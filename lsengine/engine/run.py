@@ -145,7 +145,7 @@ class Run:
         )
         if (manner := info.forward.removeprefix("eager, ")) != info.forward:
             log.info("the network's own code runs with %s", manner)
-        said = parts.said(store.read_parts(output), store.read_sizes(output))
+        said = parts.said(store.read_parts(output), parts.sizes(attributes))
         for axes, words in parts.together(said).items():
             log.info("%s: %s", axes, words)
         if "direction_cosine" in attributes:

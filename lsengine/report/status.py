@@ -125,7 +125,7 @@ def summary(path: str | Path) -> Summary:
     owner = lock.owner(path)
     counts, rate = surface.counts(), _rate(surface)
     known: dict[str, Any] = {name: surface.attributes.get(name) for name in _OF_THE_FILE} | counts
-    moved, sizes, damaged = store.read_parts(path), store.read_sizes(path), damage.cells(path)
+    moved, sizes, damaged = store.read_parts(path), surface.direction_sizes, damage.cells(path)
     return Summary(
         surface=str(path),
         name=surface.name,
@@ -165,7 +165,8 @@ def text(summary: Summary) -> str:
         words = ", ".join(f"{n:,} {state}" for state, n in summary.checkpoints.items() if n)
         lines.append(f"  trajectory {words}")
     for axes, words in parts.together(summary.parameters_text or {}).items():
-        lines.append(f"  {axes:<10} {words}")
+        label = "both axes" if "and" in axes else axes
+        lines.append(f"  {label:<10} {words}".replace("; ", f"\n{' ' * 13}"))
     if summary.unconverged:
         lines.append(f"  curvature  {summary.unconverged:,} of the done cells did not converge")
     if summary.rate_per_s:

@@ -20,7 +20,6 @@ from lsengine.store.reader import read_directions as read_directions
 from lsengine.store.reader import read_drawn as read_drawn
 from lsengine.store.reader import read_grid as read_grid
 from lsengine.store.reader import read_parts as read_parts
-from lsengine.store.reader import read_sizes as read_sizes
 from lsengine.store.reader import read_state as read_state
 from lsengine.store.reader import read_status as read_status
 from lsengine.store.reader import read_trajectory as read_trajectory

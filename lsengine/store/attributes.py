@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -85,12 +84,6 @@ def roles(content: Content) -> Mapping[str, list[str]]:
 def drawn(content: Content) -> dict[str, dict[str, list[str]]]:
     """Return digests of directions that the file does not hold; raises like `state`."""
     return dict(_text(content, "drawn", _is_drawn, "digests by axis and parameter"))
-
-
-def sizes(attributes: Mapping[str, Any]) -> dict[str, parts.Size]:
-    """Return by axis how long directions are, of attributes that have been `read`."""
-    said = json.loads(attributes.get("direction_sizes", "{}"))
-    return {axis: parts.Size(of["lengths"], of["zero_filters"]) for axis, of in said.items()}
 
 
 def _text(content: Content, name: str, fits: Callable[[Any], bool], words: str) -> Any:

@@ -23,7 +23,7 @@ from lsengine.store.validation import Content
 from lsengine.surface import Surface, Trajectory, drawn
 from lsengine.surface.grid import Grid
 from lsengine.surface.identity import read_identity
-from lsengine.surface.parts import Part, Selection, Size, parts
+from lsengine.surface.parts import Part, Selection, parts
 
 
 @contextmanager
@@ -192,14 +192,6 @@ def read_parts(path: Path) -> dict[str, dict[str, Part]]:
             axis: parts(state, names, _selection(specs.get(axis) or {}), words, policy)
             for axis, names in moved.items()
         }
-
-
-def read_sizes(path: Path) -> dict[str, Size]:
-    """Return by axis how long directions are, as far as the file says it; raises like `read`."""
-    with _content(path, loss_landscape.FORMAT) as content:
-        if loss_landscape.is_one(content.group):
-            return {}
-        return said.sizes(said.read(content))
 
 
 def _selection(spec: dict[str, Any]) -> Selection:

@@ -227,6 +227,12 @@ def sizes_text(sizes: Mapping[str, Size]) -> str:
     return json.dumps(said, separators=(",", ":"))
 
 
+def sizes(attributes: Mapping[str, Any]) -> dict[str, Size]:
+    """Return sizes by axis, as far as a surface's attributes have them."""
+    said = json.loads(attributes.get("direction_sizes", "{}"))
+    return {axis: Size(of["lengths"], of["zero_filters"]) for axis, of in said.items()}
+
+
 def _kind(name: str, roles: Roles) -> str:
     if name in roles.get("norm", ()):
         return "norm"

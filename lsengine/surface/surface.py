@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lsengine.external.optional import library
 from lsengine.surface.identity import read_identity
+from lsengine.surface.parts import Size, sizes
 
 if TYPE_CHECKING:
     import xarray
@@ -154,6 +155,11 @@ class Surface:
         """What the job says of each direction, by axis; nothing in other programs' files."""
         directions = (read_identity(self.attributes) or {}).get("directions")
         return directions if isinstance(directions, dict) else {}
+
+    @property
+    def direction_sizes(self) -> Mapping[str, Size]:
+        """By axis the length of the direction, by kind of parameter; nothing in older files."""
+        return sizes(self.attributes)
 
     @property
     def is_trained_curve(self) -> bool:

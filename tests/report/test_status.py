@@ -60,8 +60,10 @@ def test_status_says_what_moves_how_far_and_what_stays(make_job, capsys):
         square = sum(float((v.astype(float) ** 2).sum()) for v in direction.values())
         lengths = found.as_dict()["lengths"][axis].values()
         assert np.hypot.reduce(list(lengths)) == pytest.approx(square**0.5, rel=1e-5)
-        line = next(line for line in words.splitlines() if line.startswith(f"  {axis}"))
-        assert f"{axis}: {line.split(maxsplit=1)[1]}" in started
+        assert found.lengths[axis] == store.read(path).direction_sizes[axis].lengths
+        lines = words[words.index(f"  {axis}  ") :].splitlines()[:4]
+        said = "; ".join(line.strip() for line in lines).split(maxsplit=1)[1]
+        assert f"{axis}: {said}" in started
     assert list(found.lengths["alpha"]) == ["weights"]
     assert list(found.lengths["beta"]) == ["weights", "biases", "norm"]
     assert "norm 1 (1.weight)" in words

@@ -85,4 +85,4 @@ def test_a_file_without_such_texts_says_nothing(layout, tmp_path):
     path = tmp_path / "s.h5"
     store.create(path, layout)
     assert (store.read_state(path), store.read_drawn(path), store.read_parts(path)) == ([], {}, {})
-    assert store.read_sizes(path) == {}
+    assert store.read(path).direction_sizes == {}

@@ -167,8 +167,8 @@ def of_shares(sizes: Mapping[str, Size]) -> Iterator[str]:
         if size.share_of_statistics > _MUCH:
             yield (
                 f"directions.{axis}: {size.share_of_statistics:.0%} of its length is running "
-                f"statistics, which batch_norm: interpolated moves ({size.text()}); the loss "
-                "follows them as well as the weights; use recalibrated"
+                f"statistics, which batch_norm: interpolated moves ({size.text()}): cells differ "
+                "by them rather than by weights; use recalibrated"
             )
 
 
