@@ -70,7 +70,7 @@ class Look:
         labels: What the surfaces are called, one text for each.
         xlabel: Of the horizontal axes.
         ylabel: Of the vertical axes; of two kinds of them, the first.
-        zlabel: Of the colour bar and of heights; of curves, the second vertical axis.
+        zlabel: Of the colour bar.
         notes: Below the picture, for what it says there.
         panel_letters: The letter of the first panel, from which the others count on: ``(a)``.
         legend: Its place: ``below``, ``right``, ``none``, or one in the panel: ``best``.
@@ -164,9 +164,9 @@ class Look:
         default=None,
         metadata=_option(
             "--zlabel --colorbar-label TEXT",
-            "of the colour bar; of curves, of the second vertical axis",
+            "of the colour bar",
             values.text,
-            kinds=(*FLAT, *LANDSCAPES, "curve", "curvature"),
+            kinds=(*FLAT, *LANDSCAPES, "curvature"),
         ),
     )
     notes: str | None = field(

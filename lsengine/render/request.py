@@ -82,6 +82,7 @@ def validated(things: Sequence[Any], kind: str, look: Look) -> Request:
     style = find(look.style or "default")
     if style is STYLES["lit"] and kind not in ("surface", "html"):
         style = STYLES["default"]  # what is not a landscape has nothing to be lit
+    _fits_curvature(things, kind, look)
     look = merged(look, suited(style.look, kind))
     things = _labelled(things, look)
     scale = look.scale or "auto"
@@ -267,6 +268,16 @@ def _has_values(request: Request) -> None:
             f"{request.surfaces[first].source}: {quantity} has no finite value to draw "
             f"({tallies[first].reasons()}); use {remedy}"
         )
+
+
+def _fits_curvature(things: Sequence[Any], kind: str, look: Look) -> None:
+    """Refuse what only the other sort of curvature has: maps have colour bars, lines a legend."""
+    if kind != "curvature":
+        return
+    is_map = any(isinstance(thing, Surface) and thing.is_plane for thing in things)
+    idle, of = ("legend", "of planes") if is_map else ("zlabel", "along one direction")
+    if getattr(look, idle) is not None:
+        raise UsageError(f"render: curvature {of} has no {idle}; leave --{idle} out")
 
 
 def _curvature(request: Request) -> None:

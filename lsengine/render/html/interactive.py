@@ -155,7 +155,7 @@ def _camera(request: Request, planes: Sequence[Plane]) -> Camera:
         if scale is not None and min(plane.values.shape) > 1:
             terrain = Terrain(surface=surface, plane=plane, scale=scale, request=request)
             grounds.append(terrain.ground)
-            sights.append(grounds[-1].on_top(terrain.sights()))
+            sights.append(grounds[-1].spots(terrain.sights()))
 
     def hidden(camera: Camera) -> int:
         count = 0

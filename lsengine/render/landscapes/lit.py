@@ -159,7 +159,7 @@ def _hidden(
 ) -> Callable[[Camera], int]:
     """Return a function that counts the sights of all landscapes that a camera does not see."""
     grounds = [landscape.mesh.ground for landscape in landscapes]
-    sights = [g.on_top(t.sights()) for g, t in zip(grounds, shown, strict=True)]
+    sights = [g.spots(t.sights()) for g, t in zip(grounds, shown, strict=True)]
 
     def count(camera: Camera) -> int:
         eye = fitted_view(outline, camera).position

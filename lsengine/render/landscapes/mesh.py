@@ -15,6 +15,7 @@ MESH = 220  # quads along an axis after which a finer mesh is not seen
 WAYS = 12  # directions in which the horizon is looked for
 REACH = 0.35  # of the base: how far away a wall still takes light
 STEPS = 400  # of a line of sight over the base
+AROUND = 0.025  # of the base: so much beside a point should be seen, too
 LIFT = 0.004  # of the base: a line of sight begins above the surface, not in it
 
 
@@ -61,6 +62,11 @@ class Ground:
         heights = self.above(points[..., :2])
         z = np.where(np.isfinite(heights), heights, points[..., 2])
         return np.concatenate([points[..., :2], z[..., None]], axis=-1)
+
+    def spots(self, points: Floats) -> Floats:
+        """Return points, (N, 3), put on the ground, and four close by each; (5 N, 3)."""
+        beside = AROUND * np.array([(0, 0, 0), (1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0)])
+        return self.on_top((points[:, None] + beside).reshape(-1, 3))
 
     def clearance(self, point: Floats, eye: Floats) -> float:
         """Return the height above a point, (3,), that an eye sees; at most the ground's top."""

@@ -56,7 +56,7 @@ def draw(request: Request) -> Figure:
 def _hidden(axes: list[Axes], shown: list[Terrain]) -> Callable[[Camera], int]:
     """Return a function that counts the sights of all landscapes that a camera does not see."""
     grounds = [terrain.ground for terrain in shown]
-    sights = [g.on_top(t.sights()) for g, t in zip(grounds, shown, strict=True)]
+    sights = [g.spots(t.sights()) for g, t in zip(grounds, shown, strict=True)]
 
     def count(camera: Camera) -> int:
         hidden = 0

@@ -234,10 +234,9 @@ def _name_scales(figure: Figure, request: Request, families: Sequence[Axes]) -> 
     """Name colour bars or the vertical axes of families."""
     look = request.look
     bars = [side for side in figure.axes if hasattr(side, "_colorbar")]
-    _unambiguous("zlabel", look.zlabel, bars if not families else families[1:])
-    if look.zlabel is not None:
-        for side in families[1:] if families else bars:
-            side.set_ylabel(_checked("zlabel", look.zlabel))
+    _unambiguous("zlabel", look.zlabel, bars)
+    for bar in bars if look.zlabel is not None else ():
+        bar.set_ylabel(_checked("zlabel", look.zlabel or ""))
     if families:
         _unambiguous("ylabel", look.ylabel, families)
     if families and look.ylabel is not None:
@@ -245,7 +244,7 @@ def _name_scales(figure: Figure, request: Request, families: Sequence[Axes]) -> 
 
 
 def _unambiguous(name: str, value: Any, scales: Sequence[Axes]) -> None:
-    """Refuse what is said of one scale of many: of lines the second has a name of its own."""
+    """Refuse what is said of one scale of many; of two vertical axes the first is meant."""
     most = 1 if name == "zlabel" else 2
     if value is not None and len(scales) > most:
         raise UsageError(

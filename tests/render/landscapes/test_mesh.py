@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lsengine.render.landscapes.mesh import LIFT, Ground, monotone, smooth_mesh
+from lsengine.render.landscapes.mesh import AROUND, LIFT, Ground, monotone, smooth_mesh
 
 FINE = np.linspace(0, 1, 41)
 UNIT = np.linspace(0, 1, 21)
@@ -124,3 +124,15 @@ def test_a_pit_sees_less_sky_than_a_plain():
     middle = sky[sky.shape[0] // 2, sky.shape[1] // 2]
     assert 0.05 < middle < 0.5
     assert sky[0, 0] == pytest.approx(1)
+
+
+def test_spots_are_a_point_and_its_neighbours_on_the_ground():
+    """Five for each; beyond the ground they keep their height."""
+    x, y = np.meshgrid(UNIT, UNIT)
+    ground = Ground(x=UNIT, y=UNIT, z=x + 2 * y)
+    spots = ground.spots(np.array([[0.5, 0.25, 9.0]]))
+    assert spots.shape == (5, 3)
+    np.testing.assert_allclose(spots[:, 2], spots[:, 0] + 2 * spots[:, 1])
+    np.testing.assert_allclose(np.ptp(spots[:, :2], axis=0), 2 * AROUND)
+    holed = Ground(x=UNIT, y=UNIT, z=np.where(x > 0.5, np.nan, x))
+    np.testing.assert_allclose(holed.on_top(np.array([[0.9, 0.5, 7.0]])), [[0.9, 0.5, 7.0]])

@@ -137,10 +137,12 @@ def test_lines_end_where_it_was_said_and_are_counted():
     assert f"{(losses > 1).sum()} of {losses.size} values above 1" in words(figure)
 
 
-def test_of_two_vertical_axes_each_has_its_label():
-    """The first is y, the second z."""
-    figure = render.figure([make_curve()], kind="curve", ylabel="Y", zlabel="Z")
-    assert [axes.get_ylabel() for axes in figure.axes] == ["Y", "Z"]
+def test_of_two_vertical_axes_the_first_is_named():
+    """The other says what it is of; with one quantity there is one."""
+    figure = render.figure([make_curve()], kind="curve", ylabel="Y")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Y", "accuracy (%)"]
+    figure = render.figure([make_curve()], kind="curve", ylabel="Y", quantity="test_accuracy")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Y"]
 
 
 @pytest.mark.parametrize(
@@ -208,5 +210,7 @@ def test_pictures_with_several_scales_want_to_know_which():
     surface = replace(surface, quantities=quantities)
     with pytest.raises(UsageError, match=r"zlabel is of one scale.*has 4; choose one with --quant"):
         render.figure([surface], kind="curvature", zlabel="Z")
+    with pytest.raises(UsageError, match="curvature of planes has no legend; leave --legend out"):
+        render.figure([surface], kind="curvature", legend="none")
     figure = render.figure([surface], kind="curvature", zlabel="Z", quantity="eigenvalue_max")
     assert figure.axes[1].get_ylabel() == "Z"
