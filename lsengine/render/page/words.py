@@ -30,6 +30,7 @@ from lsengine.surface.records import History
 from lsengine.wording import short
 
 TITLE, OVER_ALL, NOTE = 1.08, 1.2, 0.8  # sizes in that of the labels
+LINE = 1.25  # from one line of a title to the next, in its size, whatever the font says
 WIDE = 0.52  # width of a letter, about, in its size
 _IS_NOTE = "note"  # what artists that are notes are marked by
 
@@ -61,14 +62,15 @@ def title(axes: Axes, text: str) -> None:
     columns = spec.get_gridspec().ncols if spec else 1
     size = page.letter(axes) * TITLE
     room = page.root(axes).get_figwidth() / columns * 0.96
-    axes.set_title(_lines(text, room, size), pad=4.0, fontsize=size)
+    axes.set_title(_lines(text, room, size), pad=4.0, fontsize=size, linespacing=LINE)
 
 
 def over_all(axes: Axes, text: str) -> None:
     """Write a title over all panels of a figure, one of which is ``axes``."""
     figure, size = page.root(axes), page.letter(axes) * OVER_ALL
     if text:
-        figure.suptitle(_lines(text, figure.get_figwidth() * 0.96, size), fontsize=size)
+        shown = _lines(text, figure.get_figwidth() * 0.96, size)
+        figure.suptitle(shown, fontsize=size, linespacing=LINE)
 
 
 def below_all(axes: Axes, text: str) -> None:

@@ -25,7 +25,7 @@ STANDS_IN = "lighter: the nearest cell's value stands in"
 WIDEST = 3.0  # axes whose ranges differ by more are not drawn at one scale
 FREE = 0.8  # height by width of their panels
 ALIKE = 1.3  # nor are those of several panels whose shapes differ by more
-BAND = "blank beside them, where contours lack a corner"
+BAND = "blank beside them, where contours end"
 NOT_TO_SCALE = "axes not to one scale"
 _ONCE = ("red: ", NOT_TO_SCALE)  # are said below the first panel only
 
