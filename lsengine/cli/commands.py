@@ -267,16 +267,35 @@ def models(parsed: argparse.Namespace) -> int:
 
 
 def init(parsed: argparse.Namespace) -> int:
-    """Write a starter job, or list what the directions of a job move."""
+    """Write a starter job or one for a checkpoint, or list what the directions of a job move."""
     if parsed.list:
         return _list_parts(parsed.path, parsed.changes)
     if parsed.changes:
         raise UsageError("--set goes with --list; a starter job is written as it is")
     path = parsed.path
+    is_job = path.suffix in (".yaml", ".yml")
+    if not is_job and (path.is_dir() or files.is_regular(path)):
+        return _init_for(path, parsed.output or Path(f"{path.stem}.yaml"))
+    if parsed.output:
+        raise UsageError(f"{path}: no such checkpoint; --output goes with one")
     if files.special(path) or files.is_regular(path):
         raise UsageError(f"{path}: exists; give another name")
     files.write(path, (Path(lsengine.__file__).parent / "job" / "starter.yaml").read_bytes())
     tell(f"{path}: try  lsengine train {path}  and then  lsengine eval {path}")
+    return 0
+
+
+def _init_for(checkpoint: Path, job: Path) -> int:
+    if files.special(job) or files.is_regular(job):
+        raise UsageError(f"{job}: exists; give another name by --output")
+    from lsengine.engine.prepare import first_job
+
+    text = first_job.first_job(checkpoint, job)
+    files.write(job, text.encode())
+    for what, lines in first_job.told(text).items():
+        for line in lines:
+            tell(f"{what}: {line}")
+    tell(f"{job}: look at it, then try  lsengine eval {job}")
     return 0
 
 

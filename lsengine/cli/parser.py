@@ -378,8 +378,15 @@ _COMMANDS = {
     "models": _Command(commands.models, "the built-in networks with parameter counts"),
     "init": _Command(
         commands.init,
-        "write a commented starter job, or list what a job moves",
-        _path("path FILE", None, nargs="?", default="job.yaml"),
+        "write a commented starter job, or one for a checkpoint; or list what a job moves",
+        _path(
+            "path FILE",
+            "the job to write (default: job.yaml); or a checkpoint that is there, for which a job "
+            "is written by looking at it",
+            nargs="?",
+            default="job.yaml",
+        ),
+        _path("--output -o JOB", "the job for a checkpoint (default: its name with .yaml, here)"),
         _flag("--list", "list what the directions of this job move and what stays, by its network"),
         _SET,
     ),
