@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lsengine.cli import commands
+from lsengine.cli import commands, values
 from lsengine.cli.speaking import Parser, Told
 from lsengine.looks import OPTIONS
 
@@ -40,43 +39,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str, least: int = 1) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected an integer of at least {least}")
-    return value
-
-
-_number = functools.partial(_count, least=0)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    shard, _, shards = text.partition("/")
-    if not (shard.isdecimal() and shards.isdecimal() and 1 <= int(shard) <= int(shards)):
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected K/N, K from 1 to N, such as 2/8")
-    return int(shard), int(shards)
-
-
-def _workers(text: str) -> int | str:
-    try:
-        return text if text == "auto" else _count(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, or auto") from None
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.1 <= value <= 86400:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected seconds, 0.1 to 86400")
-    return value
-
-
 _Argument = tuple[list[str], dict[str, Any]]
 
 
@@ -98,9 +60,9 @@ def _argument(usage: str, help: str | None, **options: Any) -> _Argument:
     """Return an argument as argparse takes it; ``usage`` is like ``--output -o FILE``."""
     first, *words = usage.split()
     names = [first, *(word for word in words if word.startswith("-"))]
-    values = tuple(words[len(names) - 1 :])
-    if values:
-        options["metavar"] = values if len(values) > 1 else values[0]
+    metavars = tuple(words[len(names) - 1 :])
+    if metavars:
+        options["metavar"] = metavars if len(metavars) > 1 else metavars[0]
     return names, {**options, "help": help}
 
 
@@ -116,7 +78,7 @@ def _watching(verb: str, every_s: float) -> tuple[_Argument, _Argument]:
     every = f"how often --watch looks (default: {every_s:g})"
     return (
         _flag("--watch", f"{verb} again as a run goes on, until it is complete"),
-        _argument("--every SECONDS", every, type=_seconds, default=every_s),
+        _argument("--every SECONDS", every, type=values.seconds, default=every_s),
     )
 
 
@@ -124,8 +86,8 @@ def _looks() -> list[_Argument]:
     """Return what may be said of a picture, as the one table of it has it."""
     looks = []
     for name, option in OPTIONS.items():
-        values = [word for word in option.usage.split() if not word.startswith("-")]
-        more: dict[str, Any] = {"nargs": len(values)} if len(values) > 1 else {}
+        taken = [word for word in option.usage.split() if not word.startswith("-")]
+        more: dict[str, Any] = {"nargs": len(taken)} if len(taken) > 1 else {}
         more |= {"action": "append"} if option.repeats else {}
         looks.append(_argument(option.usage, option.help, dest=name, type=option.type, **more))
     return looks
@@ -174,7 +136,7 @@ _COMMANDS = {
         _argument(
             "--chunk N",
             "hand out N cells at a time (default: by measured time; never affects values)",
-            type=_count,
+            type=values.count,
         ),
         _path(
             "--extend OLD.h5",
@@ -184,13 +146,13 @@ _COMMANDS = {
         _argument(
             "--shard K/N",
             "evaluate the K-th of N parts only, into NAME.shard-K.h5; see merge",
-            type=_shard,
+            type=values.shard,
         ),
         _argument(
             "--workers N",
             "start N processes on this machine, which evaluate together; auto: one for each card, "
             "or else for each core (default: this process, or the ranks of mpirun or srun)",
-            type=_workers,
+            type=values.workers,
         ),
         _PROGRESS,
         _QUIET,
@@ -212,7 +174,7 @@ _COMMANDS = {
         _argument(
             "--array N",
             "N shards without MPI, each a job of an array, and a job that merges them",
-            type=_count,
+            type=values.count,
         ),
         _flag("--chain", "train first, then evaluate, then draw"),
         _argument(
@@ -221,7 +183,7 @@ _COMMANDS = {
             "job asks for GPUs and there is none here, in a job of their own.  Default: 3 if they "
             "can be evaluated here and the surface has no cells yet, else 0.  A cell that takes "
             "longer than the time limit is refused",
-            type=_number,
+            type=values.number,
         ),
         description="A job goes back into the queue until its surface is done.  What the cluster "
         "needs is said by the job's section launch and by a site file.  Prints number, step and "
@@ -241,13 +203,15 @@ _COMMANDS = {
         "trace, density and leading eigenvectors of the Hessian at the centre",
         _argument("job JOB", "job file"),
         _SET,
-        _argument("--vectors K", "leading eigenvectors (default: 5)", type=_number, default=5),
-        _argument("--trace N", "probes of the trace (default: 32)", type=_number, default=32),
+        _argument(
+            "--vectors K", "leading eigenvectors (default: 5)", type=values.number, default=5
+        ),
+        _argument("--trace N", "probes of the trace (default: 32)", type=values.number, default=32),
         _argument(
             "--density N",
             "probes of the density (default: 8), of curvature.basis products each; 0 of any of "
             "the three leaves it out",
-            type=_number,
+            type=values.number,
             default=8,
         ),
         _path("--output -o FILE", "HDF5 file (default: beside the surface, NAME-spectrum.h5)"),
@@ -365,7 +329,7 @@ _COMMANDS = {
             action="append",
             default=[],
         ),
-        _argument("--bins N", "default: 101", type=_count, default=101),
+        _argument("--bins N", "default: 101", type=values.count, default=101),
     ),
     "doctor": _Command(
         commands.doctor,
