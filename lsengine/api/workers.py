@@ -57,6 +57,7 @@ _LAUNCHER = {  # as many ranks as asked for, wherever they fit, also for root in
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
 }
+_UNLESS_SET = {"OMPI_MCA_btl": "^ofi"}  # which sleeps for a second where it is not taken
 
 
 def surfaces(task: Task, options: Options, *, workers: int | str, shows: bool) -> list[Surface]:
@@ -282,7 +283,7 @@ class _Team:
         path = os.pathsep.join(filter(None, (package, kept.get("PYTHONPATH"))))
         share = cores.own_share(self._workers)
         of_team = {cores.SHARE: f"{share.count} {share.why}", "PYTHONPATH": path}
-        return {**kept, **_LAUNCHER, **of_team}
+        return {**_UNLESS_SET, **kept, **_LAUNCHER, **of_team}
 
     def _wait(self, started: list[_Process], files: list[list[Path]]) -> str | None:
         """Wait for the end of all, and show how far they are; return a signal that came."""

@@ -25,11 +25,12 @@ def test_digits_are_the_same_for_ever():
     assert dataset.sha256 == DIGITS_SHA256
 
 
-def test_digits_do_not_wait_for_scikit_learn():
-    """They come with lsengine: scikit-learn is neither imported nor looked for."""
+def test_digits_and_the_zoo_need_no_other_library():
+    """They come with lsengine: scikit-learn and torchvision are neither imported nor looked for."""
     code = (
-        "import sys; sys.modules['sklearn'] = None\n"
-        "from pathlib import Path; from lsengine import data\n"
+        "import sys; sys.modules['sklearn'] = sys.modules['torchvision'] = None\n"
+        "from pathlib import Path; from lsengine import data, models\n"
+        "models.zoo()\n"
         "from lsengine.job import schema\n"
         "spec = schema.DataSpec(dataset='digits')\n"
         "digest = data.load(spec, root=None, job_folder=Path(), seed=0).sha256\n"
