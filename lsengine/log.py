@@ -27,6 +27,11 @@ _quiet = False  # whether only warnings and errors are wanted
 _callers: list[bool] = []  # of functions called from Python: whether each speaks
 
 
+def is_quiet() -> bool:
+    """Whether only warnings and errors are wanted."""
+    return _quiet
+
+
 def set_quiet(quiet: bool) -> None:
     """Have `configure` leave out all but warnings and errors, or not."""
     global _quiet

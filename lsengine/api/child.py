@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from lsengine import log
 from lsengine.errors import LsengineError, UsageError
 from lsengine.ranks import World, end_at_once, meet
 
@@ -28,7 +29,8 @@ def main(folder: Path, name: str) -> None:
 
         if world.rank == 0:
             (folder / "begun").touch()
-        task, options, shows, is_command = _read(folder / f"task{name}.pkl")
+        task, options, shows, is_command, is_quiet = _read(folder / f"task{name}.pkl")
+        log.set_quiet(is_quiet)
         if is_command:
             changes = {"only": task.only, "changes": task.changes}
             evaluate(task.paths, options, world=world, **changes)

@@ -235,7 +235,9 @@ class _Team:
         import cloudpickle
 
         try:
-            content = cloudpickle.dumps((task, options, self._shows, self._is_command))
+            content = cloudpickle.dumps(
+                (task, options, self._shows, self._is_command, logs.is_quiet())
+            )
         except LsengineError:
             raise
         except Exception as error:

@@ -180,6 +180,9 @@ def test_the_command_line_starts_ranks(make_job, capfd, monkeypatch):
     assert ("workers=2 (rank 0 is one of them)" in text) == (cores.count() > 1)
     assert text.count("cells are done") == 1
     assert values(job.with_suffix(".h5")) == values(one)
+    job.with_suffix(".h5").unlink()
+    assert main(["eval", str(job), "--workers", "2", "--quiet"]) == 0
+    assert capfd.readouterr().err == ""
     assert main(["eval", str(job), "--workers", "2"]) == 0
     assert "nothing to do" in capfd.readouterr().err
     assert main(["eval", str(job), "--workers", "2", "--shard", "1/2"]) == 2

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from lsengine import store
-from lsengine.engine import Options, evaluate
+from lsengine import cores, store
+from lsengine.engine import Options, evaluate, messages
 from lsengine.external import installation
 from tests.support.surfaces import edited
 
@@ -52,3 +53,24 @@ def test_another_commit_goes_on(make_job, monkeypatch):
     assert np.all(resumed.status == whole.status)
     for name, values in whole.quantities.items():
         np.testing.assert_array_equal(resumed.quantities[name], values)
+
+
+def test_a_run_that_goes_on_keeps_the_threads_of_the_file(make_job, monkeypatch, capsys):
+    """Last bits may depend on them; with fewer cores it warns.  What it keeps it says."""
+    job = make_job(threads=2, grid={"alpha": [-1, 1, 3]}, directions={"alpha": {"kind": "random"}})
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    for name in cores.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    before = torch.get_num_threads()
+    for count, threads in ((4, 2), (1, 1)):
+        with edited(job.with_suffix(".h5")) as file:
+            file["status"][...] = 0
+        monkeypatch.setattr(cores, "bound", lambda count=count: frozenset(range(count)))
+        monkeypatch.setattr(messages, "bound", lambda count=count: frozenset(range(count)))
+        capsys.readouterr()
+        changes = ["threads=auto"]
+        assert evaluate([job], Options(progress="none"), world=None, changes=changes) == 0
+        text = capsys.readouterr().err
+        assert f"threads={threads} (" in text
+        assert ("threads is 1 here, 2 in the file" in text) == (threads == 1)
+    torch.set_num_threads(before)
