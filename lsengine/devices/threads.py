@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor, nn
 
 from lsengine.cores import Threads
 
 _PER_THREAD = 2**25  # multiply-adds of a layer: 1 to 2 ms; threads meet at its end in 10 to 100 us
-_FACTORS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # which argument is the first factor
 
 
 def threads_for(
-    model: nn.Module, call: Callable[[], int], *, batch_size: int, share: Threads
+    model: nn.Module, call: Callable[[], tuple[int, int]], *, batch_size: int, share: Threads
 ) -> Threads:
     """Return as many threads as have enough to do in a layer, at most the share.
 
@@ -27,8 +25,8 @@ def threads_for(
 
     Args:
         model: The network.
-        call: Sends a few samples through a copy of it, and returns how many.  It is called where
-            the weights alone do not tell that the work is large.
+        call: Sends a few samples through a copy of it, and returns what `counted` has found, and
+            how many they are.  It is called where the weights do not tell that the work is large.
         batch_size: Of the evaluation.
         share: The most.
 
@@ -41,31 +39,38 @@ def threads_for(
     layers = max(1, len(weights))
     wanted = sum(weights) * batch_size // layers // _PER_THREAD
     if wanted < share.count:
-        with torch.random.fork_rng(devices=[]), _Counter() as counter:
-            samples = call()
-        wanted = counter.found * batch_size // samples // layers // _PER_THREAD
+        with torch.random.fork_rng(devices=[]):
+            found, samples = call()
+        wanted = found * batch_size // samples // layers // _PER_THREAD
     if wanted >= share.count:
         return share
     why = "a network this small is faster so" if wanted < 2 else "as its layers are large"
     return Threads(max(1, wanted), why)
 
 
-class _Counter(TorchDispatchMode):
-    """Counts multiply-adds of products, convolutions and attention."""
+@contextlib.contextmanager
+def counted(network: nn.Module) -> Iterator[list[int]]:
+    """Count the multiply-adds of linear layers and convolutions within the context.
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found = 0
+    The number is the one in the list.  By hooks: a dispatch mode of torch would load its compiler,
+    which takes two seconds.  Products that no layer makes, as in attention, are not counted.
+    """
+    found = [0]
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do an operation of torch, and count it."""
-        outputs, name = func(*args, **(kwargs or {})), func.overloadpacket.__name__
-        if name in _FACTORS:
-            self.found += outputs.numel() * int(args[_FACTORS[name]].shape[-1])
-        elif name == "convolution":
-            weight, is_transposed = args[1], args[6]
-            larger = args[0] if is_transposed else outputs
-            self.found += larger.numel() * math.prod(weight.shape[1:])
-        elif name.startswith("_scaled_dot_product"):
-            self.found += 2 * outputs[0].numel() * int(args[1].shape[-2])
-        return outputs
+    def add(layer: nn.Module, inputs: Any, output: Any) -> None:
+        weight = layer.weight
+        if isinstance(weight, Tensor) and isinstance(output, Tensor):
+            larger = inputs[0] if getattr(layer, "transposed", False) else output
+            found[0] += larger.numel() * weight[0].numel()
+
+    hooks = [
+        layer.register_forward_hook(add)
+        for layer in network.modules()
+        if getattr(getattr(layer, "weight", None), "ndim", 0) > 1
+        and not isinstance(layer, nn.Embedding)
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -14,9 +14,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lsengine import devices, store
+from lsengine.cores import own_share
 from lsengine.engine import centre, compatibility, prepare
 from lsengine.engine.messages import Assignment, Plan, Twin, VisibleDevices, WorkerInfo
 from lsengine.engine.options import Options
@@ -29,6 +31,7 @@ from lsengine.engine.prepare import (
     principal_directions,
     selection,
     settings,
+    threads,
     warnings,
 )
 from lsengine.engine.prepare import directions as directions_of_job
@@ -71,7 +74,9 @@ class Run:
 
     def __init__(self, job: Job, options: Options, tick: Callable[[], None] = lambda: None) -> None:
         self._job, self._options, self._extended = job, options, options.extend
+        torch.set_num_threads(1)  # till it is known how many suit the work
         loaded = prepare.load(job)
+        threads.choose(job, loaded, torch.device("cpu"), own_share())
         self.loaded = replace(loaded, metrics=prepare.check(job, loaded))
         self._series = checkpoint_series.find(job, tick)
         self._checkpoints = self._series.paths if self._series else ()

@@ -48,7 +48,7 @@ class Workspace:
         self._job, self._tick, self._rank = assignment.job, tick, rank
         self._peers = assignment.peers
         document = self._job.document
-        torch.set_num_threads(assignment.share.count)
+        torch.set_num_threads(1)  # till it is known how many suit the work
         if document.device in ("auto", "cuda"):
             devices.choose_instance(assignment.slot)
         self._device = devices.device_of(document.device, assignment.slot)

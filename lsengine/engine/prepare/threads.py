@@ -6,7 +6,7 @@ import torch
 
 from lsengine.cores import Threads
 from lsengine.data.nesting import leaves
-from lsengine.devices.threads import threads_for
+from lsengine.devices.threads import counted, threads_for
 from lsengine.engine.prepare.loading import Loaded, use_of
 from lsengine.engine.prepare.settings import batch_size, sample_shape
 from lsengine.job import Job
@@ -43,12 +43,13 @@ def _chosen(
     keeps = job.document.objective is not None and job.document.batch_size != "auto"
     samples = size if keeps else _SAMPLES
 
-    def call() -> int:
+    def call() -> tuple[int, int]:
         batches, use = use_of(job, loaded.dataset)
         sample = batches.first(next(iter(loaded.dataset.splits)), samples, torch.float32)
-        with torch.no_grad():
-            use(cast(copied(loaded.model), torch.float32).eval(), sample)
-        return len(next(tensor for _, tensor in leaves(sample)))
+        network = cast(copied(loaded.model), torch.float32).eval()
+        with torch.no_grad(), counted(network) as found:
+            use(network, sample)
+        return found[0], len(next(tensor for _, tensor in leaves(sample)))
 
     try:
         return threads_for(loaded.model, call, batch_size=size, share=share)
