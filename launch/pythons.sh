@@ -3,15 +3,15 @@
 #
 #   launch/pythons.sh [PYTHON]...   3.12 stands for python3.12 on the PATH; a path is a program
 #
-# Without names: 3.11, 3.12 and 3.13.  What is run is a core set of the tests: reading jobs,
-# checkpoints and data, evaluating, storing, resuming, drawing and exporting; no browser, cluster or
+# Without names: 3.11, 3.12 and 3.13.  What is run is a core set of the tests: reading jobs and
+# old surfaces, objectives, storing, merging, reporting and exporting; no browser, cluster or
 # parallel HDF5.  TORCH_INDEX is heeded as by launch/setup.sh: the index for CPUs saves gigabytes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ $# = 0 ]; then set -- 3.11 3.12 3.13; fi
-rooms=(archive cli data engine export external geometry job models objective report store surface)
+rooms=(archive cli export external geometry job objective report store surface)
 tests=("${rooms[@]/#/tests/}" tests/test_doctests.py tests/test_files.py tests/test_wording.py)
-tools=(hypothesis jsonschema packaging pexpect pytest pytest-rerunfailures scikit-learn)
+tools=(hypothesis jsonschema packaging pexpect pytest pytest-rerunfailures scikit-learn trimesh vtk)
 export LSENGINE_SERIAL_ENV=
 said=()
 

@@ -217,14 +217,15 @@ def test_the_wheel_works_in_an_environment_of_its_own(built, tmp_path):
     python = tmp_path / "new" / "bin" / "python"
     words = ("install", "-q", "--no-deps", "--no-index", wheel)
     pip = [sys.executable, "-m", "pip", "--python", python, *words]
-    subprocess.run(pip, check=True, capture_output=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(pip, env=environment, check=True, capture_output=True)
     (site,) = (tmp_path / "new" / "lib").glob("*/site-packages")
     libraries = [path for path in sys.path if path.endswith("site-packages")]
     (site / "libraries.pth").write_text("\n".join(libraries))
     done = subprocess.run(
         ["bash", "-euxc", f"PATH={python.parent}:$PATH\n{_SCRIPT}"],
         cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
