@@ -25,8 +25,16 @@ def _marked(job):
     assert _evaluate(job) == 0
     path = job.with_suffix(".h5")
     with edited(path) as file:
-        file["train_loss"][...] += 1000.0
+        file["train_loss"][...] += _marks(file["train_loss"].shape)
     return path
+
+
+def _marks(shape):
+    """Return 1000 for every cell, and 0 at the centre: a run refuses a surface with another one."""
+    marks = np.full(shape, 1000.0)
+    if all(count % 2 for count in shape):  # else no cell is the centre
+        marks[tuple(count // 2 for count in shape)] = 0.0
+    return marks
 
 
 def test_a_finer_and_wider_grid_evaluates_only_what_is_new(make_job):
@@ -38,10 +46,8 @@ def test_a_finer_and_wider_grid_evaluates_only_what_is_new(make_job):
     found, expected = (
         store.read(job.with_suffix(".h5")).quantities["train_loss"] for job in (new, whole)
     )
-    taken = np.zeros((9, 9), bool)
-    taken[2:7:2, ::2] = True
-    np.testing.assert_array_equal(found[taken], expected[taken] + 1000.0)
-    np.testing.assert_array_equal(found[~taken], expected[~taken])
+    expected[2:7:2, ::2] += _marks((3, 5))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_without_marks_the_bytes_are_those_of_one_run(make_job, pool):
@@ -76,7 +82,7 @@ def test_a_single_direction_becomes_the_first_of_several(make_job):
     new = make_job("new", repeats=3, **curve)
     assert _evaluate(new, old) == 0
     loss = store.read(new.with_suffix(".h5")).quantities["train_loss"]
-    assert (loss[0] > 1000).all()
+    np.testing.assert_array_equal(loss[0] > 1000, _marks((5,)) > 0)
     assert (loss[1:] < 1000).all()
 
 
@@ -90,6 +96,16 @@ def test_failed_and_missing_cells_are_not_taken_over(make_job):
     loss = store.read(new.with_suffix(".h5")).quantities["train_loss"]
     assert (loss[0, :2] < 1000).all()
     assert (loss[0, 2:] > 1000).all()
+
+
+def test_an_old_surface_with_another_centre_is_refused(make_job):
+    """The loss of the centre that is taken over differs from the one of today: exit 4."""
+    old = make_job("old", grid=COARSE)
+    assert _evaluate(old) == 0
+    with edited(old.with_suffix(".h5")) as file:
+        file["train_loss"][1, 2] += 1.0
+    with pytest.raises(SurfaceError, match=r"centre's train_loss is .* now, and .* in the file"):
+        _evaluate(make_job("new", grid=FINE), old.with_suffix(".h5"))
 
 
 def test_cells_of_another_job_are_refused(make_job):
