@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 import pytest
 
 from lsengine import cli
 from lsengine.cli import main
 from lsengine.external import installation
-
-LSENGINE = Path(sys.prefix, "bin", "lsengine")
 
 
 def _parsers():
