@@ -59,7 +59,7 @@ def first_job(path: Path, job: Path) -> str:
     Raises:
         UsageError: If the checkpoint cannot be read.
     """
-    content = checkpoint.load(path, key=str(path))
+    content = checkpoint.load(path, key="checkpoint")
     shapes = {name: tuple(tensor.shape) for name, tensor in content.state.items()}
     found = guess(shapes)
     name = "".join(c if c.isprintable() and c != "/" else "_" for c in path.stem)[:200]

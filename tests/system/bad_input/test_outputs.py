@@ -145,10 +145,10 @@ def test_a_surface_that_another_run_is_writing(job, refused, tmp_path, monkeypat
         (["--as", "countour"], ["unknown kind of picture 'countour'", 'did you mean "contour"?']),
         (["--as", "curve"], ["has two directions", "use --as contour"]),
         (["--quantity", "train_los"], ["no quantity 'train_los'", 'did you mean "train_loss"?']),
-        (["--scale", "square"], "allowed: auto, linear, log"),
+        (["--scale", "square"], ["got 'square'", "expected auto, linear, log, quantile"]),
         (["--style", "pastel"], "unknown style 'pastel'"),
-        (["--levels", "1"], "levels is 1; allowed: 2 to 100"),
-        (["--limits", "3", "2"], "two finite numbers are needed, the lower first"),
+        (["--levels", "1"], ["levels: got 1", "expected an integer from 2 to 100"]),
+        (["--limits", "3", "2"], "expected two numbers, the lower first"),
         (["--limits", "0", "2", "--scale", "log"], "a log scale cannot show"),
         (["--output", "FOLDER/picture.jpg"], ["extension '.jpg'", "png, pdf, svg"]),
         (["--output", "FOLDER/plane.h5"], "extension '.h5'"),
@@ -201,7 +201,11 @@ def test_init_never_overwrites(refused, tmp_path):
     """An existing file, a folder, and a folder that is not there."""
     (tmp_path / "job.yaml").write_text("mine")
     refused("init", tmp_path / "job.yaml", says="job.yaml: exists; give another name")
-    refused("init", tmp_path, says="exists; give another name")
+    refused(
+        "init",
+        tmp_path,
+        says=["checkpoint: ", "is a directory", "expected a file, or a folder with"],
+    )
     refused(
         "init", tmp_path / "gone" / "job.yaml", code=3, says=["cannot be written", "No such file"]
     )
