@@ -300,7 +300,7 @@ def check_kind(look: Look, kind: str) -> None:
         option = OPTIONS[name]
         if option.kinds and kind not in option.kinds:
             raise UsageError(
-                f"render: a {kind} has no {name.replace('_', ' ')}; leave "
+                f"render: a picture as {kind} has no {name.replace('_', ' ')}; leave "
                 f"{option.usage.split()[0]} out (it is for {', '.join(option.kinds)})"
             )
 

@@ -115,7 +115,7 @@ def _labelled(things: Sequence[Any], look: Look) -> Sequence[Any]:
         return things
     if len(look.labels) != len(things):
         raise UsageError(
-            f"render: {len(look.labels)} labels for {len(things)} files; give one for each"
+            f"render: {len(look.labels)} label(s) for {len(things)} file(s); give one for each"
         )
     return [t.renamed(label) for t, label in zip(things, look.labels, strict=True)]
 

@@ -88,7 +88,9 @@ def test_numbers_and_lists_of_numpy_are_numbers_and_lists():
 def test_what_a_picture_has_not_is_refused_if_asked_for_and_ignored_in_a_style():
     """A style file serves every kind; a slip of the command is told with the kinds."""
     look = Look(legend="none", title="t")
-    with pytest.raises(UsageError, match=r"a filled has no legend; leave --legend out .*curve"):
+    with pytest.raises(
+        UsageError, match=r"a picture as filled has no legend; leave --legend out .*curve"
+    ):
         check_kind(look, "filled")
     assert suited(look, "filled") == Look(title="t")
     assert suited(look, "curve") == look

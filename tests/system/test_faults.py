@@ -163,24 +163,6 @@ def test_an_exception_outside_a_cell_ends_all_ranks_with_a_traceback(make_job, t
     assert store.read(job.with_suffix(".h5")).counts()["done"] >= 3
 
 
-def test_a_bad_job_under_mpirun_is_one_message_and_one_code(tmp_path):
-    """Rank 0 says it, last, and nothing comes after it; the launcher ends with its code."""
-    (tmp_path / "bad.yaml").write_text("model: {arch: resnet21}\ndata: {dataset: digits}\n")
-    ended = run_ranks(3, ["eval", str(tmp_path / "bad.yaml")])
-    assert ended.returncode == 2
-    assert ended.stderr.count("model.arch") == 1
-    said = "Traceback", "non-zero status", "stopped by"
-    assert not [words for words in said if words in ended.stderr]
-    assert ended.stderr.splitlines()[-1].startswith("  grid: required")
-
-
-@pytest.mark.parametrize("arguments", [["evall"], ["eval"], ["eval", "--chunk", "0", "x"]])
-def test_a_wrong_command_line_under_mpirun_is_one_message(arguments):
-    """As alone: ranks that have not met yet leave it to the first one."""
-    ended, alone = run_ranks(3, arguments), run_alone(arguments)
-    assert (ended.returncode, ended.stderr) == (2, alone.stderr)
-
-
 def test_a_worker_that_reads_another_checkpoint_is_found_out(make_job, tmp_path):
     """A file that differs between hosts ends the run with exit 2, its key, rank and host."""
     job = make_job(launch={"coordinator": "waits"})

@@ -1,4 +1,4 @@
-"""Launches: several jobs in one, and one whose job is bad."""
+"""Launches: several jobs in one, and those whose job or command line is bad."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from lsengine import store
 from lsengine.engine import Options, evaluate
 from tests.support.jobs import values, write_job
-from tests.support.launchers import run_ranks
+from tests.support.launchers import run_alone, run_ranks
 
 _LATE_GOODBYE = """
 import os, time
@@ -60,3 +60,21 @@ def test_a_worker_imports_nothing_heavy_for_a_bad_job(tmp_path):
     assert ended.returncode == 2
     assert "heavy 1 False" in ended.stdout
     assert "True" not in ended.stdout
+
+
+def test_a_bad_job_under_mpirun_is_one_message_and_one_code(tmp_path):
+    """Rank 0 says it, last, and nothing comes after it; the launcher ends with its code."""
+    (tmp_path / "bad.yaml").write_text("model: {arch: resnet21}\ndata: {dataset: digits}\n")
+    ended = run_ranks(3, ["eval", str(tmp_path / "bad.yaml")])
+    assert ended.returncode == 2
+    assert ended.stderr.count("model.arch") == 1
+    said = "Traceback", "non-zero status", "stopped by"
+    assert not [words for words in said if words in ended.stderr]
+    assert ended.stderr.splitlines()[-1].startswith("  grid: required")
+
+
+@pytest.mark.parametrize("arguments", [["evall"], ["eval"], ["eval", "--chunk", "0", "x"]])
+def test_a_wrong_command_line_under_mpirun_is_one_message(arguments):
+    """As alone: ranks that have not met yet leave it to the first one."""
+    ended, alone = run_ranks(3, arguments), run_alone(arguments)
+    assert (ended.returncode, ended.stderr) == (2, alone.stderr)

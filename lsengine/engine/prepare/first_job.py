@@ -121,7 +121,7 @@ def _dataset(found: Guess) -> str:
 def _data(found: Guess | None) -> str:
     if found is None:
         return (
-            f"  dataset: arrays                # {_FILL_IN}: or another one, docs/JOBS.md\n"
+            f"  dataset: arrays                # {_FILL_IN}: or another one, docs/howto/data.md\n"
             f"  root: data.npz                 # {_FILL_IN}"
         )
     name, of = _dataset(found), _about(found)

@@ -96,7 +96,7 @@ class Coordinator:
             idle_place = self._placement.assign_coordinator(hello, devices, self._job)
             if idle_place is None:
                 return False
-            log.info("rank 0 evaluates, too: it would leave a device or a core idle")
+            log.info("rank 0 evaluates, too: without it a device or a core would be idle")
             assignment = idle_place
         patience_s = self._patience_s if self._options.end_if_hung else math.inf
         self._local = LocalWorker(assignment, make, self._serve_others, patience_s)

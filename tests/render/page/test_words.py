@@ -67,7 +67,7 @@ def test_of_several_the_title_is_over_all_and_labels_over_each():
 
 def test_labels_are_one_for_each():
     """Fewer or more are refused."""
-    with pytest.raises(UsageError, match="1 labels for 2 files; give one for each"):
+    with pytest.raises(UsageError, match=r"1 label\(s\) for 2 file\(s\); give one for each"):
         render.figure([make_plane(), make_plane()], kind="filled", labels=["a"])
 
 
