@@ -44,6 +44,15 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     pool.close()
 
 
+@pytest.fixture(autouse=True)
+def _aloud() -> Iterator[None]:
+    """End what --quiet of a command in this process has asked for: a process has one command."""
+    yield
+    from lsengine import log
+
+    log.set_quiet(False)
+
+
 @pytest.fixture
 def make_job(tmp_path: Path) -> Callable[..., Path]:
     """Write small complete jobs in the test's folder; see `tests/support/jobs.py`."""

@@ -18,7 +18,7 @@ from lsengine.job.schema import ModelSpec
 from lsengine.models import build
 from tests.support.datasets import load
 
-SMALL = ["--set", "grid={alpha: [0, 0, 1], beta: [0, 1, 2]}", "--quiet"]
+SMALL = ["--set", "grid={alpha: [0, 0, 1], beta: [0, 1, 2]}"]
 
 
 def _network(arch, args=None, size=(8, 8)):
