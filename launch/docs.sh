@@ -23,7 +23,7 @@ setup = configparser.ConfigParser()
 setup.read("setup.cfg")
 print(setup["options.extras_require"]["docs"].strip())
 CODE
-    $tools/bin/python -m pip install --quiet -r $tools/packages
+    $tools/bin/python -m pip install --quiet -c constraints.txt -r $tools/packages
     touch $tools/complete
 fi
 $tools/bin/sphinx-build --quiet --fail-on-warning --keep-going -b "${2-html}" docs "build/docs${2+-$2}"
