@@ -11,7 +11,7 @@ RERUNS := --reruns 2 --max-suite-reruns 8 --rerun-show-tracebacks
 GPU_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
 
-.PHONY: help setup setup-serial demo studies gallery transformers test test-slow test-cluster check bench gpu-check soak fuzz docs docs-links pythons image clean
+.PHONY: help setup setup-serial demo studies gallery transformers test test-slow test-cluster check bench gpu-check soak fuzz docs reference docs-links pythons image clean
 .NOTPARALLEL:
 
 help: ## list what can be made
@@ -60,6 +60,9 @@ soak: setup ## kill runs at random moments, 300 times
 
 fuzz: setup ## try 100,000 damaged and hostile files and jobs, confined: hours; a killed run goes on
 	$(BIN)/python -m tests.fuzz --results fuzz.jsonl
+
+reference: setup ## write job keys and the command line into docs/reference, from the code
+	PYTHONPATH=. $(BIN)/python docs/generated.py
 
 docs: setup ## build the site of the documentation: build/docs/index.html
 	@launch/docs.sh $(VENV)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import generated  # noqa: E402  (beside this file)
-
-import lsengine  # noqa: E402
+import lsengine
 
 project = "lsengine"
 author = "The lsengine authors"
@@ -17,7 +15,6 @@ release = lsengine.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["generated.py"]
 suppress_warnings = ["myst.header"]  # a page may begin with a level that the one before has not
 
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -40,13 +37,3 @@ copybutton_exclude = ".linenos, .gp, .go, .c1"
 
 linkcheck_timeout = 20
 linkcheck_workers = 4
-
-
-def setup(app: object) -> None:
-    """Fill the pages of the reference that are made from the code."""
-    app.connect("source-read", _fill)  # type: ignore[attr-defined]
-
-
-def _fill(app: object, name: str, source: list[str]) -> None:
-    if name in generated.PAGES:
-        source[0] = source[0].replace("<!-- generated -->", generated.PAGES[name]())

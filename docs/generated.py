@@ -1,10 +1,11 @@
-"""The pages of the reference that are made from the code: job keys and the command line."""
+"""Write the pages of the reference that are made from the code: `make reference`."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -139,7 +140,9 @@ def _sentence(text: str) -> str:
 
 
 def _usage(command: argparse.ArgumentParser) -> str:
-    return command.format_usage().removeprefix("usage: ").rstrip()
+    formatter = argparse.HelpFormatter(command.prog, width=100)  # not as wide as this terminal
+    formatter.add_usage(command.usage, command._actions, command._mutually_exclusive_groups, "")
+    return formatter.format_help().rstrip()
 
 
 def _arguments(command: argparse.ArgumentParser) -> Iterator[str]:
@@ -154,4 +157,22 @@ def _arguments(command: argparse.ArgumentParser) -> Iterator[str]:
         yield "| " + " | ".join(cells) + " |"
 
 
-PAGES = {"reference/job-keys": job_keys, "reference/command-line": command_line}
+_FOLDER = Path(__file__).parent / "reference"
+_MARK = "<!-- Written by make reference; what is above is written by hand. -->\n"
+PAGES: dict[Path, Callable[[], str]] = {
+    _FOLDER / "job-keys.md": job_keys,
+    _FOLDER / "command-line.md": command_line,
+}
+
+
+def written(page: Path) -> str:
+    """Return what a page has to be: its head as it is, and what the code says now."""
+    head, mark, _ = page.read_text().partition(_MARK)
+    if not mark:
+        raise ValueError(f"{page}: no line {_MARK.strip()!r}")
+    return f"{head}{mark}\n{PAGES[page]().rstrip()}\n"
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(written(page))

@@ -36,7 +36,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         file, _, anchor = link.partition("#")
         target = (page.parent / file).resolve() if file else page
         assert target.exists(), link
-        if anchor and "reference" not in target.parts:  # those are made when the site is built
+        if anchor and target.name != "python-api.md":  # which is made when the site is built
             assert anchor in _anchors(target), link
 
 
