@@ -99,14 +99,8 @@ def evaluate(task: JobFiles, options: Options, *, workers: int | str) -> int:
         The exit code of a run without an error.
 
     Raises:
-        UsageError: If this is a rank of a launch already.
         LsengineError: As `surfaces`.
     """
-    if launched_size() > 1:
-        raise UsageError(
-            "--workers: these are ranks of a launch already; leave it out, or start the command "
-            "without mpirun or srun"
-        )
     logs.configure(rank=0)
     jobs = task.jobs(Path())
     count = workers if isinstance(workers, int) else _fitting(jobs)

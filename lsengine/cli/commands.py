@@ -61,13 +61,21 @@ def train(parsed: argparse.Namespace) -> int:
 
 def evaluate(parsed: argparse.Namespace) -> int:
     """Evaluate the jobs' surfaces."""
+    from lsengine import ranks
+
+    with ranks.refused_once():
+        if parsed.extend is not None and (len(parsed.jobs) > 1 or parsed.shard is not None):
+            raise UsageError("--extend goes with one job, and not with --shard")
+        if parsed.workers is not None and parsed.shard is not None:
+            raise UsageError("--workers shares the cells out itself; leave --shard out")
+        if parsed.workers is not None and ranks.launched_size() > 1:
+            raise UsageError(
+                "--workers: these are ranks of a launch already; leave it out, or start the "
+                "command without mpirun or srun"
+            )
     world = _join(parsed)
     from lsengine.engine import evaluate
 
-    if parsed.extend is not None and (len(parsed.jobs) > 1 or parsed.shard is not None):
-        raise UsageError("--extend goes with one job, and not with --shard")
-    if parsed.workers is not None and parsed.shard is not None:
-        raise UsageError("--workers shares the cells out itself; leave --shard out")
     options = _options(parsed, chunk=parsed.chunk, shard=parsed.shard, extend=parsed.extend)
     if parsed.workers is not None:
         from lsengine.api import workers

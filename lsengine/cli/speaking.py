@@ -8,12 +8,30 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from lsengine import ranks
+from lsengine.wording import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
     """A parser that speaks once where several ranks do one command together: on rank 0."""
 
     is_of_all_ranks = True
+
+    def parse_known_args(self, *arguments: Any, **more: Any) -> Any:
+        """Parse, and refuse with this command's usage what it does not know."""
+        parsed, unknown = super().parse_known_args(*arguments, **more)
+        if unknown:
+            options = self._option_string_actions
+            hints = (did_you_mean(u.partition("=")[0], options) for u in unknown if u[0] == "-")
+            hint = next(filter(None, hints), "")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return parsed, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            hint = did_you_mean(value, action.choices or ())
+            raise argparse.ArgumentError(action, error.message + hint) from None
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if not self._is_spoken_for():

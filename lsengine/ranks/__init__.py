@@ -14,6 +14,7 @@ from lsengine.ranks.launch import leave_last as leave_last
 from lsengine.ranks.launch import let_rank_0_speak as let_rank_0_speak
 from lsengine.ranks.launch import meet as meet
 from lsengine.ranks.launch import own_exit_code as own_exit_code
+from lsengine.ranks.launch import refused_once as refused_once
 from lsengine.ranks.signals import Interrupted as Interrupted
 from lsengine.ranks.signals import StopRequest as StopRequest
 from lsengine.ranks.signals import ended_by_sigterm as ended_by_sigterm

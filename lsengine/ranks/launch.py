@@ -13,10 +13,11 @@ import socket
 import sys
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from lsengine.errors import EnvironmentUnfit
+from lsengine.errors import EnvironmentUnfit, LsengineError
 from lsengine.ranks.signals import EarlySignal, fatal_signals
 from lsengine.ranks.world import BEFORE_ABORT_S, World, survives_rank_death
 
@@ -73,6 +74,17 @@ def hint_for(code: int) -> str:
     if not (code and is_old) or launched_rank():
         return ""
     return f"(exit code {code}; what mpirun prints below this line says no more)\n"
+
+
+@contextmanager
+def refused_once() -> Iterator[None]:
+    """Have rank 0 alone say what every rank refuses alike; the others end without a word."""
+    try:
+        yield
+    except LsengineError:
+        if launched_rank() and launched_size() > 1:
+            raise SystemExit(0) from None
+        raise
 
 
 def _count(variable: str) -> int:

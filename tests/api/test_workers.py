@@ -15,9 +15,7 @@ import lsengine
 from lsengine import cores, devices
 from lsengine import job as jobs
 from lsengine.api import workers
-from lsengine.api.tasks import JobFiles
 from lsengine.cli import main
-from lsengine.engine import Options
 from lsengine.errors import CellsFailed, JobError, UsageError
 from tests.support.jobs import values
 from tests.support.launchers import ROOT, launcher_environment, serial_environment
@@ -186,10 +184,14 @@ def test_the_command_line_starts_ranks(make_job, capfd, monkeypatch):
     assert main(["eval", str(job), "--workers", "2"]) == 0
     assert "nothing to do" in capfd.readouterr().err
     assert main(["eval", str(job), "--workers", "2", "--shard", "1/2"]) == 2
+    capfd.readouterr()
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    task = JobFiles(paths=(job,), command="eval")
-    with pytest.raises(UsageError, match="--workers: these are ranks of a launch already"):
-        workers.evaluate(task, Options(), workers=2)
+    assert main(["eval", str(job), "--workers", "2"]) == 2
+    assert "--workers: these are ranks of a launch already" in capfd.readouterr().err
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(job), "--workers", "2"])
+    assert (ended.value.code, capfd.readouterr().err) == (0, "")
 
 
 def test_the_command_line_tells_of_failed_cells_once(make_job, capfd, alone):

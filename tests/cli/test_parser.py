@@ -52,3 +52,47 @@ def test_the_version_and_the_citation_are_said(capsys):
     assert first == f"lsengine {installation.version()}"
     assert any("1712.09913" in line for line in rest)
     assert f"  version = {{{installation.version()}}}," in rest
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_slip_in_an_option_is_told_with_the_usage_of_its_command(capsys, command):
+    """Whatever the command; the option that was meant is named."""
+    parser = _parsers()[1].choices[command]
+    wanted = [a.metavar and "3" for a in parser._actions if a.required and not a.option_strings]
+    option = max(parser._option_string_actions, key=len)
+    slip = f"{option[:3]}{option[4:]}x"
+    needed = [
+        w
+        for a in parser._actions
+        if a.required and a.option_strings
+        for w in (a.option_strings[0], "csv")
+    ]
+    shell = ["bash"] if command == "completion" else wanted
+    with pytest.raises(SystemExit) as ended:
+        main([command, *shell, *needed, f"{slip}=1"])
+    assert ended.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f"usage: lsengine {command} ")
+    assert text.endswith(f'unrecognized arguments: {slip}=1; did you mean "{option}"?\n')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"), [(["evla"], "eval"), (["eval", "j", "--progress", "lnes"], "lines")]
+)
+def test_a_slip_in_a_word_names_what_was_meant(capsys, arguments, meant):
+    """Of commands, and of what an option may be."""
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert capsys.readouterr().err.endswith(f'did you mean "{meant}"?\n')
+
+
+def test_an_option_before_the_command_is_none_of_the_command(capsys):
+    """An argument too many has no hint, an unknown option of no command the usage of all."""
+    with pytest.raises(SystemExit):
+        main(["--vresion", "models"])
+    text = capsys.readouterr().err
+    assert text.startswith("usage: lsengine [-h]")
+    assert text.endswith('--vresion; did you mean "--version"?\n')
+    with pytest.raises(SystemExit):
+        main(["status", "a.h5", "b.h5"])
+    assert capsys.readouterr().err.endswith("unrecognized arguments: b.h5\n")
