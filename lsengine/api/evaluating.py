@@ -143,25 +143,29 @@ def trajectory(
 ) -> Surface:
     """Project the checkpoints of a training on a plane, and evaluate both.
 
+    With batch normalisation give ``batch_norm="recalibrated"``.  The default, ``frozen``, keeps
+    the running statistics of ``model`` in the whole plane; earlier checkpoints had others, so the
+    plane under the path can be far too high.  A warning says so.
+
     Args:
         checkpoints: Networks, state dicts or files, in the order of time, or by their epochs.
         model: The centre of the plane: most often the last of them.
-        data: As for `evaluate`, and so is all that follows.
-        loss: See there.
-        objective: See there.
+        data: As for `evaluate`.
+        loss: As for `evaluate`.
+        objective: As for `evaluate`.
         grid: So many points of both axes, which fit the checkpoints; or the section of a job.
         directions: Default: the principal components of the checkpoints.
-        normalize: See there.
-        ignore: See there.
-        only: See there.
-        seed: See there.
-        split: See there.
-        pad: See there.
-        output: See there.
-        retry_failed: See there.
-        workers: See there.
-        progress: See there.
-        keys: See there.
+        normalize: How directions are normalised, as for `evaluate`.
+        ignore: What they do not move: patterns of names, and roles.
+        only: What alone they move, likewise.
+        seed: Of all random numbers.
+        split: What the data are, if they do not say it: ``train`` or ``test``.
+        pad: With what batches of different lengths are filled up, as for `evaluate`.
+        output: A surface file.  Default: none is kept.
+        retry_failed: Evaluate failed and damaged cells and checkpoints again.
+        workers: How many processes of this machine evaluate, as for `evaluate`.
+        progress: Whether a bar and warnings are shown.
+        keys: Any other key of a job: ``batch_norm``, ``precision``, ``batch_size``...
 
     Returns:
         The surface; the checkpoints are its ``trajectory``.
@@ -252,18 +256,18 @@ def spectrum(
 
     Args:
         model: A network, which is only read; or a job file, which stands for data and loss.
-        data: As for `evaluate`; so is all that says so.
-        loss: See there.
-        objective: See there.
+        data: As for `evaluate`.
+        loss: As for `evaluate`.
+        objective: As for `evaluate`.
         vectors: How many eigenvectors; 0 leaves a part out, here and in the next two.
         trace: How many random probes of the trace.
         density: How many random probes of the density.
         ignore: Parameters that the Hessian is not of: patterns of names, and roles.
         only: What alone it is of, likewise.
-        split: See there.
-        pad: See there.
+        split: What the data are, if they do not say it: ``train`` or ``test``.
+        pad: With what batches of different lengths are filled up, as for `evaluate`.
         output: A file for the result.  Default: none is kept.
-        progress: See there.
+        progress: Whether a bar and warnings are shown.
         keys: Any other key of a job, ``seed`` or ``precision`` for instance, also in place of a
             job file's; the section ``curvature`` says how hard to look.
 

@@ -318,6 +318,7 @@ class Run:
             ranges = ranges or principal_directions.ranges(job, trajectory)
         self._grid = prepare.grid(job, ranges)
         warnings.log_all(job, loaded, directions, self._grid, sizes)
+        self._warn_of_trajectory(directions, tick)
         return Layout(
             grid=self._grid,
             quantities=prepare.quantity_names(job, loaded.dataset, loaded.metrics),
@@ -353,6 +354,14 @@ class Run:
         )
         store.amend(output, {"job": self._job.resolved()}, trajectory)
         log.info("%s: now has a trajectory", output)
+        self._warn_of_trajectory(directions, tick)
+
+    def _warn_of_trajectory(self, directions: Stored, tick: Callable[[], None]) -> None:
+        if self._series is None:
+            return
+        model = self.loaded.model
+        for warning in warnings.of_trajectory(self._job, model, self._series, directions, tick):
+            log.warning(warning)
 
     def _adopt(self, info: WorkerInfo) -> None:
         """Take over what an extended surface has of this one's cells."""

@@ -13,6 +13,7 @@ from lsengine.job import load_all
 from lsengine.surface import Surface, Trajectory
 
 _COLUMNS = ("alpha", "beta", "distance", "train_loss", "plane_train_loss", "test_loss")
+_NEAR, _FAR = 0.2, 0.5  # of a checkpoint's distance from the centre; of the range of their losses
 _TITLES = {"plane_train_loss": "plane's", "train_loss": "train loss", "test_loss": "test loss"}
 
 
@@ -39,13 +40,36 @@ def table(surface: Surface) -> str:
     for row, epoch in enumerate(track.columns["epoch"]):
         numbers = [f"{track.columns[name][row]:.5g}" for name in names]
         rows.append([str(epoch), *numbers, "learning rate drops" if track.lr_drops[row] else ""])
-    return "\n".join([surface.source, wording.table(rows), *summary(track)])
+    return "\n".join([surface.source, wording.table(rows), *summary(track), *gaps(track)])
 
 
 def _metrics(surface: Surface) -> list[str]:
     """Return the columns of an objective's metrics, without error bars."""
     names = json.loads(surface.attributes.get("metrics", "[]"))
     return [f"{s}_{name}" for s in ("train", "test") for name in names if not name.endswith("_se")]
+
+
+def gaps(track: Trajectory) -> list[str]:
+    """Return at which checkpoint the plane has another loss although it is near, nothing if none.
+
+    Near is a distance from the plane of less than a fifth of that from the centre.  Another loss
+    differs by more than half the range of all checkpoints' own.
+    """
+    columns = track.columns
+    if not {"train_loss", "plane_train_loss", "length"} <= columns.keys():
+        return []
+    own_T, plane_T = columns["train_loss"], columns["plane_train_loss"]
+    known = np.isfinite(own_T) & np.isfinite(plane_T)
+    near = columns["distance"] < _NEAR * columns["length"]
+    gap_T = np.where(known & near, np.abs(plane_T - own_T), 0.0)
+    if not known.any() or gap_T.max() <= _FAR * np.ptp(own_T[known]):
+        return []
+    row = int(gap_T.argmax())
+    return [
+        f"at {track.unit} {columns['epoch'][row]} the plane's train loss is {plane_T[row]:.5g}, "
+        f"the checkpoint's own {own_T[row]:.5g}, although the plane is near: do not read the path's"
+        " loss off the picture; with batch normalisation use batch_norm: recalibrated"
+    ]
 
 
 def summary(track: Trajectory) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from lsengine import store
 from lsengine.engine import Options, evaluate
 from lsengine.report import trajectory
+from lsengine.surface import Trajectory
 from tests.support.runs import PRINCIPAL, run_job
 
 ONLY = Options(progress="none", trajectory_only=True)
@@ -44,3 +46,25 @@ def test_every_job_of_a_file_has_a_table(tmp_path):
     text = trajectory.text([job])
     assert text.count("learning rate drops") == 2
     assert text.count("explained variance: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "plane", "distance", "said"),
+    [
+        ([2.0, 1.0, 0.0], [2.1, 1.0, 0.0], [0.1, 0.1, 0.0], None),
+        ([2.0, 1.0, 0.0], [2.0, 2.1, 0.0], [0.0, 0.1, 0.0], "at epoch 3 the plane's train loss is"),
+        ([2.0, 1.0, 0.0], [2.0, 2.1, 0.0], [0.0, 0.5, 0.0], None),  # far from the plane
+        ([2.0, np.nan, 0.0], [2.0, 2.1, 0.0], [0.0, 0.1, 0.0], None),
+        ([np.nan] * 3, [np.nan] * 3, [0.0, 0.1, 0.0], None),  # not evaluated yet
+    ],
+)
+def test_a_plane_with_other_losses_than_its_checkpoints_is_said(own, plane, distance, said):
+    """Where the plane is near, and the gap is more than half the range of the losses."""
+    columns = {"epoch": [2, 3, 4], "train_loss": own, "plane_train_loss": plane}
+    columns |= {"distance": distance, "length": [2.0, 1.0, 0.0]}
+    track = Trajectory({n: np.array(c) for n, c in columns.items()})
+    found = trajectory.gaps(track)
+    assert len(found) == (said is not None)
+    if said:
+        assert found[0].startswith(f"{said} 2.1, the checkpoint's own 1, ")
+        assert "use batch_norm: recalibrated" in found[0]

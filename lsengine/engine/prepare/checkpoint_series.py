@@ -50,6 +50,15 @@ class CheckpointSeries:
         """SHA-256 of all digests in order (hex)."""
         return hashlib.sha256("\n".join(self.digests).encode()).hexdigest()
 
+    def state(self, index: int, model: nn.Module) -> dict[str, Tensor]:
+        """Return a checkpoint's parameters and buffers by the model's names.
+
+        Raises:
+            UsageError: If it cannot be read or is of another network.
+        """
+        content = checkpoint.load(self.paths[index], key=self.key, spec=self.spec)
+        return checkpoint.fitted(model, content, key=self.key)
+
     def vectors(self, model: nn.Module, names: Sequence[str], tick: Tick) -> CheckpointVectors:
         """Return what reads the checkpoints' parameters, and calls them by their files' names.
 
@@ -60,8 +69,7 @@ class CheckpointSeries:
 
         def load(index: int) -> dict[str, Tensor]:
             tick()
-            content = checkpoint.load(self.paths[index], key=self.key, spec=self.spec)
-            return checkpoint.fitted(model, content, key=self.key)
+            return self.state(index, model)
 
         return CheckpointVectors(load, len(self.paths), names, lambda index: self.paths[index].name)
 

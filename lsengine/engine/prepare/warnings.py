@@ -6,14 +6,17 @@ Shape suffix: C channels of all layers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lsengine import data, models
+from lsengine.engine.prepare.checkpoint_series import CheckpointSeries
 from lsengine.engine.prepare.directions import Arrays, require_shapes, stored_direction
 from lsengine.engine.prepare.loading import Loaded, first_samples
 from lsengine.geometry.parameters import Parameters, real_dtype
@@ -159,6 +162,43 @@ def of_variances(job: Job, model: nn.Module, directions: Arrays, grid: Grid) -> 
             f"batch_norm: interpolated makes {negative} running variances negative towards the "
             "edge of the grid, where the loss is NaN; use recalibrated, or a smaller grid"
         )
+
+
+def of_trajectory(
+    job: Job,
+    model: nn.Module,
+    series: CheckpointSeries,
+    directions: Mapping[str, Mapping[str, NDArray[Any]]],
+    tick: Callable[[], None] = lambda: None,
+) -> Iterator[str]:
+    """Yield that checkpoints have other running statistics than the plane under them.
+
+    Their own losses are with their own statistics.  The first that differs clearly is named, which
+    as a rule is the first of the training; later ones are not read then.  ``tick`` is called before
+    each is read, and may raise to stop.
+
+    Raises:
+        UsageError: If a checkpoint cannot be read or is of another network.
+    """
+    policy = job.document.batch_norm.policy
+    buffers = models.batch_norm_buffers(model)
+    centre = {n: t for n, t in model.named_buffers() if n in buffers}
+    along = any(isinstance(spec, CurveDirection) for spec in job.directions.values())
+    moves = any(np.any(d[n]) for d in directions.values() for n in centre.keys() & d.keys())
+    if not centre or policy == "recalibrated" or along or moves:
+        return
+    for index, path in enumerate(series.paths):
+        tick()
+        state = series.state(index, model)
+        if not centre.keys() <= state.keys():
+            continue
+        if differences := _differences(centre, state):
+            yield (
+                f"batch_norm: {policy} keeps the centre's running statistics in the whole plane, "
+                f"but those of {path.name} differ ({differences}): the plane under the path is not "
+                "the loss that the training saw; use batch_norm: recalibrated"
+            )
+            return
 
 
 def of_shares(sizes: Mapping[str, Size]) -> Iterator[str]:

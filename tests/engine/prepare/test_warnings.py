@@ -177,6 +177,57 @@ def test_frozen_statistics_along_a_curve_are_warned_of(tmp_path):
         assert ("use recalibrated" in (warning or "")) == batch_norm
 
 
+@pytest.mark.parametrize("policy", ["frozen", "interpolated", "recalibrated"])
+@pytest.mark.parametrize("kind", ["principal", "random", "toward"])
+def test_a_path_over_statistics_of_the_centre_is_warned_of(tmp_path, capsys, policy, kind):
+    """In every plane in which they stay: once, with the first checkpoint that has others."""
+    write_job(tmp_path)
+    other = other_checkpoint(tmp_path, scale=1.001)
+    for epoch, scale in enumerate((1.001, 3.0, 1.001)):  # only the middle one differs clearly
+        state = {n: t * scale if "running" in n else t * (1 + epoch) for n, t in other.items()}
+        torch.save({"state_dict": state, "epoch": epoch}, tmp_path / f"epoch_{epoch}.pt")
+    spec = {
+        "principal": {"kind": "principal", "checkpoints": "epoch_*.pt"},
+        "random": {"kind": "random"},
+        "toward": {"kind": "toward", "checkpoint": "other.pt"},
+    }[kind]
+    path = write_job(
+        tmp_path,
+        directions={"alpha": spec},
+        grid={"alpha": [0, 0, 1]},
+        batch_norm=policy,
+        **({} if kind == "principal" else {"trajectory": {"checkpoints": "epoch_*.pt"}}),
+    )
+    _run(path)
+    said = capsys.readouterr().err
+    stay = policy == "frozen" or (policy == "interpolated" and kind == "random")
+    start = f"batch_norm: {policy} keeps the centre's running statistics in the whole plane, but "
+    assert said.count(f"{start}those of epoch_1.pt differ") == stay
+    assert said.count("under the path") == stay
+
+
+def test_a_path_without_batch_norm_or_in_an_older_surface(tmp_path, capsys):
+    """Nothing without statistics; a surface that gets its path later is warned of then."""
+    for batch_norm in (False, True):
+        model = {"arch": "testnets:mlp", "args": {"batch_norm": batch_norm}}
+        model["checkpoint"] = "centre.pt"
+        write_job(tmp_path)
+        state = torch.load(tmp_path / "centre.pt")["state_dict"]
+        state = {n: t + 1.0 if "mean" in n else t for n, t in state.items()}
+        if not batch_norm:
+            state = {n.replace("3.", "2."): t for n, t in state.items() if not n.startswith("1.")}
+            torch.save({"state_dict": state}, tmp_path / "centre.pt")
+        torch.save({"state_dict": state, "epoch": 1}, tmp_path / "epoch_1.pt")
+        torch.save({"state_dict": state, "epoch": 2}, tmp_path / "epoch_2.pt")
+        name = f"later-{batch_norm}"
+        keys = {"model": model, "directions": {"alpha": {"kind": "random"}}}
+        keys["grid"] = {"alpha": [0, 0, 1]}
+        _run(write_job(tmp_path, name, **keys))
+        assert "under the path" not in capsys.readouterr().err
+        _run(write_job(tmp_path, name, **keys, trajectory={"checkpoints": "epoch_*.pt"}))
+        assert capsys.readouterr().err.count("under the path") == batch_norm
+
+
 AVERAGED = """import torch
 from torch import nn
 class Centred(nn.Module):
