@@ -281,11 +281,12 @@ def init(parsed: argparse.Namespace) -> int:
     if parsed.changes:
         raise UsageError("--set goes with --list; a starter job is written as it is")
     path = parsed.path
-    is_job = path.suffix in (".yaml", ".yml")
-    if not is_job and (path.is_dir() or files.is_regular(path)):
+    if path.suffix not in (".yaml", ".yml"):
+        if not (path.is_dir() or files.is_regular(path)):
+            raise UsageError(f"{path}: no such checkpoint; the name of a job ends in .yaml or .yml")
         return _init_for(path, parsed.output or Path(f"{path.stem}.yaml"))
     if parsed.output:
-        raise UsageError(f"{path}: no such checkpoint; --output goes with one")
+        raise UsageError(f"{path}: is no checkpoint; --output goes with one")
     if files.special(path) or files.is_regular(path):
         raise UsageError(f"{path}: exists; give another name")
     files.write(path, (Path(lsengine.__file__).parent / "job" / "starter.yaml").read_bytes())
@@ -303,7 +304,7 @@ def _init_for(checkpoint: Path, job: Path) -> int:
     for what, lines in first_job.told(text).items():
         for line in lines:
             tell(f"{what}: {line}")
-    tell(f"{job}: look at it, then try  lsengine eval {job}")
+    tell(f"{job}: fill in what is left, then try  lsengine eval {job}")
     return 0
 
 

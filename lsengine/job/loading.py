@@ -139,7 +139,8 @@ def _checked(
 ) -> tuple[Job, list[str]]:
     """Return a job and what is wrong with it."""
     problems = list(itertools.islice(plain.problems(content), MOST_LINES))
-    if problems:  # nothing after this could handle it
+    # Nothing after this could handle those; and what is left open is nothing to go by.
+    if problems := problems or list(itertools.islice(plain.left_open(content), MOST_LINES)):
         return Job(source=source.absolute(), document=Document.model_construct()), problems
     document, problems = _validate(content)
     problems += rules.between_keys(document)

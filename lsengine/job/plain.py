@@ -11,6 +11,7 @@ from typing import Any
 
 from lsengine.wording import control_character, short
 
+FILL_IN = "FILL IN"
 MOST_VALUES = 100_000
 MOST_LEVELS = 50
 _MOST_CHARACTERS = 10_000
@@ -46,6 +47,21 @@ def problems(content: Any) -> Iterator[str]:
             yield f"{top}: nested too deeply; allowed: at most {MOST_LEVELS} levels"
             return
         left += [(k, v, level + 1) for k, v in reversed(inner)]
+
+
+def left_open(content: Any, key: str = "") -> Iterator[str]:
+    """Yield what content without `problems` still leaves to be filled in, each with its key path.
+
+    Example:
+        >>> list(left_open({"data": {"root": "FILL IN"}}))
+        ['data.root: says FILL IN; give it a value']
+    """
+    if isinstance(content, str):
+        if FILL_IN in content:
+            yield f"{key}: says {FILL_IN}; give it a value"
+        return
+    for name, value in _inner(key, content):
+        yield from left_open(value, name)
 
 
 def shown(key: object) -> str:
