@@ -192,7 +192,7 @@ def status(parsed: argparse.Namespace) -> int:
 
 
 def render(parsed: argparse.Namespace) -> int:
-    """Draw one picture and print its name."""
+    """Draw one picture, into each file that is asked for, and print their names."""
     from lsengine import render
     from lsengine.api import commands as api
     from lsengine.looks import OPTIONS
@@ -203,13 +203,17 @@ def render(parsed: argparse.Namespace) -> int:
     first, style = Path(parsed.surfaces[0]), looks.get("style", "default")
     kind = parsed.kind or inputs.kind_of(parsed.surfaces[0], style, growing=parsed.watch)
     suffix = "html" if kind == "html" else "png"
-    output = parsed.output or first.parent / f"{first.stem}-{kind}.{suffix}"
-    render.check_output(output, kind)
+    outputs = parsed.output or [first.parent / f"{first.stem}-{kind}.{suffix}"]
+    for output in outputs:
+        render.check_output(output, kind)
     if parsed.watch:
         from lsengine.report import watch  # knows jobs, for which a picture need not wait
 
-        return watch.picture(parsed.surfaces, kind, output, every_s=parsed.every, **looks)
-    tell(api.render(parsed.surfaces, output, kind=kind, **looks))
+        if len(outputs) > 1:
+            raise UsageError("--watch follows a run with one picture; give one --output")
+        return watch.picture(parsed.surfaces, kind, outputs[0], every_s=parsed.every, **looks)
+    for output in outputs:
+        tell(api.render(parsed.surfaces, output, kind=kind, **looks))
     return 0
 
 

@@ -279,7 +279,8 @@ _COMMANDS = {
         _path(
             "--output -o FILE",
             "picture: .png, .pdf or .svg; of a trajectory and a lit surface .gif or .mp4, too; of "
-            "html .html",
+            "html .html; may be repeated",
+            action="append",
         ),
         *_looks(),
         *_watching("draw", every_s=5.0),

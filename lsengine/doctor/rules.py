@@ -137,7 +137,18 @@ def _device(rank: int, probes: Probes, seats: Seats) -> str:
     if index is not None:
         model, uuid = probes[rank].torch.cards[index]
         name = f"cuda:{index} {model} {uuid}".rstrip()
-    return name + (", coordinates" if rank == 0 and len(probes) > 1 else "")
+    return name + (f", {_part(probes, seats)}" if rank == 0 and len(probes) > 1 else "")
+
+
+def _part(probes: Probes, seats: Seats) -> str:
+    """Return what rank 0 does in a run of several ranks, by the rule of a run."""
+    hellos = {rank: probe.hello for rank, probe in probes.items() if rank}
+    if probes[0].torch.cards:
+        return "coordinates" if seats[0][0] is None else "evaluates, too"
+    if 0 in computing(hellos, probes[0].hello):
+        return "evaluates, too"
+    is_spare = 0 in computing(hellos, probes[0].hello, threads=1)
+    return "coordinates; evaluates a small network, too" if is_spare else "coordinates"
 
 
 def _shared_cards(probes: Probes, seats: Seats) -> list[Check]:

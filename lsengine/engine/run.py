@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsengine import devices, store
-from lsengine.cores import own_share
+from lsengine import cores, devices, store
 from lsengine.engine import centre, compatibility, prepare
 from lsengine.engine.messages import Assignment, Plan, Twin, VisibleDevices, WorkerInfo
 from lsengine.engine.options import Options
@@ -76,7 +75,7 @@ class Run:
         self._job, self._options, self._extended = job, options, options.extend
         torch.set_num_threads(1)  # till it is known how many suit the work
         loaded = prepare.load(job)
-        threads.choose(job, loaded, torch.device("cpu"), own_share())
+        threads.choose(job, loaded, torch.device("cpu"), cores.own_share())
         self.loaded = replace(loaded, metrics=prepare.check(job, loaded))
         self._series = checkpoint_series.find(job, tick)
         self._checkpoints = self._series.paths if self._series else ()
@@ -146,7 +145,7 @@ class Run:
             f"{output}: {_workers(world.size, takes_part)} "
             f"writing={'parallel' if parallel else 'gather'} device={info.device_kind} "
             f"precision={attributes['precision']} batch_size={attributes['batch_size']} "
-            f"threads={info.threads} ({info.threads_why})"
+            f"threads={info.threads} ({info.threads_why}){self._idle_cores(info, world)}"
         )
         if (manner := info.forward.removeprefix("eager, ")) != info.forward:
             log.info("the network's own code runs with %s", manner)
@@ -362,6 +361,16 @@ class Run:
         model = self.loaded.model
         for warning in warnings.of_trajectory(self._job, model, self._series, directions, tick):
             log.warning(warning)
+
+    def _idle_cores(self, info: WorkerInfo, world: World) -> str:
+        """Return how the cores of this machine that a process alone leaves idle would be used."""
+        several = cores.count() // info.threads
+        options = self._options
+        is_part = options.shard or options.cell_limit or options.trajectory_only
+        is_eval = options.end_if_hung and not is_part and not self._job.document.curve
+        if world.size > 1 or not is_eval or several < 2 or not info.device_kind.startswith("cpu"):
+            return ""
+        return f"; --workers {several} would use {several * info.threads} cores"
 
     def _adopt(self, info: WorkerInfo) -> None:
         """Take over what an extended surface has of this one's cells."""

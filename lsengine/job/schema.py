@@ -31,6 +31,7 @@ from lsengine.job.value_types import (
     Line,
     NonNegative,
     Positive,
+    Quoted,
     SbatchOption,
     Seed,
     Size,
@@ -207,7 +208,7 @@ class LaunchSpec(Section):
     constraint: Line | None = None
     sbatch: list[SbatchOption] = []
     modules: list[Word] = []
-    environment: dict[Annotated[str, Field(pattern=NAME)], Line] = {}
+    environment: dict[Annotated[str, Field(pattern=NAME)], Quoted] = {}
     activate: list[Line] = []
     container: ContainerSpec | None = None
     launcher: Launcher = "openmpi"

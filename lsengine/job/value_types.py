@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -141,7 +142,14 @@ def _one_line(value: str) -> str:
     return value
 
 
+def _quoted(value: Any) -> Any:
+    if isinstance(value, bool | int | float):  # how it was written, such as 08 or yes, is lost
+        raise ValueError('expected text; write it in quotes, such as "1"')  # noqa: TRY004
+    return value
+
+
 Line = Annotated[str, AfterValidator(_one_line)]
+Quoted = Annotated[Line, BeforeValidator(_quoted)]
 Word = Annotated[str, Field(pattern=r"^[^\s\x00]+$"), AfterValidator(_one_line)]
 SbatchOption = Annotated[str, Field(pattern=r"^--[a-z][^\r\n]*$"), AfterValidator(_one_line)]
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)

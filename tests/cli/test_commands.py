@@ -312,3 +312,16 @@ def test_a_change_on_the_command_line_is_in_the_surface(tmp_path, capsys):
     assert "--set goes with --list" in capsys.readouterr().err
     assert main(["init", "--list", str(path), "--set", "directions.alpha.only=[0.*]"]) == 0
     assert "not in only: 1.weight" in capsys.readouterr().out
+
+
+def test_one_picture_goes_into_several_files(capsys, tmp_path):
+    """Each is named; a watched one is one file, and nothing is drawn if one name is wrong."""
+    path, names = partial_plane(tmp_path / "plane.h5"), [tmp_path / "a.png", tmp_path / "b.svg"]
+    arguments = ["render", str(path), "--as", "heatmap", "-o", str(names[0]), "-o"]
+    assert main([*arguments, str(tmp_path / "b.xyz")]) == 2
+    assert main([*arguments, str(names[1]), "--watch"]) == 2
+    assert not names[0].exists()
+    capsys.readouterr()
+    assert main([*arguments, str(names[1])]) == 0
+    assert capsys.readouterr().out.split() == [str(name) for name in names]
+    assert all(name.stat().st_size for name in names)

@@ -158,3 +158,19 @@ def test_a_companion_of_another_torch_is_named_with_the_command_that_mends_it():
     assert vision.found == f"torchvision 0.28.0 does not fit torch 2.13.0+cpu: {wrong}"
     assert '"torchvision==0.28.*" --index-url ' in vision.remedy
     assert vision.remedy.endswith("/cpu")
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "part"),
+    [
+        (2, 2, "evaluates, too"),
+        (2, 3, "coordinates"),
+        (8, 3, "coordinates; evaluates a small network, too"),
+    ],
+)
+def test_it_is_said_what_rank_0_does(cores, ranks, part):
+    """It evaluates where a core would be idle, as in a run."""
+    probes = {rank: _probe(cores=range(cores)) for rank in range(ranks)}
+    (check,) = _devices(probes)
+    assert rules._part(probes, rules.seats(probes)) == part
+    assert part in check.found

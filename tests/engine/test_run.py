@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from lsengine import cores, store
+from lsengine.cli import main
 from lsengine.engine import Options, evaluate, messages
 from lsengine.external import installation
 from tests.support.surfaces import edited
@@ -74,3 +76,20 @@ def test_a_run_that_goes_on_keeps_the_threads_of_the_file(make_job, monkeypatch,
         assert f"threads={threads} (" in text
         assert ("threads is 1 here, 2 in the file" in text) == (threads == 1)
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("count", "threads", "more"), [(5, 2, 2), (1, 1, 0), (3, 2, 0)])
+def test_idle_cores_of_a_process_alone_are_named(
+    make_job, monkeypatch, capsys, count, threads, more
+):
+    """Of a process alone, where more would use them, by the command that can start some."""
+    alpha = {"alpha": {"kind": "random"}}
+    job = make_job(threads=threads, grid={"alpha": [-1, 1, 3]}, directions=alpha)
+    monkeypatch.setattr(cores, "count", lambda: count)
+    assert main(["eval", str(job), "--progress", "none"]) == 0
+    hint = f"; --workers {more} would use {more * threads} cores"
+    said = capsys.readouterr().err
+    assert (hint in said) if more else ("would use" not in said)
+    job.with_suffix(".h5").unlink()
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    assert "would use" not in capsys.readouterr().err

@@ -109,3 +109,10 @@ def test_times_are_written_as_slurm_has_them(text, is_time):
 def test_names_are_those_of_variables(text, is_name):
     """A letter or an underscore comes first."""
     assert bool(re.match(value_types.NAME, text)) == is_name
+
+
+@pytest.mark.parametrize("value", [1, True, 0.5])
+def test_what_yaml_reads_as_no_text_is_to_be_quoted(value):
+    """How it was written cannot be known any more."""
+    assert "write it in quotes" in _refusal(value_types.Quoted, value)
+    assert TypeAdapter(value_types.Quoted).validate_python("1") == "1"
