@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from inspect import signature
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,18 @@ class _Room(_Module):
     """A folder of the package that can be called as the function of its name."""
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        name = self.__name__.rpartition(".")[2]
-        return getattr(import_module("lsengine.api.commands"), name)(*args, **keywords)
+        return _function(self)(*args, **keywords)
+
+    # What `help` and the completion of a notebook show is the function's.
+    __signature__ = property(lambda self: signature(_function(self)))
+    __doc__ = property(
+        lambda self: f"{_function(self).__name__}{signature(self)}\n\n{_function(self).__doc__}"
+    )
+
+
+def _function(room: ModuleType) -> Any:
+    name = room.__name__.rpartition(".")[2]
+    return getattr(import_module("lsengine.api.commands"), name)
 
 
 class _Package(_Module):

@@ -17,6 +17,7 @@ from lsengine.looks.values import Check
 from lsengine.wording import did_you_mean
 
 LONGEST = 60  # characters of a wrong value in a message
+ELSEWHERE = "colour map, font, sizes and dpi are keys of a style file (docs/RENDERING.md)"
 RECORDS = ("history", "histogram")
 LINES = ("curve", "curvature", *RECORDS)  # have a legend
 LANDSCAPES = ("surface", "html")
@@ -263,7 +264,7 @@ def said(words: Mapping[str, Any]) -> Look:
     plain = {name: _plain(value) for name, value in words.items()}
     for name, value in plain.items():
         if name not in known:
-            hint = did_you_mean(name, known) or f"; allowed: {', '.join(known)}"
+            hint = did_you_mean(name, known) or f"; allowed: {', '.join(known)}; {ELSEWHERE}"
             problems.append(f"unknown option {name!r}{hint}")
         elif name in OPTIONS and value is not None and (allowed := OPTIONS[name].check(value)):
             found = repr(value) if len(repr(value)) <= LONGEST else f"{repr(value)[:LONGEST]}..."

@@ -60,8 +60,8 @@ def figure(
         look: Titles, labels, limits, camera and more; see `lsengine.looks.Look`.
 
     Returns:
-        A figure of matplotlib's, laid out: titles, labels and legends can be set again.  Equal
-        arguments give equal pictures.
+        A figure of matplotlib's, laid out: titles, labels and legends can be set again.  Its
+        ``savefig`` has the style's dots per inch.  Equal arguments give equal pictures.
 
     Raises:
         UsageError: If the request cannot be met; the message says what can.

@@ -16,7 +16,7 @@ from lsengine.render.style import STYLES, Style, find
 from lsengine.surface import Surface, cells
 from lsengine.surface.quantities import describe, preferred
 from lsengine.surface.records import History, WeightHistograms
-from lsengine.wording import did_you_mean
+from lsengine.wording import did_you_mean, short
 
 # Every kind of picture, and what it is made of: surfaces of two directions or one, or records.
 KINDS = {
@@ -185,8 +185,13 @@ def check_output(path: str | Path, kind: str = "") -> Path:
     Trajectories and lit surfaces may be animations.
 
     Raises:
-        UsageError: If the extension is unknown, or the folder missing.
+        UsageError: If it is no name of one file, the extension is unknown, or the folder missing.
     """
+    if not isinstance(path, str | Path):
+        raise UsageError(
+            f"render: output: got {short(path)}; expected the name of one file: draw once "
+            "for each file"
+        )
     path = Path(path)
     moves = kind in ("trajectory", "surface")
     allowed = (PAGE,) if kind == "html" else EXTENSIONS + (MOVING if moves else ())

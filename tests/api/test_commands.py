@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import pydoc
 import shutil
 import subprocess
 import sys
@@ -91,3 +93,14 @@ def test_folders_of_the_package_are_functions_in_any_order():
         "assert not hasattr(lsengine, 'nothing')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_help_of_a_folder_is_that_of_its_function():
+    """With its arguments, which a notebook completes; one output is one file."""
+    assert list(inspect.signature(lsengine.render).parameters)[:3] == ["surfaces", "output", "kind"]
+    assert list(inspect.signature(lsengine.export).parameters)[:2] == ["surface", "to"]
+    text = pydoc.plain(pydoc.render_doc(lsengine.render))
+    assert "lsengine.render - render(surfaces" in text
+    assert "Draw surfaces" in text
+    with pytest.raises(UsageError, match="the name of one file"):
+        lsengine.render("a.h5", ["a.pdf", "a.png"])  # type: ignore[arg-type]

@@ -11,9 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
+import lsengine
 from lsengine.api.surface import Surface
 from lsengine.errors import UsageError
+from lsengine.render.style import STYLES
 from tests.support.landscapes import make_curve, make_plane
 
 PLANE, CURVE = Surface.of(make_plane(alphas=5, betas=5)), Surface.of(make_curve(alphas=5))
@@ -57,3 +60,13 @@ def test_nothing_done_yet_is_a_table_alone():
     assert "<img" not in text
     assert "0 of 5 cells done, 5 missing" in text
     assert "<td>train_loss</td><td></td><td></td><td></td>" in text
+
+
+@pytest.mark.parametrize("kind", ["filled", "surface"])
+def test_a_figure_is_saved_with_the_dots_of_its_style(kind, tmp_path):
+    """Its own `savefig` gives the picture that `lsengine.render` does."""
+    lsengine.render(PLANE, tmp_path / "a.png", kind=kind, style="paper")
+    PLANE.plot(kind, style="paper").savefig(tmp_path / "b.png")
+    first, second = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
+    assert first.shape[1] == round(300 * STYLES["paper"].width)
+    assert np.array_equal(first, second)

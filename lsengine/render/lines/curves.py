@@ -204,7 +204,8 @@ def _aside(surface: Surface, curves: Curves) -> str:
         barrier = surface.attributes.get(f"{name}_barrier")
         if barrier is not None and name in curves.names:
             return f" (barrier {float(barrier):.2g})"
-    return f" ({errors})" if (errors := _errors(surface)) else ""
+    errors = "" if curves.request.look.subtitle == "" else _errors(surface)
+    return f" ({errors})" if errors else ""
 
 
 def _errors(surface: Surface) -> str:

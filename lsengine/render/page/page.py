@@ -31,6 +31,7 @@ from lsengine.surface.quantities import Quantity
 LONGEST_NUMBER = 7  # characters at a colour bar; longer ones have what is common taken out
 LONGEST_NAME = 44  # characters; a longer name keeps its beginning and its end
 POINT = 1.0 / 72.0  # inch
+DPI = 100  # of the page that things are laid out on; files have the style's
 MARGIN = 6.0  # points around everything
 Place = tuple[float, float]
 ERRORS = "in parentheses: test error"  # over a legend
@@ -89,8 +90,10 @@ def sheet(panels: int, style: Style, ratio: float, **axes: Any) -> tuple[Figure,
     columns = columns_for(panels)
     rows = -(-panels // columns)
     width = style.width if panels == 1 else style.wide
-    figure = Figure(figsize=(width, rows * (ratio * width / columns + 0.9)), layout="compressed")
-    FigureCanvasAgg(figure)
+    size = (width, rows * (ratio * width / columns + 0.9))
+    figure = Figure(figsize=size, dpi=style.dpi, layout="compressed")
+    FigureCanvasAgg(figure)  # ``savefig`` has the dots per inch of this moment
+    figure.set_dpi(DPI)
     gap = MARGIN * POINT
     cast(Any, figure.get_layout_engine()).set(w_pad=gap, h_pad=gap, wspace=0.03, hspace=0.03)
     grid = figure.add_gridspec(rows, columns)

@@ -25,7 +25,7 @@ STANDS_IN = "lighter: the nearest cell's value stands in"
 WIDEST = 3.0  # axes whose ranges differ by more are not drawn at one scale
 FREE = 0.8  # height by width of their panels
 ALIKE = 1.3  # nor are those of several panels whose shapes differ by more
-BAND = "blank beside them, where contours end"
+BAND = "blank beside grey, where contours end"
 NOT_TO_SCALE = "axes not to one scale"
 _ONCE = ("red: ", NOT_TO_SCALE)  # are said below the first panel only
 
@@ -272,8 +272,8 @@ def _notes(panel: Panel, quantity: Quantity, scale: Scale | None, *, narrow: boo
             lines.append(f"+ centre, \N{WHITE CIRCLE} {word} cell, {value}{unit}")
     hatched = STANDS_IN if request.filled else plane.coarse or "hatched"
     bands = request.kind in ("filled", "trajectory") and not _fills(plane, request)
-    bad = f"grey; {BAND}" if bands else "grey"
-    lines += page.about_cells(plane.tally, hatched=hatched, bad=bad)
+    lines += page.about_cells(plane.tally, hatched=hatched, bad="grey")
+    lines += [BAND] if bands and plane.tally.bad else []
     lines += page.about_clipping(plane.finite, scale) if scale else []
     if panel.has_lines and panel.joined is not plane:
         lines.append(f"lines {panel.joined.coarse}")

@@ -113,3 +113,13 @@ def test_curves_mark_both_ends_of_an_interpolation():
     assert lines_at(figure.axes[0]) == [0.0, 1.0]
     assert "other minimum" in words(figure)
     assert lines_at(render.figure([make_curve()], kind="curve").axes[0]) == []
+
+
+def test_an_empty_subtitle_leaves_errors_out_of_legends():
+    """As it does below titles."""
+    surfaces = [replace(make_curve(), name=name) for name in ("one", "two")]
+    assert "%)" in words(render.figure(surfaces, kind="curve", quantity="train_loss"))
+    text = words(render.figure(surfaces, kind="curve", quantity="train_loss", subtitle=""))
+    assert "one" in text
+    assert "%)" not in text
+    assert "in parentheses" not in text

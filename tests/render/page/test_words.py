@@ -199,7 +199,7 @@ def test_the_band_beside_grey_cells_is_explained():
     surface.quantities["train_loss"][5, 5] = np.nan
     for kind in ("filled", "heatmap"):
         text = words(render.figure([surface], kind=kind))
-        assert ("(grey; blank beside them" in text) == (kind == "filled")
+        assert ("(grey) blank beside grey, where" in text) == (kind == "filled")
 
 
 def test_pictures_with_several_scales_want_to_know_which():
