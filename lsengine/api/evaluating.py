@@ -77,7 +77,7 @@ def evaluate(
             padding out, by a mask or by lengths; else its losses are others than batch by batch.
         output: A surface file.  What is in it is not evaluated again.  Default: none is kept.
         extend: A surface file whose cells a new ``output`` takes over: of a finer or wider grid,
-            or with one more quantity.
+            or with one more quantity.  n points keep all their cells as k(n - 1) + 1 points.
         retry_failed: Evaluate failed and damaged cells again.
         workers: How many processes of this machine evaluate, which are started for it; ``auto``:
             one for each card, or else for each core.

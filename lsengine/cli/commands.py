@@ -281,9 +281,10 @@ def models(parsed: argparse.Namespace) -> int:
 def init(parsed: argparse.Namespace) -> int:
     """Write a starter job or one for a checkpoint, or list what the directions of a job move."""
     if parsed.list:
-        return _list_parts(parsed.path, parsed.changes)
-    if parsed.changes:
-        raise UsageError("--set goes with --list; a starter job is written as it is")
+        return _list_parts(parsed.path, parsed.only, parsed.changes)
+    if parsed.changes or parsed.only != "*":
+        option = "--set" if parsed.changes else "--only"
+        raise UsageError(f"{option} goes with --list; a starter job is written as it is")
     path = parsed.path
     if path.suffix not in (".yaml", ".yml"):
         if not (path.is_dir() or files.is_regular(path)):
@@ -312,12 +313,16 @@ def _init_for(checkpoint: Path, job: Path) -> int:
     return 0
 
 
-def _list_parts(path: Path, changes: list[str]) -> int:
+def _list_parts(path: Path, only: str, changes: list[str]) -> int:
     from lsengine.engine import prepare
-    from lsengine.job import load
+    from lsengine.job import load_all
     from lsengine.surface import parts
+    from lsengine.wording import listed
 
-    job = load(path, changes=changes)
+    job, *others = load_all(path, only=only, changes=changes)
+    if others:
+        names = listed(one.document.name for one in (job, *others))
+        raise UsageError(f"{path}: a matrix makes {names}; take one of them with --only NAME")
     if not job.document.directions:
         raise UsageError(f"{path}: has no section directions; nothing moves")
     said: dict[str, list[str]] = {}

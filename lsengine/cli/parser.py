@@ -353,6 +353,7 @@ _COMMANDS = {
         ),
         _path("--output -o JOB", "the job for a checkpoint (default: its name with .yaml, here)"),
         _flag("--list", "list what the directions of this job move and what stays, by its network"),
+        _ONLY,
         _SET,
     ),
     "schema": _Command(commands.schema, "print the JSON schema of job files, for editors"),

@@ -79,11 +79,13 @@ def refuse_other_job(job: Job, identity: dict[str, Any], series: CheckpointSerie
     )
 
 
-def refuse_other_cells(old: Path, identity: dict[str, Any]) -> None:
+def refuse_other_cells(old: Path, name: str, identity: dict[str, Any]) -> None:
     """Refuse to take cells over from a surface that is damaged or whose cells are not this job's.
 
+    ``name`` is the job's, which may be one of several of a file.
+
     Raises:
-        SurfaceError: Naming the first difference.
+        SurfaceError: Naming the job and the first difference.
     """
     damage.refuse(old)
     attributes, ours = store.read_attributes(old), cell_identity(identity)
@@ -95,8 +97,9 @@ def refuse_other_cells(old: Path, identity: dict[str, Any]) -> None:
     difference = unknown if stored is None else first_difference(ours, cell_identity(stored))
     undo = "undo the edit, or " if _is_edit(difference) else ""
     raise SurfaceError(
-        f"--extend {old}: its cells are of another job: {difference}; allowed: another grid, "
-        f"repeats or quantities; {undo}evaluate this job without --extend"
+        f"--extend {old}: its cells are of another job than {name}: {difference}; allowed: another "
+        f"grid, repeats or quantities; {undo}evaluate {name} without --extend (--only takes one "
+        "job of a matrix)"
     )
 
 

@@ -93,7 +93,7 @@ class Run:
                 settled = str(store.read_attributes(job.output, _SETTLED)["precision"])
                 centre.compare(job, centre.stored_at_centre(job.output), settled)
         if self._extended is not None:
-            compatibility.refuse_other_cells(self._extended, self._identity)
+            compatibility.refuse_other_cells(self._extended, job.document.name, self._identity)
             if self._exists:
                 log.warning("%s is there already; --extend has no effect", job.output)
         self._cells_per_pass = self._group_size()

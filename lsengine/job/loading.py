@@ -49,7 +49,8 @@ def load(path: str | Path, *, command: str = "any", changes: Sequence[str] = ())
     jobs = load_all(path, command=command, changes=changes)
     if len(jobs) > 1:
         names = listed(job.document.name for job in jobs)
-        problem = f"matrix: makes {len(jobs)} jobs of this file, one is needed here: {names}"
+        problem = f"matrix: makes {len(jobs)} jobs of this file, one is needed here: {names}; "
+        problem += "--set 'matrix={}' takes the file without its matrix"
         raise JobError(str(path), [problem])
     return jobs[0]
 

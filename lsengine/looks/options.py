@@ -66,7 +66,7 @@ class Look:
         levels: About how many contour levels; they are round numbers.
         limits: Ends of the colour (or loss) scale in the unit drawn, percent for accuracies.
         title: Over the picture, for the surface's name; of several over all.  An empty text of
-            this and the following leaves away what would be there.
+            this and the following leaves out what would be there.
         subtitle: Below the title, for the test error.
         labels: What the surfaces are called, one text for each.
         xlabel: Of the horizontal axes.

@@ -278,6 +278,18 @@ def test_init_lists_what_a_job_moves_before_any_checkpoint(tmp_path, capsys):
     assert sorted(capsys.readouterr().out.splitlines()) == sorted(expected)
 
 
+def test_init_lists_one_job_of_a_matrix(tmp_path, capsys):
+    """Which one is asked for by --only, as the refusal of several says."""
+    path = write_job(tmp_path, "a-{s}", matrix={"s": [0, 1]}, grid={"alpha": [0, 1, 2]},
+                     directions={"alpha": {"kind": "random"}}, output="{s}.h5")  # fmt: skip
+    assert main(["init", "--list", str(path)]) == 2
+    assert "a matrix makes a-0, a-1; take one of them with --only" in capsys.readouterr().err
+    assert main(["init", "--list", str(path), "--only", "a-1"]) == 0
+    assert capsys.readouterr().out.startswith("alpha: ")
+    assert main(["init", str(tmp_path / "new.yaml"), "--only", "a-1"]) == 2
+    assert "--only goes with --list" in capsys.readouterr().err
+
+
 def test_a_job_without_directions_lists_nothing(tmp_path, capsys):
     """One message, no traceback."""
     path = write_job(tmp_path, "a", directions=None, grid=None)

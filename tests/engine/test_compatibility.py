@@ -151,7 +151,9 @@ def test_edited_code_is_refused_with_its_file(own_job, tmp_path):
     old = tmp_path / "old.h5"
     job.with_suffix(".h5").rename(old)
     finer = own_job(points=3)
-    with pytest.raises(SurfaceError, match=r"--extend .*source edited_layers\.py is not .*undo"):
+    with pytest.raises(
+        SurfaceError, match=r"--extend .*than \S+: .*source edited_layers\.py is not .*undo"
+    ):
         evaluate([finer], Options(progress="none", extend=old), world=None)
     assert not finer.with_suffix(".h5").exists()
     source.write_text(LAYERS)
