@@ -340,7 +340,13 @@ _COMMANDS = {
         description="Try the launcher, messages, devices, memory, the output's file system and "
         "SLURM.  Exit code 0 without problems, else 3.  Under a launcher all ranks are checked.",
     ),
-    "models": _Command(commands.models, "the built-in networks with parameter counts"),
+    "models": _Command(
+        commands.models,
+        "the built-in networks with parameter counts",
+        description="For 3x32x32 images and 10 classes or tokens.  ResNets have projections (1x1 "
+        "convolutions) as shortcuts where the shape changes, as the checkpoints of Li et al. have; "
+        "those with _noshort have no shortcuts.  docs/howto/networks.md says more.",
+    ),
     "init": _Command(
         commands.init,
         "write a commented starter job, or one for a checkpoint; or list what a job moves",
