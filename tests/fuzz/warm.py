@@ -132,10 +132,16 @@ def _changed(ended: Ended, before: dict[Path, bytes]) -> str:
 def _forked(command: Command, folder: Path) -> Ended:
     printed = folder / ".printed"
     printed.unlink(missing_ok=True)
-    memory = _rss()
+    ours, theirs = os.pipe()
     child = os.fork()
-    if child == 0:
+    if child == 0:  # it has less than its parent: pages of files come when they are used
+        os.write(theirs, str(_rss()).encode())
+        os.close(theirs)
+        os.close(ours)
         _become(command, folder, printed)
+    os.close(theirs)
+    with os.fdopen(ours) as pipe:
+        memory = int(pipe.read())
     status, usage = _wait(child, command.struck)
     text = printed.read_bytes().decode(errors="backslashreplace")
     printed.unlink()
