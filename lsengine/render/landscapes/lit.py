@@ -25,7 +25,17 @@ from matplotlib.ticker import MaxNLocator
 
 from lsengine.render.landscapes.camera import Camera, View, chosen, fitted_view, turning_view
 from lsengine.render.landscapes.mesh import smooth_mesh
-from lsengine.render.landscapes.terrain import FADE, PALE, Marker, Terrain, bar, base, terrains
+from lsengine.render.landscapes.terrain import (
+    FADE,
+    PALE,
+    Marker,
+    Terrain,
+    bar,
+    base,
+    cut,
+    frame,
+    terrains,
+)
 from lsengine.render.landscapes.vtk_scene import Landscape, Scene
 from lsengine.render.page import page, words
 from lsengine.render.request import Request
@@ -85,6 +95,7 @@ class _Panel:
         _place_marks(self, view)
         for along in (0, 1):
             _place_words(self, view, along)
+        _thin(self, view)
 
     def hidden(self, view: View) -> Mask:
         """Return which marks the landscape hides; (marks,)."""
@@ -148,8 +159,13 @@ def _composed(request: Request, *, turns: bool) -> tuple[Figure, list[_Panel], l
         panels.append(panel)
         words.caption(side, terrain.surface, request)
         hides_marks = any(panel.hidden(seen_from).any() for seen_from in views)
-        words.note(side, terrain.notes(hides_marks=hides_marks), page.letter(side) * 1.2)
+        lines = terrain.notes(hides_marks=hides_marks)
+        if any(_is_cut(landscape, seen_from) for seen_from in views):
+            lines.append(cut(terrain))
+            frame(side, style.faint)
+        words.note(side, lines, page.letter(side) * 1.2)
     bar(figure, axes, shown[0], shrink=0.7, pad=0.02)
+    words.lower_notes(figure, axes)
     words.finish(figure, axes, request)
     return figure, panels, views
 
@@ -292,9 +308,38 @@ def _place_words(panel: _Panel, view: View, along: int) -> None:
     for word, half in zip(words, deep, strict=True):
         at = np.full(3, floor)
         at[along], at[1 - along] = word.share * size[along], near
-        word.text.xy = _pair(view.project(at))
+        place = view.project(at)
+        if word.is_name:  # it stays beside a picture that is cut
+            place = np.clip(place, 0.0, [1.0, view.ratio])
+        word.text.xy = _pair(place)
         free = gap + half + (2 * deepest + gap if word.is_name else 0.0)
         word.text.set_position(_pair(way * free / steep))
+
+
+def _thin(panel: _Panel, view: View) -> None:
+    """Hide numbers that would lie on others, or belong beyond the picture; ends go first."""
+    figure = page.root(panel.axes)
+    width = panel.axes.get_window_extent().width * 72.0 / figure.dpi
+    taken: list[tuple[Floats, Floats]] = []
+    for word in sorted(panel.words, key=lambda word: min(word.share, 1.0 - word.share)):
+        if word.is_name:
+            continue
+        at = np.array(word.text.xy) * width + np.array(word.text.get_position())
+        reach = 0.8 * word.half  # letters do not fill their box
+        apart = all((np.abs(at - there) > reach + other).any() for there, other in taken)
+        inside = _inside(np.array(word.text.xy), view)
+        word.text.set_visible(apart and inside)
+        if apart and inside:
+            taken.append((at, reach))
+
+
+def _inside(places: Floats, view: View) -> bool:
+    """Whether places (..., 2) are all in the picture."""
+    return bool(((places > -1e-6) & (places < np.array([1.0, view.ratio]) + 1e-6)).all())
+
+
+def _is_cut(landscape: Landscape, view: View) -> bool:
+    return not _inside(view.project(_outline(landscape)), view)
 
 
 def _pair(values: Floats) -> tuple[float, float]:

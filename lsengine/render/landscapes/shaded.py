@@ -6,7 +6,7 @@ Shape suffixes: B betas, A alphas, Q quads of the mesh.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from matplotlib import colormaps
@@ -14,17 +14,28 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 from mpl_toolkits.mplot3d.axes3d import Axes3D  # type: ignore[import-untyped]
+from mpl_toolkits.mplot3d.proj3d import proj_transform  # type: ignore[import-untyped]
 
 from lsengine.render.landscapes.camera import Camera, chosen
 from lsengine.render.landscapes.mesh import split
-from lsengine.render.landscapes.terrain import FADE, PALE, Terrain, bar, base, terrains
+from lsengine.render.landscapes.terrain import (
+    FADE,
+    PALE,
+    Terrain,
+    bar,
+    base,
+    cut,
+    frame,
+    terrains,
+)
 from lsengine.render.page import page, words
 from lsengine.render.request import Request
 from lsengine.surface.cells import Floats, corners
 
-FULL = 1.06  # zoom at which a scene fills its axes up to the title
+FULL = 1.06  # zoom at which a scene fills its axes up to the title, if it fits
 LIGHT = np.array([-0.55, -0.35, 0.76])  # towards the lamp, over the viewer's left shoulder
 HEIGHTS = 6  # numbers on the vertical axis at most
 MESH = 110  # quads along an axis after which finer shading is not seen
@@ -44,11 +55,20 @@ def draw(request: Request) -> Figure:
     for panel, terrain in zip(axes, shown, strict=True):
         scene = cast(Axes3D, panel)
         _place(scene, terrain, camera)
+        _turn_words(scene, camera)
         _add_mesh(scene, terrain)
         hides_marks = _mark(scene, terrain)
         words.caption(panel, terrain.surface, request)
-        words.note(panel, terrain.notes(hides_marks=hides_marks), page.letter(panel) * 1.2)
+        lines = terrain.notes(hides_marks=hides_marks)
+        if _is_cut(scene, terrain):
+            _leave_words_out(scene, terrain)
+            lines.append(cut(terrain))
+        words.note(panel, lines, page.letter(panel) * 1.2)
     bar(figure, axes, shown[0], shrink=0.62, pad=0.06).set_anchor((0.0, 0.5))
+    _make_room(figure)
+    for panel in axes:
+        _thin(cast(Axes3D, panel))
+    words.lower_notes(figure, axes)
     words.finish(figure, axes, request)
     return figure
 
@@ -70,11 +90,16 @@ def _hidden(axes: list[Axes], shown: list[Terrain]) -> Callable[[Camera], int]:
 
 
 def _place(axes: Axes3D, terrain: Terrain, camera: Camera) -> None:
-    """Look at the axes from a camera."""
+    """Look at the axes from a camera, which sees all of them at zoom 1."""
     box = (*base(terrain.plane), terrain.request.style.relief)
-    axes.set_box_aspect(box, zoom=FULL * camera.zoom)
     axes.view_init(elev=camera.elevation, azim=camera.azimuth)
     axes.set_proj_type("persp", focal_length=1.6)
+    ends = np.meshgrid(axes.get_xlim(), axes.get_ylim(), axes.get_zlim())
+    zoom = FULL
+    for _ in range(3):  # in perspective size does not follow zoom exactly
+        axes.set_box_aspect(box, zoom=zoom)
+        zoom *= min(1.0, 0.499 / float(np.abs(_seen(axes, *ends) - 0.5).max()))
+    axes.set_box_aspect(box, zoom=zoom * camera.zoom)
 
 
 def _add_mesh(axes: Axes3D, terrain: Terrain) -> None:
@@ -134,14 +159,79 @@ def _frame(axes: Axes3D, terrain: Terrain) -> None:
     axes.set_zticklabels([scale.tick_text(float(tick), ticks) for tick in ticks])
     axes.tick_params(pad=-1)
     axes.tick_params(axis="z", pad=2)
-    # At the corner in front the last number of one axis and the first of the other would meet.
-    for axis, side in ((axes.xaxis, "right"), (axes.yaxis, "left")):
-        for label in axis.get_ticklabels():
-            label.set_horizontalalignment(side)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_pane_color(style.ground)
         axis.line.set_color(style.faint)
         axis._axinfo["grid"].update({"color": style.faint, "linewidth": 0.3})
+
+
+def _turn_words(axes: Axes3D, camera: Camera) -> None:
+    """Have numbers run outwards: at the corner in front those of two axes would meet."""
+    azimuth = np.radians(camera.azimuth)
+    alpha_is_left = np.sin(azimuth) * np.cos(azimuth) < 0  # the nearer edge along alpha
+    sides = ("right", "left") if alpha_is_left else ("left", "right")
+    for axis, side in zip((axes.xaxis, axes.yaxis), sides, strict=True):
+        for label in axis.get_ticklabels():
+            label.set_horizontalalignment(side)
+
+
+def _is_cut(axes: Axes3D, terrain: Terrain) -> bool:
+    """Whether the landscape is larger than its picture."""
+    alpha_beta = np.meshgrid(terrain.plane.alpha, terrain.plane.beta)
+    return bool((np.abs(_seen(axes, *alpha_beta, terrain.heights) - 0.5) > 0.5).any())
+
+
+def _seen(axes: Axes3D, *points: Any) -> Floats:
+    """Return where points are in the picture, whose corners are (0, 0) and (1, 1); (N, 2)."""
+    x, y, _ = proj_transform(*(np.ravel(part) for part in points), axes.get_proj())
+    to_picture = axes.transData - axes.transAxes
+    return np.asarray(to_picture.transform(np.stack([x, y], axis=-1)))
+
+
+def _leave_words_out(axes: Axes3D, terrain: Terrain) -> None:
+    """Frame a landscape that is larger than its picture, with the names of its axes alone."""
+    frame(axes, terrain.request.style.faint)
+    azimuth = np.radians(axes.azim)
+    nearer = -int(np.cos(azimuth) > 0), -int(np.sin(azimuth) > 0)  # ends, as indices
+    (alpha, beta), (low, _) = terrain.plane.whole, terrain.scale.span
+    middles = ((alpha.mean(), beta[nearer[1]], low), (alpha[nearer[0]], beta.mean(), low))
+    names = words.names_of_axes(terrain.request)
+    for name, middle in zip(names, middles, strict=True):
+        place = np.clip(_seen(axes, *middle)[0], 0.07, 0.93)
+        look: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 6}
+        halo = page.halo(terrain.request.style.ground)
+        axes.text2D(*place, name, transform=axes.transAxes, path_effects=halo, **look)
+    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+        axis.set_ticks_position("none")
+        axis.set_label_position("none")
+        for artist in (axis.gridlines, axis.line, axis.pane):
+            artist.set_clip_path(axes.patch)
+
+
+def _make_room(figure: Figure) -> None:
+    """Move the scenes away from edges of the page that words lie beyond."""
+    width, left, right = float(figure.get_figwidth()), 0.0, 0.0
+    for _ in range(4):  # words move with their scene, and only drawing says where they are
+        figure.draw_without_rendering()
+        box = figure.get_tightbbox(cast(Any, figure.canvas).get_renderer())
+        left, right = left + max(0.0, -box.x0), right + max(0.0, box.x1 - width)
+        if max(left, right) > 0 and left + right < width / 2:
+            rect = (left / width, 0.0, 1.0 - (left + right) / width, 1.0)
+            cast(Any, figure.get_layout_engine()).set(rect=rect)
+    figure.draw_without_rendering()
+
+
+def _thin(axes: Axes3D) -> None:
+    """Hide numbers that lie on others; what was drawn last is looked at."""
+    renderer = cast(Any, page.root(axes).canvas).get_renderer()
+    taken: list[Bbox] = []
+    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+        for tick in axis.majorTicks:
+            box = tick.label1.get_window_extent(renderer)
+            is_free = not box.count_overlaps([other.expanded(0.9, 0.8) for other in taken])
+            tick.label1.set_visible(is_free)
+            if is_free:
+                taken.append(box)
 
 
 def _mark(axes: Axes3D, terrain: Terrain) -> bool:

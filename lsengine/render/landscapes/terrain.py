@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from lsengine.render.landscapes.mesh import Ground
-from lsengine.render.page import page
+from lsengine.render.page import page, words
 from lsengine.render.page.scales import Scale
 from lsengine.render.planes.planes import NOT_TO_SCALE, STANDS_IN, check, common_scale
 from lsengine.render.request import Request
@@ -135,6 +136,21 @@ def bar(figure: Figure, axes: list[Axes], terrain: Terrain, *, shrink: float, pa
     colors, quantity = page.ramp(terrain.scale, request.style), describe(request.quantity)
     scale = terrain.scale
     return page.bar(figure, colors, axes, scale, quantity, shrink=shrink, pad=pad, most=8).ax
+
+
+def cut(terrain: Terrain) -> str:
+    """Return what a reader must know of a landscape that is larger than its picture."""
+    names = words.names_of_axes(terrain.request)
+    pairs = zip(names, terrain.plane.whole, strict=True)
+    ends = [f"{name} from {axis[0]:.3g} to {axis[-1]:.3g}" for name, axis in pairs]
+    return f"the frame cuts the landscape (zoom), which has {' and '.join(ends)}"
+
+
+def frame(axes: Axes, color: str) -> None:
+    """Draw the edge of a picture that does not show all."""
+    look: dict[str, Any] = {"fill": False, "edgecolor": color, "linewidth": 0.7, "zorder": 5}
+    edge = Rectangle((0, 0), 1, 1, transform=axes.transAxes, **look)
+    page.root(axes).add_artist(edge)  # a scene draws over its own
 
 
 def base(plane: Plane) -> tuple[float, float]:

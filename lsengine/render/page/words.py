@@ -110,6 +110,21 @@ def note(axes: Axes, lines: Sequence[str], drop: float | None = None) -> None:
     axes.annotate(text, (0.5, 0.0), **look)
 
 
+def lower_notes(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Move notes below all else that hangs from their panel, if it hangs lower than is usual."""
+    figure.draw_without_rendering()  # only now landscapes know where their words are
+    renderer = cast(Any, figure.canvas).get_renderer()
+    for side in axes:
+        notes = [cast(Annotation, text) for text in side.texts if text.get_gid() == _IS_NOTE]
+        for artist in notes:
+            artist.set_visible(False)
+        box = side.get_tightbbox(renderer)
+        hang = 0.0 if box is None else (side.bbox.y0 - box.y0) * 72.0 / figure.dpi
+        for artist in notes:
+            artist.set_visible(True)
+            artist.xyann = (0.0, min(artist.xyann[1], -hang - 0.3 * page.letter(side)))
+
+
 def names_of_axes(request: Request) -> tuple[str, str]:
     """Return what the two axes of a plane are called: by their letters, or as was said."""
     look = request.look

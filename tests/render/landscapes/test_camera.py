@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from lsengine import render
 from lsengine.looks import Look
@@ -15,8 +16,8 @@ from lsengine.render.landscapes.camera import Camera, chosen, direction, fitted_
 from lsengine.render.request import validated
 from lsengine.surface import cells
 from lsengine.surface.quantities import describe
-from tests.support.landscapes import bowl, make_plane
-from tests.support.pictures import pixels
+from tests.support.landscapes import bowl, cliffs, make_plane
+from tests.support.pictures import pixels, words
 
 BOX = np.array([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 0.6)], dtype=float)
 
@@ -163,3 +164,48 @@ def test_options_move_the_camera(style):
         assert (moved.axes[0].azim, moved.axes[0].elev) == (20, 50)
     shares = [(np.ptp(pixels(figure), axis=-1) > 30)[:, :-80].mean() for figure in (usual, moved)]
     assert shares[1] < 0.8 * shares[0], "farther away it is smaller"
+
+
+LOOKS = [
+    {"azimuth": 45, "elevation": 30, "xlabel": "first", "ylabel": "second direction"},
+    {"azimuth": -100, "elevation": 20},
+    {"azimuth": 150, "elevation": 60},
+    {"azimuth": 0, "elevation": 5},
+    {"zoom": 1.4, "azimuth": -100, "elevation": 20},
+    {"zoom": 1.4, "xlabel": "first direction"},
+]
+
+
+@pytest.mark.parametrize("style", ["paper", "lit"])
+@pytest.mark.parametrize("look", LOOKS)
+def test_words_are_apart_and_on_the_page(look, style, monkeypatch):
+    """So are all that are drawn, whatever the camera; the names of both axes are among them."""
+    figure = render.figure([make_plane(cliffs, 9, 9)], kind="surface", style=style, **look)
+    drawn, draw = {}, Text.draw
+
+    def draw_and_note(text, renderer):
+        if text.get_visible() and text.get_text():
+            drawn[text.get_text(), id(text)] = Text.get_window_extent(text, renderer)
+        draw(text, renderer)
+
+    monkeypatch.setattr(Text, "draw", draw_and_note)
+    figure.draw_without_rendering()
+    cores = [box.expanded(0.85, 0.7) for box in drawn.values()]  # letters do not fill their box
+    for (text, _), box in drawn.items():
+        assert min(box.x0, box.y0) >= 0, text
+        assert box.x1 <= figure.bbox.width, text
+        assert box.y1 <= figure.bbox.height, text
+        assert box.expanded(0.85, 0.7).count_overlaps(cores) == 1, text
+    shown = [text for text, _ in drawn]
+    assert look.get("xlabel", r"$\alpha$") in shown
+    assert look.get("ylabel", r"$\beta$") in shown
+
+
+@pytest.mark.parametrize("style", ["paper", "lit"])
+def test_only_a_landscape_that_is_cut_is_said_to_be(style):
+    """Then the ends of its axes are in the note; zoom 1 shows all, and so does less."""
+    for zoom, is_cut in ((0.8, False), (1.0, False), (1.4, True)):
+        look = {"zoom": zoom, "azimuth": 45, "elevation": 60, "scale": "linear"}
+        figure = render.figure([make_plane(cliffs, 9, 9)], kind="surface", style=style, **look)
+        note = r"the frame cuts the landscape (zoom), which has $\alpha$ from -1 to 1"
+        assert (note in words(figure)) == is_cut
