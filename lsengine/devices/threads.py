@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lsengine.cores import Threads
 
-_PER_THREAD = 2**25  # multiply-adds of a layer: 1 to 2 ms; threads meet at its end in 10 to 100 us
+_PER_THREAD = 2**25  # multiply-adds of a layer; an estimate, for two cores
 
 
 def threads_for(
@@ -44,7 +44,7 @@ def threads_for(
         wanted = found * batch_size // samples // layers // _PER_THREAD
     if wanted >= share.count:
         return share
-    why = "a network this small is faster so" if wanted < 2 else "as its layers are large"
+    why = "a network this small gains little by more" if wanted < 2 else "as its layers are large"
     return Threads(max(1, wanted), why)
 
 

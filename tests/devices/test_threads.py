@@ -44,7 +44,7 @@ def test_tables_of_embeddings_multiply_nothing():
 @pytest.mark.parametrize(
     ("layers", "found"),
     [
-        (2**24, (1, "a network this small is faster so")),
+        (2**24, (1, "a network this small gains little by more")),
         (2**25 * 3, (3, "as its layers are large")),
         (2**28, (8, "8 cores")),
         (2**31, (8, "8 cores")),

@@ -39,7 +39,7 @@ def _workspace(path, threads=2, settled=0, **given):
 @pytest.mark.parametrize(
     ("asked", "settled", "threads", "why"),
     [
-        ("auto", 0, 1, "a network this small is faster so"),
+        ("auto", 0, 1, "a network this small gains little by more"),
         ("auto", 1, 1, "as the surface has it"),
         ("auto", 2, 2, "two cores"),
         (1, 2, 1, "as the job says"),

@@ -27,8 +27,8 @@ def _as_before():
         (3, 2, (3, "as the job says")),
         ("auto", 2, (2, "2 cores")),
         ("auto", 1, (1, "as the surface has it")),
-        ("auto", 4, (1, "a network this small is faster so")),
-        ("auto", 0, (1, "a network this small is faster so")),
+        ("auto", 4, (1, "a network this small gains little by more")),
+        ("auto", 0, (1, "a network this small gains little by more")),
     ],
 )
 def test_the_job_comes_first_then_the_surface_then_the_work(make_job, asked, settled, found):
