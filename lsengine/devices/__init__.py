@@ -8,6 +8,7 @@ from lsengine.devices.device import fast_precisions as fast_precisions
 from lsengine.devices.device import is_channels_last_safe as is_channels_last_safe
 from lsengine.devices.device import is_out_of_memory as is_out_of_memory
 from lsengine.devices.device import memory_of as memory_of
+from lsengine.devices.device import multiplies_bfloat16 as multiplies_bfloat16
 from lsengine.devices.device import one_thread as one_thread
 from lsengine.devices.device import row_major as row_major
 from lsengine.devices.device import tf32 as tf32

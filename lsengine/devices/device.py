@@ -96,6 +96,13 @@ def fast_precisions(device: torch.device) -> tuple[str, ...]:
     return ()
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for products of bfloat16: AMX, AVX-512, cards of 2020."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bfloat16" in fast_precisions(device)
+
+
 def visible_count(kind: str) -> int:
     """Return how many devices of a kind this process sees; of CPUs and of MPS there is one."""
     return torch.cuda.device_count() if kind == "cuda" else 1

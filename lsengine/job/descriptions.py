@@ -178,6 +178,8 @@ DESCRIPTIONS: dict[str, dict[str, str]] = {
         "save_epochs": "checkpoints after these epochs as well",
         "optimizer": "torch's",
         "batch_size": "images of a step",
+        "precision": "`bfloat16`: forward and backward passes multiply numbers of 16 bits. `auto`: "
+        "where the processor or card has instructions for it",
         "lr": "learning rate; for Adam and AdamW 0.001 if it is not given",
         "momentum": "of SGD",
         "nesterov": "of SGD",

@@ -20,6 +20,7 @@ class TrainSpec(BaseModel):
     save_epochs: list[Annotated[int, Field(ge=0)]] = []
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     batch_size: Count = 128
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
     lr: Positive = 0.1
     momentum: Fraction = 0.9
     nesterov: bool = True

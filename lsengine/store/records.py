@@ -46,7 +46,7 @@ _LONG_NAMES = {
 }
 _HISTORY_KINDS = {
     **dict.fromkeys(("name", "job", "recipe", "data_sha256", "torch_version"), "text"),
-    **{"device_kind": "text", "epochs": "integer"},
+    **{"device_kind": "text", "precision": "text", "epochs": "integer"},
 }
 _SPECTRUM_KINDS = {
     **dict.fromkeys(("name", "job", "checkpoint_sha256", "data_sha256", "products_by"), "text"),

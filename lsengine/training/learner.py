@@ -23,7 +23,7 @@ from lsengine.devices import device_of, is_channels_last_safe, tune_malloc
 from lsengine.errors import UsageError
 from lsengine.job.loss import LossSpec
 from lsengine.job.schema import Document
-from lsengine.objective import losses, reported
+from lsengine.objective import losses, reported, sixteen_bits
 from lsengine.objective.batches import Batches, first
 from lsengine.objective.classes import refuse_too_few
 from lsengine.objective.criterion import Criterion, OwnObjective, own_objective
@@ -33,7 +33,7 @@ from lsengine.objective.judging import Judge
 from lsengine.objective.losses import loss_function
 from lsengine.objective.outputs import logits_of, nested_output
 from lsengine.objective.reported import ReportedLoss
-from lsengine.training import recipe
+from lsengine.training import autocast, recipe
 
 _EVALUATION_BATCH = 512
 _FEW = 8  # samples that show of which loss the network's own is
@@ -49,12 +49,15 @@ class Learner:
         job_folder: Where the user's modules are looked for.
         tick: Called before every mini-batch; may raise to stop.
         slot: See `lsengine.devices.device_of`.
+        precision: What an earlier run of this training settled, if there was one.
 
     Attributes:
         model: The network, on its device.
         optimizer: Its optimiser.
         parameters: The trainable parameters by name.
         columns: Names of what `measure` returns.
+        precision: Of products in training: ``float32``, which is that of the weights, or
+            ``bfloat16``.
 
     Raises:
         UsageError: If network, data, loss and recipe do not go together.
@@ -68,6 +71,7 @@ class Learner:
         job_folder: Path,
         tick: Callable[[], None] = lambda: None,
         slot: int = 0,
+        precision: str | None = None,
     ) -> None:
         assert document.train is not None
         self._recipe, self._dataset, self._tick = document.train, dataset, tick
@@ -103,6 +107,7 @@ class Learner:
         if not self.parameters:
             raise UsageError("model.arch: the network has no trainable parameters")
         self.optimizer = recipe.optimizer_of(self._recipe, self.model)
+        self.precision = self._settled(precision)
         kinds = ("loss", "error") if has_classes else ("loss",)
         measured = (f"{split}_{kind}" for split in self._splits for kind in kinds)
         self.columns = (*measured, "learning_rate", "weight_norm")
@@ -200,6 +205,22 @@ class Learner:
             said = f"loss: {loss.name} refuses the network's output: {_said(error)}"
             raise UsageError(said) from error
 
+    def _settled(self, earlier: str | None) -> str:
+        if self._recipe.precision == "float32":
+            return "float32"
+        raw = first(self._splits["train"][0], 2)
+        obstacle = sixteen_bits.unfit(self.model, self._dataset)
+        if self._has_objective:
+            obstacle = "an objective computes losses as well, which need float32"
+        if self._dtype != torch.float32:
+            obstacle = "the network has parameters in float64"
+
+        def trial() -> None:
+            with torch.no_grad():
+                self._in_bfloat16(self._inputs(raw))
+
+        return autocast.settle(self._recipe.precision, earlier, self.device, obstacle, trial)
+
     @property
     def _has_objective(self) -> bool:
         return self._judge.judges_batches
@@ -212,12 +233,16 @@ class Learner:
 
     def _mean_loss(self, inputs: Nested, targets: Nested | None) -> Tensor:
         """Return the loss of a batch, of which a gradient is taken."""
-        output = self._judge.call(self.model, inputs)
+        is_short = self.precision == "bfloat16"
+        output = self._in_bfloat16(inputs) if is_short else self._judge.call(self.model, inputs)
         if isinstance(self._criterion, OwnObjective):
             own = self._criterion
             return losses.mean(lambda result, _: own.loss(result), output, inputs)
         assert targets is not None
         return losses.mean(self._criterion, nested_output(output), targets)
+
+    def _in_bfloat16(self, inputs: Nested) -> Nested:
+        return autocast.called(self._judge.call, self.model, inputs, self.device)
 
     def train_epoch(self, epoch: int) -> None:
         """Go once through the training split; the first ``epoch`` is 1."""

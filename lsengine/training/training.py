@@ -68,7 +68,7 @@ def run(job: Job, *, progress: str = "auto", slot: int = 0, threads: int | None 
                 (folder / "resume.pt").unlink(missing_ok=True)
                 log.info("%s: finished earlier, nothing to do", folder)
             else:
-                training = NetworkTraining(job, folder, stop, slot)
+                training = NetworkTraining(job, folder, stop, slot, earlier)
                 training.begin(earlier)
                 training.finish(progress)
     return folder / recipe.checkpoint_name(last)
@@ -109,6 +109,11 @@ def _has_checkpoints(job: Job, folder: Path, epoch: int) -> bool:
     return all((folder / recipe.checkpoint_name(e)).is_file() for e in due)
 
 
+def _settled_precision(earlier: History | None) -> str | None:
+    """Return what an earlier run settled; runs older than the attribute were in float32."""
+    return None if earlier is None else str(earlier.attributes.get("precision", "float32"))
+
+
 class NetworkTraining(ResumableTraining):
     """The training of a network, whose progress is kept in a folder.
 
@@ -117,12 +122,15 @@ class NetworkTraining(ResumableTraining):
         folder: Where everything is written.
         stop: Asked between batches.
         slot: Chooses the device; see `lsengine.devices.device_of`.
+        earlier: What an earlier run of this training has left; it settles the precision.
 
     Attributes:
         epoch: -1 before the network of epoch 0 is measured.
     """
 
-    def __init__(self, job: Job, folder: Path, stop: StopRequest, slot: int) -> None:
+    def __init__(
+        self, job: Job, folder: Path, stop: StopRequest, slot: int, earlier: History | None
+    ) -> None:
         document, job_folder = job.document, job.source.parent
         assert document.train is not None
         super().__init__(folder, folder / "resume.pt", document.train.epochs, stop)
@@ -138,7 +146,12 @@ class NetworkTraining(ResumableTraining):
             ignored=document.loss_spec.ignore_index,
         )
         self._learner = Learner(
-            document, dataset, job_folder=job_folder, tick=self._stop_if_asked, slot=slot
+            document,
+            dataset,
+            job_folder=job_folder,
+            tick=self._stop_if_asked,
+            slot=slot,
+            precision=_settled_precision(earlier),
         )
         self.epoch = -1
         self._rows: list[list[float]] = []  # by epoch, the curves' values and parameters' norms
@@ -150,6 +163,7 @@ class NetworkTraining(ResumableTraining):
             "data_sha256": dataset.sha256,
             "torch_version": str(torch.__version__),
             "device_kind": self._learner.device.type,
+            "precision": self._learner.precision,
         }
         self._has_diverged = False
 

@@ -150,12 +150,14 @@ def test_an_edited_network_is_refused_with_its_file(tmp_path, make_job):
 
 def test_a_training_older_than_a_key_is_the_same(make_job):
     """Keys that leave everything as it was are in no identity; others are."""
-    loaded = make_job(epochs=3, schedule="milestones", warmup=0, clip_norm=None)
-    settings = resumable.identity_of(loaded, "train", ignored=())["train"]
-    assert not {"schedule", "warmup", "clip_norm"} & settings.keys()
-    loaded = make_job(epochs=3, schedule="cosine", warmup=1, clip_norm=1)
-    settings = resumable.identity_of(loaded, "train", ignored=())["train"]
-    assert [settings[k] for k in ("schedule", "warmup", "clip_norm")] == ["cosine", 1.0, 1.0]
+    keys = ("schedule", "warmup", "clip_norm", "precision")
+    for values, found in (
+        (("milestones", 0, None, "float32"), None),
+        (("cosine", 1, 1, "auto"), ["cosine", 1.0, 1.0, "auto"]),
+    ):
+        loaded = make_job(epochs=3, **dict(zip(keys, values, strict=True)))
+        settings = resumable.identity_of(loaded, "train", ignored=())["train"]
+        assert [settings[k] for k in keys if k in settings] == (found or [])
 
 
 def test_other_data_under_the_same_name_are_noticed(tmp_path, make_job):

@@ -17,8 +17,6 @@ import torch
 
 from lsengine import devices
 from lsengine import objective as objectives
-from lsengine.data.nesting import leaves
-from lsengine.data.validation import whole_and_beyond
 from lsengine.engine.prepare.loading import Loaded, criterion_of
 from lsengine.engine.prepare.selection import movable_tensors
 from lsengine.engine.prepare.settings import (
@@ -32,6 +30,7 @@ from lsengine.errors import EnvironmentUnfit, UsageError
 from lsengine.geometry import directions
 from lsengine.job import Job
 from lsengine.log import NOTICE
+from lsengine.objective import sixteen_bits
 from lsengine.objective.forward import copied
 from lsengine.surface.grid import Cell, Grid
 
@@ -70,28 +69,15 @@ def check_products(precision: str, device: torch.device) -> None:
         )
 
 
-def unfit(loaded: Loaded) -> str:
-    """Return why a network or its data have no precision of 16 bits; empty if they have one."""
-    tensors = [*loaded.model.named_parameters(), *loaded.model.named_buffers()]
-    if name := next((n for n, t in tensors if t.is_complex()), ""):
-        return f"{name} is complex, and 16-bit precisions have no complex numbers"
-    for split, samples in loaded.dataset.splits.items():
-        if any(t.is_floating_point() and whole_and_beyond(t, 256) for _, t in leaves(samples.x)):
-            return (
-                f"the {split} inputs are whole numbers, some larger than 256, which 16 bits round, "
-                "all of them or those in one place of every sample (are they tokens? then store "
-                "them as integers)"
-            )
-    return ""
-
-
 def refuse_unfit(precision: str, loaded: Loaded) -> None:
     """Refuse a precision of 16 bits where it would not only round.
 
     Raises:
         UsageError: With the reason.
     """
-    if precision in ("bfloat16", "float16") and (obstacle := unfit(loaded)):
+    if precision in ("bfloat16", "float16") and (
+        obstacle := sixteen_bits.unfit(loaded.model, loaded.dataset)
+    ):
         raise UsageError(f"precision: {precision} cannot be used: {obstacle}; use float32")
 
 
@@ -103,7 +89,7 @@ def settle(job: Job, loaded: Loaded, device: torch.device, tick: Callable[[], No
     is called before every mini-batch and may raise to stop.
     """
     tolerance = job.document.precision_tolerance
-    if obstacle := unfit(loaded):
+    if obstacle := sixteen_bits.unfit(loaded.model, loaded.dataset):
         log.log(NOTICE, "precision: float32, since %s", obstacle)
         return "float32"
     for candidate in devices.fast_precisions(device):
