@@ -176,6 +176,7 @@ DESCRIPTIONS: dict[str, dict[str, str]] = {
         "epochs": "how many",
         "save_every": "a checkpoint after so many epochs",
         "save_epochs": "checkpoints after these epochs as well",
+        "measure_every": "losses and errors after so many epochs, and before and after all",
         "optimizer": "torch's",
         "batch_size": "images of a step",
         "precision": "`bfloat16`: forward and backward passes multiply numbers of 16 bits. `auto`: "

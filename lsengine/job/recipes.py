@@ -18,6 +18,7 @@ class TrainSpec(BaseModel):
     epochs: Epochs
     save_every: Count = 10
     save_epochs: list[Annotated[int, Field(ge=0)]] = []
+    measure_every: Count = 1
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     batch_size: Count = 128
     precision: Literal["float32", "bfloat16", "auto"] = "float32"

@@ -2,8 +2,8 @@
 
 ``store`` reads and writes these, ``render`` draws them; ``source`` is the file, for messages.
 
-Shapes: E epochs so far (the first is 0, before training), P parameters, K checkpoints,
-N bins; of a spectrum K eigenpairs, Q quadrature nodes, G points of a grid.
+Shapes: E epochs that were measured so far (the first is 0, before training), P parameters,
+K checkpoints, N bins; of a spectrum K eigenpairs, Q quadrature nodes, G points of a grid.
 """
 
 from __future__ import annotations

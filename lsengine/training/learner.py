@@ -270,12 +270,14 @@ class Learner:
                 nn.utils.clip_grad_norm_([*self.parameters.values()], settings.clip_norm)
             self.optimizer.step()
 
-    def measure(self, epoch: int) -> tuple[dict[str, float], list[float]]:
+    def measure(self, epoch: int, *, losses: bool) -> tuple[dict[str, float], list[float]]:
         """Return `columns` by name, and the norm of each trainable parameter.
 
-        ``epoch`` is the one that has just ended; 0 before training.
+        ``epoch`` is the one that has just ended; 0 before training.  Without ``losses`` the
+        columns are those that take no pass through the data.
         """
-        row = {k: v for name in self._splits for k, v in self._evaluate(name).items()}
+        splits = self._splits if losses else ()
+        row = {k: v for name in splits for k, v in self._evaluate(name).items()}
         row["learning_rate"] = self.optimizer.param_groups[0]["lr"] if epoch else math.nan
         tensors = [p.detach().to(self._host).double() for p in self.parameters.values()]
         norms_P = torch.stack([t.norm() for t in tensors])

@@ -73,6 +73,11 @@ def saved_epochs(recipe: TrainSpec) -> frozenset[int]:
     return frozenset({0, recipe.epochs, *regular, *recipe.save_epochs})
 
 
+def measured_epochs(recipe: TrainSpec) -> list[int]:
+    """Return the epochs after which losses and errors are measured; 0 is before training."""
+    return sorted({*range(0, recipe.epochs, recipe.measure_every), recipe.epochs})
+
+
 def optimizer_of(recipe: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
     """Return the recipe's optimiser of what can be trained; its rate is set at each step.
 

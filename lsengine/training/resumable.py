@@ -24,7 +24,10 @@ from lsengine.surface.identity import first_difference
 
 _SAVE_EVERY_S = 2.0
 # Defaults of keys that are younger than some trainings, which do not have them.
-_YOUNGER = {"schedule": "milestones", "warmup": 0.0, "clip_norm": None, "precision": "float32"}
+_YOUNGER = {
+    **{"schedule": "milestones", "warmup": 0.0, "clip_norm": None},
+    **{"precision": "float32", "measure_every": 1},
+}
 
 
 class ResumableTraining(ABC):

@@ -1,6 +1,6 @@
 """Training of a network: one recipe, its checkpoints and its history.
 
-Shapes: E epochs so far, P parameters.
+Shapes: E epochs that were measured so far, P parameters.
 """
 
 from __future__ import annotations
@@ -154,7 +154,8 @@ class NetworkTraining(ResumableTraining):
             precision=_settled_precision(earlier),
         )
         self.epoch = -1
-        self._rows: list[list[float]] = []  # by epoch, the curves' values and parameters' norms
+        self._measured = recipe.measured_epochs(document.train)
+        self._rows: list[list[float]] = []  # of these, the curves' values and parameters' norms
         self._attributes = {
             "name": document.name,
             "job": job.resolved(),
@@ -206,26 +207,29 @@ class NetworkTraining(ResumableTraining):
         with contextlib.closing(report):
             while self.epoch < self.epochs:
                 self._learner.train_epoch(self.epoch + 1)
-                self._record(self.epoch + 1)
-                row = zip(self._learner.columns, self._rows[-1], strict=False)
-                values = (f"{k}={v:.4g}" for k, v in row if k != "weight_norm")
+                row = self._record(self.epoch + 1)
+                values = (f"{k}={v:.4g}" for k, v in row.items() if k != "weight_norm")
                 report.advance(values=" ".join(values))
         self._write_history()
         self._resume_file.unlink(missing_ok=True)
 
-    def _record(self, epoch: int) -> None:
-        """Measure the epoch that has just ended, and save what is due."""
-        row, norms_P = self._learner.measure(epoch)
-        self._rows.append([*row.values(), *norms_P])
+    def _record(self, epoch: int) -> dict[str, float]:
+        """Measure the epoch that has just ended, save what is due, and return the numbers."""
+        is_measured = epoch in self._measured
+        row, norms_P = self._learner.measure(epoch, losses=is_measured)
+        if is_measured:
+            self._rows.append([*row.values(), *norms_P])
         self.epoch = epoch
-        if not math.isfinite(row["train_loss"]) and not self._has_diverged:
+        telling = "train_loss" if is_measured else "weight_norm"
+        if not math.isfinite(row[telling]) and not self._has_diverged:
             self._has_diverged = True
             advice = "the training has diverged and goes on as it is; lower train.lr"
-            log.warning("epoch=%d train_loss=%s: %s", epoch, row["train_loss"], advice)
+            log.warning("epoch=%d %s=%s: %s", epoch, telling, row[telling], advice)
         if epoch in recipe.saved_epochs(self._recipe):
             file = self._folder / recipe.checkpoint_name(epoch)
             checkpoint.save(file, self._learner.model, epoch=epoch, content=row)
         self._save_if_due()
+        return row
 
     def _write_state(self) -> None:
         checkpoint.save(
@@ -242,7 +246,7 @@ class NetworkTraining(ResumableTraining):
         table = np.array(self._rows, np.float64).reshape(-1, len(names) + len(parameters))
         curves_E = {name: table[:, i] for i, name in enumerate(names)}
         history = History(
-            columns={"epoch": np.arange(len(table)), **curves_E},
+            columns={"epoch": np.array(self._measured[: len(table)], np.int64), **curves_E},
             parameters=parameters,
             layer_norms=table[:, len(names) :],
             attributes=self._attributes,

@@ -150,10 +150,10 @@ def test_an_edited_network_is_refused_with_its_file(tmp_path, make_job):
 
 def test_a_training_older_than_a_key_is_the_same(make_job):
     """Keys that leave everything as it was are in no identity; others are."""
-    keys = ("schedule", "warmup", "clip_norm", "precision")
+    keys = ("schedule", "warmup", "clip_norm", "precision", "measure_every")
     for values, found in (
-        (("milestones", 0, None, "float32"), None),
-        (("cosine", 1, 1, "auto"), ["cosine", 1.0, 1.0, "auto"]),
+        (("milestones", 0, None, "float32", 1), None),
+        (("cosine", 1, 1, "auto", 2), ["cosine", 1.0, 1.0, "auto", 2]),
     ):
         loaded = make_job(epochs=3, **dict(zip(keys, values, strict=True)))
         settings = resumable.identity_of(loaded, "train", ignored=())["train"]

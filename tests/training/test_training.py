@@ -14,7 +14,8 @@ import torch
 import yaml
 
 from lsengine import store
-from lsengine.errors import EnvironmentUnfit, SurfaceError, UsageError
+from lsengine.errors import EnvironmentUnfit, Stopped, SurfaceError, UsageError
+from lsengine.models import checkpoint
 from lsengine.store import lock
 from lsengine.training import training
 from tests.training.conftest import (
@@ -24,6 +25,7 @@ from tests.training.conftest import (
     folder,
     run,
 )
+from tests.training.test_resumable import stop_after
 
 
 def test_a_training_leaves_its_checkpoints_and_its_history(make_job):
@@ -38,6 +40,42 @@ def test_a_training_leaves_its_checkpoints_and_its_history(make_job):
     assert found.columns["epoch"].tolist() == list(range(6))
     assert found.columns["train_loss"][-1] < found.columns["train_loss"][0]
     assert yaml.safe_load(found.attributes["job"])["name"] == "a"
+
+
+def test_epochs_that_are_not_measured_change_nothing_but_the_history(make_job, monkeypatch):
+    """Rows of every third epoch, the first and the last; also of a training that was stopped."""
+    every, third = make_job(name="a", epochs=7), make_job(name="b", epochs=7, measure_every=3)
+    run(every)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(Stopped, match="in epoch 5 of 7"):
+            run(third)
+    found = store.read_history(folder(third) / "history.h5")
+    assert found.columns["epoch"].tolist() == [0, 3]
+    assert not found.finished
+    run(third)
+    found = store.read_history(folder(third) / "history.h5")
+    assert found.columns["epoch"].tolist() == [0, 3, 6, 7]
+    assert found.finished
+    whole = store.read_history(folder(every) / "history.h5")
+    for name, values in whole.columns.items():
+        np.testing.assert_array_equal(found.columns[name], values[[0, 3, 6, 7]])
+    np.testing.assert_array_equal(found.layer_norms, whole.layer_norms[[0, 3, 6, 7]])
+    for epoch in (0, 2, 4, 6, 7):
+        a, b = (checkpoint.load(folder(j) / f"epoch_00{epoch}.pt") for j in (every, third))
+        for name, tensor in a.state.items():
+            assert torch.equal(tensor, b.state[name])
+        rest = {"learning_rate", "weight_norm"}
+        assert (b.numbers.keys() == a.numbers.keys()) is (epoch in (0, 6, 7))
+        assert rest <= b.numbers.keys()
+
+
+def test_a_training_that_is_not_measured_still_says_that_it_diverged(make_job, caplog):
+    """By the norm of its weights, at the first epoch after which they are not finite."""
+    caplog.set_level(logging.WARNING, "lsengine")
+    run(make_job(lr=1e30, epochs=4, measure_every=4))
+    assert "epoch=1 weight_norm=nan: the training has diverged" in caplog.text
+    assert caplog.text.count("diverged") == 1
 
 
 def test_history_opens_in_xarray_with_named_coordinates(make_job):

@@ -134,14 +134,19 @@ def _frame(axes: Axes, family: Family, histories: list[History], request: Reques
     axes.locator_params(axis="y", nbins=6)
 
 
-def _dropped(history: History) -> list[int]:
-    """Return the epochs after which the learning rate drops, having been constant before."""
+def _dropped(history: History) -> list[tuple[int, int]]:
+    """Return the epochs after which the learning rate drops, having been constant before.
+
+    Each is a pair: the first and the last one that it may be, by the epochs that were measured.
+    """
     rate_E = history.columns.get("learning_rate")
     if rate_E is None or len(rate_E) < 3:
         return []
     with np.errstate(invalid="ignore"):  # the rate of epoch 0 is NaN, which is never equal
         fell_E = (rate_E[2:] < DROP * rate_E[1:-1]) & (rate_E[1:-1] == rate_E[:-2])
-    return [int(e) for e in history.columns["epoch"][1:-1][fell_E]]
+    epoch_E = history.columns["epoch"]
+    pairs = zip(epoch_E[1:-1][fell_E].tolist(), epoch_E[2:][fell_E].tolist(), strict=True)
+    return [(before, after - 1) for before, after in pairs]
 
 
 def _mark_drops(
@@ -155,11 +160,15 @@ def _mark_drops(
     for side in axes:
         for epochs, own_color in zip(each[:1] if common else each, colors, strict=False):
             color, opacity = (style.faint, 1.0) if common else (own_color, 0.45)
-            for epoch in epochs:
-                side.axvline(epoch, linewidth=1.0, alpha=opacity, zorder=1, color=color)
+            for first, last in epochs:
+                mark: dict[str, Any] = {"linewidth": 1.0, "zorder": 1, "color": color}
+                if first == last:
+                    side.axvline(first, alpha=opacity, **mark)
+                else:
+                    side.axvspan(first, last, alpha=0.3 * opacity, **mark)
     color = style.faint if common else style.ink
-    mark: dict[str, Any] = {"marker": "|", "markersize": 11.0, "linestyle": "none"}
-    return [Line2D([], [], color=color, label="learning rate drops", **mark)]
+    line: dict[str, Any] = {"marker": "|", "markersize": 11.0, "linestyle": "none"}
+    return [Line2D([], [], color=color, label="learning rate drops", **line)]
 
 
 def _final_error(history: History, form: str) -> str:

@@ -36,6 +36,21 @@ def test_drops_of_the_learning_rate_are_marked_at_their_epoch():
     assert "learning rate drops" in words(figure)
 
 
+def test_a_drop_between_two_measured_epochs_is_a_band():
+    """Of rows at 0, 7, 14, 21: the rate falls after one of the epochs 14 to 20."""
+    history = make_history(drops=(20,))
+    rows = np.flatnonzero(history.columns["epoch"] % 7 == 0)
+    few = replace(
+        history,
+        columns={name: values[rows] for name, values in history.columns.items()},
+        layer_norms=history.layer_norms[rows],
+    )
+    axes = render.figure([few], kind="history").axes[0]
+    assert lines_at(axes) == []
+    (band,) = (p for p in axes.patches if p.get_zorder() == 1)
+    assert (band.get_x(), band.get_x() + band.get_width()) == (14, 20)
+
+
 def test_a_gliding_learning_rate_has_no_drops():
     """A cosine schedule falls everywhere and drops nowhere."""
     rate = np.r_[np.nan, 0.05 * (1 + np.cos(np.linspace(0, np.pi, 40)))]
