@@ -22,7 +22,8 @@ _SECTIONS = {  # heading: class of the schema, which pages say more
     ),
     "data": (
         "DataSpec",
-        "[Arrays](../howto/data.md), [image folders](../howto/images.md), "
+        "[CIFAR and MNIST](../howto/known.md), [arrays](../howto/data.md), "
+        "[image folders](../howto/images.md), "
         "[tokens](../howto/tokens.md)",
     ),
     "data.normalize": ("NormalizeSpec", ""),

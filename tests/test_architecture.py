@@ -27,6 +27,7 @@ TESTED_THROUGH_OTHERS = {  # module: the test file that covers it
     "curvature/differences": "curvature/test_choice.py",
     "curvature/plain": "curvature/test_choice.py",
     "curvature/products": "curvature/test_hessian.py",
+    "data/torchvision": "data/test_known.py",
     "engine/messages": "engine/protocol/test_coordinator.py",
     "engine/prepare/twin_values": "engine/prepare/test_twin.py",
     "engine/protocol/roster": "engine/protocol/test_coordinator.py",

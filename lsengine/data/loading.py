@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsengine.data import array_files, image_folder, naming, text, tokens, torchvision
+from lsengine.data import array_files, image_folder, known, naming, text, tokens
 from lsengine.data.dataset import (
     SPLITS,
     Dataset,
@@ -47,9 +47,9 @@ def load(
 ) -> Dataset:
     """Load the splits that a job asks for.
 
-    The root is absolute: the folder, or the file of ``arrays`` and ``text``.  A subset has at most
-    ``spec.subset`` samples of each split, drawn by the seed, the classes in the proportions of the
-    whole up to rounding, in the file's order.  With ``exact`` inputs and values to predict of 64
+    The root is absolute: the folder, or a file.  A subset has at most ``spec.subset`` samples of
+    each split, drawn by the seed, the classes in the proportions of the whole up to rounding, in
+    the file's order.  With ``exact`` inputs and values to predict of 64
     bits keep them; else they are rounded to float32.  Without ``needs_targets``, for an objective,
     there may be none.  With ``keeps_targets`` those of several arrays are inputs, too.  An
     ``ignored`` label stands for none.
@@ -62,7 +62,7 @@ def load(
     raw = _read(spec, root, job_folder, needs)
     if ignored is not None:
         raw = _without(raw, ignored)
-    in_root = spec.dataset in _ARGUMENTS
+    in_root = root is not None and spec.dataset in (*_ARGUMENTS, *schema.KNOWN)
     where = f"data.root: {root}" if in_root else f"data.dataset: {spec.dataset}"
     for name in spec.splits:
         if name not in raw.splits:
@@ -154,6 +154,8 @@ def _read(
             raise UsageError(f"data.args.{name}: dataset {spec.dataset} {takes}")
     if spec.dataset == "digits":
         return load_digits()
+    if spec.dataset in schema.KNOWN:
+        return known.known_set(spec.dataset, root, spec.splits)
     if root is None:
         raise UsageError(f"data.root: required for dataset {spec.dataset}")
     if spec.dataset == "arrays":
@@ -162,11 +164,9 @@ def _read(
         return _pairs(named, where, spec.args, choice)
     if spec.dataset == "image_folder":
         return image_folder.folder(root, **spec.args, resize=spec.resize)
-    if spec.dataset == "text":
-        if not spec.args.keys().isdisjoint(tokens.ARGUMENTS):
-            return tokens.tokenized(root, spec.splits, spec.args, job_folder)
-        return text.text(root, spec.splits, spec.args)
-    return torchvision.torchvision_set(spec.dataset, root, spec.splits)
+    if not spec.args.keys().isdisjoint(tokens.ARGUMENTS):
+        return tokens.tokenized(root, spec.splits, spec.args, job_folder)
+    return text.text(root, spec.splits, spec.args)
 
 
 def _pairs(

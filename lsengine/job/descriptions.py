@@ -75,7 +75,8 @@ DESCRIPTIONS: dict[str, dict[str, str]] = {
         "`image_folder`, `arrays`, `text`, or `module:factory`",
         "args": "arguments of `module:factory`; `classes`, `inputs`, `targets`, `no_label` and "
         "`pad` of `arrays`; `classes` and `channels` of `image_folder`; those of `text`",
-        "root": "the folder; CIFAR and MNIST are downloaded into it if they are not there. For "
+        "root": "the folder; CIFAR and MNIST are downloaded into it if they are not there, and may "
+        "be an `.npz` file instead. `fashion_mnist` needs none where Debian's package is. For "
         "`arrays` the file, for `text` the text file",
         "splits": "which splits every cell is evaluated on",
         "subset": "at most so many samples of each split, in the proportions of the classes; the "

@@ -13,7 +13,7 @@ from lsengine.job import rules
 from lsengine.job.checkpoint_paths import absolute, problem
 from lsengine.job.checkpoint_search import Search
 from lsengine.job.job import direction_files
-from lsengine.job.schema import Document, ModelSpec
+from lsengine.job.schema import KNOWN, Document, ModelSpec
 
 
 def file_checks(source: Path, job: Document, command: str, search: Search) -> Iterator[str]:
@@ -39,8 +39,10 @@ def file_checks(source: Path, job: Document, command: str, search: Search) -> It
     if command == "train" and job.train:
         yield from _unwritable(absolute(source, job.train.output) / "history.h5", "train.output")
     data, expected = job.data, {"arrays": "an .npz file", "text": "a text file"}
+    if data and (data.root or "").endswith(".npz"):
+        expected |= dict.fromkeys(KNOWN, "an .npz file")
     if command != "any" and data and data.dataset in expected and data.root:
-        is_folder = data.dataset == "arrays" and _is_folder(absolute(source, data.root))
+        is_folder = data.dataset != "text" and _is_folder(absolute(source, data.root))
         if not is_folder:
             hint = f"; expected {expected[data.dataset]}"
             yield from _missing(source, "data.root", data.root, hint)

@@ -12,7 +12,7 @@ from lsengine.job.direction_types import (
     HessianDirection,
     PrincipalDirection,
 )
-from lsengine.job.schema import DATASETS, Document
+from lsengine.job.schema import DATASETS, ROOTLESS, Document
 from lsengine.wording import did_you_mean, short
 
 _MOST_CELLS = 100_000_000  # more is a slip of the keyboard, and would fill memory and disk
@@ -105,8 +105,9 @@ def _objective(job: Document) -> Iterator[str]:
 def _data(job: Document) -> Iterator[str]:
     if not job.data:
         return
-    if job.data.dataset in DATASETS[1:] and job.data.root is None:
-        yield f"data.root: required for dataset {job.data.dataset}"
+    dataset = job.data.dataset
+    if dataset in DATASETS and dataset not in ROOTLESS and job.data.root is None:
+        yield f"data.root: required for dataset {dataset}"
     if job.data.resize is not None and job.data.dataset != "image_folder":
         yield f"data.resize: dataset {job.data.dataset} takes none; only image_folder does"
     policy = job.batch_norm.policy if job.batch_norm else None

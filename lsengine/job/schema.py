@@ -39,16 +39,9 @@ from lsengine.job.value_types import (
 )
 
 ARCHITECTURES = tuple(NETWORKS)
-DATASETS = (
-    "digits",
-    "cifar10",
-    "cifar100",
-    "mnist",
-    "fashion_mnist",
-    "image_folder",
-    "arrays",
-    "text",
-)
+KNOWN = ("cifar10", "cifar100", "mnist", "fashion_mnist")
+DATASETS = ("digits", *KNOWN, "image_folder", "arrays", "text")
+ROOTLESS = ("digits", "fashion_mnist")  # what may be found without a root
 LOSSES = tuple(OPTIONS)
 
 Split = Literal["train", "test"]

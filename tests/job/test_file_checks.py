@@ -59,3 +59,12 @@ def test_patterns_that_lead_nowhere(load, monkeypatch, pattern):
     monkeypatch.setattr("lsengine.job.checkpoint_search._MOST_NAMES", 2000)
     (problem,) = problems_of(load, trajectory={"checkpoints": pattern})
     assert problem.startswith("trajectory.checkpoints: ")
+
+
+def test_a_file_of_a_known_data_set_is_looked_for(load, tmp_path):
+    """Before anything is loaded; a folder may be made when it is downloaded."""
+    (problem,) = problems_of(load, data={"dataset": "cifar10", "root": "gone.npz"})
+    assert problem.startswith("data.root: no such file: ")
+    assert problem.endswith("gone.npz; expected an .npz file")
+    load(data={"dataset": "cifar10", "root": "gone"})
+    load(data={"dataset": "fashion_mnist"})  # in Debian's package
