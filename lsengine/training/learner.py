@@ -106,8 +106,10 @@ class Learner:
         self.parameters = {name: p for name, p in named if p.requires_grad}
         if not self.parameters:
             raise UsageError("model.arch: the network has no trainable parameters")
-        self.optimizer = recipe.optimizer_of(self._recipe, self.model)
         self.precision = self._settled(precision)
+        # In float32 the steps keep the bits that they have always had.
+        fused = self.precision == "bfloat16" and self.device.type in ("cpu", "cuda")
+        self.optimizer = recipe.optimizer_of(self._recipe, self.model, fused=fused)
         kinds = ("loss", "error") if has_classes else ("loss",)
         measured = (f"{split}_{kind}" for split in self._splits for kind in kinds)
         self.columns = (*measured, "learning_rate", "weight_norm")

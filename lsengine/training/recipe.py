@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -78,28 +79,47 @@ def measured_epochs(recipe: TrainSpec) -> list[int]:
     return sorted({*range(0, recipe.epochs, recipe.measure_every), recipe.epochs})
 
 
-def optimizer_of(recipe: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
+def optimizer_of(
+    recipe: TrainSpec, model: nn.Module, *, fused: bool = False
+) -> torch.optim.Optimizer:
     """Return the recipe's optimiser of what can be trained; its rate is set at each step.
 
     With ``adamw`` only weights decay: not biases, gains of normalisations and embeddings.
+    ``fused`` steps take a third of the time, and round other last bits.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    how: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    # Fused steps write over what lies between the numbers of a parameter that has gaps.
+    has_gaps = any(torch.empty_like(p).stride() != p.stride() for p in parameters.values())
+    how["fused"] = (fused and not has_gaps) or None
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters.values(), recipe.lr, weight_decay=recipe.weight_decay)
+        return torch.optim.Adam(parameters.values(), **how)
     if recipe.optimizer == "adamw":
         fixed = _that_do_not_decay(model)
         groups: list[dict[str, Any]] = [
             {"params": [p for n, p in parameters.items() if n not in fixed]},
             {"params": [p for n, p in parameters.items() if n in fixed], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay)
+        return torch.optim.AdamW(groups, **how)
     return torch.optim.SGD(
         parameters.values(),
-        lr=recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov and recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
+        **how,
     )
+
+
+def take_up(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load an optimiser's state, laid out in memory as its parameters are.
+
+    Fused steps go through both in the order of memory, and are silently wrong where it differs:
+    in that of a machine with another layout of filters.
+    """
+    optimizer.load_state_dict(dict(state))
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _that_do_not_decay(model: nn.Module) -> frozenset[str]:

@@ -194,7 +194,7 @@ class NetworkTraining(ResumableTraining):
         with self._refused_if_damaged("train.output"):
             if _has_checkpoints(self._job, self._folder, state["epoch"]):
                 self._learner.model.load_state_dict(state["state_dict"])
-                self._learner.optimizer.load_state_dict(state["optimizer"])
+                recipe.take_up(self._learner.optimizer, state["optimizer"])
                 self._rows, self.epoch = state["rows"].tolist(), state["epoch"]
 
     def finish(self, progress: str) -> None:

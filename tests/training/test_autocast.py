@@ -74,7 +74,7 @@ def test_training_takes_the_steps_of_a_plain_loop_with_autocast(make_job, hardwa
     checkpoint.fit(network, checkpoint.load(folder(loaded) / "epoch_000.pt"), key="x")
     x, y = data.normalized(digits, "train", torch.float32), digits.splits["train"].y
     optimizer = torch.optim.SGD(
-        network.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4
+        network.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
     )
     for epoch, rate in ((1, 0.05), (2, 0.005)):
         optimizer.param_groups[0]["lr"] = rate
@@ -96,13 +96,23 @@ def test_training_takes_the_steps_of_a_plain_loop_with_autocast(make_job, hardwa
         assert saved.numbers["train_loss"] == pytest.approx(loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "auto"])
+WIDE = {"arch": "resnet20", "args": {"width": 16}}  # its filters are channels-last
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"precision": "auto", "model": RESNET, "crop": 1, "measure_every": 3},
+        {"precision": "bfloat16", "model": WIDE},
+        {"precision": "bfloat16", "model": WIDE, "optimizer": "adamw"},
+    ],
+    ids=lambda s: s["precision"],
+)
 def test_a_stop_changes_nothing_not_even_on_another_machine(
-    make_job, monkeypatch, hardware, precision
+    make_job, monkeypatch, hardware, settings
 ):
     """It goes on in the precision that it was begun with."""
     hardware(True)
-    settings = {"model": RESNET, "precision": precision, "crop": 1}
     one, other = make_job(name="a", **settings), make_job(name="b", **settings)
     run(other)
     with monkeypatch.context() as patch:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -126,3 +128,41 @@ def test_label_noise_replaces_an_exact_fraction():
     assert torch.equal(noisy, recipe.with_label_noise(y, 10, 0.25, seed=3))
     assert not torch.equal(noisy, recipe.with_label_noise(y, 10, 0.25, seed=4))
     assert torch.equal(y, recipe.with_label_noise(y, 10, 0.0, seed=3))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+def test_a_state_is_taken_up_in_any_layout_of_memory(kind, fused):
+    """The next step is the same, whichever way the filters of the machine before were laid out."""
+    settings = TrainSpec(output="x", epochs=1, optimizer=kind)
+    after = []
+    for layouts in product((torch.contiguous_format, torch.channels_last), repeat=2):
+        torch.manual_seed(0)
+        network, state, x_NCHW = torch.nn.Conv2d(4, 8, 3), None, torch.randn(2, 4, 5, 5)
+        for layout in layouts:
+            with torch.no_grad():
+                network.weight.data = network.weight.data.contiguous(memory_format=layout)
+            optimizer = recipe.optimizer_of(settings, network, fused=fused)
+            if state is not None:
+                recipe.take_up(optimizer, state)
+            network.zero_grad()
+            network(x_NCHW).square().sum().backward()
+            optimizer.step()
+            state = optimizer.state_dict()
+        after.append(network.weight.detach().clone(memory_format=torch.contiguous_format))
+    for weight in after[1:]:
+        torch.testing.assert_close(weight, after[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_parameter_with_gaps_in_memory_is_not_stepped_over():
+    """A network's own parameter may be every other number of something, which stays as it is."""
+    whole = torch.arange(32.0).view(4, 8)
+    network = torch.nn.Module()
+    network.every_other = torch.nn.Parameter(whole[:, ::2])
+    settings = TrainSpec(output="x", epochs=1, lr=0.5, weight_decay=0.0, momentum=0.0)
+    optimizer = recipe.optimizer_of(settings, network, fused=True)
+    network.every_other.sum().backward()
+    optimizer.step()
+    expected = torch.arange(32.0).view(4, 8)
+    expected[:, ::2] -= 0.5
+    assert torch.equal(whole, expected)
