@@ -193,8 +193,13 @@ def whole(
             part.unlink()
 
 
-def write(path: Path, content: bytes | memoryview, advice: str = "") -> None:
-    """Write a file whole or not at all; see `whole`."""
+def write(path: Path, content: bytes | memoryview | str, advice: str = "") -> None:
+    """Write a file whole or not at all; see `whole`.
+
+    Texts are in UTF-8; what is none, such as parts of odd file names, is escaped.
+    """
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")
     with whole(path, advice) as part:
         part.write_bytes(content)
 

@@ -23,6 +23,12 @@ def test_a_file_is_replaced_whole(tmp_path):
     assert [*tmp_path.iterdir()] == [path]
 
 
+def test_a_text_that_is_no_utf_8_is_escaped(tmp_path):
+    """A name of a file may have any bytes, and a page or a table says it all the same."""
+    files.write(tmp_path / "a.txt", "a \udcff \u00e9")
+    assert (tmp_path / "a.txt").read_bytes() == rb"a \udcff " + "\u00e9".encode()
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     """The message says why, and what to do; no part is left."""
     path = tmp_path / "a.txt"

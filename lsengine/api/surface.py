@@ -101,7 +101,7 @@ class Page:
         Raises:
             EnvironmentUnfit: If the file cannot be written.
         """
-        files.write(Path(path), self.html.encode())
+        files.write(Path(path), self.html)
         return Path(path)
 
     def _repr_html_(self) -> str:

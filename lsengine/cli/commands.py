@@ -238,7 +238,7 @@ def compare(parsed: argparse.Namespace) -> int:
         files.check_target(parsed.csv)
     comparison = api.compare(parsed.surfaces, level=parsed.level, quantity=parsed.quantity)
     if parsed.csv:
-        files.write(parsed.csv, compare.csv_text(comparison).encode())
+        files.write(parsed.csv, compare.csv_text(comparison))
     if parsed.json:
         tell(json.dumps(compare.as_dict(comparison), indent=2))
     else:
@@ -305,7 +305,7 @@ def _init_for(checkpoint: Path, job: Path) -> int:
     from lsengine.engine.prepare import first_job
 
     text = first_job.first_job(checkpoint, job)
-    files.write(job, text.encode())
+    files.write(job, text)
     for what, lines in first_job.told(text).items():
         for line in lines:
             tell(f"{what}: {line}")

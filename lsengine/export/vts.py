@@ -64,7 +64,10 @@ def write(surface: Surface, path: Path, *, quantity: str | None = None) -> list[
     writer.SetDataModeToAppended()
     writer.EncodeAppendedDataOff()
     with output(path, surface) as part:
-        writer.SetFileName(str(part))
+        try:
+            writer.SetFileName(str(part))
+        except UnicodeEncodeError:
+            raise UsageError(f"--output {path}: is no text in UTF-8; choose another name") from None
         if not writer.Write():
             raise OSError("VTK gives no reason; is the disk full?")
     return [path]

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lsengine import files
 from lsengine.errors import LsengineError, UsageError
@@ -91,7 +92,11 @@ def content(path: Path, *, key: str, tensors: bool = True) -> Content:
         return parts[0]
     tree: dict[str, Any] = {}
     for part in parts:
-        tree |= part.tree if isinstance(part.tree, Mapping) else {}
+        own = part.tree if isinstance(part.tree, Mapping) else {}
+        twice = [n for n in own if n in tree and isinstance(own[n], Tensor | Mapping)]
+        if twice:
+            raise UsageError(f"{key}: {path} has {listed(twice)} in two of its files; keep one")
+        tree |= own
     return Content(tree, tuple(name for part in parts for name in part.passed_over))
 
 

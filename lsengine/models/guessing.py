@@ -21,6 +21,7 @@ from lsengine.models.zoo import build
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 _SIZES = (8, 16, 28, 32, 64)  # of images for which a network is tried
+_MOST_NAMES, _MOST_PREFIXES = 3000, 8  # what is tried, so that a file of many names ends soon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,19 +48,22 @@ class Guess:
 def guess(shapes: Shapes) -> Guess | None:
     """Return the network of the zoo that has parameters of these names and shapes, None if none.
 
-    All names may begin with something that the network's do not.
+    All names may begin with something that the network's do not.  Shapes may be of any number of
+    axes, and of any length.  Of more than 3,000 names nothing is guessed.
 
     Example:
         >>> guess({"net.linear.weight": (10, 64), "net.linear.bias": (10,)}).args
         {'hidden': []}
     """
     wanted = {n: s for n, s in shapes.items() if n.rpartition(".")[2] != COUNTER}
+    if len(wanted) > _MOST_NAMES:
+        return None
     for (anchor, *_), candidates in _FAMILIES.items():
-        for prefix in sorted(_prefixes(wanted, anchor), key=len):
+        for prefix in sorted(_prefixes(wanted, anchor), key=len)[:_MOST_PREFIXES]:
             own = {n.removeprefix(prefix): s for n, s in wanted.items() if n.startswith(prefix)}
             try:
                 found = list(candidates(own))
-            except (KeyError, IndexError):
+            except (KeyError, IndexError, ValueError):  # names or axes are missing, or too many
                 continue
             if match := next((g for g in found if _has(g, own)), None):
                 return match

@@ -8,6 +8,7 @@ side knows, such as those of wrappers.  Neither is a matter of a list: both come
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from lsengine.geometry.parameters import Parameters
 from lsengine.models.pickle_values import Unsound
+from lsengine.wording import short
 
 COUNTER = "num_batches_tracked"  # files older than torch 0.4.1 have none
 _MOST_VALUES = 10_000_000  # in dicts and lists, at every place where they are
@@ -24,6 +26,7 @@ _MOST_LEVELS = 500_000  # beginnings and ends of dicts and lists, likewise
 _MOST_TENSORS = 200_000
 _DEEPEST = 64  # dicts in dicts
 _MOST_NAME, _MOST_PARTS = 1000, 100  # characters of a full name, and dots in it
+_MOST_AXES, _MOST_NUMBERS = 32, 2**59  # HDF5 has no more axes; NumPy counts empty axes as 1
 _NODES = (Mapping, list, tuple)
 # Parts of a path that say nothing of which of several state dicts it is.
 _PLAIN = {"state_dict", "model_state_dict", "net_state_dict", "model_state", "model", "net"}
@@ -98,8 +101,8 @@ def entries(tree: Any) -> list[Entry]:
     Sparse tensors are made dense.
 
     Raises:
-        Unsound: If there are too many or too deep ones, a name is too long, or the indices of a
-            sparse tensor are not within it.
+        Unsound: If there are too many or too deep ones, a name is too long, one has too many or
+            too long axes, or the indices of a sparse tensor are not within it.
     """
     if not isinstance(tree, Mapping):
         return []
@@ -160,6 +163,8 @@ def _checked(name: str) -> str:
 
 def _dense(tensor: Tensor) -> Tensor:
     """Return a tensor without its history, a sparse one with all its zeros."""
+    if tensor.ndim > _MOST_AXES or math.prod(n or 1 for n in tensor.shape) > _MOST_NUMBERS:
+        raise Unsound(f"it has a tensor of the shape {short([*tensor.shape])}")
     if not tensor.is_sparse:
         return tensor.detach()
     try:

@@ -137,7 +137,7 @@ def write(
     """
     path = check_output(path, kind)
     if kind == "html":
-        files.write(path, html_page(surfaces, reload_s=reload_s, **look).encode(), _ELSEWHERE)
+        files.write(path, html_page(surfaces, reload_s=reload_s, **look), _ELSEWHERE)
         return path
     if path.suffix.lower() in MOVING:
         return animate(surfaces, path, kind=kind, **look)

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from lsengine import files
 from lsengine.errors import LsengineError, SurfaceError, UsageError
 from lsengine.store import digest, guard, loss_landscape, structure
+from lsengine.wording import short
 
 FORMAT, FORMAT_VERSION = "lsengine-surface", 3
 HISTORY_FORMAT = "lsengine-history"
@@ -254,7 +255,16 @@ def add_scale(group: h5py.Group, name: str, values: NDArray[Any]) -> h5py.Datase
 
 
 def add_names(group: h5py.Group, name: str, texts: Sequence[str]) -> h5py.Dataset:
-    """Store a scale of texts."""
+    """Store a scale of texts.
+
+    Raises:
+        UsageError: If one is no text in UTF-8, or has a NUL.
+    """
+    for text in texts:
+        if text != text.encode(errors="ignore").decode().replace("\0", ""):
+            raise UsageError(
+                f"the name {short(text)} cannot be stored: no text in UTF-8 without NUL"
+            )
     return add_scale(group, name, np.array(texts, dtype=h5py.string_dtype()))
 
 

@@ -83,6 +83,13 @@ def test_names_are_escaped(plane, tmp_path):
     assert {*odd, "status"} <= read_vts(path)[2].keys()
 
 
+def test_a_file_name_that_is_no_text_is_refused(plane, tmp_path):
+    """VTK takes texts alone; nothing is left behind."""
+    with pytest.raises(UsageError, match="is no text in UTF-8; choose another name"):
+        export(plane, "vts", tmp_path / "\udcff.vts")
+    assert not [*tmp_path.glob("*.vts")]
+
+
 def test_a_name_of_vtks_own_is_refused(plane):
     """A quantity in its place would hide points."""
     surface = store.read(plane)

@@ -85,6 +85,19 @@ def test_shards_of_torch_are_read(tmp_path, state):
     assert checkpoint.step_of(checkpoint.numbers(tmp_path, key=KEY)) == 500
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_shards_that_disagree_are_refused(tmp_path, state, suffix):
+    """A tensor in two files has two values, and no order of files says which one is meant."""
+    save = safetensors.save_file if suffix == "safetensors" else torch.save
+    first, *_ = state
+    save(state, tmp_path / f"a.{suffix}")
+    save({first: 5 * state[first]}, tmp_path / f"b.{suffix}")
+    index = dict.fromkeys(state, f"a.{suffix}") | {"more": f"b.{suffix}"}
+    path = tmp_path / f"model.{suffix}.index.json"
+    path.write_text(json.dumps({"weight_map": index}))
+    refused(path, f"has {first} in two of its files; keep one")
+
+
 def test_folders_of_deepspeed_are_read(tmp_path, state):
     """The folder of a step, or the one above, whose file says which; parts of ranks are refused."""
     step = tmp_path / "global_step10"

@@ -61,6 +61,38 @@ def test_what_is_not_of_the_zoo_is_not_guessed():
     assert guess({}) is None
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (3, 3), (3, 3, 3), (0, 0, 0, 0), (2,) * 6])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("linear.weight", "layers.0.weight"),
+        ("features.0.weight", "classifier.weight"),
+        ("conv1.weight", "linear.weight", "layer1.0.conv1.weight"),
+        ("patches.weight", "positions.weight", "head.weight"),
+        ("embedding.weight", "positions.weight", "blocks.0.x"),
+    ],
+)
+def test_names_of_a_network_with_any_shapes_are_no_network(names, shape):
+    """A file may have a network's names, and tensors of any number of axes."""
+    assert guess(dict.fromkeys(names, shape)) is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"part{i}.conv1.weight" for i in range(20_000)],
+        ["embedding.weight", "positions.weight", *(f"blocks.{i}.x" for i in range(20_000))],
+    ],
+    ids=["prefixes", "blocks"],
+)
+def test_a_file_of_many_names_builds_no_network(names, monkeypatch):
+    """Every beginning of a name, and every number of blocks, could be tried for hours."""
+    built = []
+    monkeypatch.setattr("lsengine.models.guessing.build", lambda *a, **k: built.append(a))
+    assert guess(dict.fromkeys(names, (8, 8))) is None
+    assert not built
+
+
 def test_every_family_is_known():
     """A new family of networks has to be found, too."""
     assert {entry.family for entry in NETWORKS.values()} == {

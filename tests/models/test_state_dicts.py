@@ -240,6 +240,13 @@ def test_names_are_bounded(tmp_path):
     refused(write(tmp_path / "b.pt", {5: torch.ones(1)}), "unexpected: 5")
 
 
+@pytest.mark.parametrize("shape", [(1,) * 33, (0, 2**60, 1)], ids=["axes", "length"])
+def test_axes_are_bounded(tmp_path, state, shape):
+    """HDF5 has no room for more axes, and NumPy multiplies their lengths, also those of nothing."""
+    path = write(tmp_path / "a.pt", state | {"more": torch.zeros(shape)})
+    refused(path, "is not read: it has a tensor of the shape")
+
+
 def test_copies_by_the_thousand_are_told_apart_in_time(tmp_path, state):
     """Where a word is part of many names, none of them is meant."""
     copies = {f"a_ema{number}_ema": dict(state) for number in range(500)}

@@ -56,6 +56,17 @@ def test_parameters_without_plain_numbers_are_refused(tmp_path):
             weight_histogram.histograms([tmp_path / "a.pt"], tmp_path / "w.h5")
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_names_that_hdf5_cannot_store_are_refused(tmp_path, name):
+    """A checkpoint may call a tensor anything; nothing is left behind."""
+    torch.save({name: torch.ones(2, 2)}, tmp_path / "a.pt")
+    with pytest.raises(
+        UsageError, match=r"the name .* cannot be stored: no text in UTF-8 without NUL"
+    ):
+        weight_histogram.histograms([tmp_path / "a.pt"], tmp_path / "w.h5")
+    assert [*tmp_path.iterdir()] == [tmp_path / "a.pt"]
+
+
 def test_names_of_checkpoints_are_different_or_given(checkpoints, tmp_path):
     """Alike file names take their folders'; --name wins; too few names are refused."""
     out = tmp_path / "w.h5"
