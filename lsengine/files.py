@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import stat
+import tomllib
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from lsengine.errors import EnvironmentUnfit, UsageError
 
 log = logging.getLogger(__name__)
 MOST_JSON = 2**24
+MOST_TOML = 2**14  # a key of many dots takes the square of its length
 _POLL_S = 0.5
 _MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 4095
 _SPECIAL = {
@@ -143,6 +145,25 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"it has more than {MOST_JSON:,} bytes")
     try:
         return json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file holds.
+
+    Raises:
+        UsageError: As `is_regular`.
+        OSError: If it cannot be read.
+        ValueError: If it is no TOML, larger than `MOST_TOML`, or nested too deeply.
+    """
+    is_regular(path)
+    with path.open("rb") as file:
+        content = file.read(MOST_TOML + 1)
+    if len(content) > MOST_TOML:
+        raise ValueError(f"it has more than {MOST_TOML:,} bytes")
+    try:
+        return tomllib.loads(content.decode())
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

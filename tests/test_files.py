@@ -29,6 +29,17 @@ def test_a_text_that_is_no_utf_8_is_escaped(tmp_path):
     assert (tmp_path / "a.txt").read_bytes() == rb"a \udcff " + "\u00e9".encode()
 
 
+def test_a_long_file_of_toml_is_not_parsed(tmp_path):
+    """A key of many dots takes the square of its length: 40 KB took 1.4 GiB."""
+    path = tmp_path / "a.toml"
+    path.write_text("a = {b = 1}\n")
+    assert files.read_toml(path) == {"a": {"b": 1}}
+    for text, said in (("a." * 20_000 + "b = 1", "16,384 bytes"), ("a = " + "[" * 9999, "deeply")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            files.read_toml(path)
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     """The message says why, and what to do; no part is left."""
     path = tmp_path / "a.txt"

@@ -31,6 +31,8 @@ NOTES = {
 """What is said of files that are not taken as they might be meant."""
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339
 _SIGNED = 2
+# Pillow knows others, too; for PostScript it starts another program, which runs what the file says.
+_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _FREE_PIXELS, _PIXELS_PER_BYTE = 2**24, 200
 _CURE = "convert it, or store floats (dataset: arrays)"
 
@@ -51,7 +53,7 @@ def decode(file: Path, resize: Sequence[int] | None) -> tuple[Pixels, list[str]]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(file, formats=_FORMATS) as image:
                 _check_size(file, image)
                 _check_nothing_is_lost(file, image)
                 read = _deep_colours if _is_deep_colour(image) else _pixels
@@ -159,7 +161,7 @@ def _deep_colours(file: Path, image: Any, resize: Sequence[int] | None) -> Pixel
     """
     from PIL import Image
 
-    with Image.open(file) as again:
+    with Image.open(file, formats=("PNG",)) as again:
         tiles: Any = again.tile
         codec, extents, offset, mode = tiles[0]
         tiles[:] = [(codec, extents, offset, mode.replace("16B", "16L"))]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lsengine.data import arrow_sizes
 from lsengine.data.dataset import SPLITS
 from lsengine.data.padding import fill, is_mask
 from lsengine.devices.memory import free_host_bytes
@@ -27,6 +28,8 @@ from lsengine.wording import listed
 log = logging.getLogger(__name__)
 SUFFIXES = (".parquet", ".arrow", ".feather")
 _FREE_NUMBERS, _NUMBERS_PER_BYTE = 2**24, 100
+_FREE_BYTES, _TIMES = 2**27, 50  # that columns of Arrow's may take: these, and sizes of the file
+_LONGEST_SPLIT = 100  # characters of the name of a split
 Array = NDArray[Any]
 
 
@@ -205,13 +208,15 @@ def _columns(file: Path, wanted: Collection[str] | None) -> dict[str, Column]:
         if isinstance(column, type(chunks)):  # of no chunk, or of too many bytes for one
             column = column.chunk(0)
         found[name] = (
-            np.asarray([*map(str, column.to_pylist())]) if name == "split" else _column(column, at)
+            np.asarray([str(split)[:_LONGEST_SPLIT] for split in column.to_pylist()])
+            if name == "split"
+            else _column(column, at)
         )
     return found
 
 
 def _table(file: Path, wanted: Collection[str] | None) -> Any:
-    """Return a table of the columns that are wanted."""
+    """Return a table of the columns that are wanted, of which every value is there."""
     where = f"data.root: {file}"
     damage = OSError, ValueError, TypeError, KeyError, NotImplementedError
     errors = library("pyarrow", "arrow", where).ArrowException, *damage
@@ -220,9 +225,12 @@ def _table(file: Path, wanted: Collection[str] | None) -> Any:
     try:
         if file.suffix == ".parquet":
             parquet = library("pyarrow.parquet", "arrow", where)
-            return _parquet_table(parquet, file, wanted)
-        table = _arrow_table(file)
-        return table.select(_kept(table.column_names, wanted))
+            table = _parquet_table(parquet, file, wanted)
+        else:
+            table = _arrow_table(file)
+            table = table.select(_kept(table.column_names, wanted))
+        table.validate(full=True)  # else places that it names may lie outside of it
+        return table
     except FileNotFoundError:
         raise UsageError(f"{where}: no such file") from None
     except errors as error:
@@ -275,16 +283,25 @@ def _no_numbers(kind: Any, at: str) -> UsageError:
 
 
 def _arrow_table(file: Path) -> Any:
-    """Return the table of a file of Arrow's, in its file format or as a stream."""
+    """Return the table of a file of Arrow's, in its file format or as a stream.
+
+    It must not take many times the bytes of the file.
+    """
     arrow, where = library("pyarrow", "arrow", f"data.root: {file}"), f"data.root: {file}"
     ipc = library("pyarrow.ipc", "arrow", where)
     with arrow.memory_map(str(file)) as source:
         start = source.read(6)
         source.seek(0)
-        if start.startswith(b"ARROW1"):
-            return ipc.open_file(source).read_all()
         if start.startswith(b"FEA1"):
             return library("pyarrow.feather", "arrow", where).read_table(source)
+        size = arrow_sizes.taken(file)
+        if size > _FREE_BYTES + _TIMES * file.stat().st_size:
+            raise ValueError(
+                f"it would take {size / 2**30:,.2f} GiB, more than {_TIMES} times what it has; "
+                "write it without compression"
+            )
+        if start.startswith(b"ARROW1"):
+            return ipc.open_file(source).read_all()
         return ipc.open_stream(source).read_all()
 
 
@@ -297,7 +314,7 @@ def _column(column: Any, at: str) -> Column:
     types, kind = library("pyarrow.types", "arrow", at), column.type
     if column.null_count:
         raise UsageError(f"{at}: {column.null_count:,} of {len(column):,} values are null")
-    if types.is_dictionary(kind):
+    if types.is_dictionary(kind) and not types.is_nested(kind.value_type):
         return _column(column.dictionary_decode(), at)
     if hasattr(column, "to_numpy_ndarray"):  # fixed-shape tensors
         return np.asarray(column.to_numpy_ndarray())

@@ -8,7 +8,8 @@ Shapes: N samples, T tokens of a sample.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,20 +174,29 @@ def load_tokenizer(written: Any, job_folder: Path) -> Tokenizer:
     return _of_file(path, f"{where}: {path}")
 
 
-def _of_file(path: Path, where: str) -> Tokenizer:
-    read = library("tokenizers", "transformers", where).Tokenizer.from_file
+@contextmanager
+def _refused(problem: str) -> Iterator[None]:
+    """Turn whatever a tokenizer stumbles over into an error of the user's."""
     try:
-        found = read(str(path))
+        yield
     except BaseException as error:  # the library raises its base class, or panics
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise UsageError(f"{where} is not a tokenizer.json: {error}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{problem}: {reason}") from None
+
+
+def _of_file(path: Path, where: str) -> Tokenizer:
+    read = library("tokenizers", "transformers", where).Tokenizer.from_file
+    with _refused(f"{where} is not a tokenizer.json"):
+        found = read(str(path))
     padding = found.padding
     found.no_truncation()
     found.no_padding()
 
     def encode(text: str, is_whole: bool) -> list[int]:
-        return list(found.encode(text, add_special_tokens=is_whole).ids)
+        with _refused(f"{where} fails at the text"):
+            return list(found.encode(text, add_special_tokens=is_whole).ids)
 
     return Tokenizer(encode, found.token_to_id, padding["pad_id"] if padding else None)
 
@@ -208,7 +218,8 @@ def _of_folder(path: Path, where: str) -> Tokenizer:
             ) from error
 
     def encode(text: str, is_whole: bool) -> list[int]:
-        return list(found(text, add_special_tokens=is_whole, verbose=False)["input_ids"])
+        with _refused(f"{where} fails at the text"):
+            return list(found(text, add_special_tokens=is_whole, verbose=False)["input_ids"])
 
     def number(token: str) -> int | None:
         known: int | None = found.get_vocab().get(token)

@@ -9,14 +9,13 @@ Imports no matplotlib, so that the command line can list the names cheaply.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsengine.errors import UsageError
-from lsengine.files import is_regular
+from lsengine.files import is_regular, read_toml
 from lsengine.looks import OPTIONS, Look, merged, said, values
 from lsengine.looks.values import Check
 from lsengine.wording import did_you_mean
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUFFIX = ".toml"
-_MOST_BYTES = 2**20  # of a style file
 LINES = ("surface", "floor", "both", "none")
 SCALES = values.SCALES
 # Okabe and Ito's colour-blind-safe colours, arranged for lines, with two fillers.
@@ -174,14 +172,10 @@ def find(named: str | Path) -> Style:
         )
     is_regular(path, expected="a style file")
     try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise UsageError(f"{path}: a style file has at most {_MOST_BYTES:,} bytes")
-        raw = tomllib.loads(content.decode())
+        raw = read_toml(path)
     except OSError as error:
         raise UsageError(f"{path}: the style cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:  # of text, of huge numbers, of depth
+    except ValueError as error:
         raise UsageError(f"{path}: is no TOML ({error})") from error
     if problems := list(_problems(raw, _KEYS, "")):
         raise UsageError("\n  ".join([f"{path}: {len(problems)} problem(s)", *problems]))

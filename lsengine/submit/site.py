@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lsengine.errors import JobError
-from lsengine.files import is_regular
+from lsengine.files import is_regular, read_toml
 from lsengine.job import Job, read_mapping
-from lsengine.job.documents import read_text
 from lsengine.job.messages import explain
 from lsengine.job.schema import LaunchSpec
 from lsengine.submit import slurm
@@ -67,8 +65,10 @@ def read(path: Path | None) -> LaunchSpec:
         return LaunchSpec()
     if path.suffix == ".toml":
         try:
-            raw = tomllib.loads(read_text(path))
-        except (ValueError, RecursionError) as error:
+            raw = read_toml(path)
+        except OSError as error:
+            raise JobError(str(path), [f"cannot be read as text: {error}"]) from None
+        except ValueError as error:
             raise JobError(str(path), [f"not valid TOML: {error}"]) from None
     else:
         raw = read_mapping(path)

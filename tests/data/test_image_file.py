@@ -185,3 +185,15 @@ def test_many_pixels_of_few_bytes_are_refused(tmp_path):
     os.mkfifo(tmp_path / "b.png")
     with pytest.raises(UsageError, match="is a FIFO; expected a file"):
         decode(tmp_path / "b.png", None)
+
+
+def test_postscript_is_not_run(tmp_path, monkeypatch):
+    """Pillow has another program read it, if there is one, and that program runs it."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/was_run\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
+    with pytest.raises(UsageError, match="not a readable image"):
+        decode(tmp_path / "a.png", None)
+    assert not (tmp_path / "was_run").exists()

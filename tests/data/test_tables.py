@@ -202,3 +202,46 @@ def test_a_number_that_comes_too_often_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "_FREE_NUMBERS", 1000)
     with pytest.raises(UsageError, match="it has 500,000 numbers, too many for its size"):
         read({"": tmp_path / "a.parquet"})
+
+
+@pytest.mark.parametrize("suffix", [".arrow", ".feather"])
+def test_many_numbers_of_few_bytes_are_refused(tmp_path, monkeypatch, suffix):
+    """What is packed may be thousands of times as large as its file."""
+    path = tmp_path / f"a{suffix}"
+    feather.write_feather(pa.table({"a": np.zeros(500_000)}), path, compression="zstd")
+    assert len(read({"": path})["train"]["a"]) == 500_000
+    monkeypatch.setattr(tables, "_FREE_BYTES", 1000)
+    with pytest.raises(
+        UsageError, match=r"it would take 0\.00 GiB, more than 50 times what it has"
+    ):
+        read({"": path})
+
+
+@pytest.mark.parametrize("offsets", [[0, 2, 10**9], [0, -1, 3], [3, 2, 0], [10**9] * 3])
+def test_lists_that_are_not_within_their_numbers_are_refused(tmp_path, offsets):
+    """A file may say that a list begins or ends anywhere."""
+    path = write(tmp_path, {"x": [[7.0, 8.0], [9.0]]}, ".arrow")
+    good, bad = (np.array(ends, np.int32).tobytes() for ends in ([0, 2, 3], offsets))
+    assert path.read_bytes().count(good) == 1
+    path.write_bytes(path.read_bytes().replace(good, bad))
+    with pytest.raises(UsageError, match=r"is not a readable \.arrow file"):
+        read(path)
+
+
+@pytest.mark.parametrize("index", [2, -1, 127])
+def test_what_a_dictionary_lacks_is_refused(tmp_path, index):
+    """And so is a dictionary of lists, each of which would be copied for every row."""
+    indices = pa.array([0, index], pa.int8())
+    column = pa.DictionaryArray.from_arrays(indices, [1.0, 2.0], safe=False)
+    with pytest.raises(UsageError, match=r"is not a readable \.arrow file"):
+        read(write(tmp_path, {"x": column}, ".arrow"))
+    lists = pa.DictionaryArray.from_arrays([0, 0], pa.array([[1.0, 2.0]]))
+    with pytest.raises(UsageError, match=r"column x: has the type dictionary.*expected numbers"):
+        read(write(tmp_path, {"x": lists}, ".arrow"))
+
+
+def test_a_long_name_of_a_split_is_cut(tmp_path):
+    """NumPy would make all names as long as the longest."""
+    column = ["train"] * 30_000 + ["x" * 10**6]
+    columns = {"x": np.zeros(30_001), "split": column}
+    assert len(read(write(tmp_path, columns))["train"]["x"]) == 30_000

@@ -113,6 +113,17 @@ def test_what_a_tokenizer_cannot_do_is_refused(folder, args, says):
     assert all(part in str(caught.value) for part in says), str(caught.value)
 
 
+def test_a_tokenizer_that_fails_at_the_text_is_named(folder, capfd):
+    """A pattern of its own may take for ever, which its library counts."""
+    content = json.loads((folder / "plain.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"}
+    content["pre_tokenizer"] = split | {"invert": False}
+    (folder / "slow.json").write_text(json.dumps(content))
+    (folder / "text.txt").write_text("a" * 40 + "b")
+    with pytest.raises(UsageError, match=r"slow\.json fails at the text: .*retry-limit"):
+        _load(folder, tokenizer="slow.json")
+
+
 def test_documents_need_a_tokenizer(folder):
     """Characters and bytes have no token for padding."""
     spec = DataSpec(dataset="text", root="text.txt", args={"documents": "line"})

@@ -193,7 +193,7 @@ def test_a_style_file_without_end_is_not_read_whole(tmp_path):
     """A file of 2^40 bytes that takes no room on the disk."""
     with (tmp_path / "large.toml").open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(UsageError, match="a style file has at most 1,048,576 bytes"):
+    with pytest.raises(UsageError, match="it has more than 16,384 bytes"):
         find(str(tmp_path / "large.toml"))
 
 
