@@ -11,7 +11,7 @@ RERUNS := --reruns 2 --max-suite-reruns 8 --rerun-show-tracebacks
 GPU_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
 
-.PHONY: help setup setup-serial demo studies gallery transformers test test-slow test-cluster check bench gpu-check soak fuzz docs reference docs-links pythons image clean
+.PHONY: help setup setup-serial demo studies fashion gallery transformers test test-slow test-cluster check bench gpu-check soak fuzz docs reference docs-links pythons image clean
 .NOTPARALLEL:
 
 help: ## list what can be made
@@ -28,6 +28,9 @@ demo: setup ## train a small network, evaluate its surface, draw it
 
 studies: setup ## make the paper's studies at digits size; STUDIES="skip seeds" makes some
 	@ENVIRONMENT=$(VENV) launch/studies.sh $(STUDIES)
+
+fashion: setup ## skip connections on Fashion-MNIST, from nothing to a figure: about ten minutes
+	@ENVIRONMENT=$(VENV) launch/fashion.sh
 
 gallery: setup ## draw every kind of picture, from surfaces at digits size, into docs/gallery
 	@ENVIRONMENT=$(VENV) launch/gallery.sh

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# ResNet-56 with and without skip connections on Fashion-MNIST, from nothing to a figure and a
+# table: `launch/fashion.sh`.  Each step skips what is done already.  So a second run, or a run
+# after an interruption, repeats nothing.
+#
+#   ENVIRONMENT=.venv   the Python environment
+#   FASHION=PATH        the data: a folder with its four files, or an .npz file
+#
+# Without FASHION the data are those of Debian's package, which root installs if it is missing.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+package=dataset-fashion-mnist
+files=/usr/share/datasets/fashion-mnist
+data=()
+if [ -n "${FASHION-}" ]; then
+    data=(--set "data.root=$(realpath "$FASHION")")
+elif [ ! -e $files/train-images-idx3-ubyte.gz ]; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "launch/fashion.sh: Fashion-MNIST is not there: install Debian's package $package" \
+            "(as root: apt-get install $package), or give a folder or an .npz file with it:" \
+            "FASHION=PATH make fashion (docs/howto/known.md says which files)" >&2
+        exit 3
+    fi
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $package
+fi
+
+PATH=$(cd "${ENVIRONMENT:-.venv}/bin" && pwd):$PATH
+# Open MPI needs variables to run as root, and for more ranks than cores.
+export PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
+if [ "$(id -u)" = 0 ]; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+fi
+progress=$([ -t 2 ] && echo bar || echo lines)
+surfaces=(surfaces/fashion/resnet56{,_noshort}.h5)
+figures=figures/fashion
+mkdir -p $figures
+
+mpirun -n 2 lsengine train jobs/fashion/networks.yaml "${data[@]}" --progress "$progress"
+lsengine eval jobs/fashion/planes.yaml --workers auto "${data[@]}" --progress "$progress"
+
+draw() { # draw KIND: PNG and PDF, unless newer than both surfaces
+    local format figure
+    for format in png pdf; do
+        figure=$figures/$1.$format
+        if [ ! "$figure" -nt "${surfaces[0]}" ] || [ ! "$figure" -nt "${surfaces[1]}" ]; then
+            lsengine render "${surfaces[@]}" --as "$1" --scale log --output "$figure"
+        fi
+    done
+}
+
+draw surface
+draw filled
+python - $figures/surface.png docs/studies/fashion.png <<'PYTHON'
+import sys
+from PIL import Image
+
+image = Image.open(sys.argv[1]).convert("RGB")
+image.thumbnail((1200, 4800), Image.Resampling.LANCZOS)
+image.save(sys.argv[2], optimize=True)
+PYTHON
+
+echo
+lsengine compare "${surfaces[@]}" --csv $figures/fashion.csv
+python - checkpoints/fashion/resnet56{,_noshort}/history.h5 <<'PYTHON'
+import sys
+import h5py
+
+print("\nAfter the training:")
+for path in sys.argv[1:]:
+    with h5py.File(path) as file:
+        print("  {:<17} training loss {:.3f}, test error {:.2%}".format(
+            path.split("/")[-2], file["train_loss"][-1], file["test_error"][-1]))
+PYTHON
+printf '\nFigures:\n'
+printf '  %s\n' $figures/{surface,filled}.{png,pdf}
