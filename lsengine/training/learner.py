@@ -77,7 +77,7 @@ class Learner:
         self._recipe, self._dataset, self._tick = document.train, dataset, tick
         self.device = device_of(document.device, slot)
         if self.device.type == "cpu":
-            tune_malloc()
+            tune_malloc(keeps_all=True)
         # MPS has no float64: what needs it is computed on the host.
         self._host = torch.device("cpu") if self.device.type == "mps" else self.device
         self._criterion = _criterion(document, dataset, job_folder)

@@ -155,21 +155,18 @@ def augmented(x_NCHW: Tensor, *, crop: int, flip: bool, generator: torch.Generat
         flip: Whether half of the images are mirrored left to right.
         generator: On the CPU.
     """
-    samples, channels, height, width = x_NCHW.shape
+    samples, _, height, width = x_NCHW.shape
     padded = nn.functional.pad(x_NCHW, (crop,) * 4)
     shifts_2N = torch.randint(2 * crop + 1, (2, samples), generator=generator)
     mirrored_N = torch.rand(samples, generator=generator) < (0.5 if flip else 0.0)
-    columns_NW = torch.arange(width).expand(samples, width)
-    columns_NW = torch.where(mirrored_N[:, None], columns_NW.flip(1), columns_NW)
-    rows_NH = torch.arange(height) + shifts_2N[0, :, None]
-    columns_NW = columns_NW + shifts_2N[1, :, None]
     device = x_NCHW.device
-    return padded[
-        torch.arange(samples, device=device)[:, None, None, None],
-        torch.arange(channels, device=device)[:, None, None],
-        rows_NH.to(device)[:, None, :, None],
-        columns_NW.to(device)[:, None, None, :],
-    ]
+    # Whole rows are copied: an index for each pixel takes three times as long.
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, shift, shift, H, W)
+    down_N, right_N = shifts_2N.to(device)
+    moved_NCHW = windows[torch.arange(samples, device=device), :, down_N, right_N]
+    chosen = mirrored_N.nonzero()[:, 0].to(device)
+    moved_NCHW[chosen] = moved_NCHW[chosen].flip(3)
+    return moved_NCHW
 
 
 def with_label_noise(y_N: Tensor, classes: int, fraction: float, seed: int) -> Tensor:

@@ -95,7 +95,8 @@ def test_automatic_batch_size_is_arithmetic_on_shape_and_memory(shape, device, g
     assert automatic_batch_size(shape, device, gib * 2**30) == expected
 
 
-def test_keeping_freed_memory_changes_no_value_and_spares_page_faults():
+@pytest.mark.parametrize(("options", "batch"), [("", 128), ("keeps_all=True", 1024)])
+def test_keeping_freed_memory_changes_no_value_and_spares_page_faults(options, batch):
     """The same bits with and without it, and a repeated pass faults in almost no new pages.
 
     Of several passes the one with the fewest faults counts: the kernel may add some of its own.
@@ -103,9 +104,9 @@ def test_keeping_freed_memory_changes_no_value_and_spares_page_faults():
     script = (
         "import resource, sys, torch\n"
         "from lsengine.devices import tune_malloc\n"
-        "if sys.argv[1] == 'keep': tune_malloc()\n"
+        f"if sys.argv[1] == 'keep': tune_malloc({options})\n"
         "torch.set_num_threads(1); torch.manual_seed(0)\n"
-        "layer, x = torch.nn.Conv2d(8, 8, 3, padding=1), torch.randn(128, 8, 32, 32)\n"
+        f"layer, x = torch.nn.Conv2d(8, 8, 3, padding=1), torch.randn({batch}, 8, 32, 32)\n"
         "with torch.inference_mode():\n"
         "    faults = []\n"
         "    for _ in range(8):\n"
