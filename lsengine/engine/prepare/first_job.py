@@ -129,7 +129,7 @@ def _data(found: Guess | None) -> str:
         )
     (name, *others), of = _datasets(found), _about(found)
     where = {"digits": "", "arrays": "your .npz file", "text": "your text file"}
-    root = where.get(name, f"the folder where {name} is, or is to be loaded into")
+    root = where.get(name, f"the folder or .npz file where {name} is, or a folder to load it into")
     lines = [f"  dataset: {name}    # a guess, from {'; or '.join([of, *others])}"]
     if root:
         lines.append(f"  root: {FILL_IN}    # {root}")
