@@ -62,7 +62,10 @@ ONLY = {  # foreign library: the modules or folders that may import it
     "trimesh": ("export/",),
     "vtkmodules": ("export/", "render/"),
     "plotly": ("render/html/",),
-    "subprocess": ("submit/slurm", "doctor/", "data/decoding", "api/workers", "store/guard"),
+    "subprocess": (
+        *("submit/slurm", "doctor/", "data/decoding", "data/parquet_sizes", "api/workers"),
+        "store/guard",
+    ),
 }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lsengine.data import arrow_sizes
+from lsengine.data import arrow_sizes, parquet_sizes
 from lsengine.data.dataset import SPLITS
 from lsengine.data.padding import fill, is_mask
 from lsengine.devices.memory import free_host_bytes
@@ -243,19 +243,13 @@ def _parquet_table(parquet: Any, file: Path, wanted: Collection[str] | None) -> 
 
     Few bytes can say that one number comes a thousand million times.
     """
-    found = parquet.ParquetFile(file)
-    schema, about = found.schema_arrow, found.metadata
+    schema = parquet.read_schema(file)
     kept = _kept(schema.names, wanted)
     for name in kept:
         if name != "split" and schema.names.count(name) == 1:
             _check_type(schema.field(name).type, f"data.root: {file}: column {name}")
-    groups = [about.row_group(i) for i in range(about.num_row_groups)]
-    chunks = [group.column(i) for group in groups for i in range(about.num_columns)]
-    chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in kept]
-    numbers = sum(chunk.num_values for chunk in chunks)
-    if about.num_rows < 0 or any(chunk.num_values < 0 for chunk in chunks):
-        raise ValueError("it has a negative number of rows")
-    if max(numbers, about.num_rows) > _FREE_NUMBERS + _NUMBERS_PER_BYTE * file.stat().st_size:
+    numbers = parquet_sizes.numbers(file, kept)
+    if numbers > _FREE_NUMBERS + _NUMBERS_PER_BYTE * file.stat().st_size:
         raise ValueError(f"it has {numbers:,} numbers, too many for its size")
     return parquet.read_table(file, columns=kept, partitioning=None, read_dictionary=["split"])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -185,6 +187,24 @@ def test_what_is_no_table_is_named(tmp_path, suffix, damage):
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(UsageError, match=rf"^data\.root: {path}.*(not a readable|no such file)"):
         read(path)
+
+
+@pytest.mark.parametrize("suffix", [".arrow", ".feather"])
+@pytest.mark.parametrize("changed", [0x01, 0x80])
+def test_no_changed_byte_gets_through(tmp_path, suffix, changed):
+    """Whatever byte of a file is another one, it is read as some table, or refused by name."""
+    columns = {"x": pa.array([[1.0, 2.0], [3.0], [], [4.0], [5.0]]), "split": SPLIT, "y": range(5)}
+    path = write(tmp_path, columns, suffix)
+    content, refused = bytearray(path.read_bytes()), 0
+    for i in range(len(content)):
+        content[i] ^= changed
+        path.write_bytes(content)
+        content[i] ^= changed
+        with contextlib.suppress(UsageError):
+            read(path, pad=0)
+            refused -= 1
+        refused += 1
+    assert refused > len(content) // 20
 
 
 def test_types_are_known_before_columns_are_read(tmp_path):
