@@ -7,6 +7,7 @@ from lsengine.devices.device import device_of as device_of
 from lsengine.devices.device import fast_precisions as fast_precisions
 from lsengine.devices.device import is_channels_last_safe as is_channels_last_safe
 from lsengine.devices.device import is_out_of_memory as is_out_of_memory
+from lsengine.devices.device import keep_freed_memory as keep_freed_memory
 from lsengine.devices.device import memory_of as memory_of
 from lsengine.devices.device import multiplies_bfloat16 as multiplies_bfloat16
 from lsengine.devices.device import one_thread as one_thread

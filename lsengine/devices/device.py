@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from lsengine.devices.memory import free_host_bytes
 from lsengine.errors import EnvironmentUnfit
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")
@@ -133,21 +134,33 @@ def automatic_batch_size(sample_shape: Sequence[int], device: str, memory: int =
     return max(16, min(largest, 1 << power))
 
 
-def tune_malloc(*, keeps_all: bool = False) -> None:
+def tune_malloc() -> None:
     """Let the C library reuse the memory of activations instead of returning it to the system.
 
     By default glibc maps and unmaps large blocks one by one, which on a CPU costs a page fault
     per 4 KiB of every layer's output: a quarter of the time of a small network's forward pass,
     see ``benchmarks/results``.  Does nothing where the C library is another.
-
-    From 32 MiB on, blocks are mapped all the same.  A process that ``keeps_all`` never gives memory
-    back: a training with large batches is then a third faster, and takes half as much memory again.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1 if keeps_all else 512 << 20)
-        if keeps_all:
+        mallopt(_M_TRIM_THRESHOLD, 512 << 20)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library give no memory back at all, if the host has room.
+
+    `tune_malloc` can do nothing about blocks of 32 MiB and more, which glibc maps one by one.  A
+    training with large batches is a third faster without that.  It takes half as much memory
+    again, as blocks of different sizes leave gaps: so as much as it has had at most has to be free.
+    """
+    with contextlib.suppress(OSError, AttributeError, ImportError):
+        import resource  # not on Windows
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        mallopt = ctypes.CDLL(None).mallopt
+        if peak < free_host_bytes():
+            mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
             mallopt(_M_MMAP_MAX, 0)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lsengine import data, models
 from lsengine.data import nesting
 from lsengine.data.nesting import Nested
-from lsengine.devices import device_of, is_channels_last_safe, tune_malloc
+from lsengine.devices import device_of, is_channels_last_safe, keep_freed_memory, tune_malloc
 from lsengine.errors import UsageError
 from lsengine.job.loss import LossSpec
 from lsengine.job.schema import Document
@@ -77,7 +77,7 @@ class Learner:
         self._recipe, self._dataset, self._tick = document.train, dataset, tick
         self.device = device_of(document.device, slot)
         if self.device.type == "cpu":
-            tune_malloc(keeps_all=True)
+            tune_malloc()
         # MPS has no float64: what needs it is computed on the host.
         self._host = torch.device("cpu") if self.device.type == "mps" else self.device
         self._criterion = _criterion(document, dataset, job_folder)
@@ -271,6 +271,8 @@ class Learner:
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_([*self.parameters.values()], settings.clip_norm)
             self.optimizer.step()
+            if step == 0 and self.device.type == "cpu":
+                keep_freed_memory()  # a step has shown how much is needed
 
     def measure(self, epoch: int, *, losses: bool) -> tuple[dict[str, float], list[float]]:
         """Return `columns` by name, and the norm of each trainable parameter.

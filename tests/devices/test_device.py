@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from lsengine.devices import (
     row_major,
     visible_count,
 )
+from lsengine.devices import device as device_module
 from lsengine.errors import EnvironmentUnfit
 from lsengine.job import schema
 from lsengine.models import checkpoint
@@ -95,16 +97,16 @@ def test_automatic_batch_size_is_arithmetic_on_shape_and_memory(shape, device, g
     assert automatic_batch_size(shape, device, gib * 2**30) == expected
 
 
-@pytest.mark.parametrize(("options", "batch"), [("", 128), ("keeps_all=True", 1024)])
-def test_keeping_freed_memory_changes_no_value_and_spares_page_faults(options, batch):
+@pytest.mark.parametrize(("function", "batch"), [("tune_malloc", 128), ("keep_freed_memory", 1024)])
+def test_keeping_freed_memory_changes_no_value_and_spares_page_faults(function, batch):
     """The same bits with and without it, and a repeated pass faults in almost no new pages.
 
     Of several passes the one with the fewest faults counts: the kernel may add some of its own.
     """
     script = (
         "import resource, sys, torch\n"
-        "from lsengine.devices import tune_malloc\n"
-        f"if sys.argv[1] == 'keep': tune_malloc({options})\n"
+        f"from lsengine.devices import {function}\n"
+        f"if sys.argv[1] == 'keep': {function}()\n"
         "torch.set_num_threads(1); torch.manual_seed(0)\n"
         f"layer, x = torch.nn.Conv2d(8, 8, 3, padding=1), torch.randn({batch}, 8, 32, 32)\n"
         "with torch.inference_mode():\n"
@@ -126,6 +128,19 @@ def test_keeping_freed_memory_changes_no_value_and_spares_page_faults(options, b
     assert results["keep"][0] == results["default"][0]
     if platform.libc_ver()[0] == "glibc":
         assert results["keep"][1] < 0.5 * results["default"][1] + 10
+
+
+def test_freed_memory_is_not_kept_where_there_is_no_room(monkeypatch):
+    """The C library is told nothing if less is free than the process has had."""
+    asked = []
+    library = SimpleNamespace(mallopt=lambda *options: asked.append(options))
+    monkeypatch.setattr(device_module.ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr(device_module, "free_host_bytes", lambda: 2**20)
+    device_module.keep_freed_memory()
+    assert not asked
+    monkeypatch.setattr(device_module, "free_host_bytes", lambda: 2**50)
+    device_module.keep_freed_memory()
+    assert (-4, 0) in asked
 
 
 CPU = torch.device("cpu")
