@@ -330,7 +330,7 @@ _COMMANDS = {
             action="append",
             default=[],
         ),
-        _argument("--bins N", "default: 101", type=values.count, default=101),
+        _argument("--bins N", "default: 101", type=values.bins, default=101),
     ),
     "doctor": _Command(
         commands.doctor,

@@ -9,17 +9,19 @@ import argparse
 import functools
 
 
-def count(text: str, least: int = 1) -> int:
-    """Return an integer of at least ``least``."""
+def count(text: str, least: int = 1, most: int | None = None) -> int:
+    """Return an integer of at least ``least`` and, if that is given, at most ``most``."""
     try:
         value = int(text)
     except ValueError:
         value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected an integer of at least {least}")
+    if value < least or (most is not None and value > most):
+        limits = f"at least {least}" if most is None else f"{least:,} to {most:,}"
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected an integer of {limits}")
     return value
 
 
+bins = functools.partial(count, most=10_000)
 number = functools.partial(count, least=0)
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUFFIX = ".toml"
+_LONGEST = 200  # characters of a key or a value in messages
+_MOST_DOTS = 15_000  # along one side; a square of those takes 0.9 GiB
 LINES = ("surface", "floor", "both", "none")
 SCALES = values.SCALES
 # Okabe and Ito's colour-blind-safe colours, arranged for lines, with two fillers.
@@ -179,7 +181,14 @@ def find(named: str | Path) -> Style:
         raise UsageError(f"{path}: is no TOML ({error})") from error
     if problems := list(_problems(raw, _KEYS, "")):
         raise UsageError("\n  ".join([f"{path}: {len(problems)} problem(s)", *problems]))
-    return _style(raw, path.stem)
+    style = _style(raw, path.stem)
+    dots = style.dpi * max(style.width, style.wide, style.height)
+    if dots > _MOST_DOTS:
+        raise UsageError(
+            f"{path}: dpi {style.dpi} makes pictures of {dots:,.0f} dots; allowed are "
+            f"{_MOST_DOTS:,} along the longest side: lower dpi, width, wide or height"
+        )
+    return style
 
 
 def _style(raw: Mapping[str, Any], name: str) -> Style:
@@ -222,14 +231,18 @@ def _problems(raw: Mapping[str, Any], keys: Mapping[str, Any], prefix: str) -> I
         check = keys.get(key)
         if check is None:
             allowed = f"; allowed: {', '.join(keys)}"
-            yield f"{prefix}{key}: unknown key{did_you_mean(key, keys) or allowed}"
+            yield f"{prefix}{key[:_LONGEST]}: unknown key{did_you_mean(key, keys) or allowed}"
         elif isinstance(check, Mapping):
             if isinstance(value, Mapping):
                 yield from _problems(value, check, f"{prefix}{key}.")
             else:
-                yield f"{prefix}{key}: got {value!r}; expected a table with {', '.join(check)}"
+                yield f"{prefix}{key}: got {_cut(value)}; expected a table with {', '.join(check)}"
         elif allowed := check(value):
-            yield f"{prefix}{key}: got {value!r}; expected {allowed}"
+            yield f"{prefix}{key}: got {_cut(value)}; expected {allowed}"
+
+
+def _cut(value: Any) -> str:
+    return repr(value)[:_LONGEST]
 
 
 def _flag(value: Any) -> str:

@@ -239,7 +239,7 @@ def _take(
         if name not in (*PROVENANCE, "status"):
             differ_C = np.flatnonzero(both & _differ(name, merged[key], column, tolerance))
             if differ_C.size:
-                ours, other = (c.ravel()[differ_C[0]] for c in (merged[key], column))
+                ours, other = (c.ravel()[differ_C[0]].item() for c in (merged[key], column))
                 return (
                     f"{key} of cell {differ_C[0]} is {other!r}, but {ours!r} {where}; "
                     f"{differ_C.size} cells differ"

@@ -14,6 +14,7 @@ from lsengine.cli import values
     [
         (values.count, "1", 1),
         (values.number, "0", 0),
+        (values.bins, "10000", 10_000),
         (values.shard, "2/8", (2, 8)),
         (values.workers, "auto", "auto"),
         (values.workers, "3", 3),
@@ -30,6 +31,7 @@ def test_a_text_is_its_value(function, text, value):
     [
         (values.count, "0", "an integer of at least 1"),
         (values.count, "1.5", "an integer of at least 1"),
+        (values.bins, "10001", "an integer of 1 to 10,000"),
         (values.number, "-1", "an integer of at least 0"),
         (values.shard, "9/8", "K from 1 to N"),
         (values.shard, "0/8", "K from 1 to N"),

@@ -202,3 +202,24 @@ def test_a_style_that_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "style.toml")
     with pytest.raises(UsageError, match="is a FIFO; expected a style file"):
         find(tmp_path / "style.toml")
+
+
+def test_a_picture_of_too_many_dots_is_refused(tmp_path):
+    """Each number alone is allowed; together they would take gigabytes."""
+    path = tmp_path / "large.toml"
+    path.write_text("width = 40\nheight = 40\ndpi = 1200\n")
+    with pytest.raises(
+        UsageError, match=r"dpi 1200 makes pictures of [0-9,]+ dots; allowed are 15,"
+    ):
+        find(path)
+    path.write_text("dpi = 1200\n")
+    assert find(path).dpi == 1200
+
+
+def test_messages_of_a_style_file_are_short(tmp_path):
+    """However long its keys and values are."""
+    path = tmp_path / "long.toml"
+    path.write_text(f'{"k" * 5000} = 1\nbase = "{"x" * 5000}"\n')
+    with pytest.raises(UsageError, match="2 problem") as caught:
+        find(path)
+    assert len(str(caught.value)) < 2000
