@@ -30,8 +30,8 @@ fi
 
 studies=(sharp_flat seeds repeats skip width dense trajectory connect three)
 
-train() { # JOB...: one network per rank at a time
-    mpirun -n "$((ranks > 1 ? ranks - 1 : 1))" lsengine train "$@"
+train() { # JOB...: several networks at once
+    lsengine train "$@" --workers "$((ranks > 1 ? ranks - 1 : 1))"
 }
 
 evaluate() { # JOB [--only PATTERN]

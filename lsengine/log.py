@@ -25,6 +25,7 @@ NOTICE = 25
 _LINE_EVERY_S = 10.0
 _quiet = False  # whether only warnings and errors are wanted
 _callers: list[bool] = []  # of functions called from Python: whether each speaks
+_about: list[str] = []  # what is being worked on, where there are several things
 
 
 def is_quiet() -> bool:
@@ -38,8 +39,10 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
-def configure(rank: int) -> None:
+def configure(rank: int, *, speaks: bool = False) -> None:
     """Send log lines to standard error.  Rank 0 speaks; others on notices or worse.
+
+    A rank with work of its own ``speaks``, too.
 
     Within `callers` nothing happens: who imports a library says where its log lines go.
     """
@@ -49,8 +52,19 @@ def configure(rank: int) -> None:
     handler.setFormatter(_Formatter(f"r{rank:03d} {socket.gethostname()}"))
     root = logging.getLogger("lsengine")
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING if _quiet else logging.INFO if rank == 0 else NOTICE)
+    speaks = speaks or rank == 0
+    root.setLevel(logging.WARNING if _quiet else logging.INFO if speaks else NOTICE)
     root.propagate = False
+
+
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Have log lines and bars within the context begin with a name: what they are about."""
+    _about.append(name)
+    try:
+        yield
+    finally:
+        _about.pop()
 
 
 @contextmanager
@@ -106,7 +120,8 @@ class Progress:
         self._bar: Any = None
         if style == "bar":
             unit = things.removesuffix("s")
-            self._bar = _tqdm()(total=total, initial=done, unit=unit, mininterval=0.5)
+            name = _about[-1] if _about else None
+            self._bar = _tqdm()(total=total, initial=done, unit=unit, mininterval=0.5, desc=name)
 
     def advance(self, count: int = 1, values: str = "") -> None:
         """Count things just finished; ``values`` are shown instead of the rate, and at the end."""
@@ -155,4 +170,5 @@ class _Formatter(logging.Formatter):
             begin.append(self.formatTime(record, "%Y-%m-%dT%H:%M:%S"))
             if record.levelno not in (logging.INFO, NOTICE):
                 begin.append(record.levelname)
+        begin += [f"{name}:" for name in _about[-1:]]
         return printable(" ".join([*begin, record.getMessage()]))

@@ -19,6 +19,7 @@ ACROSS = {"system", "launch", "slurm", "archive", "support", "fuzz", "docs"}
 FEW = 10  # statements of a module that needs no tests of its own
 TESTED_THROUGH_OTHERS = {  # module: the test file that covers it
     "api/child": "api/test_workers.py",
+    "api/team": "api/test_workers.py",
     "cli/speaking": "cli/test_entry.py",
     "convolution/cudnn": "convolution/test_convolution.py",
     "convolution/steps": "convolution/test_convolution.py",
@@ -63,7 +64,7 @@ ONLY = {  # foreign library: the modules or folders that may import it
     "vtkmodules": ("export/", "render/"),
     "plotly": ("render/html/",),
     "subprocess": (
-        *("submit/slurm", "doctor/", "data/decoding", "data/parquet_sizes", "api/workers"),
+        *("submit/slurm", "doctor/", "data/decoding", "data/parquet_sizes", "api/team"),
         "store/guard",
     ),
 }

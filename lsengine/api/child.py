@@ -1,4 +1,4 @@
-"""One of the processes that `lsengine.api.workers` starts: ``python -m lsengine.api.child``."""
+"""One of the processes that `lsengine.api.team` starts: ``python -m lsengine.api.child``."""
 
 from __future__ import annotations
 
@@ -24,18 +24,12 @@ def main(folder: Path, name: str) -> None:
     world, error = World.alone(), None
     try:
         world = meet()
-        from lsengine.api import running  # and so HDF5, which may load another MPI library
-        from lsengine.engine import evaluate
-
         if world.rank == 0:
             (folder / "begun").touch()
-        task, options, shows, is_command, is_quiet = _read(folder / f"task{name}.pkl")
+        # And so HDF5, which may load another MPI library.
+        work, arguments, is_quiet = _read(folder / f"task{name}.pkl")
         log.set_quiet(is_quiet)
-        if is_command:
-            changes = {"only": task.only, "changes": task.changes}
-            evaluate(task.paths, options, world=world, **changes)
-        else:
-            running.surfaces(task, options, shows=shows)
+        work(world, **arguments)
     except (LsengineError, KeyboardInterrupt) as raised:
         error = raised
     if world.rank == 0:

@@ -12,9 +12,9 @@ from torch import nn
 
 from lsengine import log
 from lsengine.api import memory, running, tasks
-from lsengine.api import workers as team
 from lsengine.api.surface import Surface
 from lsengine.api.tasks import JobFiles
+from lsengine.api.workers import surfaces
 from lsengine.engine import Options
 from lsengine.engine.spectrum import Sizes
 from lsengine.errors import UsageError
@@ -344,4 +344,4 @@ def _surfaces(
 ) -> list[Surface]:
     style = log.default_style() if progress else "none"
     asked = Options(progress=style, **options)
-    return team.surfaces(task, asked, workers=count, shows=progress)
+    return surfaces(task, asked, workers=count, shows=progress)

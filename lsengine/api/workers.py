@@ -1,45 +1,39 @@
-"""Ranks that a process starts on its own machine, for one call.
+"""Ranks that a process starts on its own machine, to evaluate the surfaces of one call.
 
-They are other processes, started anew: a fork of a process with a card, or with threads, is none
-that could compute.  What they need is in a folder.  Where MPI is, a launcher starts ranks that
-share one surface.  Elsewhere each process evaluates a shard, and the shards are merged.
+Where MPI is, a launcher starts ranks that share one surface.  Elsewhere each process evaluates a
+shard, and the shards are merged.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
-import importlib.util
-import json
 import logging
 import os
-import pickle
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-import lsengine
 from lsengine import cores, devices, store
 from lsengine import log as logs
-from lsengine.api import running
+from lsengine.api import running, team
 from lsengine.api.running import Task
 from lsengine.api.surface import Surface
 from lsengine.api.tasks import JobFiles
+from lsengine.api.team import Process
 from lsengine.engine import Options
 from lsengine.engine import evaluate as evaluate_files
 from lsengine.errors import CellsFailed, EnvironmentUnfit, LsengineError, Stopped, UsageError
 from lsengine.job import Job
-from lsengine.ranks import StopRequest, launched_size
+from lsengine.ranks import StopRequest, World, launched_size
 from lsengine.store.shards import merge
 from lsengine.surface import MISSING
 
@@ -47,17 +41,6 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.1
 _COUNT_EVERY = 5  # looks
 _PROCESS_BYTES, _COPIES = 2**30, 5  # of torch and data; of the weights with two directions
-_PARTING_S = 60.0  # for workers to finish a mini-batch and their writes
-_OF_A_LAUNCH = ("OMPI_COMM_WORLD_", "PMIX_", "PMI_", "PRTE_LAUNCHED")
-_LAUNCHER = {  # as many ranks as asked for, wherever they fit, also for root in a container
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",
-    "OMPI_MCA_hwloc_base_binding_policy": "none",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    "PRTE_MCA_hwloc_default_binding_policy": "none",
-}
-_UNLESS_SET = {"OMPI_MCA_btl": "^ofi"}  # which sleeps for a second where it is not taken
 
 
 def surfaces(task: Task, options: Options, *, workers: int | str, shows: bool) -> list[Surface]:
@@ -131,31 +114,6 @@ def _is_complete(path: Path, options: Options) -> bool:
         return True  # and what is wrong with it is said at once
 
 
-def _launcher() -> list[str] | None:
-    """Return the launcher that belongs to this environment's MPI; None if there is none."""
-    if importlib.util.find_spec("mpi4py") is None:
-        return None
-    for name in ("mpirun", "mpiexec"):
-        beside = Path(sys.prefix) / "bin" / name
-        if found := str(beside) if beside.exists() else shutil.which(name):
-            return [found]
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Process:
-    """A process, and the file into which it writes how it ended."""
-
-    process: subprocess.Popen[bytes]
-    outcome: Path
-
-    def stop(self) -> None:
-        """Ask for a clean end: the other side of its standard input goes."""
-        if self.process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
-
-
 class _Team:
     """Processes that evaluate one task.
 
@@ -175,7 +133,7 @@ class _Team:
         Raises:
             LsengineError: What rank 0 raises, or the first process that failed.
         """
-        command = _launcher()
+        command = team.launcher()
         if command is None or not self.ranks(command, task):
             self.shards(task)
 
@@ -226,62 +184,22 @@ class _Team:
             raise running.reworded(error)
 
     def _write(self, task: Task, options: Options, name: str) -> None:
-        import cloudpickle
-
-        try:
-            content = cloudpickle.dumps(
-                (task, options, self._shows, self._is_command, logs.is_quiet())
-            )
-        except LsengineError:
-            raise
-        except Exception as error:
-            raise UsageError(
-                "workers: network, data and loss must be such that another process can get them: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        (self._folder / f"task{name}.pkl").write_bytes(content)
-        (self._folder / "path.json").write_text(json.dumps(sys.path))
+        given = {"task": task, "options": options, "shows": self._shows}
+        team.write(self._folder, name, _evaluate, **given, is_command=self._is_command)
 
     @contextlib.contextmanager
-    def _started(self, launcher: list[str], names: Sequence[str]) -> Iterator[list[_Process]]:
+    def _started(self, launcher: list[str], names: Sequence[str]) -> Iterator[list[Process]]:
         """Start a process for each name, and end what still runs when the context is left."""
-        started: list[_Process] = []
-        script = [sys.executable, "-P", "-m", "lsengine.api.child", str(self._folder)]
-        try:
+        started: list[Process] = []
+        environment = team.environment(self._workers)
+        with team.ended(started):
             with (self._folder / "said.txt").open("ab") as said:
                 for name in names:
-                    out = None if self._is_command and name == names[0] else said
-                    process = subprocess.Popen(
-                        [*launcher, *script, name],
-                        env=self._environment(),
-                        stdin=subprocess.PIPE,
-                        stdout=out,
-                        stderr=out,
-                        start_new_session=True,  # Ctrl-C is for this process, which tells them
-                    )
-                    started.append(_Process(process, self._folder / f"outcome{name}.pkl"))
-                    assert process.stdin is not None
-                    process.stdin.write(b"\n")
-                    process.stdin.flush()
+                    output = None if self._is_command and name == names[0] else said
+                    started.append(team.start(self._folder, name, environment, launcher, output))
             yield started
-        finally:
-            for one in started:
-                one.stop()
-                if one.process.poll() is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(one.process.pid, 9)
-                one.process.wait()
 
-    def _environment(self) -> dict[str, str]:
-        """Return this process's environment, without what makes it a rank of a launch."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(_OF_A_LAUNCH)}
-        package = str(Path(lsengine.__file__).parents[1])
-        path = os.pathsep.join(filter(None, (package, kept.get("PYTHONPATH"))))
-        share = cores.own_share(self._workers)
-        of_team = {cores.SHARE: f"{share.count} {share.why}", "PYTHONPATH": path}
-        return {**_UNLESS_SET, **kept, **_LAUNCHER, **of_team}
-
-    def _wait(self, started: list[_Process], files: list[list[Path]]) -> str | None:
+    def _wait(self, started: list[Process], files: list[list[Path]]) -> str | None:
         """Wait for the end of all, and show how far they are; return a signal that came."""
         count = _Count(files[0], self._style if len(files) == 1 else "none")
         with StopRequest() as stop:
@@ -293,7 +211,7 @@ class _Team:
                     count.show()
                 has_failed = any(one.outcome.exists() and _is_bad(one) for one in started)
                 if end is None and (stop or has_failed):
-                    end = time.monotonic() + _PARTING_S
+                    end = time.monotonic() + team.PARTING_S
                     for one in started:
                         one.stop()
                 if end is not None and time.monotonic() > end:
@@ -302,7 +220,7 @@ class _Team:
             count.close()
             return stop.signal
 
-    def _outcomes(self, started: list[_Process]) -> list[Exception]:
+    def _outcomes(self, started: list[Process]) -> list[Exception]:
         """Return what the processes have raised, and pass on what they have said."""
         said = (self._folder / "said.txt").read_text(errors="replace").splitlines()
         if self._shows:
@@ -316,9 +234,18 @@ class _Team:
                 code = one.process.returncode
                 text = f"workers: a worker has ended without a word, exit code {code}; it said:"
                 errors.append(EnvironmentUnfit(f"{text}\n  {tail}"))
-            elif (error := _outcome(one)) is not None:
+            elif (error := one.error()) is not None:
                 errors.append(error)
         return errors
+
+
+def _evaluate(world: World, *, task: Task, options: Options, shows: bool, is_command: bool) -> None:
+    """Do what one process of a team is there for."""
+    if is_command:
+        assert isinstance(task, JobFiles)
+        evaluate_files(task.paths, options, world=world, only=task.only, changes=task.changes)
+    else:
+        running.surfaces(task, options, shows=shows)
 
 
 class _Count:
@@ -354,13 +281,9 @@ class _Count:
             self._bar.close()
 
 
-def _outcome(one: _Process) -> Any:
-    return pickle.loads(one.outcome.read_bytes())
-
-
-def _is_bad(one: _Process) -> bool:
+def _is_bad(one: Process) -> bool:
     """Whether a process has ended in a way that makes the others' work useless."""
-    return not isinstance(_outcome(one), CellsFailed | None)
+    return not isinstance(one.error(), CellsFailed | None)
 
 
 def _raise_first(errors: Sequence[Exception], stop: str | None) -> None:

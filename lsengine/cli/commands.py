@@ -47,7 +47,13 @@ def _options(parsed: argparse.Namespace, **more: Any) -> Any:
 
 def train(parsed: argparse.Namespace) -> int:
     """Train the jobs' networks."""
+    _check_workers(parsed)
     world = _join(parsed)
+    if parsed.workers is not None:
+        from lsengine.api import trainers
+
+        task = _files(parsed, "train")
+        return trainers.train(task, workers=parsed.workers, progress=parsed.progress)
     from lsengine.training.command import run_all
 
     return run_all(
@@ -59,6 +65,24 @@ def train(parsed: argparse.Namespace) -> int:
     )
 
 
+def _check_workers(parsed: argparse.Namespace) -> None:
+    from lsengine import ranks
+
+    with ranks.refused_once():
+        if parsed.workers is not None and ranks.launched_size() > 1:
+            raise UsageError(
+                "--workers: these are ranks of a launch already; leave it out, or start the "
+                "command without mpirun or srun"
+            )
+
+
+def _files(parsed: argparse.Namespace, command: str) -> Any:
+    from lsengine.api.tasks import JobFiles
+
+    paths, changes = tuple(map(Path, parsed.jobs)), tuple(parsed.changes)
+    return JobFiles(paths=paths, command=command, only=parsed.only, changes=changes)
+
+
 def evaluate(parsed: argparse.Namespace) -> int:
     """Evaluate the jobs' surfaces."""
     from lsengine import ranks
@@ -68,22 +92,15 @@ def evaluate(parsed: argparse.Namespace) -> int:
             raise UsageError("--extend goes with one job, and not with --shard")
         if parsed.workers is not None and parsed.shard is not None:
             raise UsageError("--workers shares the cells out itself; leave --shard out")
-        if parsed.workers is not None and ranks.launched_size() > 1:
-            raise UsageError(
-                "--workers: these are ranks of a launch already; leave it out, or start the "
-                "command without mpirun or srun"
-            )
+    _check_workers(parsed)
     world = _join(parsed)
     from lsengine.engine import evaluate
 
     options = _options(parsed, chunk=parsed.chunk, shard=parsed.shard, extend=parsed.extend)
     if parsed.workers is not None:
         from lsengine.api import workers
-        from lsengine.api.tasks import JobFiles
 
-        paths, changes = tuple(map(Path, parsed.jobs)), tuple(parsed.changes)
-        task = JobFiles(paths=paths, command="eval", only=parsed.only, changes=changes)
-        return workers.evaluate(task, options, workers=parsed.workers)
+        return workers.evaluate(_files(parsed, "eval"), options, workers=parsed.workers)
     return evaluate(parsed.jobs, options, world=world, only=parsed.only, changes=parsed.changes)
 
 

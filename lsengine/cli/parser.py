@@ -119,12 +119,22 @@ _QUIET = _flag("--quiet", "print no log lines but warnings and errors, and no pr
 _COMMANDS = {
     "train": _Command(
         commands.train,
-        "train a job's network: checkpoints and history; under mpirun one job per rank",
+        "train jobs' networks: checkpoints and histories; several at once under mpirun",
         _argument("jobs JOB", "job file with a train section", nargs="+"),
         _ONLY,
         _SET,
+        _argument(
+            "--workers N",
+            "train N networks at once on this machine, each in a process of its own; auto: one for "
+            "each card, or else for each core (default: one after the other)",
+            type=values.workers,
+        ),
         _PROGRESS,
         _QUIET,
+        description="Train what is not trained yet, in the order of the jobs.  Whoever is done, a "
+        "worker or a rank of mpirun or srun, takes the next network that nobody has begun.  One "
+        "that fails, or that another run trains just now, does not keep the others from it.  Run "
+        "it again after any interruption: each goes on after its last epoch, with the same bits.",
     ),
     "eval": _Command(
         commands.evaluate,

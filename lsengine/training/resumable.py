@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,18 +42,21 @@ class ResumableTraining(ABC):
     Attributes:
         epoch: The last one that has ended.
         epochs: How many there are.
+        tick: Called where it is asked to stop.
     """
 
     def __init__(self, result: Path, resume_file: Path, epochs: int, stop: StopRequest) -> None:
         self.epochs, self.epoch = epochs, 0
         self._result, self._resume_file, self._stop = result, resume_file, stop
         self._saved_s: float | None = None
+        self.tick: Callable[[], None] = lambda: None
 
     @abstractmethod
     def _write_state(self) -> None:
         """Write what the next epoch needs to ``resume.pt``."""
 
     def _stop_if_asked(self) -> None:
+        self.tick()
         if self._stop:
             raise Stopped(
                 f"{self._result}: stopped by {self._stop.signal} in epoch "

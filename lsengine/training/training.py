@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from lsengine import data, files, store
-from lsengine.errors import UsageError
+from lsengine.errors import LsengineError, UsageError
 from lsengine.job import Job
 from lsengine.log import Progress
 from lsengine.models import checkpoint
@@ -33,7 +34,14 @@ log = logging.getLogger(__name__)
 _IGNORED = ("output",)  # of the section ``train``: does not change the training
 
 
-def run(job: Job, *, progress: str = "auto", slot: int = 0, threads: int | None = None) -> Path:
+def run(
+    job: Job,
+    *,
+    progress: str = "auto",
+    slot: int = 0,
+    threads: int | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> Path:
     """Train the network of a job, or go on where an earlier run of it stopped.
 
     Writes ``epoch_NNN.pt`` before training, at the epochs the recipe names and at the end,
@@ -45,6 +53,7 @@ def run(job: Job, *, progress: str = "auto", slot: int = 0, threads: int | None 
         progress: ``bar``, ``lines``, ``none``, or ``auto``: a bar on a terminal, else lines.
         slot: Of this training among those on its host; see `deterministic_torch`.
         threads: CPU threads where the job leaves them open.
+        tick: Called between two batches.
 
     Returns:
         The last epoch's checkpoint.
@@ -64,14 +73,32 @@ def run(job: Job, *, progress: str = "auto", slot: int = 0, threads: int | None 
         lost = partial(stop.request, "the loss of its lock")
         with lock.held(folder / "history.h5", lost=lost, tick=stop.raise_if_requested):
             earlier = _earlier(job, folder)
-            if earlier is not None and earlier.finished and _has_checkpoints(job, folder, last):
+            if _is_finished(job, earlier):
                 (folder / "resume.pt").unlink(missing_ok=True)
                 log.info("%s: finished earlier, nothing to do", folder)
             else:
                 training = NetworkTraining(job, folder, stop, slot, earlier)
+                training.tick = tick
                 training.begin(earlier)
                 training.finish(progress)
     return folder / recipe.checkpoint_name(last)
+
+
+def is_finished(job: Job) -> bool:
+    """Whether a network is trained, as far as can be told; False where `run` says what is wrong."""
+    assert job.document.train is not None
+    try:
+        return _is_finished(job, _earlier(job, job.path(job.document.train.output)))
+    except LsengineError:
+        return False
+
+
+def _is_finished(job: Job, earlier: History | None) -> bool:
+    settings = job.document.train
+    assert settings is not None
+    if earlier is None or not earlier.finished:
+        return False
+    return _has_checkpoints(job, job.path(settings.output), settings.epochs)
 
 
 def _check_recipe(job: Job) -> None:

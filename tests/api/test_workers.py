@@ -14,7 +14,7 @@ import pytest
 import lsengine
 from lsengine import cores, devices
 from lsengine import job as jobs
-from lsengine.api import workers
+from lsengine.api import team, workers
 from lsengine.cli import main
 from lsengine.errors import CellsFailed, JobError, UsageError
 from tests.support.jobs import values
@@ -47,7 +47,7 @@ for count in (1, 2):
 @pytest.fixture
 def alone(monkeypatch):
     """No launcher is found."""
-    monkeypatch.setattr(workers, "_launcher", lambda: None)
+    monkeypatch.setattr(team, "launcher", lambda: None)
 
 
 def test_only_shards_of_the_same_surface_are_taken_up(tmp_path):
