@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import functools
 
+_MOST_WORKERS = 4096  # processes of one machine
+
 
 def count(text: str, least: int = 1, most: int | None = None) -> int:
     """Return an integer of at least ``least`` and, if that is given, at most ``most``."""
@@ -36,7 +38,7 @@ def shard(text: str) -> tuple[int, int]:
 def workers(text: str) -> int | str:
     """Return a number of workers, or ``auto``."""
     try:
-        return text if text == "auto" else count(text)
+        return text if text == "auto" else count(text, most=_MOST_WORKERS)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, or auto") from None
 

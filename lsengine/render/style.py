@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUFFIX = ".toml"
+_MOST_LINES = 50  # of a message
 _LONGEST = 200  # characters of a key or a value in messages
 _MOST_DOTS = 15_000  # along one side; a square of those takes 0.9 GiB
 LINES = ("surface", "floor", "both", "none")
@@ -180,7 +181,9 @@ def find(named: str | Path) -> Style:
     except ValueError as error:
         raise UsageError(f"{path}: is no TOML ({error})") from error
     if problems := list(_problems(raw, _KEYS, "")):
-        raise UsageError("\n  ".join([f"{path}: {len(problems)} problem(s)", *problems]))
+        more = len(problems) - _MOST_LINES
+        shown = [*problems[:_MOST_LINES], *([f"and {more:,} more"] if more > 0 else [])]
+        raise UsageError("\n  ".join([f"{path}: {len(problems)} problem(s)", *shown]))
     style = _style(raw, path.stem)
     dots = style.dpi * max(style.width, style.wide, style.height)
     if dots > _MOST_DOTS:

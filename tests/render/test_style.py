@@ -223,3 +223,7 @@ def test_messages_of_a_style_file_are_short(tmp_path):
     with pytest.raises(UsageError, match="2 problem") as caught:
         find(path)
     assert len(str(caught.value)) < 2000
+    path.write_text("".join(f"k{i} = 1\n" for i in range(1500)))
+    with pytest.raises(UsageError, match=r"(?s)1500 problem.*and 1,450 more") as caught:
+        find(path)
+    assert str(caught.value).count("\n") == 51
