@@ -11,7 +11,7 @@ RERUNS := --reruns 2 --max-suite-reruns 8 --rerun-show-tracebacks
 GPU_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
 
-.PHONY: help setup setup-serial demo studies fashion gallery transformers test test-slow test-cluster check bench gpu-check soak fuzz docs reference docs-links pythons image clean
+.PHONY: help setup setup-serial demo studies fashion reproduction reproduction-train gallery transformers test test-slow test-cluster check bench gpu-check soak fuzz docs reference docs-links pythons image clean
 .NOTPARALLEL:
 
 help: ## list what can be made
@@ -31,6 +31,12 @@ studies: setup ## make the paper's studies at digits size; STUDIES="skip seeds" 
 
 fashion: setup ## skip connections on Fashion-MNIST, from nothing to a figure: about ten minutes
 	@ENVIRONMENT=$(VENV) launch/fashion.sh
+
+reproduction: setup ## draw docs/REPRODUCTION.md's figures from kept surfaces and check its claims: two minutes
+	@ENVIRONMENT=$(VENV) launch/reproduction.sh draw check
+
+reproduction-train: setup ## train and evaluate all of it on CIFAR-10, resumably: a day of two cores; CIFAR10=FILE, STUDIES
+	@ENVIRONMENT=$(VENV) launch/reproduction.sh train evaluate keep draw check
 
 gallery: setup ## draw every kind of picture, from surfaces at digits size, into docs/gallery
 	@ENVIRONMENT=$(VENV) launch/gallery.sh

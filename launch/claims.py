@@ -1,0 +1,145 @@
+"""Check what docs/REPRODUCTION.md says of the paper's claims against the kept surfaces.
+
+    python launch/claims.py             print every claim; exit code 1 if a document is wrong
+    python launch/claims.py --write     write verdicts and numbers into both documents
+
+`docs/reproduction/claims.toml` has the expected verdict and numbers of each claim.  What
+`docs/REPRODUCTION.md` shows of a figure, pictures and claims, stands between marks.
+`launch/paper.py` has the claims.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from measures import Kept
+from paper import CLAIMS, Claim, Outcome
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPECTED = "claims.toml"
+RELATIVE, ABSOLUTE = 0.02, 5e-4  # by how much numbers may differ from the expected ones
+_PART = re.compile(
+    r"^(?P<begin><!-- claims of figure (?P<figure>\d) -->\n).*?(?P<end>^<!-- end of claims -->)$",
+    re.DOTALL | re.MULTILINE,
+)
+Outcomes = Mapping[Claim, Outcome]
+
+
+def expected_text(outcomes: Outcomes) -> str:
+    """Return verdicts and numbers as TOML."""
+    lines = ["# What the kept surfaces show, claim by claim: `python launch/claims.py --write`."]
+    for claim, outcome in outcomes.items():
+        lines += ["", f"[{claim.key}]", f'verdict = "{outcome.verdict}"']
+        lines += [f"{key} = {_number(value)}" for key, value in outcome.numbers.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    """Return a number to six digits as TOML has it."""
+    text = f"{value:.6g}"
+    return text if re.search("[.en]", text) else f"{text}.0"
+
+
+def part(outcomes: Outcomes, figure: str, folder: Path) -> str:
+    """Return what the document shows of a figure: the pictures in the folder, and the claims."""
+    lines = []
+    for picture in sorted(folder.glob(f"figure{figure}*.png")):
+        lines += ["", f"![{picture.stem.replace('-', ', ')}]({folder.name}/{picture.name})"]
+    lines += ["", "| the paper | here | verdict |", "| --- | --- | --- |"]
+    for claim, outcome in outcomes.items():
+        if claim.figure == figure:
+            lines.append(f"| {claim.paper} | {outcome.here} | **{outcome.verdict}** |")
+    return "".join(f"{line}\n" for line in [*lines, ""])
+
+
+def differences(outcomes: Outcomes, expected: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what is not as expected, claim by claim."""
+    found = {claim.key: outcome for claim, outcome in outcomes.items()}
+    for key in [*found, *(expected.keys() - found.keys())]:
+        if key not in found or key not in expected:
+            yield f"{key}: is in one of claims.toml and launch/paper.py only"
+            continue
+        outcome, wanted = found[key], dict(expected[key])
+        if outcome.verdict != (verdict := wanted.pop("verdict")):
+            yield f"{key}: expected {verdict!r}, but it {outcome.verdict!r}: {outcome.here}"
+        elif outcome.numbers.keys() != wanted.keys():
+            yield f"{key}: expected the numbers {[*wanted]}, got {[*outcome.numbers]}"
+        else:
+            for name, value in outcome.numbers.items():
+                if not _is_close(value, wanted[name]):
+                    yield f"{key}: {name} is {value:.6g}, expected {wanted[name]:.6g}"
+
+
+def _is_close(value: float, wanted: float) -> bool:
+    both_unknown = math.isnan(value) and math.isnan(wanted)
+    return both_unknown or math.isclose(value, wanted, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+
+
+def with_parts(text: str, outcomes: Outcomes, folder: Path) -> str:
+    """Return the document with the parts that it should have."""
+
+    def filled(match: re.Match[str]) -> str:
+        return match["begin"] + part(outcomes, match["figure"], folder) + match["end"]
+
+    return _PART.sub(filled, text)
+
+
+def problems(outcomes: Outcomes, folder: Path, page: Path) -> list[str]:
+    """Return what the two documents say and the surfaces do not."""
+    if not (folder / EXPECTED).is_file():
+        return [f"{folder / EXPECTED} is not there"]
+    found = [*differences(outcomes, tomllib.loads((folder / EXPECTED).read_text()))]
+    text = page.read_text()
+    shown = {match["figure"] for match in _PART.finditer(text)}
+    for figure in dict.fromkeys(claim.figure for claim in outcomes):
+        if figure not in shown:
+            found.append(f"{page.name} has no marks of figure {figure}")
+    if with_parts(text, outcomes, folder) != text:
+        found.append(f"the tables of {page.name} are not what the surfaces say")
+    return found
+
+
+def printed(outcomes: Outcomes) -> str:
+    """Return all claims for people."""
+    lines = []
+    for claim, outcome in outcomes.items():
+        lines += [f"figure {claim.figure}, {claim.key}: {outcome.verdict.upper()}"]
+        lines += [f"    paper: {claim.paper}", f"    here:  {outcome.here}"]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print all claims; compare them with the documents, or write these.
+
+    Returns:
+        The exit code: 1 if a document says something else than the surfaces.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "docs" / "reproduction")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "REPRODUCTION.md")
+    parser.add_argument("--write", action="store_true", help="write both documents")
+    options = parser.parse_args(arguments)
+    kept, folder, page = Kept(options.folder), options.folder, options.page
+    outcomes = {claim: claim.outcome(kept) for claim in CLAIMS}
+    print(printed(outcomes))
+    if options.write:
+        (folder / EXPECTED).write_text(expected_text(outcomes))
+        page.write_text(with_parts(page.read_text(), outcomes, folder))
+        return 0
+    found = problems(outcomes, folder, page)
+    for problem in found:
+        print(problem, file=sys.stderr)
+    if found:
+        print("if the surfaces are right: python launch/claims.py --write", file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+#!/usr/bin/env bash
+# The paper's figures on CIFAR-10, from jobs to a checked document: `launch/reproduction.sh STEP...`.
+#
+#   train      the networks: most of the time
+#   evaluate   their surfaces
+#   keep       copies finished surfaces and histories into docs/reproduction, without directions
+#   draw       draws every figure of which all surfaces are kept
+#   check      compares what docs/REPRODUCTION.md says with the kept surfaces; 1 if it is wrong
+#
+# Training and evaluation take a day of two cores, study by study in the order of STUDIES:
+#
+#   networks      figures 1 and 5: ResNets of 20 and 56 layers, with and without skip connections
+#   minima        figures 2 and 3: VGG-9 by SGD, small and large batch, with and without weight decay
+#   trajectories  figures 8 and 9: the same trainings in planes of their own and in random ones
+#   width         figure 6: ResNet-20 of three widths
+#   curvature     figure 7: eigenvalues around two of the networks
+#   adam          figures 2 and 3: the other four minima
+#
+# Each step skips what is done already: after an interruption give the same command again.
+#
+#   CIFAR10=FILE       the data: .npz, or torchvision's folder (default: data/cifar10.npz)
+#   STUDIES="networks" some of the studies
+#   WORKERS=2          processes at a time, one core each (default: auto, one for each core)
+#   NICE=19            their priority: lower numbers come before other work
+#   ENVIRONMENT=.venv  the Python environment
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+PATH=$(cd "${ENVIRONMENT:-.venv}/bin" && pwd):$PATH
+jobs=jobs/cifar10 surfaces=surfaces/cifar10 checkpoints=checkpoints/cifar10
+kept=docs/reproduction figures=figures/reproduction
+all="networks minima trajectories width curvature adam"
+read -ra studies <<<"${STUDIES:-$all}"
+options=(--workers "${WORKERS:-auto}")
+if [ -n "${CIFAR10-}" ]; then
+    options+=(--set "data.root=$(realpath "$CIFAR10")")
+fi
+
+train() { # [--only PATTERN] JOB...
+    nice -n "${NICE:-19}" lsengine train "$@" "${options[@]}"
+}
+
+evaluate() { # [--only PATTERN] JOB...
+    nice -n "${NICE:-19}" lsengine eval "$@" "${options[@]}"
+}
+
+train_study() {
+    case $1 in
+        networks) train $jobs/networks-deep.yaml $jobs/networks.yaml ;;
+        minima) train --only 'sgd-*' $jobs/minima.yaml ;;
+        width) train $jobs/width.yaml ;;
+        adam) train --only 'adam-*' $jobs/minima.yaml ;;
+    esac
+}
+
+evaluate_study() {
+    local of_minima=($jobs/interpolation.yaml $jobs/curves.yaml $jobs/raw.yaml $jobs/planes.yaml)
+    case $1 in
+        networks) evaluate $jobs/landscapes.yaml ;;
+        minima)
+            evaluate --only 'sgd-*' "${of_minima[@]}"
+            weights
+            ;;
+        trajectories) evaluate $jobs/trajectory.yaml $jobs/trajectory-{random,toward}.yaml ;;
+        width) evaluate $jobs/width-planes.yaml ;;
+        curvature) evaluate $jobs/curvature.yaml ;;
+        adam) evaluate --only 'adam-*' "${of_minima[@]}" ;;
+    esac
+}
+
+weights() { # counts the weights of SGD's four minima
+    if [ ! -e $surfaces/weights.h5 ]; then
+        lsengine histogram \
+            $checkpoints/minima/sgd-{wd0,wd5e-4}-bs128/epoch_060.pt \
+            $checkpoints/minima/sgd-{wd0,wd5e-4}-bs2048/epoch_180.pt \
+            --name wd0-bs128 --name wd5e-4-bs128 --name wd0-bs2048 --name wd5e-4-bs2048 \
+            --output $surfaces/weights.h5
+    fi
+}
+
+keep() {
+    local files=() file
+    for file in $surfaces/*.h5 $checkpoints/*/history.h5 $checkpoints/{minima,width}/*/history.h5; do
+        if [ -e "$file" ]; then files+=("$file"); fi
+    done
+    python launch/keep.py $kept "${files[@]}"
+}
+
+labels() { # SURFACE...: what each is called in a picture, a line each: with its test error
+    python - launch "$@" <<'PYTHON'
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from measures import Kept
+
+for path in map(Path, sys.argv[2:]):
+    training = path.stem.removeprefix("plane-").removeprefix("width-")
+    print(f"{training} ({100 * Kept(path.parent).error(training):.2f} %)")
+PYTHON
+}
+
+picture() { # NAME KIND [OPTION...] -- SURFACE...: a PDF, and a PNG for the document
+    local name=$1 kind=$2 files=() drawn=() surface
+    shift 2
+    while [ "$1" != -- ]; do
+        drawn+=("$1")
+        shift
+    done
+    shift
+    for surface; do
+        if [ ! -e "$kept/$surface.h5" ]; then
+            echo "$name: not drawn, $surface is not there yet"
+            return
+        fi
+        files+=("$kept/$surface.h5")
+    done
+    if [[ "$kind" = contour || "$kind" = surface ]]; then
+        while read -r surface; do
+            drawn+=(--label "$surface")
+        done < <(labels "${files[@]}")
+    fi
+    lsengine render "${files[@]}" --as "$kind" "${drawn[@]}" \
+        --output "$figures/$name.png" --output "$figures/$name.pdf"
+    python - "$figures/$name.png" "$kept/$name.png" "$kind" <<'PYTHON'
+import sys
+from PIL import Image
+
+image = Image.open(sys.argv[1]).convert("RGB")
+image.thumbnail((1200, 4800), Image.Resampling.LANCZOS)
+if sys.argv[3] != "surface":
+    image = image.quantize(256, dither=Image.Dither.NONE)
+image.save(sys.argv[2], optimize=True)
+PYTHON
+}
+
+draw() {
+    local sgd=(sgd-{wd0,wd5e-4}-{bs128,bs2048})
+    local levels=(--scale linear --limits 0.1 10 --levels 20) # as in the paper
+    mkdir -p $figures
+    picture figure1 surface --style lit --scale log -- resnet56_noshort resnet56
+    picture figure2-lines curve -- interpolation-sgd-{wd0,wd5e-4}
+    picture figure2-norms history --quantity weight_norm -- "${sgd[@]/#/history-}"
+    picture figure2-weights histogram -- weights
+    picture figure3-curves curve --quantity train_loss -- "${sgd[@]/#/filter-}"
+    picture figure3-raw curve --quantity train_loss -- "${sgd[@]/#/raw-}"
+    picture figure3-planes contour "${levels[@]}" -- "${sgd[@]/#/plane-}"
+    picture figure5 contour "${levels[@]}" -- resnet{20,56}{,_noshort}
+    picture figure6 contour "${levels[@]}" -- width-resnet20{,_noshort}-w{8,16,32}
+    picture figure7 curvature -- curvature-resnet20{,_noshort}
+    picture figure8-random trajectory -- trajectory-random
+    picture figure8-toward trajectory -- trajectory-toward
+    picture figure9 trajectory -- "${sgd[@]/#/trajectory-}"
+}
+
+if [ $# = 0 ]; then
+    set -- nothing
+fi
+for step; do
+    if [[ " train evaluate keep draw check " != *" $step "* ]]; then
+        echo "no step $step; there are: train evaluate keep draw check" >&2
+        exit 2
+    fi
+done
+for study in "${studies[@]}"; do
+    if [[ " $all " != *" $study "* ]]; then
+        echo "no study $study; there are: $all" >&2
+        exit 2
+    fi
+done
+for study in "${studies[@]}"; do
+    for step; do # a study is evaluated before the next one is trained
+        case $step in train | evaluate) "${step}_study" "$study" ;; esac
+    done
+done
+for step; do
+    case $step in
+        keep | draw) "$step" ;;
+        check) python launch/claims.py ;;
+    esac
+done
