@@ -33,6 +33,7 @@ SMALLER = {  # what makes the jobs, and the names in the script, small enough fo
     r"\b(save|measure)_every: \d+": r"\1_every: 1",
     r"\bsubset: \d+": "subset: 40",
     r"samples: \d+": "samples: 40",
+    r"arch: vgg9": "arch: resnet20",
     r"batch_size: 128": "batch_size: 8",
     r"batch_size: 2048": "batch_size: 40",
     r"epoch_(?:0[1-9]0|180)\.pt": "epoch_002.pt",
@@ -395,7 +396,7 @@ def _small(folder: Path) -> dict[str, str]:
 def test_a_small_reproduction_goes_from_jobs_to_checked_documents(
     tmp_path: Path, scripts: Any
 ) -> None:
-    """All steps, for VGG-9's minima; a surface that was changed afterwards is found."""
+    """All steps, for a small network's minima; a surface that was changed afterwards is found."""
     environment = _small(tmp_path)
 
     def done(*steps: str) -> subprocess.CompletedProcess[str]:
