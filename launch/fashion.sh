@@ -22,8 +22,9 @@ elif [ ! -e $files/train-images-idx3-ubyte.gz ]; then
             "FASHION=PATH make fashion (docs/howto/known.md says which files)" >&2
         exit 3
     fi
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $package
+    apt-get update -qq >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $package \
+        >/dev/null
 fi
 
 PATH=$(cd "${ENVIRONMENT:-.venv}/bin" && pwd):$PATH
