@@ -28,18 +28,14 @@ elif [ ! -e $files/train-images-idx3-ubyte.gz ]; then
 fi
 
 PATH=$(cd "${ENVIRONMENT:-.venv}/bin" && pwd):$PATH
-# Open MPI needs variables to run as root, and for more ranks than cores.
-export PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
-if [ "$(id -u)" = 0 ]; then
-    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-fi
 progress=$([ -t 2 ] && echo bar || echo lines)
 surfaces=(surfaces/fashion/resnet56{,_noshort}.h5)
 figures=figures/fashion
 mkdir -p $figures
 
-mpirun -n 2 lsengine train jobs/fashion/networks.yaml "${data[@]}" --progress "$progress"
-lsengine eval jobs/fashion/planes.yaml --workers auto "${data[@]}" --progress "$progress"
+options=("${data[@]}" --workers auto --progress "$progress")
+lsengine train jobs/fashion/networks.yaml "${options[@]}"
+lsengine eval jobs/fashion/planes.yaml "${options[@]}"
 
 draw() { # draw KIND: PNG and PDF, unless newer than both surfaces
     local format figure
