@@ -169,7 +169,7 @@ def histogram(
         checkpoints: Networks, state dicts or files, of any networks.
         output: The file, ``.h5``, of which `render` draws a picture.
         names: What to call the checkpoints; default: what tells their paths apart, or numbers.
-        bins: How many; default 101.
+        bins: How many, at most 10,000; default 101.
 
     Raises:
         UsageError: If a checkpoint cannot be read, names do not fit, or nothing is finite.
@@ -185,7 +185,9 @@ def histogram(
             )
             if memory.is_in_memory(thing):
                 memory.write_checkpoint(paths[-1], thing, f"checkpoints[{number}]")
-        return weights.histograms(paths, Path(output), names=names, bins=bins or weights.BINS)
+        return weights.histograms(
+            paths, Path(output), names=names, bins=weights.BINS if bins is None else bins
+        )
 
 
 def _listed(surfaces: AnySurface | Sequence[AnySurface]) -> list[AnySurface]:

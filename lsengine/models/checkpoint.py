@@ -342,10 +342,15 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
 
 
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return a network's parameters and buffers by name, as they are written."""
+    # The order of a tensor's memory is a matter of the device's, not of the checkpoint.
+    return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+
+
 def save(
     path: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
     *,
     epoch: int | None = None,
     content: Mapping[str, Any] = MappingProxyType({}),
@@ -353,19 +358,14 @@ def save(
     """Write a checkpoint whole or not at all.
 
     The folder must exist; an existing file is replaced.  Parameters and buffers go under
-    ``state_dict``, the optimizer's state under ``optimizer``; ``content`` has more numbers, texts
-    and tensors by name.
+    ``state_dict``; ``content`` has more numbers, texts and tensors by name.
 
     Raises:
         EnvironmentUnfit: If the file cannot be written.
     """
-    # The order of a tensor's memory is a matter of the device's, not of the checkpoint.
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    saved: dict[str, Any] = {**content, "state_dict": state}
+    saved: dict[str, Any] = {**content, "state_dict": state_of(model)}
     if epoch is not None:
         saved["epoch"] = epoch
-    if optimizer is not None:
-        saved["optimizer"] = optimizer.state_dict()
     write(path, saved)
 
 

@@ -19,7 +19,7 @@ from lsengine.geometry.parameters import can_move, real_dtype
 from lsengine.job import Job
 from lsengine.job.schema import CurveSpec
 from lsengine.log import Progress
-from lsengine.models import checkpoint
+from lsengine.models import checkpoint, sealed
 from lsengine.objective.batches import Batches
 from lsengine.objective.criterion import Criterion, OwnObjective
 from lsengine.ranks import StopRequest
@@ -52,8 +52,8 @@ def is_trained(file: Path, identity: Mapping[str, Any]) -> bool:
     """
     if not file.exists():
         return False
-    content = checkpoint.read(file, key="curve.output")
-    earlier = read_identity(content) if isinstance(content, Mapping) else None
+    content = sealed.read(file, key="curve.output")
+    earlier = read_identity(content)
     if earlier is None:
         raise UsageError(f"curve.output: {file} is no curve of lsengine's")
     refuse_other(identity, earlier, f"curve.output: {file} is another curve")
@@ -158,7 +158,7 @@ class CurveTraining(ResumableTraining):
 
     def _take_up(self) -> None:
         """Go on from the saved state, unless it is of another curve."""
-        state = checkpoint.read(self._resume_file, key="curve.output")
+        state = sealed.read(self._resume_file, key="curve.output")
         with self._refused_if_damaged("curve.output"):
             if state.get("identity") != self._identity:
                 return
@@ -168,7 +168,7 @@ class CurveTraining(ResumableTraining):
 
     def _write_state(self) -> None:
         content = {"trainer": self._trainer.state_dict(), "epoch": self.epoch}
-        checkpoint.write(self._resume_file, content | {"identity": self._identity})
+        sealed.write(self._resume_file, content | {"identity": self._identity})
 
     def _write_curve(self) -> None:
         controls = [{n: t.cpu() for n, t in c.items()} for c in self._trainer.controls]
@@ -178,7 +178,7 @@ class CurveTraining(ResumableTraining):
                     if name in bend:
                         parameter.copy_(bend[name])
             checkpoint.save(self._file.with_name(f"bend_{number}.pt"), self._model)
-        checkpoint.write(self._file, {"controls": controls, "identity": self._identity})
+        sealed.write(self._file, {"controls": controls, "identity": self._identity})
 
 
 def _part(nested: Nested, indices: Tensor) -> Nested:

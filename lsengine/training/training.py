@@ -20,7 +20,7 @@ from lsengine import data, files, store
 from lsengine.errors import LsengineError, UsageError
 from lsengine.job import Job
 from lsengine.log import Progress
-from lsengine.models import checkpoint
+from lsengine.models import checkpoint, sealed
 from lsengine.ranks import StopRequest
 from lsengine.store import lock
 from lsengine.surface.identity import read_identity
@@ -217,7 +217,7 @@ class NetworkTraining(ResumableTraining):
 
     def _take_up(self) -> None:
         """Go on from the saved state, unless checkpoints are missing that only a start brings."""
-        state = checkpoint.read(self._resume_file, key="train.output")
+        state = sealed.read(self._resume_file, key="train.output")
         with self._refused_if_damaged("train.output"):
             if _has_checkpoints(self._job, self._folder, state["epoch"]):
                 self._learner.model.load_state_dict(state["state_dict"])
@@ -259,13 +259,13 @@ class NetworkTraining(ResumableTraining):
         return row
 
     def _write_state(self) -> None:
-        checkpoint.save(
-            self._resume_file,
-            self._learner.model,
-            self._learner.optimizer,
-            epoch=self.epoch,
-            content={"rows": torch.tensor(self._rows, dtype=torch.float64)},
-        )
+        state = {
+            "rows": torch.tensor(self._rows, dtype=torch.float64),
+            "state_dict": checkpoint.state_of(self._learner.model),
+            "epoch": self.epoch,
+            "optimizer": self._learner.optimizer.state_dict(),
+        }
+        sealed.write(self._resume_file, state)
         self._write_history()
 
     def _write_history(self) -> None:

@@ -19,6 +19,7 @@ from lsengine.surface.records import Bins, WeightHistograms
 
 Arrays = dict[str, Floats]
 BINS = 101  # odd: the middle one is around zero
+_MOST_BINS = 10_000
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -31,11 +32,13 @@ def histograms(
         paths: Checkpoints of any networks.
         output: The HDF5 file; one that is there is replaced.
         names: What to call the checkpoints; default: what tells their paths apart.
-        bins: How many.
+        bins: How many, at most 10,000.
 
     Raises:
-        UsageError: If a checkpoint cannot be read, names do not fit, or nothing is finite.
+        UsageError: If a checkpoint cannot be read, names or bins do not fit, or nothing is finite.
     """
+    if not 1 <= bins <= _MOST_BINS:
+        raise UsageError(f"bins: got {bins}; expected 1 to {_MOST_BINS:,}")
     if output.suffix != ".h5":
         raise UsageError(f"{output}: expected a name that ends in .h5")
     files.check_target(output)
@@ -71,22 +74,23 @@ def _parameters(content: checkpoint.Checkpoint) -> Arrays:
 
 def _binned(members: Sequence[Arrays], bins: int, group: str) -> Bins:
     """Count each parameter of each checkpoint on bins that hold all finite values."""
-    names = tuple(dict.fromkeys(name for one in members for name in one))
-    shape = len(members), len(names)
+    names = dict.fromkeys(name for one in members for name in one)
+    places = {name: place for place, name in enumerate(names)}
+    shape = len(members), len(places)
     counts = np.zeros((*shape, bins), np.int64)
     sizes, not_finite = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     norms = np.full(shape, np.nan)
     edges = _edges([a for one in members for a in one.values()], bins, group)
     for k, one in enumerate(members):
         for name, array in one.items():
-            at = k, names.index(name)
+            at = k, places[name]
             finite = array[np.isfinite(array)]
             counts[at] = np.histogram(finite, edges)[0]
             sizes[at], not_finite[at] = array.size, array.size - finite.size
             norms[at] = np.linalg.norm(finite)
     return Bins(
         edges=edges,
-        parameters=names,
+        parameters=tuple(places),
         counts=counts,
         sizes=sizes,
         norms=norms,

@@ -177,5 +177,5 @@ def test_a_damaged_state_is_named(minima):
     with pytest.raises(UsageError, match=r"curve\.output: .*resume\.pt is damaged \(KeyError"):
         connect.train_curve(job, StopRequest())
     torch.save([1, 2], resume)
-    with pytest.raises(UsageError, match=r"resume\.pt is damaged .*; remove it to start"):
+    with pytest.raises(UsageError, match=r"resume\.pt is damaged: it holds a list; remove it"):
         connect.train_curve(job, StopRequest())

@@ -186,6 +186,25 @@ def test_other_data_under_the_same_name_are_noticed(tmp_path, make_job):
                 run(loaded)
 
 
+def test_a_changed_bit_of_a_state_is_seen(make_job, monkeypatch):
+    """A training does not go on with other weights than it had."""
+    loaded = make_job()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stopped):
+            run(loaded)
+    state = folder(loaded) / "resume.pt"
+    content = bytearray(state.read_bytes())
+    weights = torch.load(state, weights_only=True)["state_dict"]
+    largest = max(weights.values(), key=torch.numel)
+    content[content.index(largest.numpy().tobytes()) + 2] ^= 1
+    state.write_bytes(content)
+    with pytest.raises(UsageError, match=r"resume\.pt is damaged: it is not what was written"):
+        run(loaded)
+    state.unlink()
+    run(loaded)
+
+
 def test_a_damaged_state_is_named(make_job, monkeypatch):
     """With what is wrong in it and what to do; nothing is trained over it."""
     loaded = make_job()

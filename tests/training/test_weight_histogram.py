@@ -35,6 +35,14 @@ def test_weights_are_counted_on_common_bins(checkpoints, tmp_path):
     assert found.groups["others"].parameters == ("fc.bias",)
 
 
+@pytest.mark.parametrize("bins", [0, -1, 10_001, 10**12])
+def test_the_number_of_bins_has_limits(checkpoints, tmp_path, bins):
+    """Nothing is written."""
+    with pytest.raises(UsageError, match=rf"^bins: got {bins}; expected 1 to 10,000$"):
+        weight_histogram.histograms(checkpoints, tmp_path / "w.h5", bins=bins)
+    assert not (tmp_path / "w.h5").exists()
+
+
 def test_what_is_not_finite_is_counted_apart(tmp_path):
     """NaN and infinity are in no bin and no norm, but in a note."""
     state = {"w": torch.tensor([[1.0, float("nan"), float("inf"), -1.0]])}

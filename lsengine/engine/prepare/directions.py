@@ -27,7 +27,7 @@ from lsengine.job.direction_types import (
     RandomDirection,
     TowardDirection,
 )
-from lsengine.models import checkpoint
+from lsengine.models import checkpoint, sealed
 from lsengine.objective import Directions, Steps
 from lsengine.store import read_attributes, read_directions, read_drawn
 from lsengine.surface import drawn
@@ -165,8 +165,8 @@ def control_points(
         UsageError: If the file holds no curve, or one of another network or centre.
     """
     key = "directions.alpha.path"
-    content = checkpoint.read(job.path(spec.path), key=key)
-    controls = content.get("controls") if isinstance(content, Mapping) else None
+    content = sealed.read(job.path(spec.path), key=key)
+    controls = content.get("controls")
     if not isinstance(controls, list) or len(controls) < 2:
         raise UsageError(f'{key}: {spec.path} is no curve; "lsengine connect" writes one')
     movable = selected(centre, controls[0])
