@@ -246,8 +246,11 @@ class Learner:
     def _in_bfloat16(self, inputs: Nested) -> Nested:
         return autocast.called(self._judge.call, self.model, inputs, self.device)
 
-    def train_epoch(self, epoch: int) -> None:
-        """Go once through the training split; the first ``epoch`` is 1."""
+    def train_epoch(self, epoch: int) -> float:
+        """Go once through the training split; the first ``epoch`` is 1.
+
+        Returns the mean loss of the mini-batches, each before its step.
+        """
         settings = self._recipe
         generator = recipe.generator_of(settings.seed, f"epoch {epoch}")
         torch.manual_seed(recipe.seed_of(settings.seed, f"noise and dropout of epoch {epoch}"))
@@ -257,6 +260,7 @@ class Learner:
             images, crop = data.lone(raw), settings.crop
             raw = recipe.augmented(images, crop=crop, flip=settings.flip, generator=generator)
         self.model.train()
+        losses_B = []
         for step, chosen in enumerate(batches):
             self._tick()
             for group in self.optimizer.param_groups:
@@ -267,12 +271,15 @@ class Learner:
                 noisy = data.lone(inputs)
                 noisy.add_(torch.randn_like(noisy), alpha=settings.noise)
             self.optimizer.zero_grad()
-            self._mean_loss(inputs, y).backward()
+            loss = self._mean_loss(inputs, y)
+            loss.backward()
+            losses_B.append(loss.detach())
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_([*self.parameters.values()], settings.clip_norm)
             self.optimizer.step()
             if step == 0 and self.device.type == "cpu":
                 keep_freed_memory()  # a step has shown how much is needed
+        return float(torch.stack(losses_B).mean())
 
     def measure(self, epoch: int, *, losses: bool) -> tuple[dict[str, float], list[float]]:
         """Return `columns` by name, and the norm of each trainable parameter.

@@ -233,8 +233,8 @@ class NetworkTraining(ResumableTraining):
         report = Progress("epoch", total=self.epochs, done=self.epoch, style=progress)
         with contextlib.closing(report):
             while self.epoch < self.epochs:
-                self._learner.train_epoch(self.epoch + 1)
-                row = self._record(self.epoch + 1)
+                batch_loss = self._learner.train_epoch(self.epoch + 1)
+                row = self._record(self.epoch + 1) | {"batch_loss": batch_loss}
                 values = (f"{k}={v:.4g}" for k, v in row.items() if k != "weight_norm")
                 report.advance(values=" ".join(values))
         self._write_history()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 import signal
 from pathlib import Path
 
@@ -200,6 +201,18 @@ def test_progress_is_shown(make_job, caplog, capsys, style):
     text = caplog.text + capsys.readouterr().err
     assert "test_error=" in text
     assert "2/2" in text
+
+
+def test_the_loss_of_the_batches_is_shown(make_job, caplog):
+    """Of one batch for all samples it is the loss before the step, which is measured here, too."""
+    loaded = make_job(epochs=3, batch_size=200, noise=0.0)
+    with caplog.at_level(logging.INFO, "lsengine"):
+        logging.getLogger("lsengine").propagate = True
+        training.run(loaded, progress="lines")
+    shown = float(re.findall(r"epoch=3/3 .*batch_loss=(\S+)", caplog.text)[0])
+    measured = store.read_history(folder(loaded) / "history.h5").columns["train_loss"]
+    assert shown == pytest.approx(measured[2], rel=1e-3)
+    assert shown != pytest.approx(measured[3], rel=1e-3)
 
 
 def test_the_history_knows_its_recipe(make_job):
