@@ -94,7 +94,7 @@ def _serve(end: Connection, way: str, arch: str, batch: int, samples: int) -> No
         dataset = data.load(
             loaded.document.data, root=Path(folder) / "a.npz", job_folder=Path(folder), seed=0
         )
-        train: Callable[[int], None]
+        train: Callable[[int], object]
         if way == "plain":
             train = Plain(loaded, dataset).train_epoch
         else:
