@@ -29,13 +29,13 @@ demo: setup ## train a small network, evaluate its surface, draw it
 studies: setup ## make the paper's studies at digits size; STUDIES="skip seeds" makes some
 	@ENVIRONMENT=$(VENV) launch/studies.sh $(STUDIES)
 
-fashion: setup ## skip connections on Fashion-MNIST, from nothing to a figure: about ten minutes
+fashion: setup ## skip connections on Fashion-MNIST, from nothing to a figure: 12 minutes on two busy cores
 	@ENVIRONMENT=$(VENV) launch/fashion.sh
 
-reproduction: setup ## draw docs/REPRODUCTION.md's figures from kept surfaces and check its claims: two minutes
+reproduction: setup ## draw docs/REPRODUCTION.md's figures from kept surfaces and check its claims
 	@ENVIRONMENT=$(VENV) launch/reproduction.sh draw check
 
-reproduction-train: setup ## train and evaluate all of it on CIFAR-10, resumably: a day of two cores; CIFAR10=FILE, STUDIES
+reproduction-train: setup ## train and evaluate all of it on CIFAR-10, resumably: about a day of two cores (estimated); CIFAR10=FILE, STUDIES
 	@ENVIRONMENT=$(VENV) launch/reproduction.sh train evaluate keep draw check
 
 gallery: setup ## draw every kind of picture, from surfaces at digits size, into docs/gallery

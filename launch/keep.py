@@ -4,8 +4,7 @@
 
 A history is called after the folder of its training.  What is not finished is left out, and said.
 Paths of this machine become relative to the repository.  The files are sealed again, so that
-`lsengine status --verify` finds damage.  They are not compressed: of so few cells the index of
-compressed data takes as many bytes as it saves.
+`lsengine status --verify` finds damage.  They are not compressed: they are small as they are.
 """
 
 from __future__ import annotations
