@@ -20,12 +20,12 @@ _INSTALLED = {"site-packages", "dist-packages"}
 _PYTHONS = [Path(sysconfig.get_paths()[k]).resolve() for k in ("stdlib", "platstdlib")]
 
 
-def digests(modules: Iterable[str], job_folder: Path) -> dict[str, str]:
+def digests(modules: Iterable[str]) -> dict[str, str]:
     """Return the SHA-256 of the files of modules, and of all that these import, by path.
 
-    A path is relative to the folder where Python finds the module: the job's, or one of
-    PYTHONPATH.  Only such modules count: none of the standard library, of lsengine, and of what is
-    installed.  A compiled module counts by its bytes.
+    A path is relative to the folder of the search path where Python finds the module.  Only the
+    user's own modules count: none of the standard library, of lsengine, and of what is installed.
+    A compiled module counts by its bytes.
     """
     found: dict[str, str] = {}
     seen: set[str] = set()
@@ -36,7 +36,7 @@ def digests(modules: Iterable[str], job_folder: Path) -> dict[str, str]:
             continue
         seen.add(name)
         waiting += [name.rpartition(".")[0]] if "." in name else []
-        spec = _spec(name, [*sys.path, str(job_folder.absolute())])
+        spec = _spec(name, sys.path)
         file = Path(spec.origin) if spec and spec.has_location and spec.origin else None
         if file is None or not is_own(file):
             continue

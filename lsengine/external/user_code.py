@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lsengine.errors import LsengineError, UsageError
-from lsengine.external.sources import is_own
+from lsengine.external import sources
 from lsengine.wording import did_you_mean
 
 
@@ -140,6 +140,15 @@ def imported(job_folder: Path) -> list[str]:
     return sorted(name for name in new if _is_in(folder, name))
 
 
+def source_digests(modules: Iterable[str], job_folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the sources of a job's modules, by path; see `sources.digests`.
+
+    They are looked for where `lookup` does, and nowhere in the folder of another job.
+    """
+    with _importable(job_folder):
+        return sources.digests(modules)
+
+
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
     """Let modules of ``folder`` be imported, after everything else, from now on.
@@ -167,4 +176,4 @@ def _importable(folder: Path) -> Iterator[None]:
 
 def _is_in(folder: Path, name: str) -> bool:
     origin: str = getattr(sys.modules[name], "__file__", None) or ""
-    return bool(origin) and Path(origin).is_relative_to(folder) and is_own(Path(origin))
+    return bool(origin) and Path(origin).is_relative_to(folder) and sources.is_own(Path(origin))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lsengine.errors import Stopped, UsageError
-from lsengine.external import sources
+from lsengine.external import user_code
 from lsengine.job import Job
 from lsengine.job.job import without_no_choice
 from lsengine.models import folder_digests
@@ -94,7 +94,7 @@ def identity_of(job: Job, section: str, *, ignored: Collection[str]) -> dict[str
         if k not in ignored and (k not in _YOUNGER or v != _YOUNGER[k])
     }
     judged_by = "loss" if job.document.objective is None else "objective"
-    code = sources.digests(job.own_modules, job.source.parent)
+    code = user_code.source_digests(job.own_modules, job.source.parent)
     objective = job.document.objective
     own: dict[str, Any] = {} if objective is None else {"objective": objective}
     if folders := folder_digests(job.document.model, job.source.parent):

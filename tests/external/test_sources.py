@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from lsengine.external.sources import digests
+from lsengine.external.user_code import lookup, source_digests
 
 FILES = {
     "net.py": "import torch, json, lsengine, typing\nfrom parts import blocks as b\n"
@@ -35,10 +35,10 @@ def folder(tmp_path):
 
 def test_everything_that_a_module_imports_from_the_folder_is_found(folder):
     """Early and late, relative and in circles; no library, and nothing that no one imports."""
-    found = digests(["net"], folder)
+    found = source_digests(["net"], folder)
     assert set(found) == FOUND
     assert found["late.py"] == hashlib.sha256(b"this is no Python").hexdigest()
-    assert digests(["torch.nn.modules.linear", "json", "lsengine.job"], folder) == {}
+    assert source_digests(["torch.nn.modules.linear", "json", "lsengine.job"], folder) == {}
 
 
 def test_modules_on_the_python_path_and_compiled_ones_count(folder, tmp_path_factory, monkeypatch):
@@ -51,6 +51,15 @@ def test_modules_on_the_python_path_and_compiled_ones_count(folder, tmp_path_fac
     (installed / "package.py").write_text("")
     monkeypatch.syspath_prepend(path)
     monkeypatch.syspath_prepend(installed)
-    found = digests(["shared", "package"], folder)
+    found = source_digests(["shared", "package"], folder)
     assert set(found) == {"shared.py", "fast.so"}
     assert found["fast.so"] == hashlib.sha256(b"machine code").hexdigest()
+
+
+def test_no_source_of_another_job_counts(folder, tmp_path_factory):
+    """Also where a job of this process before it had a module of the same name."""
+    other = tmp_path_factory.mktemp("other")
+    (other / "net.py").write_text("def make(): return 'other'")
+    assert lookup("net:make", key="model.arch", job_folder=other)() == "other"
+    assert set(source_digests(["net"], folder)) == FOUND
+    assert set(source_digests(["net"], other)) == {"net.py"}

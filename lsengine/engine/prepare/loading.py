@@ -25,7 +25,7 @@ from lsengine.engine.prepare.selection import (
 )
 from lsengine.engine.prepare.tokens import refuse_unknown_tokens
 from lsengine.errors import LsengineError, UsageError
-from lsengine.external import sources, user_code
+from lsengine.external import user_code
 from lsengine.geometry.parameters import real_dtype
 from lsengine.job import Job
 from lsengine.job.direction_types import PrincipalDirection
@@ -286,7 +286,7 @@ def code(job: Job, model: nn.Module) -> dict[str, str]:
     modules, folder = job.own_modules, job.source.parent
     if job.document.model.is_own:
         modules += {type(module).__module__ for module in model.modules()}
-    return sources.digests([*modules, *user_code.imported(folder)], folder)
+    return user_code.source_digests([*modules, *user_code.imported(folder)], folder)
 
 
 def state_dict_layout(model: nn.Module) -> str:
