@@ -11,6 +11,7 @@ stays on the search path, behind everything else, until a job of another folder 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -136,8 +137,17 @@ def imported(job_folder: Path) -> list[str]:
     folder = job_folder.absolute()
     if not _in_use or _in_use[0].folder != folder:
         return []
-    new = [name for name in sys.modules if name not in _in_use[0].modules]
-    return sorted(name for name in new if _is_in(folder, name))
+    below = str(folder).rstrip(os.sep) + os.sep  # compared as text: there are thousands of modules
+    files = {
+        name: getattr(module, "__file__", None)
+        for name, module in sys.modules.items()
+        if name not in _in_use[0].modules
+    }
+    return sorted(
+        name
+        for name, file in files.items()
+        if isinstance(file, str) and file.startswith(below) and sources.is_own(Path(file))
+    )
 
 
 def source_digests(modules: Iterable[str], job_folder: Path) -> dict[str, str]:
@@ -172,8 +182,3 @@ def _importable(folder: Path) -> Iterator[None]:
         yield
     finally:
         _in_use[0].added.extend(entry for entry in sys.path if entry not in before)
-
-
-def _is_in(folder: Path, name: str) -> bool:
-    origin: str = getattr(sys.modules[name], "__file__", None) or ""
-    return bool(origin) and Path(origin).is_relative_to(folder) and sources.is_own(Path(origin))

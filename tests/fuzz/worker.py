@@ -5,6 +5,7 @@ python -m tests.fuzz.worker FOLDER KIND FIRST COUNT
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import json
@@ -13,6 +14,8 @@ import shutil
 import sys
 import warnings
 from pathlib import Path
+
+import matplotlib.mathtext
 
 from tests.fuzz import confined, driver, stamps, warm, world
 from tests.fuzz.surfaces import FORMATS
@@ -46,11 +49,13 @@ def _warm_up(folder: Path) -> world.World:
         "OMP_NUM_THREADS": "1",
     }
     warnings.simplefilter("ignore")
+    _keep_formulas()
     made = world.build(folder / "world", warm.call)
     for kind in ("contour", "filled", "heatmap", "surface", "trajectory", "html"):
         suffix = "html" if kind == "html" else "png"
         warm.call("render", made.good("plane"), "--as", kind, "-o", folder / f"tmp/{kind}.{suffix}")
-    warm.call("render", made.good("curve"), "-o", folder / "tmp/curve.svg")
+    for shape in world.SHAPES:
+        warm.call("render", made.good(shape), "-o", folder / f"tmp/{shape}.svg")
     for name, suffix in FORMATS.items():
         warm.call("export", made.good("plane"), "--to", name, "-o", folder / f"tmp/x{suffix}")
     warm.call("compare", made.good("plane"))
@@ -59,18 +64,26 @@ def _warm_up(folder: Path) -> world.World:
     shutil.copy(made.good("plane"), unsigned)
     stamps.change(unsigned, "none")
     warm.call("status", unsigned)
-    _forget_the_launch()
+    _forget()
     gc.collect()
     gc.freeze()
     return made
 
 
-def _forget_the_launch() -> None:
-    """A command asks once in its life who started it; each case has a life of its own."""
+def _keep_formulas() -> None:
+    """Have forks find the formulas of pictures parsed: Matplotlib keeps 50, and parses for 1 s."""
+    parser = matplotlib.mathtext.MathTextParser
+    parser._parse_cached = functools.lru_cache(2000)(parser._parse_cached.__wrapped__)  # type: ignore[attr-defined]
+
+
+def _forget() -> None:
+    """Each case has a life of its own, in which nobody has asked who started it, nor run a job."""
+    from lsengine.external import user_code
     from lsengine.ranks import launch
 
     launch.join.cache_clear()
     launch.meet.cache_clear()
+    user_code._in_use.clear()
 
 
 if __name__ == "__main__":
