@@ -56,13 +56,14 @@ def run(wanted: Sequence[tuple[str, int, int]], *, keep: Path | None = None) -> 
                 batch.notes.append(f"{number}: {str(told['unmade'])[-300:]}")
             codes[batch.kind].update(str(code) for code in told.get("codes", []))
             batch.problems += [[number, *p] for p in told.get("problems", [])]
-            batch.seconds, begun = round(batch.seconds + monotonic() - begun, 1), monotonic()
+            batch.seconds, begun = batch.seconds + monotonic() - begun, monotonic()
         if keep is not None and any(batch.problems for batch in batches.values()):
             shutil.copytree(folder, keep, symlinks=True, dirs_exist_ok=True, ignore=_special)
     finally:
         warm.remove(folder)
     for kind, batch in batches.items():
         batch.codes, batch.commands = dict(sorted(codes[kind].items())), codes[kind].total()
+        batch.seconds = round(batch.seconds, 1)
     return list(batches.values())
 
 
