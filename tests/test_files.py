@@ -217,3 +217,11 @@ def test_a_name_that_the_system_refuses_is_an_error_of_the_user(tmp_path, name):
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     with pytest.raises(UsageError, match="cannot be looked at"):
         files.is_regular(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "circle", "a\0b", "gone"])
+def test_a_name_that_the_system_refuses_is_no_folder(tmp_path, name):
+    """What is asked next, whether it is a file, says why."""
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert not files.is_folder(tmp_path / name)
+    assert files.is_folder(tmp_path)

@@ -304,7 +304,7 @@ def init(parsed: argparse.Namespace) -> int:
         raise UsageError(f"{option} goes with --list; a starter job is written as it is")
     path = parsed.path
     if path.suffix not in (".yaml", ".yml"):
-        if not (path.is_dir() or files.is_regular(path)):
+        if not (files.is_folder(path) or files.is_regular(path)):
             raise UsageError(f"{path}: no such checkpoint; the name of a job ends in .yaml or .yml")
         return _init_for(path, parsed.output or Path(f"{path.stem}.yaml"))
     if parsed.output:

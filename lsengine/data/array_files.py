@@ -15,7 +15,7 @@ from lsengine.data.dataset import SPLITS
 from lsengine.data.naming import TARGETS, Choice, by_split
 from lsengine.errors import UsageError
 from lsengine.external.optional import library
-from lsengine.files import is_regular
+from lsengine.files import is_folder, is_regular
 
 SUFFIXES = (".npz", ".safetensors", *tables.SUFFIXES)
 _ROOM, _TIMES = 2**27, 50  # bytes that compressed arrays may take: these, and sizes of the file
@@ -34,7 +34,7 @@ def read(root: Path, choice: Choice, pad: float | None) -> dict[str, dict[str, A
         UsageError: If there is no such file, or it is damaged or has no arrays.
         EnvironmentUnfit: If a library that reads it is not installed.
     """
-    files = _of_folder(root) if root.is_dir() else {"": root}
+    files = _of_folder(root) if is_folder(root) else {"": root}
     suffixes = {file.suffix for file in files.values()}
     if suffixes <= set(tables.SUFFIXES):
         wanted = _wanted(choice)

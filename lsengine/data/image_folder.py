@@ -23,6 +23,7 @@ from lsengine.data.dataset import RawData
 from lsengine.data.image_file import NOTES, Pixels
 from lsengine.data.pixel_stack import PixelStack
 from lsengine.errors import UsageError
+from lsengine.files import is_folder
 from lsengine.log import Progress
 from lsengine.wording import listed, short
 
@@ -91,7 +92,7 @@ def folder(
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    if not root.is_dir():
+    if not is_folder(root):
         raise UsageError(f"data.root: no such folder: {root}; expected train/<class>/*.png in it")
     test = root / "test" if (root / "test").is_dir() else root / "val"
     roots = {"train": root / "train", "test": test}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -104,7 +103,7 @@ def known_set(dataset: str, root: Path | None, splits: Sequence[str]) -> RawData
 
 def _is_file(dataset: str, known: _Known, root: Path) -> bool:
     """Whether the root is a file of arrays; refuse other files."""
-    if os.path.isdir(root):  # noqa: PTH112  false where the system refuses to look
+    if files.is_folder(root):
         return False
     is_there, has_arrays = files.is_regular(root, "data.root"), root.suffix in _SUFFIXES
     if is_there != has_arrays:

@@ -23,7 +23,7 @@ from lsengine.data.dataset import NO_LABEL, RawData
 from lsengine.errors import UsageError
 from lsengine.external.hugging_face import offline, transformers
 from lsengine.external.optional import library
-from lsengine.files import check_folder, is_regular
+from lsengine.files import check_folder, is_folder, is_regular
 from lsengine.job.checkpoint_paths import absolute
 from lsengine.wording import did_you_mean, short
 
@@ -164,7 +164,7 @@ def load_tokenizer(written: Any, job_folder: Path) -> Tokenizer:
             f"{where}: expected a file tokenizer.json or a folder with one, got {short(written)}"
         )
     path = absolute(job_folder / "job", written)
-    if path.is_dir():
+    if is_folder(path):
         return _of_folder(path, f"{where}: {path}")
     if not is_regular(path, where):
         raise UsageError(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lsengine import store
+from lsengine import files, store
 from lsengine.doctor.checks import Check, ok, problem, warning
 from lsengine.doctor.launcher import without_launcher
 from lsengine.doctor.probe import gib
@@ -32,13 +32,7 @@ _OVER_NETWORK = ("nfs", "cifs", "smb", "9p", "fuse.sshfs")
 def existing(folder: Path) -> Path:
     """Return a folder, or the nearest one above it that exists: a run makes the rest."""
     folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if _is_folder(path))
-
-
-def _is_folder(path: Path) -> bool:
-    with contextlib.suppress(OSError):  # a name too long, or a folder above that is locked
-        return path.is_dir()
-    return False
+    return next(path for path in (folder, *folder.parents) if files.is_folder(path))
 
 
 def space(folder: Path) -> Check:

@@ -70,7 +70,7 @@ def problem(path: Path) -> str:
 
 
 def _members(path: Path) -> Members:
-    if os.path.isdir(path):  # noqa: PTH112  false where the system refuses to look
+    if files.is_folder(path):
         try:
             return _of_folder(path)
         except OSError as error:  # a folder whose files nobody may see
@@ -110,7 +110,7 @@ def _inner(folder: Path) -> Iterator[Path]:
         with latest.open(errors="replace") as file:
             tag = file.read(_MOST_OF_A_NAME).strip()
         is_name = tag not in ("", ".", "..") and not set(tag) & set("/\0")
-        if is_name and os.path.isdir(folder / tag):  # noqa: PTH112  as above
+        if is_name and files.is_folder(folder / tag):
             yield folder / tag
     if any((folder / "checkpoint").glob("*_model_states.pt")):
         yield folder / "checkpoint"

@@ -42,7 +42,7 @@ def file_checks(source: Path, job: Document, command: str, search: Search) -> It
     if data and (data.root or "").endswith(".npz"):
         expected |= dict.fromkeys(KNOWN, "an .npz file")
     if command != "any" and data and data.dataset in expected and data.root:
-        is_folder = data.dataset != "text" and _is_folder(absolute(source, data.root))
+        is_folder = data.dataset != "text" and files.is_folder(absolute(source, data.root))
         if not is_folder:
             hint = f"; expected {expected[data.dataset]}"
             yield from _missing(source, "data.root", data.root, hint)
@@ -57,12 +57,12 @@ def _no_network(source: Path, model: ModelSpec) -> Iterator[str]:
         folder = absolute(source, written) if written else None
         if folder is None:
             continue
-        if not _is_folder(folder):
+        if not files.is_folder(folder):
             yield (
                 f"{key}: no such folder: {folder}; expected one with {settings} and weights, as "
                 "save_pretrained writes it (nothing is downloaded)"
             )
-        elif not os.path.isfile(folder / settings):  # noqa: PTH113  as `_is_folder`
+        elif not os.path.isfile(folder / settings):  # noqa: PTH113  Path.is_file raises
             yield f"{key}: {folder} has no {settings}; save_pretrained writes one"
         elif found := problem(folder):
             yield f"{key}: {found}"
@@ -70,7 +70,7 @@ def _no_network(source: Path, model: ModelSpec) -> Iterator[str]:
 
 def _missing(source: Path, key: str, written: str, hint: str) -> Iterator[str]:
     path = absolute(source, written)
-    if _is_folder(path) and key.endswith(("checkpoint", "curve.to")):
+    if files.is_folder(path) and key.endswith(("checkpoint", "curve.to")):
         if found := problem(path):
             yield f"{key}: {found}"
         return
@@ -93,7 +93,7 @@ def _without_value(written: str) -> str:
 
 def _no_match(source: Path, key: str, written: str, search: Search) -> Iterator[str]:
     pattern = absolute(source, written)
-    if _is_folder(pattern):
+    if files.is_folder(pattern):
         yield f"{key}: {pattern} is a folder; expected a pattern such as {pattern / 'epoch_*.pt'}"
         return
     try:
@@ -115,11 +115,7 @@ def _unwritable(path: Path, key: str) -> Iterator[str]:
     folder = path.parent
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent  # the rest is made when it is needed
-    if not _is_folder(folder):
+    if not files.is_folder(folder):
         yield f"{key}: {folder} is not a directory"
     elif not os.access(folder, os.W_OK | os.X_OK):
         yield f"{key}: cannot write in {folder}; check its permissions"
-
-
-def _is_folder(path: Path) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112  false where the system refuses to look

@@ -115,7 +115,7 @@ def digest(path: Path, *, key: str = "checkpoint") -> str:
 
 def beside(path: Path) -> dict[str, Any]:
     """Return the values that Hugging Face's trainer wrote into a checkpoint's folder."""
-    state = (path if path.is_dir() else path.parent) / "trainer_state.json"
+    state = (path if files.is_folder(path) else path.parent) / "trainer_state.json"
     try:
         found = files.read_json(state)
     except FileNotFoundError:

@@ -50,7 +50,7 @@ def build(spec: ModelSpec, job_folder: Path) -> nn.Module:
 
 
 def _check(folder: Path, key: str) -> None:
-    if folder.is_dir():
+    if files.is_folder(folder):
         files.check_folder(folder, key)
 
 

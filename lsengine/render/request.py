@@ -209,7 +209,7 @@ def check_output(path: str | Path, kind: str = "") -> Path:
     if files.special(path) == "a directory":
         raise UsageError(f"{path}: is a folder; name a file in it, such as {path / 'a.png'}")
     files.check_target(path)
-    if not path.parent.is_dir():
+    if not files.is_folder(path.parent):
         raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
     return path
 

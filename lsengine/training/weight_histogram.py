@@ -42,7 +42,7 @@ def histograms(
     if output.suffix != ".h5":
         raise UsageError(f"{output}: expected a name that ends in .h5")
     files.check_target(output)
-    if not output.parent.is_dir():
+    if not files.is_folder(output.parent):
         raise UsageError(f"{output}: there is no folder {output.parent}; make it first")
     if files.is_regular(output) and store.format_of(output) != store.WEIGHTS_FORMAT:
         raise UsageError(f"{output}: exists and is no file of weights; give another name")

@@ -290,6 +290,15 @@ def test_init_lists_one_job_of_a_matrix(tmp_path, capsys):
     assert "--only goes with --list" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000])
+def test_a_checkpoint_whose_name_is_too_long_gets_no_job(capsys, name):
+    """One message, as for one that is not there."""
+    assert main(["init", name]) == 2
+    assert "cannot be looked at: File name too long" in capsys.readouterr().err
+    assert main(["init", "gone.pt"]) == 2
+    assert "gone.pt: no such checkpoint" in capsys.readouterr().err
+
+
 def test_a_job_without_directions_lists_nothing(tmp_path, capsys):
     """One message, no traceback."""
     path = write_job(tmp_path, "a", directions=None, grid=None)
