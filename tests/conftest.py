@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no long one is left for the end."""
     tests = Path(__file__).parent
-    first = (tests / "slurm", tests / "system", tests / "cli")
+    first = tuple(tests / name for name in ("slurm", "fuzz", "system", "cli"))
     items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in first))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.fuzz import confined, driver
 
-CASES = {"surfaces": 40, "flips": 60, "jobs": 60, "checkpoints": 60, "data": 20, "places": 40}
+CASES = {"surfaces": 200, "flips": 200, "jobs": 200, "checkpoints": 200, "data": 60, "places": 60}
 
 pytestmark = pytest.mark.skipif(not confined.version(), reason="this kernel has no Landlock")
 

@@ -74,3 +74,23 @@ def test_a_confined_process_writes_in_its_folder_only(tmp_path):
     assert done.stdout.split() == ["refused", "refused", "True"], done.stderr
     assert (tmp_path / "other").read_text() == "as it was"
     assert not (tmp_path / "new").exists()
+
+
+def test_a_case_that_ends_its_maker_is_not_made_and_the_others_are(world, tmp_path, monkeypatch):
+    """In the order of their numbers, over several forks; what fails is told with its number."""
+    monkeypatch.setattr(warm, "_CASES_OF_A_FORK", 3)
+    monkeypatch.setattr(warm, "call", lambda code: code)
+
+    def prepare(world, folder, number):
+        if number == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        assert number != 6
+        return [Command([1 if number == 7 else 2])]
+
+    told = list(warm.cases(prepare, world, range(9), tmp_path))
+    assert [case["number"] for case in told] == [*range(9)]
+    assert [case["number"] for case in told if "unmade" in case] == [4, 6]
+    assert [case["codes"] for case in told if "codes" in case] == [[2]] * 5 + [[1], [2]]
+    assert [p[1] for case in told for p in case.get("problems", [])] == ["exit code 1"]
+    assert (tmp_path / "7").exists()
+    assert not (tmp_path / "8").exists()

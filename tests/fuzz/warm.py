@@ -1,7 +1,7 @@
 """Run the real command in forks of one warm process, and judge what each of them did.
 
 A case is a folder with something damaged or made to harm, and commands.  A fork of the warm
-process makes the folder; forks of that fork run the commands, with limits of time and memory.
+process makes the folders; forks of that fork run the commands, with limits of time and memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ CODES = {0, 2, 3, 4, 5, 75}  # 1 is a bug, and a signal is one, too
 MOST_BYTES = 2**30
 _LIMIT_BYTES = 5 * 2**30  # what asks for more is refused; what takes more than the other is found
 CPU_S, WALL_S = 10, 90
+_CASES_OF_A_FORK = 50
 _LONGEST_TEXT = 40_000
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -177,7 +178,7 @@ def _become(command: Command, folder: Path, printed: Path) -> None:
         for source, stream in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(source, stream)
         os.chdir(folder)
-        limit(CPU_S, _LIMIT_BYTES)
+        limit(_LIMIT_BYTES)
         os.environ.update(command.environment)
         sys.stdout, sys.stderr = (
             io.TextIOWrapper(os.fdopen(n, "wb", closefd=False), "utf-8", "backslashreplace")
@@ -193,13 +194,13 @@ def _become(command: Command, folder: Path, printed: Path) -> None:
         os._exit(code)
 
 
-def limit(cpu_s: int, more_bytes: int) -> None:
-    """Limit the processor time of this process, and its memory beyond what it has."""
+def limit(more_bytes: int) -> None:
+    """Let this process take `CPU_S` more of a processor's time, and so much more memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + more_bytes
     for limited, value in (
         (resource.RLIMIT_AS, most),
-        (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_CPU, int(time.process_time()) + CPU_S),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 2**28),
     ):
@@ -209,45 +210,58 @@ def limit(cpu_s: int, more_bytes: int) -> None:
 Prepare = Callable[[World, Path, int], list[Command]]
 
 
-def case(prepare: Prepare, world: World, number: int, folder: Path) -> dict[str, object]:
-    """Make one case in a fork and run its commands; return what became of it.
+def cases(
+    prepare: Prepare, world: World, numbers: Sequence[int], folder: Path
+) -> Iterator[dict[str, object]]:
+    """Make cases and run their commands; yield what became of each, by its ``number``.
 
     ``codes`` has the exit code of each command; ``problems`` what is wrong, with the command.
+    One fork makes several cases, as to fork costs as much as to make one.
     """
+    left, report = [*numbers], folder / "report"
+    while left:
+        some, left = left[:_CASES_OF_A_FORK], left[_CASES_OF_A_FORK:]
+        report.write_text("")
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException), report.open("a", buffering=1) as lines:
+                for number in some:
+                    told = _case(prepare, world, number, folder / f"{number}")
+                    print(json.dumps({"number": number, **told}), file=lines)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        told = [json.loads(line) for line in report.read_text().splitlines()]
+        yield from told
+        if rest := some[len(told) :]:
+            yield {"number": rest[0], "unmade": f"ended by {status}"}
+            left = rest[1:] + left
+
+
+def _case(prepare: Prepare, world: World, number: int, folder: Path) -> dict[str, object]:
     folder.mkdir()
-    report = folder.with_suffix(".json")
-    child = os.fork()
-    if child == 0:
-        try:
-            _prepare_and_run(prepare, world, number, folder, report)
-        except BaseException:
-            report.write_text(json.dumps({"unmade": traceback.format_exc()[-800:]}))
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    told = json.loads(report.read_text()) if report.exists() else {"unmade": f"ended by {status}"}
-    report.unlink(missing_ok=True)
+    try:
+        limit(_LIMIT_BYTES)  # a change may ask too much of HDF5
+        told = _made_and_run(prepare, world, number, folder)
+    except BaseException:
+        told = {"unmade": traceback.format_exc()[-800:]}
     if not told.get("problems"):
         remove(folder)
-    return dict(told)
+    return told
 
 
-def _prepare_and_run(
-    prepare: Prepare, world: World, number: int, folder: Path, report: Path
-) -> None:
-    limit(CPU_S, _LIMIT_BYTES)  # a change may ask too much of HDF5
-    told: dict[str, list[object]] = {"codes": [], "problems": []}
+def _made_and_run(prepare: Prepare, world: World, number: int, folder: Path) -> dict[str, object]:
+    codes: list[int] = []
+    problems: list[list[str]] = []
     for command in prepare(world, folder, number):
-        begun = time.monotonic()
         try:
             ended, problem = run(command, world, folder)
         except Exception as error:
-            told["problems"].append([_shown(command), f"cannot be judged: {error!r}", ""])
+            problems.append([_shown(command), f"cannot be judged: {error!r}", ""])
             continue
-        told["codes"].append(ended.code)
-        told.setdefault("seconds", []).append(round(time.monotonic() - begun, 3))
+        codes.append(ended.code)
         if problem:
-            told["problems"].append([_shown(command), problem, ended.text[-1500:]])
-    report.write_text(json.dumps(told))
+            problems.append([_shown(command), problem, ended.text[-1500:]])
+    return {"codes": codes, "problems": problems}
 
 
 def _shown(command: Command) -> str:

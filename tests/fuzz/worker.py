@@ -32,9 +32,10 @@ def main() -> None:
     made = _warm_up(folder)
     for kind, first, count in (word.split(":") for word in sys.argv[2:]):
         prepare = importlib.import_module(f"tests.fuzz.{kind}").prepare
-        for number in range(int(first), int(first) + int(count)):
-            told = warm.case(prepare, made, number, folder / f"{kind}-{number}")
-            print(json.dumps({"kind": kind, "number": number, **told}), file=lines)
+        numbers = range(int(first), int(first) + int(count))
+        (folder / kind).mkdir(exist_ok=True)
+        for told in warm.cases(prepare, made, numbers, folder / kind):
+            print(json.dumps({"kind": kind, **told}), file=lines)
 
 
 def _warm_up(folder: Path) -> world.World:
