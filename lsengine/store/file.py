@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lsengine import files
 from lsengine.errors import LsengineError, SurfaceError, UsageError
-from lsengine.store import digest, guard, loss_landscape, structure
+from lsengine.store import digest, guard, head, loss_landscape, structure
 from lsengine.wording import short
 
 FORMAT, FORMAT_VERSION = "lsengine-surface", 3
@@ -207,6 +207,8 @@ def plain_file(path: Path, *, is_written: bool = False) -> h5py.File:
     is_trusted = is_written or (found.st_dev, found.st_ino, found.st_size) in _trusted
     if not is_trusted or digest.state(path) is not digest.State.FITS:
         guard.refuse_damaged(path)
+    if is_written and (problem := head.problem(path, found.st_size)):
+        raise structure.Unfit(f"damaged: {problem}; get the file anew")
     file = structure.opened(path)
     try:
         structure.check(file, found.st_size, is_written=is_written)

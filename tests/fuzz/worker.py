@@ -78,13 +78,18 @@ def _keep_formulas() -> None:
 
 
 def _forget() -> None:
-    """Each case has a life of its own, in which nobody has asked who started it, nor run a job."""
+    """Each case has a life of its own: nobody has asked who started it, run a job, or laid one out.
+
+    A case's file may have the inode of one that was laid out here, and is gone.
+    """
     from lsengine.external import user_code
     from lsengine.ranks import launch
+    from lsengine.store import file
 
     launch.join.cache_clear()
     launch.meet.cache_clear()
     user_code._in_use.clear()
+    file._trusted.clear()
 
 
 if __name__ == "__main__":
