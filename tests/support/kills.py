@@ -123,7 +123,9 @@ def trial(
         if is_done.any():
             newest = found.provenance["finished"].ravel()[is_done].max()
             killed = replace(killed, done=int(is_done.sum()), lag_s=when - float(newest))
-            poisoned = int(np.flatnonzero(is_done)[0])
+        others = np.flatnonzero(is_done & ~_is_centre(found))  # a resume refuses another centre
+        if others.size:
+            poisoned = int(others[0])
             _write_loss(surface, poisoned, -123.0)
     assert (resume or _alone)(job) == 0
     if poisoned is not None:  # a resume recomputes no finished cell
@@ -141,6 +143,11 @@ def sound(surface: Path) -> Surface:
     assert verdict.has_checksums, verdict
     assert not verdict.is_damaged, verdict
     return store.read(surface)
+
+
+def _is_centre(surface: Surface) -> NDArray[np.bool_]:
+    axes = np.meshgrid(*surface.axes.values(), indexing="ij")
+    return np.all([axis == 0 for axis in axes], axis=0).ravel()
 
 
 def _alone(job: Path) -> int:
