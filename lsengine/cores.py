@@ -9,6 +9,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lsengine.errors import UsageError
+
+_ALWAYS_ALLOWED = 256  # threads; a job may come from a larger machine
 # Of OpenMP, which torch uses, and of the libraries beneath it.
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 SHARE = "LSENGINE_SHARE"
@@ -57,6 +60,22 @@ def limits(root: Path = Path("/")) -> Limits:
     group = min(_of_groups(root), default=0)
     task = _number("SLURM_CPUS_PER_TASK")
     return Limits(group=group, task=task, threads=least, variable=variable)
+
+
+def as_asked(threads: int) -> Threads:
+    """Return so many threads, as a job says.
+
+    Raises:
+        UsageError: If they are far more than this machine has cores: OpenMP ends the process where
+            the system refuses a thread.
+    """
+    cores = os.cpu_count() or 1
+    if threads > (most := max(_ALWAYS_ALLOWED, 4 * cores)):
+        raise UsageError(
+            f"threads: got {threads:,}; expected at most {most:,}, or auto: this machine has "
+            f"{cores} cores"
+        )
+    return Threads(threads, "as the job says")
 
 
 def count() -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from lsengine import cores
 from lsengine.cores import Limits, share
+from lsengine.errors import UsageError
 
 
 @pytest.fixture
@@ -134,3 +135,13 @@ def test_a_system_without_affinities_has_all_its_cores(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     assert cores.bound() == {0, 1, 2}
+
+
+def test_threads_without_end_are_refused(monkeypatch):
+    """A job of a machine of 256 threads runs anywhere; more than a machine bears do not."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert cores.as_asked(256) == cores.Threads(256, "as the job says")
+    with pytest.raises(UsageError, match=r"threads: got 1,000; expected at most 256, or auto"):
+        cores.as_asked(1000)
+    monkeypatch.setattr("os.cpu_count", lambda: 300)
+    assert cores.as_asked(1000).count == 1000

@@ -115,10 +115,7 @@ def _column(inner: Content, name: str, shape: Sequence[int]) -> NDArray[Any]:
     if name in PROVENANCE:
         return inner.array(name, (PROVENANCE[name][0],), shape)
     if name in ("source", "sha256"):
-        dtype = inner.dataset(name).dtype
-        if dtype.kind == "S":
-            return inner.array(name, (dtype,), shape)
-        raise inner.damage(f"{inner.path(name)} is {dtype}; expected texts of fixed length")
+        return inner.fixed_texts(name, shape)
     return inner.floats(name, shape)
 
 

@@ -121,6 +121,16 @@ class Content:
             )
         return values
 
+    def fixed_texts(self, name: str, shape: Shape) -> NDArray[np.bytes_]:
+        """Return a dataset of texts of one length, as bytes of UTF-8."""
+        dtype = self.dataset(name).dtype
+        if dtype.kind != "S":
+            raise self.damage(f"{self.path(name)} is {dtype}; expected texts of fixed length")
+        values = self.array(name, (dtype,), shape)
+        for text in values.ravel():
+            self._decoded(name, text)
+        return values
+
     def texts(self, name: str, count: int | None = None) -> tuple[str, ...]:
         """Return a dataset (``count``,) of texts."""
         dataset = self.dataset(name)

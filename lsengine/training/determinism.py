@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from lsengine import devices
+from lsengine import cores, devices
 from lsengine.job import Job
 
 
@@ -22,10 +22,12 @@ def deterministic_torch(job: Job, *, slot: int = 0, threads: int | None = None) 
 
     Raises:
         EnvironmentUnfit: If the job's device is not there.
+        UsageError: If the job says more threads than this machine bears.
     """
     device = devices.device_of(job.document.device, slot)
     threads_before, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    wanted = threads if job.document.threads == "auto" else job.document.threads
+    said = job.document.threads
+    wanted = threads if said == "auto" else cores.as_asked(said).count
     if wanted is not None:
         torch.set_num_threads(wanted)
     devices.use_deterministic_kernels()

@@ -107,6 +107,17 @@ def test_texts_are_in_utf_8(content):
         content.texts("t", 3)
 
 
+def test_texts_of_one_length_stay_bytes(content):
+    """Of UTF-8; numbers, texts of any length and other bytes are refused."""
+    content.group["s"] = np.array(["\u00e4".encode(), b""])
+    assert content.fixed_texts("s", (2,)).tolist() == ["\u00e4".encode(), b""]
+    content.group["n"], content.group["v"] = [1, 2], ["a", "b"]
+    content.group["bad"] = np.array([b"a", b"\xff"])
+    for name, says in (("n", "int64; expected texts"), ("v", "expected"), ("bad", "in UTF-8")):
+        with pytest.raises(SurfaceError, match=f"{name} is .*{says}"):
+            content.fixed_texts(name, (2,))
+
+
 @pytest.mark.parametrize("name", ["x" * 256, "a\x1b[2Jb", "a\nb", ""])
 def test_names_can_be_printed(content, name):
     """They become names in other programs' files."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lsengine.cores import Threads
+from lsengine.cores import Threads, as_asked
 from lsengine.data.nesting import leaves
 from lsengine.devices.threads import counted, threads_for
 from lsengine.engine.prepare.loading import Loaded, use_of
@@ -22,6 +22,9 @@ def choose(
 
     At most the share, then.  What has been ``settled`` for the surface stays, if the share is as
     large.  On a device that is no CPU it is the share.
+
+    Raises:
+        UsageError: If the job says more than this machine bears.
     """
     chosen = _chosen(job, loaded, device, share, settled)
     torch.set_num_threads(chosen.count)
@@ -33,7 +36,7 @@ def _chosen(
 ) -> Threads:
     wanted = job.document.threads
     if wanted != "auto":
-        return Threads(wanted, "as the job says")
+        return as_asked(wanted)
     if 0 < settled <= share.count:
         return share if settled == share.count else Threads(settled, "as the surface has it")
     if device.type != "cpu":
