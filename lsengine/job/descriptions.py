@@ -45,8 +45,8 @@ DESCRIPTIONS: dict[str, dict[str, str]] = {
         "the start and may pay for large networks and grids. Last bits differ. The file records it "
         "(`forward`), and a run that goes on in the other way warns",
         "threads": "CPU threads per worker. `auto`: as many as the work keeps busy, at most a fair "
-        "share of the cores that the worker may use, and what `OMP_NUM_THREADS` says. More than 256 "
-        "are refused, but up to four per core of the machine",
+        "share of the cores that the worker may use, and what `OMP_NUM_THREADS` says. More than "
+        "256 are refused, but up to four per core of the machine",
         "device": "where cells are evaluated",
         "writing": "`parallel`: every worker writes; `gather`: rank 0 writes",
         "output": "the surface file; without it `surfaces/NAME.h5`",
