@@ -5,7 +5,6 @@ from __future__ import annotations
 import compileall
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,14 +42,6 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     pool = Pool(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
     yield pool
     pool.close()
-
-
-@pytest.fixture(autouse=True)
-def _search_path() -> Iterator[None]:
-    """Give the search path back: a job's folder stays on it, where the next test would find it."""
-    before = list(sys.path)
-    yield
-    sys.path[:] = before
 
 
 @pytest.fixture(autouse=True)
