@@ -45,6 +45,15 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 
 
 @pytest.fixture(autouse=True)
+def _borrowed() -> Iterator[None]:
+    """Give the search path back: the next test may have a module of the same name."""
+    from lsengine.external import user_code
+
+    with user_code.borrowed():
+        yield
+
+
+@pytest.fixture(autouse=True)
 def _aloud() -> Iterator[None]:
     """End what --quiet of a command in this process has asked for: a process has one command."""
     yield

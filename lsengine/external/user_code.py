@@ -65,7 +65,7 @@ def borrowed() -> Iterator[None]:
             folder = _in_use[0].folder
             for name in imported(folder) if folder not in own else ():
                 del sys.modules[name]
-            _in_use.clear()
+            _in_use[:] = in_use  # its folder is on the path again, and must be found there to go
         sys.path[:] = path
 
 

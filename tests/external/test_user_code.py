@@ -131,3 +131,20 @@ def test_a_borrowed_search_path_is_given_back(tmp_path):
         assert user_code.imported(tmp_path) == ["lent_d", "near_d"]
     assert sys.path == before
     assert not {"lent_d", "near_d"} & sys.modules.keys()
+
+
+def test_a_job_in_use_before_a_borrowed_path_is_in_use_after_it(tmp_path):
+    """Its folder is on the path given back, and leaves it when a job of another folder comes."""
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "same_e.py").write_text(f"def make():\n    return {folder.name!r}\n")
+
+    def made(folder):
+        return user_code.call("same_e:make", {}, key="a", job_folder=folder)
+
+    assert made(folders[0]) == "a"
+    with user_code.borrowed():
+        assert made(folders[1]) == "b"
+    assert str(folders[0]) in sys.path
+    assert [made(folder) for folder in (folders[2], folders[0])] == ["c", "a"]
