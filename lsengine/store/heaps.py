@@ -11,6 +11,7 @@ https://docs.hdfgroup.org/hdf5/v1_14/_f_m_t3.html
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ _HEADER = struct.Struct("<BxH4xI4x")  # version, messages, bytes of the first bl
 _MESSAGE = struct.Struct("<HHB3x")  # type, bytes, flags
 _BLOCK = struct.Struct("<QQ")  # address and bytes
 _ATTRIBUTE = struct.Struct("<BxHHH")  # version, bytes of name, type and space
+_TYPE_BYTES = struct.Struct("<4xI")
+_SPACE = struct.Struct("<BBBB")  # version, axes, flags, and kind in version 2
+_SPACE_HEAD_BYTES, _NO_VALUE = (8, 4), 2  # of version 1 and 2
 _CONTINUATION, _ATTRIBUTES = 0x10, 0x0C
 _OF_ANY_LENGTH = 9  # the class of a type, in four bits
 _MAGIC = b"GCOL\x01"
@@ -45,8 +49,8 @@ def check(path: Path, places: Places) -> None:
         try:
             for at in _references(content, places):
                 length, heap, number = _REFERENCE.unpack_from(content, at)
-                if not length:
-                    continue
+                if not (length or heap):
+                    continue  # HDF5 goes by the address alone, and reads there whatever the length
                 if heap not in heaps:
                     heaps[heap] = dict(_objects(content, heap))
                 if heaps[heap].get(number) not in [length * unit for unit in _UNITS_BYTES]:
@@ -81,9 +85,29 @@ def _attributes(content: mmap.mmap, header: int) -> Iterator[tuple[int, int]]:
                 if version == 1:
                     parts = [-(-part // _ALIGNED_BYTES) * _ALIGNED_BYTES for part in parts]
                 named = at + _ATTRIBUTE.size + (version == 3)  # one byte for the encoding
-                if content[named + parts[0]] & 0xF == _OF_ANY_LENGTH:
-                    yield named + sum(parts), at + size
+                described, start = named + parts[0], named + sum(parts)
+                if content[at + 1] == 0:  # neither type nor space is kept elsewhere
+                    space, values = _space(content, described + parts[1])
+                    (each,) = _TYPE_BYTES.unpack_from(content, described)
+                    if parts[2] not in (space, -(-space // _ALIGNED_BYTES) * _ALIGNED_BYTES) or (
+                        start + values * each > at + size
+                    ):
+                        raise Unfit(f"damaged: the attribute at byte {at:,} is not whole")
+                if content[described] & 0xF == _OF_ANY_LENGTH:
+                    yield start, at + size
             at += size
+
+
+def _space(content: mmap.mmap, at: int) -> tuple[int, int]:
+    """Return how many bytes the description of a shape takes, and how many values the shape has.
+
+    HDF5 believes what an attribute says of the first: the value would come from somewhere else.
+    """
+    version, axes, flags, scalar = _SPACE.unpack_from(content, at)
+    head = _SPACE_HEAD_BYTES[version == 2]
+    lengths = struct.unpack_from(f"<{axes}Q", content, at + head)
+    is_empty = version == 2 and scalar == _NO_VALUE
+    return head + 8 * axes * (2 if flags & 1 else 1), 0 if is_empty else math.prod(lengths)
 
 
 def _objects(content: mmap.mmap, heap: int) -> Iterator[tuple[int, int]]:

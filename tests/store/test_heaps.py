@@ -80,12 +80,12 @@ def test_a_flipped_bit_of_a_reference_is_refused(path):
     places, good = _places(path), path.read_bytes()
     objects = {heap: dict(heaps._objects(good, heap)) for _, heap, _ in _references(path).values()}
     refused = 0
-    for at, old in _references(path).items():
-        for bit in range(128 if old[0] else 0):
+    for at in _references(path):
+        for bit in range(128):
             _flip(path, at, bit)
             length, heap, number = heaps._REFERENCE.unpack_from(path.read_bytes(), at)
             size = objects.get(heap, {}).get(number)
-            if length and size not in (length, 8 * length):
+            if (length or heap) and size not in (length, 8 * length):
                 with pytest.raises(structure.Unfit, match="damaged: "):
                     heaps.check(path, places)
                 refused += 1
@@ -104,6 +104,31 @@ def test_a_flipped_bit_of_an_objects_length_is_refused(path):
         with pytest.raises(structure.Unfit, match="damaged: "):
             heaps.check(path, places)
         path.write_bytes(good)
+
+
+def test_a_flipped_bit_of_what_an_attribute_says_of_its_parts_is_refused(path):
+    """HDF5 would take the value from beside it: also of a text's reference, and of a number."""
+    with h5py.File(path, "r+") as file:
+        file.attrs["figure"] = np.arange(3.0)
+    places, good = _places(path), path.read_bytes()
+    for name in (b"text\0\0\0\0", b"figure\0\0"):
+        at = good.index(name) - 2  # the bytes of the space
+        for bit in range(16):
+            _flip(path, at, bit)
+            with pytest.raises(structure.Unfit, match="damaged: "):
+                heaps.check(path, places)
+            path.write_bytes(good)
+
+
+def test_an_address_without_a_length_is_refused(path):
+    """HDF5 reads at the address all the same."""
+    places = _places(path)
+    (at,) = [at for at, (length, _, _) in _references(path).items() if length == len(TEXT)]
+    content = bytearray(path.read_bytes())
+    content[at : at + 4] = bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(structure.Unfit, match="is not whole"):
+        heaps.check(path, places)
 
 
 def test_a_heap_that_leaves_the_file_is_refused(path):
