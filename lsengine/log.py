@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lsengine.errors import EnvironmentUnfit
 from lsengine.wording import printable
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,28 @@ _LINE_EVERY_S = 10.0
 _quiet = False  # whether only warnings and errors are wanted
 _callers: list[bool] = []  # of functions called from Python: whether each speaks
 _about: list[str] = []  # what is being worked on, where there are several things
+
+
+def say(text: str) -> None:
+    """Print a result at once, with characters that a terminal obeys as escapes.
+
+    Raises:
+        BrokenPipeError: If nobody reads it any more.
+        EnvironmentUnfit: If it cannot be written, as to a file on a full disk.
+    """
+    say_as_it_is(printable(text))
+
+
+def say_as_it_is(text: str) -> None:
+    """Print as `say` does, but what is for the terminal to obey."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise EnvironmentUnfit(
+            f"standard output cannot be written: {error.strerror}; is the disk full?"
+        ) from None
 
 
 def is_quiet() -> bool:

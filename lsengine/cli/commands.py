@@ -14,7 +14,7 @@ from typing import Any
 import lsengine
 from lsengine import files
 from lsengine.errors import SurfaceError, UsageError
-from lsengine.wording import printable
+from lsengine.log import say
 
 
 def tell(text: object) -> None:
@@ -24,7 +24,7 @@ def tell(text: object) -> None:
     """
     with suppress(BrokenPipeError):
         if text != "":
-            print(printable(str(text)), flush=True)
+            say(str(text))
 
 
 def _join(parsed: argparse.Namespace) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from lsengine.cli.parser import build_parser
-from lsengine.errors import LsengineError, Stopped
+from lsengine.errors import EnvironmentUnfit, LsengineError, Stopped
 from lsengine.ranks import (
     Interrupted,
     abort_all,
@@ -26,18 +26,51 @@ from lsengine.wording import printable
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an uncaught exception ends all ranks."""
+    _open_what_is_closed()
     end_at_once()
-    code = _run(arguments)
-    with suppress(BrokenPipeError):
-        print(hint_for(code), end="", file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()  # what nobody reads any more is dropped without a complaint
-        except BrokenPipeError:  # Python would flush again when it ends, and fail with code 120
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    try:
+        code = _run(arguments)
+    except SystemExit as ended:  # of the parser: it has said all that there is to say
+        raise SystemExit(_flushed(int(ended.code or 0))) from None
+    _complain(hint_for(code), end="")
+    code = _flushed(code)
     exit_without_finalize(code)
     leave_last(code)
     return code
+
+
+def _open_what_is_closed() -> None:
+    """Open standard streams that the caller has closed, to nowhere.
+
+    Else the next file that is opened would have their number, and messages would go into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
+def _flushed(code: int) -> int:
+    """Flush what is printed, and return the exit code: 3 if that fails where all went well."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()  # what nobody reads any more is dropped without a complaint
+        except OSError as error:  # Python would flush again when it ends, and fail with code 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if not isinstance(error, BrokenPipeError) and code == 0:
+                code = EnvironmentUnfit.exit_code
+                _complain(f"standard output cannot be written: {error.strerror}")
+    return code
+
+
+def _complain(text: str, end: str = "\n") -> None:
+    """Print a message, if there is anything to print it to; the exit code says enough."""
+    with suppress(OSError):
+        print(printable(text), end=end, file=sys.stderr)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -46,15 +79,14 @@ def _run(arguments: Sequence[str] | None) -> int:
             parsed = build_parser().parse_args(arguments)
             return own_exit_code(int(parsed.run(parsed)))
     except LsengineError as error:
-        print(printable(str(error)), file=sys.stderr)
+        _complain(str(error))
         return error.exit_code
     except (KeyboardInterrupt, BrokenPipeError) as ended:
         # Results are printed after the work, by `commands.tell`, which no broken pipe disturbs:
         # one that gets here has ended the work before it was done.
         let_rank_0_speak()
         how = f"stopped by {ended}" if isinstance(ended, Interrupted) else "interrupted"
-        with suppress(BrokenPipeError):
-            print(f"{how}; the same command goes on", file=sys.stderr)
+        _complain(f"{how}; the same command goes on")
         abort_other_ranks(Stopped.exit_code)
         return Stopped.exit_code
     except Exception as error:

@@ -20,6 +20,7 @@ from typing import Any
 from lsengine import render
 from lsengine.errors import NothingToDraw, Stopped, UsageError
 from lsengine.files import is_regular
+from lsengine.log import say, say_as_it_is
 from lsengine.report import inputs, status
 from lsengine.surface import Surface
 from lsengine.surface.records import History
@@ -55,7 +56,7 @@ def picture(paths: Sequence[str], kind: str, output: Path, *, every_s: float, **
         nonlocal last, message
         absent = [path for path in paths if not is_regular(Path(path))]
         if absent:
-            message = _say(f"waiting for {', '.join(absent)}", message)
+            message = _said(f"waiting for {', '.join(absent)}", message)
             return False
         drawables = inputs.read(paths, kind)
         complete = all(map(_is_complete, drawables))
@@ -68,12 +69,12 @@ def picture(paths: Sequence[str], kind: str, output: Path, *, every_s: float, **
             if complete or all(len(history.columns["epoch"]) > 1 for history in histories):
                 live = {"reload_s": max(every_s, CALM_S)} if kind == "html" and not complete else {}
                 render.write(drawables, output, kind=kind, **live, **look)
-                print(printable(f"{output}: {', '.join(progress)}"), flush=True)
+                say(f"{output}: {', '.join(progress)}")
                 return complete
         except NothingToDraw:
             if complete:
                 raise
-        message = _say(f"waiting for the first cells of {', '.join(paths)}", message)
+        message = _said(f"waiting for the first cells of {', '.join(paths)}", message)
         return False
 
     try:
@@ -108,7 +109,7 @@ def progress(path: str, only: str, *, every_s: float, as_json: bool) -> int:
             text = "\n".join(words)
         if text != last:
             again = sys.stdout.isatty() and not as_json and lines
-            print((f"\033[{lines}A\033[J" if again else "") + printable(text), flush=True)
+            say_as_it_is((f"\033[{lines}A\033[J" if again else "") + printable(text))
             last, lines = text, text.count("\n") + 1
         return finished
 
@@ -170,10 +171,10 @@ def _interrupted() -> int:
     return Stopped.exit_code
 
 
-def _say(message: str, last: str) -> str:
+def _said(message: str, last: str) -> str:
     """Print a message unless it is the last one again, and return it."""
     if message != last:
-        print(printable(message), flush=True)
+        say(message)
     return message
 
 

@@ -117,6 +117,41 @@ def test_a_reader_that_goes_away_is_no_error():
     assert _piped(f"'{LSENGINE}' schema") == (0, "{\n", [])
 
 
+@pytest.mark.parametrize(
+    ("shell", "code"),
+    [
+        ("schema > /dev/full", 3),
+        ("schema >&-", 0),
+        ("schema 2>&- > /dev/null", 0),
+        ("schema 2> /dev/full > /dev/null", 0),
+        ("status none.h5 >&-", 2),
+        ("status none.h5 2>&-", 2),
+        ("status none.h5 2> /dev/full", 2),
+    ],
+)
+def test_streams_that_are_closed_or_full_cost_no_traceback(shell, code, tmp_path):
+    """A result that cannot be written is code 3; what nobody wants to read is no error."""
+    ended = subprocess.run(
+        f"'{LSENGINE}' {shell}", shell=True, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == code
+    assert "Traceback" not in ended.stdout + ended.stderr
+    if code == 3:
+        assert ended.stderr.startswith("standard output cannot be written: No space left")
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
+    """What is printed would go into it."""
+    code = (
+        "import os; from lsengine.cli import entry; entry._open_what_is_closed();"
+        "number = os.open('file', os.O_CREAT | os.O_WRONLY); open('number', 'w').write(str(number))"
+    )
+    command = f"'{sys.executable}' -c \"$CODE\" <&- >&- 2>&-"
+    environment = os.environ | {"CODE": code}
+    subprocess.run(command, shell=True, env=environment, cwd=tmp_path, check=True)
+    assert int((tmp_path / "number").read_text()) > 2
+
+
 def test_work_that_a_broken_pipe_ends_is_not_done(monkeypatch, capsys):
     """Whatever the command: code 75, as after Ctrl-C, unless only its result is not read."""
     from lsengine import models
