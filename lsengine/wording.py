@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 _LONGEST_WORD = 100
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Also what turns the direction of the text behind it: another name would be shown than there is.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def did_you_mean(found: object, allowed: Iterable[str]) -> str:
@@ -67,6 +68,16 @@ def printable(text: str) -> str:
         'a\\x1b[2Jb\n'
     """
     return _CONTROL.sub(lambda m: m[0] if m[0] in "\t\n" else ascii(m[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    r"""Return a text as `printable` does, with ends of lines and tabs as escapes, too.
+
+    Example:
+        >>> one_line("a\nb\x07")
+        'a\\nb\\x07'
+    """
+    return _CONTROL.sub(lambda m: ascii(m[0])[1:-1], text)
 
 
 def listed(things: Iterable[object], most: int = 5, separator: str = ", ") -> str:

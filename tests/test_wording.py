@@ -21,6 +21,18 @@ def test_paths_without_a_name_and_circles_of_links_have_parts(tmp_path):
 
 def test_what_is_no_text_of_one_line_is_found():
     """Control characters, ends of lines, and bytes that are no text; no other character."""
-    for bad in ("\0", "\t", "\n", "\x1b", "\x7f", "\x85", "\u2028", "\u2029", "\udc80"):
+    for bad in (
+        "\0",
+        "\t",
+        "\n",
+        "\x1b",
+        "\x7f",
+        "\x85",
+        "\u2028",
+        "\u2029",
+        "\u202e",
+        "\u2066",
+        "\udc80",
+    ):
         assert control_character(f"a{bad}b\n") == bad
     assert not control_character("a b\u00a0\u200d\u00e9\U0001f600")

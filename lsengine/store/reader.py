@@ -24,6 +24,7 @@ from lsengine.surface import Surface, Trajectory, drawn
 from lsengine.surface.grid import Grid
 from lsengine.surface.identity import read_identity
 from lsengine.surface.parts import Part, Selection, parts
+from lsengine.wording import one_line
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def read(path: str | Path) -> Surface:
         if "precision_error" in content:
             content.floats("precision_error", (3, 4))
         return Surface(
-            name=attributes.get("name", Path(path).stem),
+            name=one_line(attributes.get("name", Path(path).stem)),  # a stranger's may be anything
             source=str(path),
             axes=axes,
             quantities=grid.quantities,

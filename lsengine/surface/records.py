@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lsengine.wording import one_line
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
@@ -45,7 +47,7 @@ class History:
     @property
     def name(self) -> str:
         """The job's name."""
-        return str(self.attributes.get("name", self.source))
+        return one_line(str(self.attributes.get("name", self.source)))
 
     def renamed(self, name: str) -> History:
         """Return the same history under another name."""

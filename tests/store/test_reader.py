@@ -13,6 +13,7 @@ import pytest
 
 from lsengine import store
 from lsengine.errors import SurfaceError
+from tests.support.planes import partial_plane
 from tests.support.surfaces import edited
 
 
@@ -72,3 +73,11 @@ def test_directions_of_unknown_parameters_are_refused(layout, tmp_path):
         file["directions/along_beta/more"] = np.zeros(3, np.float32)
     with pytest.raises(SurfaceError, match=r"along_beta/more .* of no parameter"):
         store.read_directions(path)
+
+
+def test_a_strangers_name_is_one_line_without_what_a_terminal_obeys(tmp_path):
+    """It is shown in tables, titles and legends, where another line would be another surface."""
+    path = partial_plane(tmp_path / "plane.h5")
+    with edited(path) as file:
+        file.attrs["name"] = "a\nb\x1b[2J\u202ec"
+    assert store.read(path).name == "a\\nb\\x1b[2J\\u202ec"
