@@ -5,7 +5,10 @@ Shape suffixes: B betas, A alphas, R repeats, P points.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -63,7 +66,7 @@ def write(surface: Surface, path: Path, *, quantity: str | None = None) -> list[
     writer.SetInputData(grid)
     writer.SetDataModeToAppended()
     writer.EncodeAppendedDataOff()
-    with output(path, surface) as part:
+    with output(path, surface) as part, _silent(core.vtkObject):
         try:
             writer.SetFileName(str(part))
         except UnicodeEncodeError:
@@ -71,6 +74,17 @@ def write(surface: Surface, path: Path, *, quantity: str | None = None) -> list[
         if not writer.Write():
             raise OSError("VTK gives no reason; is the disk full?")
     return [path]
+
+
+@contextmanager
+def _silent(vtk_object: Any) -> Iterator[None]:
+    """Keep VTK from printing ten coloured lines for what is said in one."""
+    before = vtk_object.GetGlobalWarningDisplay()
+    vtk_object.GlobalWarningDisplayOff()
+    try:
+        yield
+    finally:
+        vtk_object.SetGlobalWarningDisplay(before)
 
 
 def _heights(surface: Surface, name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -118,4 +118,10 @@ def _unwritable(path: Path, key: str) -> Iterator[str]:
     if not files.is_folder(folder):
         yield f"{key}: {folder} is not a directory"
     elif not os.access(folder, os.W_OK | os.X_OK):
-        yield f"{key}: cannot write in {folder}; check its permissions"
+        is_fixed = os.statvfs(folder).f_flag & os.ST_RDONLY
+        why = (
+            "it is mounted read-only; choose another folder"
+            if is_fixed
+            else "check its permissions"
+        )
+        yield f"{key}: cannot write in {folder}; {why}"
