@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = _run(arguments)
     except SystemExit as ended:  # of the parser: it has said all that there is to say
-        raise SystemExit(_flushed(int(ended.code or 0))) from None
+        lost = _flushed(0)
+        ended.code = ended.code or lost
+        raise
     _complain(hint_for(code), end="")
     code = _flushed(code)
     exit_without_finalize(code)
@@ -55,13 +57,14 @@ def _open_what_is_closed() -> None:
 
 
 def _flushed(code: int) -> int:
-    """Flush what is printed, and return the exit code: 3 if that fails where all went well."""
+    """Flush what is printed, and return the exit code: 3 instead of 0 if a result is lost."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()  # what nobody reads any more is dropped without a complaint
         except OSError as error:  # Python would flush again when it ends, and fail with code 120
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            if not isinstance(error, BrokenPipeError) and code == 0:
+            is_lost = stream is sys.stdout and not isinstance(error, BrokenPipeError)
+            if is_lost and code == 0:
                 code = EnvironmentUnfit.exit_code
                 _complain(f"standard output cannot be written: {error.strerror}")
     return code

@@ -86,7 +86,7 @@ def _attributes(content: mmap.mmap, header: int) -> Iterator[tuple[int, int]]:
                     parts = [-(-part // _ALIGNED_BYTES) * _ALIGNED_BYTES for part in parts]
                 named = at + _ATTRIBUTE.size + (version == 3)  # one byte for the encoding
                 described, start = named + parts[0], named + sum(parts)
-                if content[at + 1] == 0:  # neither type nor space is kept elsewhere
+                if version == 1 or content[at + 1] == 0:  # neither type nor space is kept elsewhere
                     space, values = _space(content, described + parts[1])
                     (each,) = _TYPE_BYTES.unpack_from(content, described)
                     if parts[2] not in (space, -(-space // _ALIGNED_BYTES) * _ALIGNED_BYTES) or (

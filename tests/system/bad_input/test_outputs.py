@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -54,6 +55,13 @@ def test_folders_and_surfaces_that_may_not_be_written(job, tmp_path):
     finally:
         tmp_path.chmod(0o755)
     assert content_of(tmp_path) == before
+
+
+def test_a_folder_that_is_mounted_read_only_is_named(job, refused, small_disk):
+    """Other permissions would not help."""
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    path = job(output=str(small_disk / "a.h5"))
+    refused("eval", path, says=[f"cannot write in {small_disk}", "mounted read-only"])
 
 
 @pytest.mark.parametrize("command", ["eval", "train"])
