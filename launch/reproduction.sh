@@ -68,14 +68,16 @@ evaluate_study() {
     esac
 }
 
-weights() { # counts the weights of SGD's four minima
-    if [ ! -e $surfaces/weights.h5 ]; then
-        lsengine histogram \
-            $checkpoints/minima/sgd-{wd0,wd5e-4}-bs128/epoch_060.pt \
-            $checkpoints/minima/sgd-{wd0,wd5e-4}-bs2048/epoch_180.pt \
-            --name wd0-bs128 --name wd5e-4-bs128 --name wd0-bs2048 --name wd5e-4-bs2048 \
-            --output $surfaces/weights.h5
-    fi
+weights() { # counts the weights of SGD's minima: a file for each weight decay
+    local decay output
+    for decay in wd0 wd5e-4; do
+        output=$surfaces/weights-$decay.h5
+        if [ ! -e "$output" ]; then
+            lsengine histogram --name bs128 --name bs2048 --output "$output" \
+                "$checkpoints/minima/sgd-$decay-bs128/epoch_060.pt" \
+                "$checkpoints/minima/sgd-$decay-bs2048/epoch_180.pt"
+        fi
+    done
 }
 
 keep() {
@@ -141,7 +143,8 @@ draw() {
     picture figure1 surface --style lit --scale log -- resnet56_noshort resnet56
     picture figure2-lines curve -- interpolation-sgd-{wd0,wd5e-4}
     picture figure2-norms history --quantity weight_norm -- "${sgd[@]/#/history-}"
-    picture figure2-weights histogram -- weights
+    picture figure2-weights-wd0 histogram -- weights-wd0
+    picture figure2-weights-wd5e-4 histogram -- weights-wd5e-4
     picture figure3-curves curve --quantity train_loss -- "${sgd[@]/#/filter-}"
     picture figure3-raw curve --quantity train_loss -- "${sgd[@]/#/raw-}"
     picture figure3-planes contour "${levels[@]}" -- "${sgd[@]/#/plane-}"
