@@ -11,7 +11,7 @@ RERUNS := --reruns 2 --max-suite-reruns 8 --rerun-show-tracebacks
 GPU_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 export LSENGINE_SERIAL_ENV := $(abspath $(SERIAL))
 
-.PHONY: help setup setup-serial demo studies fashion reproduction reproduction-train gallery transformers test test-slow test-cluster check bench gpu-check soak fuzz docs reference docs-links pythons image clean
+.PHONY: help setup setup-serial demo studies fashion mnist reproduction reproduction-train gallery transformers test test-slow test-cluster check bench gpu-check soak fuzz docs reference docs-links pythons image clean
 .NOTPARALLEL:
 
 help: ## list what can be made
@@ -30,7 +30,10 @@ studies: setup ## make the paper's studies at digits size; STUDIES="skip seeds" 
 	@ENVIRONMENT=$(VENV) launch/studies.sh $(STUDIES)
 
 fashion: setup ## skip connections on Fashion-MNIST, from nothing to a figure: 12 minutes on two busy cores
-	@ENVIRONMENT=$(VENV) launch/fashion.sh
+	@ENVIRONMENT=$(VENV) launch/mnist.sh fashion
+
+mnist: setup ## the same on MNIST, which is downloaded; MNIST=PATH names a folder or an .npz file with it
+	@ENVIRONMENT=$(VENV) launch/mnist.sh mnist
 
 reproduction: setup ## draw docs/REPRODUCTION.md's figures from kept surfaces and check its claims
 	@ENVIRONMENT=$(VENV) launch/reproduction.sh draw check

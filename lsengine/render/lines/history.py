@@ -138,15 +138,20 @@ def _dropped(history: History) -> list[tuple[int, int]]:
     """Return the epochs after which the learning rate drops, having been constant before.
 
     Each is a pair: the first and the last one that it may be, by the epochs that were measured.
+    Where few are measured, drops may follow each other with no constant rate seen between them.
     """
     rate_E = history.columns.get("learning_rate")
     if rate_E is None or len(rate_E) < 3:
         return []
-    with np.errstate(invalid="ignore"):  # the rate of epoch 0 is NaN, which is never equal
-        fell_E = (rate_E[2:] < DROP * rate_E[1:-1]) & (rate_E[1:-1] == rate_E[:-2])
-    epoch_E = history.columns["epoch"]
-    pairs = zip(epoch_E[1:-1][fell_E].tolist(), epoch_E[2:][fell_E].tolist(), strict=True)
-    return [(before, after - 1) for before, after in pairs]
+    epoch_E = history.columns["epoch"].tolist()
+    found: list[tuple[int, int]] = []
+    is_step = False  # whether the rate was constant, or dropped, up to the row before
+    for row in range(2, len(rate_E)):
+        last, before = rate_E[row - 1], rate_E[row - 2]  # NaN, of epoch 0, is never equal
+        is_step = bool(last == before) or (is_step and bool(last < DROP * before))
+        if is_step and rate_E[row] < DROP * last:
+            found.append((epoch_E[row - 1], epoch_E[row] - 1))
+    return found
 
 
 def _mark_drops(

@@ -51,6 +51,20 @@ def test_a_drop_between_two_measured_epochs_is_a_band():
     assert (band.get_x(), band.get_x() + band.get_width()) == (14, 20)
 
 
+def test_drops_in_neighbouring_rows_are_both_marked():
+    """Of rows at 0, 8, 16, ..., 40, the rate falls from 16 to 24 and again from 24 to 32."""
+    history = make_history(drops=(20, 30))
+    rows = np.flatnonzero(history.columns["epoch"] % 8 == 0)
+    few = replace(
+        history,
+        columns={name: values[rows] for name, values in history.columns.items()},
+        layer_norms=history.layer_norms[rows],
+    )
+    axes = render.figure([few], kind="history").axes[0]
+    bands = [(p.get_x(), p.get_x() + p.get_width()) for p in axes.patches if p.get_zorder() == 1]
+    assert bands == [(16, 23), (24, 31)]
+
+
 def test_a_gliding_learning_rate_has_no_drops():
     """A cosine schedule falls everywhere and drops nowhere."""
     rate = np.r_[np.nan, 0.05 * (1 + np.cos(np.linspace(0, np.pi, 40)))]

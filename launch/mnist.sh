@@ -1,23 +1,34 @@
 #!/usr/bin/env bash
-# ResNet-56 with and without skip connections on Fashion-MNIST, from nothing to a figure and a
-# table: `launch/fashion.sh`.  Each step skips what is done already.  So a second run, or a run
-# after an interruption, repeats nothing.
+# ResNet-56 with and without skip connections on Fashion-MNIST or MNIST, from nothing to a figure and
+# a table: `launch/mnist.sh fashion` or `launch/mnist.sh mnist`.  Each step skips what is done already.
+# So a second run, or a run after an interruption, repeats nothing.
 #
 #   ENVIRONMENT=.venv   the Python environment
-#   FASHION=PATH        the data: a folder with its four files, or an .npz file
+#   FASHION=PATH        Fashion-MNIST: a folder with its four files, or an .npz file
+#   MNIST=PATH          MNIST, likewise
 #
 # Without FASHION the data are those of Debian's package, which root installs if it is missing.
+# Without MNIST torchvision downloads them into data/mnist.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
+name=${1-}
+case $name in
+    fashion) given=${FASHION-} ;;
+    mnist) given=${MNIST-} ;;
+    *)
+        echo "launch/mnist.sh: no data set '$name'; there are: fashion mnist" >&2
+        exit 2
+        ;;
+esac
 package=dataset-fashion-mnist
 files=/usr/share/datasets/fashion-mnist
 data=()
-if [ -n "${FASHION-}" ]; then
-    data=(--set "data.root=$(realpath "$FASHION")")
-elif [ ! -e $files/train-images-idx3-ubyte.gz ]; then
+if [ -n "$given" ]; then
+    data=(--set "data.root=$(realpath "$given")")
+elif [ "$name" = fashion ] && [ ! -e $files/train-images-idx3-ubyte.gz ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "launch/fashion.sh: Fashion-MNIST is not there: install Debian's package $package" \
+        echo "launch/mnist.sh: Fashion-MNIST is not there: install Debian's package $package" \
             "(as root: apt-get install $package), or give a folder or an .npz file with it:" \
             "FASHION=PATH make fashion (docs/howto/known.md says which files)" >&2
         exit 3
@@ -29,13 +40,13 @@ fi
 
 PATH=$(cd "${ENVIRONMENT:-.venv}/bin" && pwd):$PATH
 progress=$([ -t 2 ] && echo bar || echo lines)
-surfaces=(surfaces/fashion/resnet56{,_noshort}.h5)
-figures=figures/fashion
-mkdir -p $figures
+surfaces=(surfaces/$name/resnet56{,_noshort}.h5)
+figures=figures/$name
+mkdir -p "$figures"
 
 options=("${data[@]}" --workers auto --progress "$progress")
-lsengine train jobs/fashion/networks.yaml "${options[@]}"
-lsengine eval jobs/fashion/planes.yaml "${options[@]}"
+lsengine train "jobs/$name/networks.yaml" "${options[@]}"
+lsengine eval "jobs/$name/planes.yaml" "${options[@]}"
 
 draw() { # draw KIND: PNG and PDF, unless newer than both surfaces
     local format figure
@@ -49,7 +60,7 @@ draw() { # draw KIND: PNG and PDF, unless newer than both surfaces
 
 draw surface
 draw filled
-python - $figures/surface.png docs/studies/fashion.png <<'PYTHON'
+python - "$figures/surface.png" "docs/studies/$name.png" <<'PYTHON'
 import sys
 from PIL import Image
 
@@ -59,8 +70,8 @@ image.save(sys.argv[2], optimize=True)
 PYTHON
 
 echo
-lsengine compare "${surfaces[@]}" --csv $figures/fashion.csv
-python - checkpoints/fashion/resnet56{,_noshort}/history.h5 <<'PYTHON'
+lsengine compare "${surfaces[@]}" --csv "$figures/areas.csv"
+python - checkpoints/$name/resnet56{,_noshort}/history.h5 <<'PYTHON'
 import sys
 import h5py
 
@@ -71,4 +82,4 @@ for path in sys.argv[1:]:
             path.split("/")[-2], file["train_loss"][-1], file["test_error"][-1]))
 PYTHON
 printf '\nFigures:\n'
-printf '  %s\n' $figures/{surface,filled}.{png,pdf}
+printf '  %s\n' "$figures"/{surface,filled}.{png,pdf}

@@ -1,4 +1,4 @@
-"""The script behind `make fashion`: what it draws its jobs write, and where its data come from."""
+"""`make fashion` and `make mnist`: what is drawn their jobs write, and where the data come from."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def run(tmp_path):
     """Return a function that runs the script with commands that only take note."""
     (tmp_path / "launch").mkdir()
     (tmp_path / "env" / "bin").mkdir(parents=True)
-    script = tmp_path / "launch" / "fashion.sh"
-    text = (ROOT / "launch" / "fashion.sh").read_text()
+    script = tmp_path / "launch" / "mnist.sh"
+    text = (ROOT / "launch" / "mnist.sh").read_text()
     script.write_text(text.replace("/usr/share/datasets", f"{tmp_path}/package"))
     script.chmod(0o755)
     note = f'echo "$(basename $0) $*" >> {tmp_path}/notes.txt'
@@ -32,11 +32,11 @@ def run(tmp_path):
         command(name, note)
     command("python", "true")
 
-    def start(*, user, **more):
+    def start(*, user, data="fashion", **more):
         command("id", f"echo {user}")
         path = f"{tmp_path}/env/bin:{os.environ['PATH']}"
         done = subprocess.run(
-            [script],
+            [script, data],
             env={**os.environ, "ENVIRONMENT": "env", "PATH": path, **more},
             capture_output=True,
             text=True,
@@ -50,17 +50,18 @@ def run(tmp_path):
     return start
 
 
-def test_it_draws_what_its_jobs_write(run, tmp_path):
+@pytest.mark.parametrize("data", ["fashion", "mnist"])
+def test_it_draws_what_its_jobs_write(run, tmp_path, data):
     """Both surfaces are written by a job that is run before, from data that are given."""
     (tmp_path / "mine.npz").touch()
-    done, calls = run(user=1000, FASHION="mine.npz")
+    done, calls = run(user=1000, data=data, **{data.upper(): "mine.npz"})
     assert done.returncode == 0, done.stderr
     commands = [command for _, command, *_ in calls]
     assert commands == ["train", "eval", *["render"] * 4, "compare"]
     for _, _, file, *options in calls[:2]:
         assert (ROOT / file).is_file()
         assert f"data.root={tmp_path}/mine.npz" in options
-    jobs = load_all(ROOT / "jobs" / "fashion" / "planes.yaml")
+    jobs = load_all(ROOT / "jobs" / data / "planes.yaml")
     written = {str(job.output.relative_to(ROOT)) for job in jobs}
     for _, _, *arguments in calls[2:]:
         assert {a for a in arguments if a.endswith(".h5")} == written
@@ -89,10 +90,29 @@ def test_others_are_told_what_to_do(run):
     assert "FASHION=PATH make fashion" in done.stderr
 
 
-def test_the_two_networks_differ_in_their_skip_connections_alone():
+def test_mnist_is_left_to_its_job_without_a_path(run):
+    """The job names a folder of its own, into which torchvision downloads; nothing is installed."""
+    done, calls = run(user=0, data="mnist")
+    assert done.returncode == 0, done.stderr
+    assert [call[1] for call in calls[:2]] == ["train", "eval"]
+    assert not any("data.root" in word for call in calls for word in call)
+    for name in ("networks", "planes"):
+        for job in load_all(ROOT / "jobs" / "mnist" / f"{name}.yaml"):
+            assert job.path(job.document.data.root) == ROOT / "data" / "mnist"
+
+
+def test_another_data_set_is_refused(run):
+    """A misspelt one is named, with those that there are."""
+    done, calls = run(user=0, data="mist")
+    assert (done.returncode, calls) == (2, [])
+    assert "'mist'; there are: fashion mnist" in done.stderr
+
+
+@pytest.mark.parametrize("data", ["fashion", "mnist"])
+def test_the_two_networks_differ_in_their_skip_connections_alone(data):
     """One recipe, and a plane around what it saves last."""
     trainings, planes = (
-        load_all(ROOT / "jobs" / "fashion" / f"{name}.yaml") for name in ("networks", "planes")
+        load_all(ROOT / "jobs" / data / f"{name}.yaml") for name in ("networks", "planes")
     )
     assert [job.document.model.arch for job in trainings] == ["resnet56", "resnet56_noshort"]
     for training, plane in zip(trainings, planes, strict=True):
@@ -104,3 +124,5 @@ def test_the_two_networks_differ_in_their_skip_connections_alone():
             job.document.train.model_dump(exclude={"output"}) for job in (training, trainings[0])
         )
         assert one == other
+        assert recipe.flip == (data == "fashion")  # a mirrored digit is no digit
+        assert plane.document.data.dataset == training.document.data.dataset
