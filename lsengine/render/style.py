@@ -70,6 +70,7 @@ class Style:
     relief: float = 0.62  # height of a landscape, its base being 1 wide
     # Where a lit landscape has contour lines: `surface`, `floor`, `both`, `none`.
     lines: str = "surface"
+    marks: bool = True  # whether the centre, the best cell and other minima are marked
     turntable: Turntable = Turntable()  # of animations
 
 
@@ -296,6 +297,7 @@ _KEYS: Mapping[str, Check | Mapping[str, Check]] = {
     "lit": _flag,
     "relief": values.number(0.05, 3),
     "lines": values.one_of(*LINES),
+    "marks": _flag,
     **_of_looks(""),
     "camera": _of_looks("camera"),
     "turntable": {

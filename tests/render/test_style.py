@@ -100,6 +100,7 @@ def test_all_mistakes_are_told_at_once(tmp_path):
         levels = 1.5
         limits = [3, 2]
         lit = "yes"
+        marks = 1
         lines = "flor"
         ink = "blackish"
         font = "DejaVu San"
@@ -110,7 +111,7 @@ def test_all_mistakes_are_told_at_once(tmp_path):
     with pytest.raises(UsageError) as caught:
         find(written(tmp_path, text))
     message = str(caught.value)
-    assert "mine.toml: 11 problem(s)" in message
+    assert "mine.toml: 12 problem(s)" in message
     for line in (
         "base: got 'papper'; expected default, paper, dark, lit; did you mean \"paper\"?",
         "colormap: got 'virdis'; expected the name of a colour map of matplotlib's; did you mean",
@@ -118,6 +119,7 @@ def test_all_mistakes_are_told_at_once(tmp_path):
         "levels: got 1.5; expected an integer from 2 to 100",
         "limits: got [3, 2]; expected two numbers, the lower first",
         "lit: got 'yes'; expected true or false",
+        "marks: got 1; expected true or false",
         'did you mean "floor"?',
         "ink: got 'blackish'; expected a colour",
         'did you mean "DejaVu Sans"?',

@@ -30,6 +30,7 @@ from lsengine.render.page import page, scales, words
 from lsengine.render.page.scales import Scale
 from lsengine.render.planes.planes import NOT_TO_SCALE, common_scale
 from lsengine.render.request import Request
+from lsengine.render.style import Style
 from lsengine.surface import MISSING, Surface, cells
 from lsengine.surface.cells import Floats, Plane, nearest
 from lsengine.surface.quantities import describe
@@ -120,7 +121,7 @@ def _data(request: Request, reload_s: float | None) -> dict[str, Any]:
         **_words(request),
         "notes": _page_notes(surfaces, planes[usable[0]], any_missing),
         "surfaces": [
-            _surface(s, planes[usable[0]][i], usable) | _caption(s, request)
+            _surface(s, planes[usable[0]][i], usable, request.style) | _caption(s, request)
             for i, s in enumerate(surfaces)
         ],
         "quantities": [_quantity(name, planes[name], request) for name in usable],
@@ -181,7 +182,7 @@ def _page_notes(
     return lines
 
 
-def _surface(surface: Surface, plane: Plane, names: Sequence[str]) -> dict[str, Any]:
+def _surface(surface: Surface, plane: Plane, names: Sequence[str], style: Style) -> dict[str, Any]:
     """Return what belongs to a surface whatever quantity is shown."""
     order = np.ix_(*(np.argsort(surface.axes[name]) for name in ("beta", "alpha")))
     values = {
@@ -197,7 +198,7 @@ def _surface(surface: Surface, plane: Plane, names: Sequence[str]) -> dict[str, 
         "missing": bool(plane.missing.any()),
         "values": values,
         "path": _path(surface),
-        "marks": _marks(surface),
+        "marks": _marks(surface, style),
     }
 
 
@@ -224,8 +225,10 @@ def _path(surface: Surface) -> dict[str, Any] | None:
     }
 
 
-def _marks(surface: Surface) -> list[dict[str, Any]]:
-    """Return the centre and the other minima that lie on the plane."""
+def _marks(surface: Surface, style: Style) -> list[dict[str, Any]]:
+    """Return what is marked: the centre and the other minima that lie on the plane."""
+    if not style.marks:
+        return []
     alpha, beta = surface.axes["alpha"], surface.axes["beta"]
     return [
         {"name": name, "alpha": a, "beta": b, "symbol": "cross" if name == "centre" else "diamond"}
@@ -262,8 +265,8 @@ def _scale(scale: Scale, planes: Sequence[Plane], request: Request) -> dict[str,
         heights.append(_packed(share, "<f4"))
         filled.append(_packed(stands_in, "<f4") if plane.missing.any() else "")
         paths.append(_over(plane, every, LIFT, *_track(surface)))
-        places = np.reshape([(m["alpha"], m["beta"]) for m in _marks(surface)], (-1, 2))
-        marks.append(_over(plane, every, RAISED, *places.T))
+        places = [(mark["alpha"], mark["beta"]) for mark in _marks(surface, request.style)]
+        marks.append(_over(plane, every, RAISED, *np.reshape(places, (-1, 2)).T))
         about = page.about_cells(plane.tally) + page.about_clipping(plane.finite, scale)
         name = f"{surface.name}: " if len(planes) > 1 else ""
         notes += [f"{name}{plain(line)}" for line in about]

@@ -74,6 +74,10 @@ class Terrain:
         return np.asarray((points - start) / reach * (*base(self.plane), self.request.style.relief))
 
     def markers(self) -> list[Marker]:
+        """Return what is marked: nothing if the style marks nothing."""
+        return self._points() if self.request.style.marks else []
+
+    def _points(self) -> list[Marker]:
         """Return the centre and the other minima that lie on the landscape.
 
         Names are given where there is more than the centre.
@@ -90,9 +94,9 @@ class Terrain:
         ]
 
     def sights(self) -> Floats:
-        """Return what should be seen: the marked points and the best cell; (N, 3) in the base."""
+        """Return what should be seen: centre, minima and the best cell; (N, 3) in the base."""
         assert self.request.quantity is not None  # only curves do without
-        places = [marker.place for marker in self.markers()]
+        places = [point.place for point in self._points()]
         best = self.plane.best(describe(self.request.quantity).best)
         if best is not None:
             height = np.clip(self.scale.forward(np.array(best[2])), *self.scale.span)

@@ -143,7 +143,9 @@ def _scaled(plane: Plane, scale: Scale) -> np.ma.MaskedArray[Any, np.dtype[np.fl
 
 
 def mark_cells(axes: Axes, plane: Plane, quantity: Quantity, style: Style) -> None:
-    """Mark the centre with a cross and the best cell with a ring."""
+    """Mark the centre with a cross and the best cell with a ring, if the style marks anything."""
+    if not style.marks:
+        return
     if _is_inside(axes, (0.0, 0.0)):
         _mark(axes, (0.0, 0.0), "+", 5.0, style)
     best = plane.best(quantity.best)
@@ -153,7 +155,7 @@ def mark_cells(axes: Axes, plane: Plane, quantity: Quantity, style: Style) -> No
 
 def mark_minima(axes: Axes, surface: Surface, style: Style) -> None:
     """Mark the other minima that the directions lead to, and name them and the centre."""
-    if not surface.marked_minima:
+    if not (style.marks and surface.marked_minima):
         return
     points = page.marked_points(surface).items()
     shown = {name: at for name, at in points if _is_inside(axes, at)}

@@ -269,7 +269,8 @@ def _notes(panel: Panel, quantity: Quantity, scale: Scale | None, *, narrow: boo
         else:
             word = {"low": "lowest", "high": "highest"}[quantity.best]
             unit = " %" if quantity.is_percent else ""
-            lines.append(f"+ centre, \N{WHITE CIRCLE} {word} cell, {value}{unit}")
+            marked = "+ centre, \N{WHITE CIRCLE} " if request.style.marks else ""
+            lines.append(f"{marked}{word} cell, {value}{unit}")
     hatched = STANDS_IN if request.filled else plane.coarse or "hatched"
     bands = request.kind in ("filled", "trajectory") and not _fills(plane, request)
     lines += page.about_cells(plane.tally, hatched=hatched, bad="grey")

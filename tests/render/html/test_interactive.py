@@ -192,3 +192,14 @@ def test_of_several_the_title_is_over_the_page():
     assert data["title"] == "T\nS"
     assert [s["name"] for s in data["surfaces"]] == ["one", "two"]
     assert data["surfaces"][0]["about"] == ["test error 7.00 %"]
+
+
+def test_a_page_has_no_marks_if_its_style_has_none(tmp_path):
+    """The centre is marked by default, and left out by `marks = false`."""
+    style = tmp_path / "bare.toml"
+    style.write_text("marks = false")
+    for look, count in (("default", 1), (style, 0)):
+        data = content(render.html_page([make_plane()], style=look))
+        assert len(data["surfaces"][0]["marks"]) == count
+        scale = next(iter(data["quantities"][0]["scales"].values()))
+        assert len(scale["marks"][0]) == count
