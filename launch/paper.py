@@ -91,7 +91,7 @@ def _pairs(
     numbers: Numbers = {}
     right, words = [], []
     for decay, wanted in zip(DECAYS, sign, strict=True):
-        small, large = (measured(f"sgd-{decay}-{batch}") for batch in ("bs128", "bs2048"))
+        small, large = (measured(f"sgd-{decay}-{batch}") for batch in ("bs128", "bs1024"))
         numbers |= {f"{decay}_small": small, f"{decay}_large": large}
         right.append(wanted * (small - large) > 0)
         words.append(f"{decay}: {form(small)} and {form(large)}")
@@ -101,7 +101,7 @@ def _pairs(
 def minima(kept: Kept) -> list[str]:
     """Return the minima of VGG-9: SGD's, and Adam's if all were trained."""
     names = {
-        optimizer: [f"{optimizer}-{d}-{b}" for d in DECAYS for b in ("bs128", "bs2048")]
+        optimizer: [f"{optimizer}-{d}-{b}" for d in DECAYS for b in ("bs128", "bs1024")]
         for optimizer in ("sgd", "adam")
     }
     has_adam = all(f"filter-{name}" in kept.names for name in names["adam"])
@@ -308,7 +308,7 @@ def _toward(kept: Kept) -> Outcome:
 
 @claim("9a", "between 40 and 90 % of the variation of a path lies in two dimensions")
 def _two_dimensions(kept: Kept) -> Outcome:
-    runs = [f"sgd-{decay}-{batch}" for decay in DECAYS for batch in ("bs128", "bs2048")]
+    runs = [f"sgd-{decay}-{batch}" for decay in DECAYS for batch in ("bs128", "bs1024")]
     found = {run: kept.variance(f"trajectory-{run}") for run in runs}
     in_range = [0.4 <= share <= 0.9 for share in found.values()]
     verdict = HOLDS if all(in_range) else IN_PART if min(found.values()) >= 0.4 else NOT

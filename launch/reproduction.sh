@@ -73,9 +73,9 @@ weights() { # counts the weights of SGD's minima: a file for each weight decay
     for decay in wd0 wd5e-4; do
         output=$surfaces/weights-$decay.h5
         if [ ! -e "$output" ]; then
-            lsengine histogram --name bs128 --name bs2048 --output "$output" \
+            lsengine histogram --name bs128 --name bs1024 --output "$output" \
                 "$checkpoints/minima/sgd-$decay-bs128/epoch_060.pt" \
-                "$checkpoints/minima/sgd-$decay-bs2048/epoch_180.pt"
+                "$checkpoints/minima/sgd-$decay-bs1024/epoch_120.pt"
         fi
     done
 }
@@ -137,7 +137,7 @@ PYTHON
 }
 
 draw() {
-    local sgd=(sgd-{wd0,wd5e-4}-{bs128,bs2048})
+    local sgd=(sgd-{wd0,wd5e-4}-{bs128,bs1024})
     local levels=(--scale linear --limits 0.1 10 --levels 20) # as in the paper
     mkdir -p $figures
     picture figure1 surface --style lit --scale log -- resnet56_noshort resnet56

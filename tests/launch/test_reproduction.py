@@ -35,7 +35,7 @@ SMALLER = {  # what makes the jobs, and the names in the script, small enough fo
     r"samples: \d+": "samples: 40",
     r"arch: vgg9": "arch: resnet20",
     r"batch_size: 128": "batch_size: 8",
-    r"batch_size: 2048": "batch_size: 40",
+    r"batch_size: 1024": "batch_size: 40",
     r"epoch_(?!000)\d+\.pt": "epoch_002.pt",
     r"(\[(?:-?[\d.]+, -?[\d.]+|auto)), \d+\]": r"\1, 5]",
 }
@@ -97,7 +97,7 @@ def kept(tmp_path: Path) -> Path:
     bowl(folder / "resnet56_noshort.h5", steepness=5.0, ripple=1.0)
     write_history(folder, "resnet56_noshort", 0.13)
     for number, decay in enumerate(("wd0", "wd5e-4")):
-        for batch, error, raw in (("bs128", 0.07, 3.0 - number), ("bs2048", 0.11, 2.0 + number)):
+        for batch, error, raw in (("bs128", 0.07, 3.0 - number), ("bs1024", 0.11, 2.0 + number)):
             name = f"sgd-{decay}-{batch}"
             write_history(folder, name, error - 0.01 * number)
             parabola(folder / f"filter-{name}.h5", 50 * error)
@@ -417,7 +417,7 @@ def test_a_small_reproduction_goes_from_jobs_to_checked_documents(
     assert scripts("claims").main([*arguments, "--write"]) == 0
     assert done("check").returncode == 0
     assert "](reproduction/figure9.png)" in page.read_text()
-    shutil.copy(folder / "filter-sgd-wd0-bs128.h5", folder / "filter-sgd-wd0-bs2048.h5")
+    shutil.copy(folder / "filter-sgd-wd0-bs128.h5", folder / "filter-sgd-wd0-bs1024.h5")
     found = done("check")
     assert found.returncode == 1
     assert "3a: " in found.stderr
