@@ -198,10 +198,10 @@ def _landscape(terrain: Terrain) -> Landscape:
     """Return what is in the scene of a landscape."""
     plane, scale, style = terrain.plane, terrain.scale, terrain.request.style
     low, high = scale.span
-    share_BA = (terrain.heights - low) / (high - low)
+    share_BA = (terrain.uncut - low) / (high - low)
     axes = zip((plane.alpha, plane.beta), plane.whole, base(plane), strict=True)
     x, y = ((axis - all_[0]) / (all_[-1] - all_[0]) * width for axis, all_, width in axes)
-    mesh = smooth_mesh(x, y, share_BA * style.relief)
+    mesh = smooth_mesh(x, y, share_BA * style.relief, (0.0, style.relief))
     colors = colormaps[style.colormap](mesh.z / style.relief)[..., :3]
     if terrain.request.filled:  # what stands in for a cell is lighter
         pairs = ((y, mesh.y), (x, mesh.x))

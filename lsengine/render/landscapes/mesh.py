@@ -93,11 +93,14 @@ class LandscapeMesh:
         return Ground(x=self.x, y=self.y, z=np.where(has_quad, self.z, np.nan))
 
 
-def smooth_mesh(x: Floats, y: Floats, z_BA: Floats) -> LandscapeMesh:
+def smooth_mesh(
+    x: Floats, y: Floats, z_BA: Floats, ends: tuple[float, float] = (-np.inf, np.inf)
+) -> LandscapeMesh:
     """Lay a smooth mesh through cells, without new hills or hollows.
 
     Piecewise cubics that keep monotone (Fritsch and Butland 1984) go along each axis; a mesh
-    through cells overshoots nowhere.  Quads with a corner that has no value stay out.
+    through cells overshoots nowhere.  Then it is cut at both ``ends``.  Quads with a corner that
+    has no value stay out.
 
     The cells are at ``x``, (A,), and ``y``, (B,), increasing; heights may be NaN; all in units of
     the base.
@@ -109,6 +112,7 @@ def smooth_mesh(x: Floats, y: Floats, z_BA: Floats) -> LandscapeMesh:
         z = monotone(x, z, fine_x)
     if rows > 1:
         z = monotone(y, z.T, fine_y).T
+    z = np.clip(z, *ends)
     has_quad = corners(np.isfinite(z_BA)).all(axis=-1)
     is_drawn = np.repeat(np.repeat(has_quad, rows, axis=0), columns, axis=1)
     sky = _sky(fine_x, fine_y, z)

@@ -105,7 +105,8 @@ def _place(axes: Axes3D, terrain: Terrain, camera: Camera) -> None:
 def _add_mesh(axes: Axes3D, terrain: Terrain) -> None:
     """Add the quads whose four corners have values; others stay open."""
     (low, high), style, plane = terrain.scale.span, terrain.request.style, terrain.plane
-    x, y, z_BA = _finer(plane.alpha, plane.beta, terrain.heights)
+    x, y, z_BA = _finer(plane.alpha, plane.beta, terrain.uncut)
+    z_BA = np.clip(z_BA, low, high)
     light_BA = _light(x, y, z_BA * (style.relief / (high - low)))
     quads_Q4 = np.stack([corners(a) for a in (*np.meshgrid(x, y), z_BA)], axis=-1).reshape(-1, 4, 3)
     height_Q = corners(z_BA).mean(axis=-1).ravel()

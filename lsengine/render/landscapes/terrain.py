@@ -49,8 +49,19 @@ class Terrain:
     @property
     def heights(self) -> Floats:
         """Scaled heights, held to the scale; NaN where nothing is drawn; (B, A)."""
+        return np.asarray(np.clip(self.uncut, *self.scale.span))
+
+    @property
+    def uncut(self) -> Floats:
+        """Scaled heights up to one span beyond the scale; NaN where nothing is drawn; (B, A).
+
+        A finer mesh goes through these before it is cut, so that a slope leaves the scale where it
+        meets its end, and not at the next cell: edges of what is cut are then no staircases.
+        """
         values = self.plane.filled if self.request.filled else self.plane.values
-        return np.asarray(np.clip(self.scale.forward(values), *self.scale.span))
+        low, high = self.scale.span
+        room = high - low
+        return np.asarray(np.clip(self.scale.forward(values), low - room, high + room))
 
     @property
     def ground(self) -> Ground:

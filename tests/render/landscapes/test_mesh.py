@@ -101,6 +101,12 @@ def test_the_mesh_goes_through_the_cells_and_adds_no_extremum():
         assert (piece <= ends[:, 1:] + 1e-12).all()
 
 
+def test_the_mesh_is_cut_where_it_meets_an_end():
+    """A slope that rises by 1 meets the height 0.33 at 0.33, between two cells, not at one."""
+    mesh = smooth_mesh(UNIT, UNIT, np.tile(UNIT, (21, 1)), ends=(0.12, 0.33))
+    np.testing.assert_allclose(mesh.z, np.tile(np.clip(mesh.x, 0.12, 0.33), (mesh.y.size, 1)))
+
+
 @pytest.mark.parametrize("cells", [2, 3, 9])
 def test_monotone_cubics_are_those_of_scipy(cells):
     """Equal to its PCHIP, in rows with plateaus and turns, on uneven axes."""

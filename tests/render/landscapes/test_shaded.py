@@ -1,4 +1,4 @@
-"""Marks in landscapes: what hides them, and what they then look like."""
+"""Landscapes: where the scale cuts them, and marks, hidden or not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import pytest
 from mpl_toolkits.mplot3d.proj3d import proj_transform
 
 from lsengine import render
-from lsengine.render.landscapes import shaded
+from lsengine.looks import said
+from lsengine.render.landscapes import lit, shaded
+from lsengine.render.landscapes.terrain import terrains
+from lsengine.render.request import validated
 from lsengine.render.style import STYLES
 from tests.support.landscapes import make_plane
 from tests.support.pictures import words
@@ -65,3 +68,20 @@ def test_a_mark_behind_the_surface_is_pale_and_said_to_be(style):
             else:
                 np.testing.assert_allclose((x[0], y[0]), foot)
                 assert abs(x[1] - x[0]) < 0.01 < y[1] - y[0]
+
+
+@pytest.mark.parametrize("style", ["default", "lit"])
+def test_a_slope_leaves_the_scale_where_it_meets_its_end(style):
+    """A loss of 2 + alpha passes 2.33 at alpha = 0.33; the next cell is at 0.4."""
+    look: dict[str, Any] = {"scale": "linear", "limits": (1.0, 2.33), "style": style}
+    surface = make_plane(lambda a, b: 2 + a + 0 * b, 21, 21)
+    (terrain,) = terrains(validated([surface], "surface", said(look)))
+    np.testing.assert_allclose(terrain.heights.max(), 2.33)
+    if style == "lit":
+        mesh = lit._landscape(terrain).mesh
+        alpha, height = 2 * mesh.x - 1, 1.0 + 1.33 * mesh.z[0] / terrain.request.style.relief
+    else:
+        (quads,) = render.figure([surface], kind="surface", **look).axes[0].collections
+        any_quads: Any = quads
+        alpha, _, height = np.reshape(any_quads._faces, (-1, 3)).T
+    np.testing.assert_allclose(height, np.minimum(2 + alpha, 2.33), atol=1e-6)
