@@ -140,7 +140,7 @@ draw() {
     local sgd=(sgd-{wd0,wd5e-4}-{bs128,bs1024})
     local levels=(--scale linear --limits 0.1 10 --levels 20) # as in the paper
     mkdir -p $figures
-    picture figure1 surface --style lit --scale log -- resnet56_noshort resnet56
+    picture figure1 surface --style lit --scale log --limits 0.3 10 -- resnet56_noshort resnet56
     picture figure2-lines curve -- interpolation-sgd-{wd0,wd5e-4}
     picture figure2-norms history --quantity weight_norm -- "${sgd[@]/#/history-}"
     picture figure2-weights-wd0 histogram -- weights-wd0
