@@ -98,7 +98,7 @@ from measures import Kept
 
 for path in map(Path, sys.argv[2:]):
     training = path.stem.removeprefix("plane-").removeprefix("width-")
-    print(f"{training} ({100 * Kept(path.parent).error(training):.2f} %)")
+    print(f"{training}: test error {100 * Kept(path.parent).error(training):.2f} %")
 PYTHON
 }
 
