@@ -9,9 +9,20 @@ import pytest
 
 from lsengine import render
 from lsengine.errors import UsageError
+from lsengine.surface.records import History
 from tests.support.histories import make_history
 from tests.support.landscapes import make_plane
 from tests.support.pictures import lines_at, words
+
+
+def measured_every(epochs: int, history: History) -> History:
+    """Return a history of which only every so many epochs were measured."""
+    rows = np.flatnonzero(history.columns["epoch"] % epochs == 0)
+    return replace(
+        history,
+        columns={name: values[rows] for name, values in history.columns.items()},
+        layer_norms=history.layer_norms[rows],
+    )
 
 
 def test_histories_have_panels_for_loss_error_and_norm():
@@ -38,13 +49,7 @@ def test_drops_of_the_learning_rate_are_marked_at_their_epoch():
 
 def test_a_drop_between_two_measured_epochs_is_a_band():
     """Of rows at 0, 7, 14, 21: the rate falls after one of the epochs 14 to 20."""
-    history = make_history(drops=(20,))
-    rows = np.flatnonzero(history.columns["epoch"] % 7 == 0)
-    few = replace(
-        history,
-        columns={name: values[rows] for name, values in history.columns.items()},
-        layer_norms=history.layer_norms[rows],
-    )
+    few = measured_every(7, make_history(drops=(20,)))
     axes = render.figure([few], kind="history").axes[0]
     assert lines_at(axes) == []
     (band,) = (p for p in axes.patches if p.get_zorder() == 1)
@@ -53,13 +58,7 @@ def test_a_drop_between_two_measured_epochs_is_a_band():
 
 def test_drops_in_neighbouring_rows_are_both_marked():
     """Of rows at 0, 8, 16, ..., 40, the rate falls from 16 to 24 and again from 24 to 32."""
-    history = make_history(drops=(20, 30))
-    rows = np.flatnonzero(history.columns["epoch"] % 8 == 0)
-    few = replace(
-        history,
-        columns={name: values[rows] for name, values in history.columns.items()},
-        layer_norms=history.layer_norms[rows],
-    )
+    few = measured_every(8, make_history(drops=(20, 30)))
     axes = render.figure([few], kind="history").axes[0]
     bands = [(p.get_x(), p.get_x() + p.get_width()) for p in axes.patches if p.get_zorder() == 1]
     assert bands == [(16, 23), (24, 31)]
