@@ -32,10 +32,10 @@ studies: setup ## make the paper's studies at digits size; STUDIES="skip seeds" 
 fashion: setup ## skip connections on Fashion-MNIST, from nothing to a figure: 12 minutes on two busy cores
 	@ENVIRONMENT=$(VENV) launch/mnist.sh fashion
 
-mnist: setup ## the same on MNIST, which is downloaded; MNIST=PATH names a folder or an .npz file with it
+mnist: setup ## the same on MNIST in the same time; it is downloaded, or MNIST=PATH names a folder or an .npz file with it
 	@ENVIRONMENT=$(VENV) launch/mnist.sh mnist
 
-reproduction: setup ## draw docs/REPRODUCTION.md's figures from kept surfaces and check its claims
+reproduction: setup ## draw docs/REPRODUCTION.md's figures from kept surfaces and check its claims: seconds each
 	@ENVIRONMENT=$(VENV) launch/reproduction.sh draw check
 
 reproduction-train: setup ## train and evaluate all of it on CIFAR-10, resumably: about a day of two cores (estimated); CIFAR10=FILE, STUDIES

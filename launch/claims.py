@@ -4,8 +4,9 @@
     python launch/claims.py --write     write verdicts and numbers into both documents
 
 `docs/reproduction/claims.toml` has the expected verdict and numbers of each claim.  What
-`docs/REPRODUCTION.md` shows of a figure, pictures and claims, stands between marks.
-`launch/paper.py` has the claims.
+`docs/REPRODUCTION.md` shows of a figure, pictures and claims, stands between marks, and so does
+the table of all planes.  `launch/paper.py` has the claims.  Damaged files are refused, and
+surfaces that are not around the network whose test error they are shown with.
 """
 
 from __future__ import annotations
@@ -19,15 +20,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from measures import Kept
-from paper import CLAIMS, Claim, Outcome
+from measures import NOISE, Kept, UndecidedError
+from paper import CLAIMS
+from trained import around, planes, title
+from verdicts import Claim, Outcome, percent, shown
+
+from lsengine import store
+from lsengine.errors import SurfaceError
+from lsengine.store import damage
+from lsengine.store.file import FORMAT
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPECTED = "claims.toml"
 RELATIVE, ABSOLUTE = 0.02, 5e-4  # by how much numbers may differ from the expected ones
-_PART = re.compile(
-    r"^(?P<begin><!-- claims of figure (?P<figure>\d) -->\n).*?(?P<end>^<!-- end of claims -->)$",
-    re.DOTALL | re.MULTILINE,
+_MARKS = r"^(?P<begin><!-- {} -->\n).*?(?P<end>^<!-- {} -->)$"
+_PART, _TABLE = (
+    re.compile(_MARKS.format(begin, end), re.DOTALL | re.MULTILINE)
+    for begin, end in (
+        (r"claims of figure (?P<figure>\d)", "end of claims"),
+        ("measures of planes", "end of measures"),
+    )
 )
 Outcomes = Mapping[Claim, Outcome]
 
@@ -52,11 +64,36 @@ def part(outcomes: Outcomes, figure: str, folder: Path) -> str:
     lines = []
     for picture in sorted(folder.glob(f"figure{figure}*.png")):
         lines += ["", f"![{picture.stem.replace('-', ', ')}]({folder.name}/{picture.name})"]
-    lines += ["", "| the paper | here | verdict |", "| --- | --- | --- |"]
+    lines += ["", "| the paper | here | it holds if | verdict |", "| --- | --- | --- | --- |"]
     for claim, outcome in outcomes.items():
         if claim.figure == figure:
-            lines.append(f"| {claim.paper} | {outcome.here} | **{outcome.verdict}** |")
+            cells = (claim.paper, outcome.here, claim.rule, f"**{outcome.verdict}**")
+            lines.append(f"| {' | '.join(cells)} |")
     return "".join(f"{line}\n" for line in [*lines, ""])
+
+
+def table(kept: Kept) -> str:
+    """Return what is measured on every plane that is kept, as Markdown."""
+    heads = ["network", "cells", "test error", "loss at the centre", "falls on the way out"]
+    heads += ["up to 1", "with noise", "basin at +0.1", "at +0.5", "minima"]
+    lines = [heads, ["---"] * len(heads)]
+    for name, (training, _) in planes(kept).items():
+        if name not in kept.names:
+            continue
+        shares = [kept.away(name), kept.away(name, reach=1.0), kept.away(name, noise=NOISE)]
+        row = [title(name), "x".join(map(str, reversed(kept.surface(name).done.shape)))]
+        row += [percent(kept.error(training)), _figure(kept, name, "train_loss")]
+        row += [*map(percent, shares), _figure(kept, name, "basin")]
+        row += [_figure(kept, name, "basin", "+0.5"), _figure(kept, name, "minima")]
+        lines.append(row)
+    return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
+
+
+def _figure(kept: Kept, name: str, figure: str, level: str = "+0.1") -> str:
+    try:
+        return shown(kept.figure(name, figure, level))
+    except UndecidedError:
+        return "n/a"
 
 
 def differences(outcomes: Outcomes, expected: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -82,26 +119,47 @@ def _is_close(value: float, wanted: float) -> bool:
     return both_unknown or math.isclose(value, wanted, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
 
 
-def with_parts(text: str, outcomes: Outcomes, folder: Path) -> str:
+def with_parts(text: str, outcomes: Outcomes, kept: Kept) -> str:
     """Return the document with the parts that it should have."""
 
     def filled(match: re.Match[str]) -> str:
-        return match["begin"] + part(outcomes, match["figure"], folder) + match["end"]
+        return match["begin"] + part(outcomes, match["figure"], kept.folder) + match["end"]
 
-    return _PART.sub(filled, text)
+    def measured(match: re.Match[str]) -> str:
+        return match["begin"] + table(kept) + match["end"]
+
+    return _TABLE.sub(measured, _PART.sub(filled, text))
 
 
-def problems(outcomes: Outcomes, folder: Path, page: Path) -> list[str]:
+def unfit(kept: Kept) -> list[str]:
+    """Return which kept surfaces are damaged, or not those of their trainings."""
+    found = []
+    for name in sorted(kept.names):
+        if store.format_of(kept.path(name)) == FORMAT:
+            try:
+                damage.refuse(kept.path(name))
+            except SurfaceError as error:
+                found.append(str(error))
+    if not found:
+        pairs = around(kept).items()
+        found = [why for name, training in pairs if (why := kept.mismatch(name, training))]
+    return found
+
+
+def problems(outcomes: Outcomes, kept: Kept, page: Path) -> list[str]:
     """Return what the two documents say and the surfaces do not."""
-    if not (folder / EXPECTED).is_file():
-        return [f"{folder / EXPECTED} is not there"]
-    found = [*differences(outcomes, tomllib.loads((folder / EXPECTED).read_text()))]
+    expected = kept.folder / EXPECTED
+    if not expected.is_file():
+        return [f"{expected} is not there"]
+    found = [*differences(outcomes, tomllib.loads(expected.read_text()))]
     text = page.read_text()
-    shown = {match["figure"] for match in _PART.finditer(text)}
+    shown_figures = {match["figure"] for match in _PART.finditer(text)}
     for figure in dict.fromkeys(claim.figure for claim in outcomes):
-        if figure not in shown:
+        if figure not in shown_figures:
             found.append(f"{page.name} has no marks of figure {figure}")
-    if with_parts(text, outcomes, folder) != text:
+    if not _TABLE.search(text):
+        found.append(f"{page.name} has no marks of the table of planes")
+    if with_parts(text, outcomes, kept) != text:
         found.append(f"the tables of {page.name} are not what the surfaces say")
     return found
 
@@ -112,6 +170,7 @@ def printed(outcomes: Outcomes) -> str:
     for claim, outcome in outcomes.items():
         lines += [f"figure {claim.figure}, {claim.key}: {outcome.verdict.upper()}"]
         lines += [f"    paper: {claim.paper}", f"    here:  {outcome.here}"]
+        lines += [f"    holds if {claim.rule}"]
     return "\n".join(lines)
 
 
@@ -126,14 +185,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "REPRODUCTION.md")
     parser.add_argument("--write", action="store_true", help="write both documents")
     options = parser.parse_args(arguments)
-    kept, folder, page = Kept(options.folder), options.folder, options.page
+    kept, page = Kept(options.folder), options.page
+    if found := unfit(kept):
+        print("\n".join(found), file=sys.stderr)
+        return 1
     outcomes = {claim: claim.outcome(kept) for claim in CLAIMS}
     print(printed(outcomes))
     if options.write:
-        (folder / EXPECTED).write_text(expected_text(outcomes))
-        page.write_text(with_parts(page.read_text(), outcomes, folder))
+        (kept.folder / EXPECTED).write_text(expected_text(outcomes))
+        page.write_text(with_parts(page.read_text(), outcomes, kept))
         return 0
-    found = problems(outcomes, folder, page)
+    found = problems(outcomes, kept, page)
     for problem in found:
         print(problem, file=sys.stderr)
     if found:

@@ -1,8 +1,9 @@
 """Keep finished surfaces, histories and histograms as small files: without their directions.
 
-    python launch/keep.py FOLDER FILE...
+    python launch/keep.py FOLDER FILE|JOB.yaml...
 
-A history is called after the folder of its training.  What is not finished is left out, and said.
+Of a job file, the surfaces and histories of its jobs are kept.  A history is called after the
+folder of its training.  What is not there or not finished is left out, and said.
 Paths of this machine become relative to the repository.  The files are sealed again, so that
 `lsengine status --verify` finds damage.  They are not compressed: they are small as they are.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import h5py
 
 import lsengine
 from lsengine import files, store
+from lsengine.job import load_all
 from lsengine.store import digest
 from lsengine.store.file import add_dataset, add_scale, scale_name
 
@@ -57,11 +60,14 @@ def keep(source: Path, folder: Path) -> Path | None:
 
 
 def relative(value: Any) -> Any:
-    """Return an attribute without the folders of this machine."""
+    """Return an attribute without the folders of this machine.
+
+    Paths in the repository are relative to it.  Of others in a job the last part is left.
+    """
     if not isinstance(value, str):
         return value
-    value = re.sub(r"^( +root: ).*/", r"\1", value, flags=re.MULTILINE)
-    return value.replace(f"{ROOT}/", "")
+    value = value.replace(f"{ROOT}/", "")
+    return re.sub(r"^( *[-\w]+: [\"']?)/.*/", r"\1", value, flags=re.MULTILINE)
 
 
 def _copy(old: h5py.Group, new: h5py.Group) -> None:
@@ -86,12 +92,24 @@ def _plain(item: h5py.HLObject) -> dict[str, Any]:
     return {key: value for key, value in item.attrs.items() if key not in own}
 
 
+def made_by(path: Path) -> Iterator[Path]:
+    """Yield the surfaces and histories that the jobs of a file make, or the file itself."""
+    if path.suffix != ".yaml":
+        yield path
+        return
+    for job in load_all(path):
+        if job.document.directions is not None:
+            yield job.surface
+        if job.document.train is not None:
+            yield job.path(job.document.train.output) / "history.h5"
+
+
 def main(folder: Path, sources: list[Path]) -> None:
     """Keep all files; say how many bytes they take, and what is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     total = 0
-    for source in sources:
-        target = keep(source, folder)
+    for source in [file for path in sources for file in made_by(path)]:
+        target = keep(source, folder) if source.exists() else None
         if target is None:
             print(f"not finished, not kept: {source}")
         else:

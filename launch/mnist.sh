@@ -6,6 +6,7 @@
 #   ENVIRONMENT=.venv   the Python environment
 #   FASHION=PATH        Fashion-MNIST: a folder with its four files, or an .npz file
 #   MNIST=PATH          MNIST, likewise
+#   PUBLISH=1           puts a small copy of the landscapes into docs/studies, too
 #
 # Without FASHION the data are those of Debian's package, which root installs if it is missing.
 # Without MNIST torchvision downloads them into data/mnist.
@@ -60,7 +61,8 @@ draw() { # draw KIND: PNG and PDF, unless newer than both surfaces
 
 draw surface
 draw filled
-python - "$figures/surface.png" "docs/studies/$name.png" <<'PYTHON'
+if [ -n "${PUBLISH-}" ]; then
+    python - "$figures/surface.png" "docs/studies/$name.png" <<'PYTHON'
 import sys
 from PIL import Image
 
@@ -68,6 +70,7 @@ image = Image.open(sys.argv[1]).convert("RGB")
 image.thumbnail((1200, 4800), Image.Resampling.LANCZOS)
 image.save(sys.argv[2], optimize=True)
 PYTHON
+fi
 
 echo
 lsengine compare "${surfaces[@]}" --csv "$figures/areas.csv"

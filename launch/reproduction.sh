@@ -4,10 +4,11 @@
 #   train      the networks: most of the time
 #   evaluate   their surfaces
 #   keep       copies finished surfaces and histories into docs/reproduction, without directions
-#   draw       draws every figure of which all surfaces are kept
+#   draw       draws every figure of which all surfaces are kept, into figures/reproduction
+#   publish    puts small copies of the figures, numbers and verdicts into the document
 #   check      compares what docs/REPRODUCTION.md says with the kept surfaces; 1 if it is wrong
 #
-# Training and evaluation take a day of two cores, study by study in the order of STUDIES:
+# Training and evaluation take a day of two cores (estimated), study by study in the order of STUDIES:
 #
 #   networks      figures 1 and 5: ResNets of 20 and 56 layers, with and without skip connections
 #   minima        figures 2 and 3: VGG-9 by SGD, small and large batch, with and without weight decay
@@ -29,6 +30,7 @@ cd "$(dirname "$0")/.."
 PATH=$(cd "${ENVIRONMENT:-.venv}/bin" && pwd):$PATH
 jobs=jobs/cifar10 surfaces=surfaces/cifar10 checkpoints=checkpoints/cifar10
 kept=docs/reproduction figures=figures/reproduction
+steps="train evaluate keep draw publish check"
 all="networks minima trajectories width curvature adam"
 read -ra studies <<<"${STUDIES:-$all}"
 options=(--workers "${WORKERS:-auto}")
@@ -46,7 +48,7 @@ evaluate() { # [--only PATTERN] JOB...
 
 train_study() {
     case $1 in
-        networks) train $jobs/networks-deep.yaml $jobs/networks.yaml ;;
+        networks) train $jobs/networks.yaml ;;
         minima) train --only 'sgd-*' $jobs/minima.yaml ;;
         width) train $jobs/width.yaml ;;
         adam) train --only 'adam-*' $jobs/minima.yaml ;;
@@ -82,8 +84,11 @@ weights() { # counts the weights of SGD's minima: a file for each weight decay
 
 keep() {
     local files=() file
-    for file in $surfaces/*.h5 $checkpoints/*/history.h5 $checkpoints/{minima,width}/*/history.h5; do
-        if [ -e "$file" ]; then files+=("$file"); fi
+    for file in $jobs/*.yaml $surfaces/weights-*.h5; do
+        case $file in
+            */recipe.yaml | */view.yaml | *\**) ;; # no jobs by themselves; no such files
+            *) files+=("$file") ;;
+        esac
     done
     python launch/keep.py $kept "${files[@]}"
 }
@@ -95,15 +100,16 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 from measures import Kept
+from trained import title, training
 
 for path in map(Path, sys.argv[2:]):
-    training = path.stem.removeprefix("plane-").removeprefix("width-")
-    print(f"{training}: test error {100 * Kept(path.parent).error(training):.2f} %")
+    error = Kept(path.parent).error(training(path.stem))
+    print(f"{title(path.stem)}: test error {100 * error:.1f} %")
 PYTHON
 }
 
-picture() { # NAME KIND [OPTION...] -- SURFACE...: a PDF, and a PNG for the document
-    local name=$1 kind=$2 files=() drawn=() surface
+picture() { # NAME KIND [OPTION...] -- SURFACE...: a PDF and a PNG
+    local name=$1 kind=$2 files=() drawn=() surface called
     shift 2
     while [ "$1" != -- ]; do
         drawn+=("$1")
@@ -113,32 +119,24 @@ picture() { # NAME KIND [OPTION...] -- SURFACE...: a PDF, and a PNG for the docu
     for surface; do
         if [ ! -e "$kept/$surface.h5" ]; then
             echo "$name: not drawn, $surface is not there yet"
+            rm -f "$figures/$name.png" "$figures/$name.pdf"
             return
         fi
         files+=("$kept/$surface.h5")
     done
     if [[ "$kind" = contour || "$kind" = surface ]]; then
+        called=$(labels "${files[@]}")
         while read -r surface; do
             drawn+=(--label "$surface")
-        done < <(labels "${files[@]}")
+        done <<<"$called"
     fi
     lsengine render "${files[@]}" --as "$kind" "${drawn[@]}" \
         --output "$figures/$name.png" --output "$figures/$name.pdf"
-    python - "$figures/$name.png" "$kept/$name.png" "$kind" <<'PYTHON'
-import sys
-from PIL import Image
-
-image = Image.open(sys.argv[1]).convert("RGB")
-image.thumbnail((1200, 4800), Image.Resampling.LANCZOS)
-if sys.argv[3] != "surface":
-    image = image.quantize(256, dither=Image.Dither.NONE)
-image.save(sys.argv[2], optimize=True)
-PYTHON
 }
 
 draw() {
     local sgd=(sgd-{wd0,wd5e-4}-{bs128,bs1024})
-    local levels=(--scale linear --limits 0.1 10 --levels 20) # as in the paper
+    local levels=(--scale linear --levels "$(LC_ALL=C seq -s, 0.1 0.5 9.6)") # the paper's
     mkdir -p $figures
     picture figure1 surface --style lit --scale log --limits 0.3 10 -- resnet56_noshort resnet56
     picture figure2-lines curve -- interpolation-sgd-{wd0,wd5e-4}
@@ -156,12 +154,31 @@ draw() {
     picture figure9 trajectory -- "${sgd[@]/#/trajectory-}"
 }
 
+publish() {
+    python - $figures $kept <<'PYTHON'
+import sys
+from pathlib import Path
+from PIL import Image
+
+drawn, folder = map(Path, sys.argv[1:])
+for old in folder.glob("figure*.png"):
+    old.unlink()
+for path in sorted(drawn.glob("figure*.png")):
+    image = Image.open(path).convert("RGB")
+    image.thumbnail((1200, 4800), Image.Resampling.LANCZOS)
+    if path.stem != "figure1":  # light and shadow need all colours
+        image = image.quantize(256, dither=Image.Dither.NONE)
+    image.save(folder / path.name, optimize=True)
+PYTHON
+    python launch/claims.py --write
+}
+
 if [ $# = 0 ]; then
     set -- nothing
 fi
 for step; do
-    if [[ " train evaluate keep draw check " != *" $step "* ]]; then
-        echo "no step $step; there are: train evaluate keep draw check" >&2
+    if [[ " $steps " != *" $step "* ]]; then
+        echo "no step $step; there are: $steps" >&2
         exit 2
     fi
 done
@@ -178,7 +195,7 @@ for study in "${studies[@]}"; do
 done
 for step; do
     case $step in
-        keep | draw) "$step" ;;
+        keep | draw | publish) "$step" ;;
         check) python launch/claims.py ;;
     esac
 done

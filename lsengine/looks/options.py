@@ -6,7 +6,7 @@ call it, which values it takes, and which kinds of picture it is for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Option:
     check: Check
     kinds: tuple[str, ...] = ()
     table: str | None = ""
-    type: type = str
+    type: Callable[[str], Any] = str
     repeats: bool = False
 
 
@@ -63,7 +63,8 @@ class Look:
             positive values span over 1.5 decades.
         style: ``default``, ``paper`` (one column), ``dark`` (slides), ``lit`` (3D surfaces under
             lamps); or a style file (``.toml``).
-        levels: About how many contour levels; they are round numbers.
+        levels: About how many contour levels, which are round numbers; or the levels themselves,
+            increasing.  Then the outermost ones are the ends of the scale.
         limits: Ends of the colour (or loss) scale in the unit drawn, percent for accuracies.
         title: Over the picture, for the surface's name; of several over all.  An empty text of
             this and the following leaves out what would be there.
@@ -112,14 +113,14 @@ class Look:
             table=None,
         ),
     )
-    levels: int | None = field(
+    levels: int | tuple[float, ...] | None = field(
         default=None,
         metadata=_option(
             "--levels N",
-            "number of contour levels",
-            values.number(2, 100, whole=True),
+            "about how many contour levels, or the levels themselves: 0.1,1,10",
+            values.levels,
             kinds=(*FLAT, *LANDSCAPES, "curve", "curvature"),
-            type=int,
+            type=values.read_levels,
         ),
     )
     limits: tuple[float, float] | None = field(
@@ -287,7 +288,14 @@ def stated(look: Look) -> Iterator[tuple[str, Any]]:
 
 
 def merged(look: Look, under: Look) -> Look:
-    """Return a look that says of what is left open what another says."""
+    """Return a look that says of what is left open what another says.
+
+    Limits and levels of one's own both say where a scale ends: one of them leaves nothing open.
+    """
+    if isinstance(look.levels, tuple):
+        under = replace(under, limits=None)
+    elif look.limits is not None and isinstance(under.levels, tuple):
+        under = replace(under, levels=None)
     return replace(under, **dict(stated(look)), filled=look.filled)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from lsengine.wording import control_character, did_you_mean
@@ -12,6 +13,7 @@ from lsengine.wording import control_character, did_you_mean
 Check = Callable[[Any], str]  # returns what is allowed if a value is not, else nothing
 SCALES = ("auto", "linear", "log", "quantile")
 LONGEST, MOST_LINES = 1000, 20  # characters and lines of a text
+MOST_LEVELS = 100
 LETTERS = re.compile(r"[^\w\s$]?([a-zA-Z])[^\w\s$]?")  # of panels: "(a)", "b.", "C"
 # Places of a legend: outside the panel, or in it, as matplotlib calls them.
 PLACES = (
@@ -55,6 +57,27 @@ def limits(value: Any) -> str:
         if not any(map(is_number, value)) and value[0] < value[1]:
             return ""
     return "two numbers, the lower first: [0.01, 10]"
+
+
+def levels(value: Any) -> str:
+    """Check that a value is a number of levels, or the levels themselves."""
+    if isinstance(value, list | tuple) and 2 <= len(value) <= MOST_LEVELS:
+        is_number = number(-1e300, 1e300)
+        if not any(map(is_number, value)) and all(a < b for a, b in pairwise(value)):
+            return ""
+    if not number(2, MOST_LEVELS, whole=True)(value):
+        return ""
+    return f"an integer from 2 to {MOST_LEVELS}, or that many increasing numbers: [0.1, 1, 10]"
+
+
+def read_levels(written: str) -> int | tuple[float, ...] | str:
+    """Return a number of levels, or the levels, as typed; the text itself if it is neither."""
+    try:
+        if "," in written:
+            return tuple(map(float, written.split(",")))
+        return int(written)
+    except ValueError:
+        return written
 
 
 def text(value: Any) -> str:

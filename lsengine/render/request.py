@@ -50,7 +50,7 @@ class Request:
     records: tuple[History | WeightHistograms, ...] = ()
     scale: str
     style: Style
-    levels: int | None = None
+    levels: int | tuple[float, ...] | None = None
     limits: tuple[float, float] | None = None
     look: Look  # with what the style says of it
 
@@ -97,7 +97,7 @@ def validated(things: Sequence[Any], kind: str, look: Look) -> Request:
         request,
         surfaces=tuple(_cut(_drawable(thing), look) for thing in things),
         levels=look.levels,
-        limits=look.limits,
+        limits=_ends(look),
         look=replace(look, filled=look.filled and KINDS[kind] != "either"),
     )
     _ranges(request)
@@ -107,6 +107,18 @@ def validated(things: Sequence[Any], kind: str, look: Look) -> Request:
         request = replace(request, quantity=_quantity(request))
     _has_values(request)
     return request
+
+
+def _ends(look: Look) -> tuple[float, float] | None:
+    """Return where the scale ends, if that is said: by limits, or by the outermost levels."""
+    if not isinstance(look.levels, tuple):
+        return look.limits
+    if look.limits is not None:
+        raise UsageError(
+            "render: both limits and levels say where the scale ends; leave limits out, or give "
+            "the number of levels"
+        )
+    return look.levels[0], look.levels[-1]
 
 
 def _labelled(things: Sequence[Any], look: Look) -> Sequence[Any]:
@@ -339,6 +351,6 @@ def _ranges(request: Request) -> None:
     low = request.limits[0] if request.limits else 1.0
     if request.scale == "log" and low <= 0:
         raise UsageError(
-            f"render: limits start at {low:g}, which a log scale cannot show; give a "
-            "positive lower limit or use --scale linear"
+            f"render: the scale starts at {low:g}, which a log scale cannot show; give a "
+            "positive lower limit or level, or use --scale linear"
         )

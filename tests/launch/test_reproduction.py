@@ -7,27 +7,25 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 import lsengine
 from lsengine import store
 from lsengine.data.dataset import stratified
 from lsengine.job import load_all
 from lsengine.store import damage, digest
-from lsengine.surface.grid import Grid
 from tests.support.histories import make_history
+from tests.support.kept_surfaces import bowl
 from tests.support.launchers import ROOT
 
 JOBS = ROOT / "jobs" / "cifar10"
-STEPS = ("train", "evaluate", "keep", "draw", "check")
+STEPS = ("train", "evaluate", "keep", "draw", "publish", "check")
 SMALLER = {  # what makes the jobs, and the names in the script, small enough for a test
     r"\bepochs: \d+": "epochs: 2",
     r"\b(save|measure)_every: \d+": r"\1_every: 1",
@@ -39,194 +37,6 @@ SMALLER = {  # what makes the jobs, and the names in the script, small enough fo
     r"epoch_(?!000)\d+\.pt": "epoch_002.pt",
     r"(\[(?:-?[\d.]+, -?[\d.]+|auto)), \d+\]": r"\1, 5]",
 }
-
-
-@pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Import scripts of launch/, which import one another."""
-    monkeypatch.syspath_prepend(str(ROOT / "launch"))
-    yield lambda name: __import__(name)
-    for name in ("claims", "paper", "measures", "keep"):
-        sys.modules.pop(name, None)
-
-
-def make_surface(path: Path, axes: dict[str, Any], quantities: dict[str, Any], **more: Any) -> Path:
-    """Write a finished surface with these values, and directions along its axes."""
-    grid = Grid({name: np.asarray(values, float) for name, values in axes.items()})
-    attributes = {"name": path.stem, "writing": "gather", "batch_size": 1, "precision": "float32"}
-    attributes |= {"job": f"data:\n  root: {ROOT}/data/x.npz\noutput: {path}\n", **more}
-    directions = {axis: {"w": np.ones((2, 3), np.float32)} for axis in axes}
-    layout = store.Layout(
-        grid=grid, quantities=[*quantities], attributes=attributes, directions=directions
-    )
-    store.create(path, layout)
-    writer, count = store.Writer(path), grid.size
-    values = {name: np.ravel(table).tolist() for name, table in quantities.items()}
-    results = store.CellResults(
-        cells=[*range(count)], values=values, wall_s=[0.1] * count, finished=[1e9] * count
-    )
-    writer.write(results)
-    writer.close()
-    return path
-
-
-def bowl(path: Path, steepness: float = 1.0, ripple: float = 0.0) -> Path:
-    """Write a circular bowl, whose basin has the area 0.1 pi / steepness, with ripples or not."""
-    axis = np.linspace(-1, 1, 41)
-    x, y = np.meshgrid(axis, axis)
-    r = np.hypot(x, y)
-    loss = 0.2 + steepness * r**2 + ripple * (1 - np.cos(20 * r))
-    return make_surface(path, {"beta": axis, "alpha": axis}, {"train_loss": loss})
-
-
-def parabola(path: Path, steepness: float) -> Path:
-    """Write a parabola, whose width is 2 sqrt(0.1 / steepness)."""
-    alpha = np.linspace(-1, 1, 41)
-    return make_surface(path, {"alpha": alpha}, {"train_loss": steepness * alpha**2})
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> Path:
-    """A folder in which the claims on depth, skip connections and sharpness are decided."""
-    folder = tmp_path / "reproduction"
-    folder.mkdir()
-    of_depth = {"resnet20": 0.07, "resnet20_noshort": 0.08, "resnet56": 0.06}
-    for name, error in of_depth.items():
-        bowl(folder / f"{name}.h5", steepness=10 * error)
-        write_history(folder, name, error)
-    bowl(folder / "resnet56_noshort.h5", steepness=5.0, ripple=1.0)
-    write_history(folder, "resnet56_noshort", 0.13)
-    for number, decay in enumerate(("wd0", "wd5e-4")):
-        for batch, error, raw in (("bs128", 0.07, 3.0 - number), ("bs1024", 0.11, 2.0 + number)):
-            name = f"sgd-{decay}-{batch}"
-            write_history(folder, name, error - 0.01 * number)
-            parabola(folder / f"filter-{name}.h5", 50 * error)
-            parabola(folder / f"raw-{name}.h5", raw)
-            bowl(folder / f"plane-{name}.h5", 50 * error)
-    page = tmp_path / "PAGE.md"
-    marks = (f"<!-- claims of figure {n} -->\n<!-- end of claims -->\n" for n in (1, 2, 3, 5))
-    page.write_text("# Page\n\n" + "\nProse.\n\n".join(marks))
-    with page.open("a") as file:
-        for number in (6, 7, 8, 9):
-            file.write(f"\n<!-- claims of figure {number} -->\nstale\n<!-- end of claims -->\n")
-    return folder
-
-
-def write_history(folder: Path, name: str, error: float) -> None:
-    """Write the history of a training that ends with this test error."""
-    history = make_history(name, test_error=np.linspace(0.9, error, 41))
-    store.write_history(folder / f"history-{name}.h5", history)
-
-
-def run(claims: ModuleType, kept: Path, *options: str) -> int:
-    """Run the script on a folder and the page beside it."""
-    code: int = claims.main([str(kept), "--page", str(kept.parent / "PAGE.md"), *options])
-    return code
-
-
-def test_verdicts_are_those_of_surfaces_made_for_them(scripts: Any, kept: Path) -> None:
-    """Bowls, ripples and errors whose comparison is known; what is missing is not run yet."""
-    paper, measures = scripts("paper"), scripts("measures")
-    found = {c.key: c.outcome(measures.Kept(kept)) for c in paper.CLAIMS}
-    verdicts = {key: outcome.verdict for key, outcome in found.items()}
-    decided = dict.fromkeys(("1a", "1b", "2c", "3a", "3b", "3c", "5a", "5b", "5c", "5d"), "holds")
-    missing = dict.fromkeys(("2a", "2b", "3d", "6a", "6b", "7a", "7b", "8a", "8b", "9a"))
-    assert verdicts == dict.fromkeys(found, "not run yet") | decided | {"2d": "does not hold here"}
-    assert set(found) == {*decided, *missing, "2d"}
-    assert found["1b"].numbers == pytest.approx({"without": 0.13, "with": 0.06})
-    area = np.pi * 0.1 / np.array([0.7, 0.6])
-    measured = [found["5b"].numbers[key] for key in ("area", "other_area")]
-    assert measured == pytest.approx(area, rel=0.02)
-    width = 2 * np.sqrt(0.1 / (50 * 0.07))
-    assert found["3a"].numbers["wd0_small"] == pytest.approx(width, rel=0.03)
-    assert found["3c"].numbers["filter"] == pytest.approx(-2 / np.sqrt(5))  # two pairs of ties
-
-
-def test_a_changed_surface_makes_the_check_fail(
-    scripts: Any, kept: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What was written fits; another surface, another error or another sentence does not."""
-    claims = scripts("claims")
-    assert run(claims, kept) == 1  # nothing is written yet
-    assert run(claims, kept, "--write") == 0
-    page = kept.parent / "PAGE.md"
-    text = page.read_text()
-    assert text.count("| the paper | here | verdict |") == 8
-    assert "stale" not in text
-    assert text.count("Prose.") == 3
-    assert run(claims, kept) == 0
-    assert run(claims, kept, "--write") == 0
-    assert page.read_text() == text
-
-    capsys.readouterr()
-    bowl(kept / "resnet56.h5", steepness=0.7)
-    assert run(claims, kept) == 1
-    assert "5b: other_area is 0.44" in capsys.readouterr().err
-    bowl(kept / "resnet56.h5", steepness=0.6, ripple=1.0)
-    assert run(claims, kept) == 1
-    assert "1a: expected 'holds', but" in capsys.readouterr().err
-    bowl(kept / "resnet56.h5", steepness=0.6)
-    assert run(claims, kept) == 0
-
-    page.write_text(text.replace("13.00 %", "14.00 %"))
-    assert run(claims, kept) == 1
-    page.write_text(text.replace("claims of figure 9", "claims"))
-    assert run(claims, kept) == 1
-    assert "no marks of figure 9" in capsys.readouterr().err
-
-
-def test_what_the_repository_says_is_what_its_surfaces_show(
-    scripts: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """docs/REPRODUCTION.md and claims.toml fit the kept surfaces."""
-    assert scripts("claims").main([]) == 0, capsys.readouterr().err
-
-
-def test_slopes_are_counted_as_the_closed_form_has_them(scripts: Any) -> None:
-    """None of a bowl falls away from its centre, and three quarters of a wave; NaN do not count."""
-    measures = scripts("measures")
-    axis = np.linspace(-1, 1, 81)
-    x, y = np.meshgrid(axis, axis)
-    r = np.hypot(x, y)
-    assert measures.away(axis, axis, x**2 + 3 * y**2) == 0.0
-    assert measures.away(axis, axis, -r) == 1.0
-    inside = r <= 1
-    wave = np.where(inside, -np.cos(2 * np.pi * r), np.nan)  # rises up to 0.5, falls from there
-    assert measures.away(axis, axis, wave) == pytest.approx(0.75, abs=0.02)
-
-
-def test_correlations_are_those_of_scipy(scripts: Any) -> None:
-    """With ties, too; the interval contains the value, and is that of any run."""
-    measures = scripts("measures")
-    rng = np.random.default_rng(3)
-    x, y = rng.integers(5, size=30), rng.integers(5, size=30)
-    assert measures.spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert np.isnan(measures.spearman([1, 1], [1, 2]))
-    low, high = measures.bootstrap(x.tolist(), y.tolist())
-    assert low < measures.spearman(x, y) < high
-    assert (low, high) == measures.bootstrap(x.tolist(), y.tolist())
-    rising = [*range(8)]
-    assert measures.bootstrap(rising, rising) == (pytest.approx(1.0), pytest.approx(1.0))
-
-
-def test_shares_of_negative_curvature_are_medians_near_the_centre(
-    scripts: Any, tmp_path: Path
-) -> None:
-    """A cell without a negative eigenvalue counts as 0, a far or unconverged one not at all."""
-    axis = [-1.0, 0.0, 1.0]
-    low = np.array([[-9.0, -0.3, -9.0], [-0.1, 0.5, -0.2], [-9.0, -0.4, -9.0]])
-    quantities = {"eigenvalue_min": low, "eigenvalue_max": np.full((3, 3), 2.0)}
-    make_surface(tmp_path / "c.h5", {"beta": axis, "alpha": axis}, quantities)
-    kept = scripts("measures").Kept(tmp_path)
-    assert kept.negative_share("c", 1.0) == pytest.approx(0.1)  # of 0, 0.05, 0.1, 0.15, 0.2
-    assert kept.negative_share("c") == pytest.approx(0.2)
-    known = np.array([[0, 0, 0], [0, 0, 1], [0, 0, 0]], float)
-    make_surface(
-        tmp_path / "d.h5", {"beta": axis, "alpha": axis}, quantities | {"converged": known}
-    )
-    assert scripts("measures").Kept(tmp_path).negative_share("d") == pytest.approx(0.1)
-    with pytest.raises(scripts("measures").UndecidedError):
-        scripts("measures").Kept(tmp_path).negative_share("d", 0.5)
 
 
 def test_kept_files_have_all_but_directions_and_folders(
@@ -246,7 +56,7 @@ def test_kept_files_have_all_but_directions_and_folders(
     assert np.array_equal(old.quantities["train_loss"], new.quantities["train_loss"])
     assert new.counts() == old.counts()
     assert np.array_equal(new.alpha, old.alpha)
-    assert new.job == f"data:\n  root: x.npz\noutput: {source}\n"
+    assert new.job == "data:\n  root: data/x.npz\noutput: plane.h5\n"
     assert store.read_directions(source)
     assert not store.read_directions(made)
     assert digest.state(made) is digest.State.FITS
@@ -257,8 +67,50 @@ def test_kept_files_have_all_but_directions_and_folders(
 
     unfinished = make_history("u", planned=50)
     store.write_history(run_folder / "history.h5", unfinished)
-    keep.main(folder, [run_folder / "history.h5"])
-    assert "not finished" in capsys.readouterr().out
+    capsys.readouterr()
+    missing = tmp_path / "missing.h5"
+    keep.main(folder, [run_folder / "history.h5", missing])
+    said = capsys.readouterr().out
+    assert f"not finished, not kept: {run_folder / 'history.h5'}\n" in said
+    assert f"not finished, not kept: {missing}\n" in said
+
+
+def test_every_surface_has_a_title_of_its_network(scripts: Any) -> None:
+    """In words; no two networks that are drawn together have the same."""
+    title, training = scripts("trained").title, scripts("trained").training
+    assert title("plane-sgd-wd0-bs128") == "SGD, batches of 128, no weight decay"
+    assert title("adam-wd5e-4-bs1024") == "Adam, batches of 1024, weight decay 5e-4"
+    assert title("width-resnet20_noshort-w8") == "ResNet-20, 8 channels, no skip connections"
+    assert title("resnet56") == "ResNet-56"
+    assert training("curvature-resnet20_noshort") == "resnet20_noshort"
+    kept = scripts("measures").Kept(ROOT)
+    planes = scripts("trained").planes(kept)
+    assert all(training(name) == trained for name, (trained, _) in planes.items())
+    assert len({title(name) for name in planes}) == len(planes)
+
+
+def test_what_jobs_make_is_kept_and_nothing_else(scripts: Any) -> None:
+    """Surfaces and histories, of each job of a file; other files are themselves."""
+    made_by = scripts("keep").made_by
+    made = [*made_by(JOBS / "networks.yaml"), *made_by(JOBS / "landscapes.yaml")]
+    networks = ("resnet56_noshort", "resnet56", "resnet20_noshort", "resnet20")
+    histories = {ROOT / "checkpoints" / "cifar10" / name / "history.h5" for name in networks}
+    assert set(made) == histories | {
+        ROOT / "surfaces" / "cifar10" / f"{name}.h5" for name in networks
+    }
+    assert [*made_by(Path("weights-wd0.h5"))] == [Path("weights-wd0.h5")]
+
+
+def test_networks_of_a_figure_have_one_recipe() -> None:
+    """Those of figures 1, 5 and 7 differ in depth and skip connections, and in nothing else."""
+    trained = [job.document for job in load_all(JOBS / "networks.yaml")]
+    recipes = [document.train.model_copy(update={"output": ""}) for document in trained]
+    assert len(trained) == 4
+    assert all(recipe == recipes[0] for recipe in recipes)
+    assert {document.model.arch for document in trained} == {
+        f"resnet{layers}{kind}" for layers in (20, 56) for kind in ("", "_noshort")
+    }
+    assert len({(d.data.model_dump_json(), d.seed) for d in trained}) == 1
 
 
 def test_fewer_images_of_one_seed_are_part_of_more() -> None:
@@ -333,17 +185,17 @@ def test_what_claims_read_is_what_jobs_write(scripts: Any, tmp_path: Path) -> No
     paper, asked = scripts("paper"), set()
 
     class Asked(scripts("measures").Kept):  # type: ignore[misc]
-        def _path(self, name: str) -> Path:
+        def path(self, name: str) -> Path:
             asked.add(name)
             raise scripts("measures").UndecidedError(name)
 
     kept = Asked(tmp_path)
     for claim in paper.CLAIMS:
-        assert claim.outcome(kept).verdict == paper.UNDECIDED
+        assert claim.outcome(kept).verdict == "not decided here"
     assert asked
     assert asked <= _kept_names()
-    assert {f"history-{name}" for name in paper.planes(kept).values()} <= _kept_names()
-    assert paper.planes(kept).keys() <= _kept_names()
+    planes = scripts("trained").planes(kept)
+    assert planes.keys() | {f"history-{name}" for name, _ in planes.values()} <= _kept_names()
 
 
 @pytest.mark.parametrize(("steps", "studies"), [(["trian"], ""), ([], ""), (["train"], "width 6")])
@@ -413,9 +265,7 @@ def test_a_small_reproduction_goes_from_jobs_to_checked_documents(
     assert sum(path.stat().st_size for path in folder.glob("*.h5")) < 2**21
     page = tmp_path / "docs" / "REPRODUCTION.md"
     assert done("check").returncode == 1
-    arguments = [str(folder), "--page", str(page)]
-    assert scripts("claims").main([*arguments, "--write"]) == 0
-    assert done("check").returncode == 0
+    assert done("publish", "check").returncode == 0
     assert "](reproduction/figure9.png)" in page.read_text()
     shutil.copy(folder / "filter-sgd-wd0-bs128.h5", folder / "filter-sgd-wd0-bs1024.h5")
     found = done("check")

@@ -35,6 +35,28 @@ WRITTEN = {  # as typed, as in a style file, as a value
 }
 
 
+@pytest.mark.parametrize(
+    ("typed", "value"), [("0.1,0.6,2e0", (0.1, 0.6, 2.0)), ("-1,1", (-1.0, 1.0)), ("12", 12)]
+)
+def test_levels_are_a_number_or_a_list(typed, value, tmp_path):
+    """The command line has commas, a style file brackets."""
+    parsed = build_parser().parse_args(["render", "a.h5", f"--levels={typed}"])
+    assert said({"levels": parsed.levels}) == Look(levels=value)
+    path = tmp_path / "a.toml"
+    path.write_text(f"levels = {typed if typed.isdigit() else f'[{typed}]'}\n")
+    assert find(path).look.levels == value
+
+
+@pytest.mark.parametrize(
+    "typed", ["1", "101", "2.5", "1,", "1,1", "2,1", "1,nan", "1,inf", "a,b", "all", ""]
+)
+def test_other_levels_are_refused(typed):
+    """With both forms that there are."""
+    parsed = build_parser().parse_args(["render", "a.h5", f"--levels={typed}"])
+    with pytest.raises(UsageError, match=r"levels: got .*an integer from 2 to 100, or that many"):
+        said({"levels": parsed.levels})
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_is_heard_in_three_places(name, tmp_path):
     """The same value comes from the command line, a style file and a keyword."""

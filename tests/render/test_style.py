@@ -82,6 +82,37 @@ def test_the_command_is_stronger_than_the_file(tmp_path):
     assert (drawn.levels[0], drawn.levels[-1]) == (0, 9)
 
 
+def test_levels_of_ones_own_are_drawn_as_they_are(tmp_path):
+    """Unround ones, too, on every scale and from a style file; the scale ends with them."""
+    wanted = (0.1, 0.6, 2.0, 7.0)
+    path = written(tmp_path, "levels = [0.1, 0.6, 2.0, 7.0]")
+    for more in ({"levels": wanted}, {"style": path}, {"levels": wanted, "scale": "linear"}):
+        drawn = contours(render.figure([make_plane(cliffs)], kind="filled", **more), filled=True)
+        kind = more.get("scale", "log")
+        found = 10 ** np.array(drawn.levels) if kind == "log" else drawn.levels
+        assert tuple(found) == pytest.approx(wanted)
+        assert drawn.extend == "max"
+    equal = render.figure([make_plane(cliffs)], kind="filled", levels=wanted, scale="quantile")
+    assert np.ptp(np.diff(contours(equal, filled=True).levels)) == 0
+    for kind in ("contour", "heatmap", "surface"):
+        assert render.figure([make_plane(cliffs)], kind=kind, levels=wanted).axes
+
+
+def test_limits_and_levels_of_ones_own_do_not_go_together(tmp_path):
+    """Both say where the scale ends; of command and style file the command is stronger."""
+    plane, wanted = make_plane(cliffs), (1.0, 2.0, 7.0)
+    with pytest.raises(UsageError, match="both limits and levels say where the scale ends"):
+        render.figure([plane], kind="filled", levels=wanted, limits=(0, 1))
+    with pytest.raises(UsageError, match="the scale starts at -1, which a log scale cannot show"):
+        render.figure([plane], kind="filled", levels=(-1, 2), scale="log")
+    path = written(tmp_path, "levels = [1, 2, 7]")
+    drawn = render.figure([plane], kind="filled", style=path, limits=(0.0, 9.0), scale="linear")
+    assert contours(drawn, filled=True).levels[-1] == 9
+    path = written(tmp_path, "limits = [0, 9]")
+    drawn = render.figure([plane], kind="filled", style=path, levels=wanted, scale="linear")
+    assert tuple(contours(drawn, filled=True).levels) == wanted
+
+
 def test_a_style_file_serves_every_kind(tmp_path):
     """One file for all figures of a paper, lit landscapes among them."""
     path = written(tmp_path, 'base = "paper"\nlit = true\ndpi = 60')

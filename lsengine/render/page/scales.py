@@ -97,7 +97,7 @@ def choose(
     values: Floats,
     quantity: Quantity,
     scale: str,
-    levels: int | None,
+    levels: int | tuple[float, ...] | None,
     limits: tuple[float, float] | None,
 ) -> Scale:
     """Fit one scale to all finite values of a figure.
@@ -106,8 +106,8 @@ def choose(
         values: Finite values in the unit drawn, any order; (N,).
         quantity: Percentages stay linear and within 0 to 100.
         scale: ``auto``, ``linear``, ``log`` or ``quantile``.
-        levels: About how many; None for `LEVELS`.
-        limits: Ends fixed by the user.
+        levels: About how many, None for `LEVELS`; or the user's own.
+        limits: Ends fixed by the user: of own levels the outermost ones.
 
     Raises:
         UsageError: If log was asked for negative values.
@@ -115,6 +115,8 @@ def choose(
     """
     if not values.size:
         raise NothingToDraw("render: no finite value to draw a scale for")
+    if isinstance(levels, tuple):
+        return _as_wished(values, quantity, scale, np.array(levels, dtype=np.float64))
     if scale == "quantile" and np.ptp(values) > 0:
         return _by_quantiles(values, levels or LEVELS, limits)
     kind, threshold = _kind(np.clip(values, -HUGE, HUGE), quantity, scale, limits)
@@ -136,6 +138,16 @@ def choose(
         threshold=threshold,
         constant=constant,
     )
+
+
+def _as_wished(values: Floats, quantity: Quantity, scale: str, levels: Floats) -> Scale:
+    """Return a scale with the user's own levels; of ``quantile``, with equal steps of colour."""
+    low, high = float(levels[0]), float(levels[-1])
+    kind, threshold = scale, 1.0
+    if scale != "quantile":
+        kind, threshold = _kind(np.clip(values, -HUGE, HUGE), quantity, scale, (low, high))
+    extend = _extend(values, low, high)
+    return Scale(kind=kind, low=low, high=high, levels=levels, extend=extend, threshold=threshold)
 
 
 def _extend(values: Floats, low: float, high: float) -> Extend:
