@@ -102,8 +102,8 @@ class Kept:
             raise UndecidedError(f"{figure} of {name}: {measure.why}")
         return measure
 
-    def rises(self, name: str) -> tuple[float, float]:
-        """Return the rise of the training loss beyond both ends of a line between two minima."""
+    def rises(self, name: str) -> tuple[float, float, float]:
+        """Return how the training loss rises beyond both ends of a line between two minima."""
         line = self.surface(name)
         return rises(line.alpha, line.masked("train_loss").filled(np.nan))
 
@@ -170,16 +170,26 @@ class Kept:
         return along["beta"] / along["alpha"]
 
 
-def rises(alpha: ArrayLike, loss: ArrayLike) -> tuple[float, float]:
-    """Return by how much the loss rises half a line beyond both of its ends, at 0 and 1.
+def rises(alpha: ArrayLike, loss: ArrayLike) -> tuple[float, float, float]:
+    """Return by how much the loss rises beyond both ends of a line, at 0 and 1.
 
-    On the line itself the minima share what is between them; outwards each is for itself.
+    On the line itself the minima share what is between them; outwards each is for itself.  Half
+    a line beyond, running variances that move along may be negative, and the loss not finite:
+    then it is the farthest step at which both losses are finite.
+
+    Returns:
+        The step, and the rises beyond 0 and 1; NaN if there is no such step.
     """
-    steps = np.asarray(alpha)
-    outside, first, second, beyond = (
-        float(np.asarray(loss)[np.abs(steps - step).argmin()]) for step in (-0.5, 0.0, 1.0, 1.5)
-    )
-    return outside - first, beyond - second
+    steps, losses = np.asarray(alpha, dtype=np.float64), np.asarray(loss, dtype=np.float64)
+
+    def at(step: float) -> float:
+        return float(losses[np.abs(steps - step).argmin()])
+
+    for step in np.sort(-steps[(steps < -1e-9) & (steps > -0.5 - 1e-9)])[::-1]:
+        found = at(-step) - at(0.0), at(1.0 + step) - at(1.0)
+        if np.isfinite(found).all():
+            return float(step), *found
+    return (float("nan"),) * 3
 
 
 def falls(alpha: ArrayLike, beta: ArrayLike, loss_BA: ArrayLike) -> tuple[Mask, Mask, Floats]:

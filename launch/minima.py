@@ -18,7 +18,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from measures import rises
 from scipy.stats import spearmanr
 
 import lsengine
@@ -44,19 +44,6 @@ DASHES = {"wd0": "-", "wd5e-3": (0, (4, 1.5))}
 Row = dict[str, str]
 
 
-def rises(alpha: ArrayLike, loss: ArrayLike) -> dict[str, float]:
-    """Return by how much the loss rises half a line beyond both of its ends, at 0 and 1.
-
-    On the line itself the minima share what is between them; outwards each is for itself.
-    """
-    at = {step: float(np.asarray(loss)[_cell(alpha, step)]) for step in (-0.5, 0.0, 1.0, 1.5)}
-    return {"bs8": at[-0.5] - at[0.0], "bs300": at[1.5] - at[1.0]}
-
-
-def _cell(alpha: ArrayLike, step: float) -> int:
-    return int(np.abs(np.asarray(alpha) - step).argmin())
-
-
 def rows(
     folder: Path, norms: Mapping[str, float], lines: Mapping[str, Mapping[str, float]]
 ) -> list[Row]:
@@ -65,7 +52,7 @@ def rows(
     Args:
         folder: Where the tables are.
         norms: Of the weights, by minimum.
-        lines: `rises` of every line, by its name.
+        lines: How the loss rises beyond the ends of every line, by its name and the batch.
     """
     tables = {kind: _by_name(folder / f"{kind}.csv") for kind in ("raw", "filter", "plane")}
     made = []
@@ -188,7 +175,8 @@ def main(figures: Path, surfaces: Path, checkpoints: Path, csv_file: Path) -> No
     lines = {}
     for name in dict.fromkeys(name.rpartition("-")[0] for name in MINIMA):
         line = lsengine.open(surfaces / f"interpolation-{name}.h5")
-        lines[name] = rises(line.alpha, line.masked("train_loss"))
+        _, small, large = rises(line.alpha, line.masked("train_loss"))
+        lines[name] = {"bs8": small, "bs300": large}
     table = rows(figures, norms, lines)
     write(table, csv_file)
     print(markdown(table), end="")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.launchers import ROOT
 
-SCRIPTS = ("claims", "keep", "measures", "paper", "trained", "verdicts")
+SCRIPTS = ("claims", "keep", "measures", "minima", "paper", "trained", "verdicts")
 
 
 @pytest.fixture

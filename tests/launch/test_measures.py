@@ -111,3 +111,12 @@ def test_shares_of_negative_curvature_are_those_of_converged_cells(
     share, falls = scripts("measures").Kept(tmp_path).negative("c")
     assert sorted(share) == pytest.approx([0.0, 0.05, 0.1, 0.15, 4.5, 4.5, 4.5])
     assert not falls.any()
+
+
+def test_lines_are_measured_outwards(scripts: Any) -> None:
+    """Half a line beyond each end; not as far where a loss is not finite."""
+    rises = scripts("measures").rises
+    alpha = [-0.5, -0.25, 0.0, 0.5, 1.0, 1.25, 1.5]
+    assert rises(alpha, [0.75, 0.5, 0.25, 9.0, 0.5, 1.0, 3.0]) == (0.5, 0.5, 2.5)
+    assert rises(alpha, [np.nan, 0.5, 0.25, 9.0, 0.5, 1.0, 3.0]) == (0.25, 0.25, 0.5)
+    assert np.isnan(rises(alpha, [0.75, 0.5, 0.25, 9.0, 0.5, np.inf, np.nan])).all()

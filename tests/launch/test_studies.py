@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -235,10 +234,10 @@ def test_the_script_refuses_an_unknown_study(tmp_path: Path) -> None:
     assert set(done.stderr.split()) >= STUDIES
 
 
-@pytest.fixture(scope="module")
-def minima() -> dict[str, Any]:
+@pytest.fixture
+def minima(scripts: Any) -> dict[str, Any]:
     """Return what the script of the eight minima defines."""
-    return runpy.run_path(str(ROOT / "launch" / "minima.py"))
+    return vars(scripts("minima"))
 
 
 def _csv(path: Path, names: Iterable[str], **columns: Iterable[object]) -> None:
@@ -264,7 +263,7 @@ def test_the_table_of_minima_joins_what_compare_wrote(
     )
     few = ["", "only 9 cells lie in the basin; a job with more would resolve it"]
     _csv(tmp_path / "plane.csv", names, basin=[1.25, 0.125], lower_bounds=empty, notes=few)
-    rises = minima["rises"]([-0.5, 0.0, 0.5, 1.0, 1.5], [0.75, 0.25, 9.0, 0.5, 3.0])
+    rises = {"bs8": 0.5, "bs300": 2.5}
     norms = {"sgd-wd0-bs8": 40.04, "sgd-wd0-bs300": 30.0}
     table = minima["rows"](tmp_path, norms, {"sgd-wd0": rises})
     assert [list(row.values()) for row in table] == [
