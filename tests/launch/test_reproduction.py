@@ -241,6 +241,7 @@ def _small(folder: Path) -> dict[str, str]:
         "CIFAR10": str(folder / "c.npz"),
         "STUDIES": "minima trajectories",
         "WORKERS": "1",
+        "NICE": "0",
     }
 
 
