@@ -95,6 +95,8 @@ def judged(job: Job, launch: LaunchSpec, cost: Cost, shards: int = 1) -> str:
     Raises:
         UsageError: If a cell takes longer than a round, on the same kind of device.
     """
+    if not cost.missing:
+        return f"all cells of {job.surface.name} are done; the job will only check that they fit"
     kind, wanted = ("GPU", "cuda") if launch.gpus_per_node else ("CPU", "cpu")
     head = f"a cell takes {cost.seconds:.3g} s on {cost.device} ({cost.source})"
     if not cost.device.startswith(wanted):

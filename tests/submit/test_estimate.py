@@ -72,6 +72,16 @@ def test_a_surface_that_has_begun_needs_no_probe(make_job, capsys):
     assert "(job.h5 itself); 23 cells are" in capsys.readouterr().err
 
 
+def test_of_a_finished_surface_it_is_said_that_nothing_is_left(make_job, capsys):
+    """A submission is a slip then, mostly; no rounds are counted, and nothing is refused."""
+    job = make_job(launch={"time": "00:10:00"})
+    assert evaluate([job], Options(progress="none"), world=None) == 0
+    assert main(["submit", str(job), "--dry-run"]) == 0
+    said = capsys.readouterr().err
+    assert "all cells of job.h5 are done; the job will only check that they fit" in said
+    assert "round(s)" not in said
+
+
 def test_a_cell_longer_than_a_round_is_refused_with_both_numbers(make_job, tmp_path):
     """One that is measured, and one whose probe is cut off when the round would be over."""
     slow = {"arch": "testnets:Slow", "args": {"seconds": 0.4}, "checkpoint": "centre.pt"}
