@@ -108,9 +108,7 @@ def _line(kept: Kept, decay: str, is_small_flatter: bool) -> Outcome:
     step, small, large = kept.rises(f"interpolation-sgd-{decay}")
     if np.isnan(step):
         raise UndecidedError("no finite loss beyond both ends")
-    words = (
-        f"{step:g} beyond, it rises by {small:.3g} at the small batch, by {large:.3g} at the other"
-    )
+    words = f"{step:g} beyond, the loss rises by {small:.3g} at the small batch, by {large:.3g} at the other"
     verdict = HOLDS if (small < large) == is_small_flatter else NOT
     return Outcome(verdict, words, {"small": small, "large": large})
 
@@ -248,7 +246,7 @@ def _all_networks(kept: Kept) -> Outcome:
     _FALLS.format("of 56 layers", "of 20"),
 )
 def _depth_without(kept: Kept) -> Outcome:
-    return _chaos(kept, "resnet20_noshort", "resnet56_noshort", ("of 20 layers", "of 56"))
+    return _chaos(kept, "resnet20_noshort", "resnet56_noshort", ("of 20", "of 56 layers"))
 
 
 def _alike(kept: Kept, one: str, other: str) -> Outcome:

@@ -51,7 +51,7 @@ def _results(cells: range, values: dict[str, list[float]]) -> store.CellResults:
 
 def bowl(path: Path, steepness: float = 1.0, ripple: float = 0.0) -> Path:
     """Write a circular bowl, whose basin has the area 0.1 pi / steepness, with ripples or not."""
-    axis = np.linspace(-1, 1, 41)
+    axis = np.linspace(-1, 1, 33)
     r = np.hypot(*np.meshgrid(axis, axis))
     loss = FLOOR + steepness * r**2 + ripple * (1 - np.cos(20 * r))
     return make_surface(path, {"beta": axis, "alpha": axis}, {"train_loss": loss})
