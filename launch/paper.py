@@ -108,7 +108,9 @@ def _line(kept: Kept, decay: str, is_small_flatter: bool) -> Outcome:
     step, small, large = kept.rises(f"interpolation-sgd-{decay}")
     if np.isnan(step):
         raise UndecidedError("no finite loss beyond both ends")
-    words = f"{step:g} beyond, the loss rises by {small:.3g} at the small batch, by {large:.3g} at the other"
+    words = (
+        f"{step:g} beyond, it is {small:.3g} higher at the small batch, {large:.3g} at the other"
+    )
     verdict = HOLDS if (small < large) == is_small_flatter else NOT
     return Outcome(verdict, words, {"small": small, "large": large})
 
