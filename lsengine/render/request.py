@@ -97,7 +97,8 @@ def validated(things: Sequence[Any], kind: str, look: Look) -> Request:
         request,
         surfaces=tuple(_cut(_drawable(thing), look) for thing in things),
         levels=look.levels,
-        limits=_ends(look),
+        # Levels of curvature are those of the loss's lines, and not of the panels' colours.
+        limits=look.limits if KINDS[kind] == "either" else _ends(look),
         look=replace(look, filled=look.filled and KINDS[kind] != "either"),
     )
     _ranges(request)

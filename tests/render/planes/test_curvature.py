@@ -115,6 +115,16 @@ def test_the_loss_lies_over_every_map(quantity):
         np.testing.assert_allclose(np.hypot(*path.vertices.T), np.sqrt((level - 1) / 4), atol=5e-3)
 
 
+@pytest.mark.parametrize("quantity", [None, "ratio"])
+def test_levels_of_ones_own_are_those_of_the_losses_lines(quantity):
+    """The colours of the maps keep their own scale."""
+    surface = curved(make_plane(alphas=41, betas=41))
+    axes = draw(surface, quantity=quantity, levels=(1.5, 2.0, 4.0)).axes[0]
+    drawn = next(c for c in axes.collections if isinstance(c, QuadContourSet))
+    assert tuple(drawn.levels) == (1.5, 2.0, 4.0)
+    assert mesh(axes).get_clim() == mesh(draw(surface, quantity=quantity).axes[0]).get_clim()
+
+
 @pytest.mark.parametrize("kind", ["curvature", "filled"])
 def test_lines_of_losses_below_1_are_solid_too(kind):
     """Their logarithms are negative, which matplotlib would dash."""
