@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile the package once: hundreds of processes import it, and may not be let to keep it."""
+    """Compile the package once, for hundreds of processes import it, and may not be let to keep it.
+
+    Pictures of one process share their formulas.
+    """
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(Path(__file__).parents[1] / "lsengine", quiet=2)
+    from tests.support import formulas
+
+    formulas.keep()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,6 @@ python -m tests.fuzz.worker FOLDER KIND FIRST COUNT
 
 from __future__ import annotations
 
-import functools
 import gc
 import importlib
 import json
@@ -15,10 +14,9 @@ import sys
 import warnings
 from pathlib import Path
 
-import matplotlib.mathtext
-
 from tests.fuzz import confined, driver, stamps, warm, world
 from tests.fuzz.surfaces import FORMATS
+from tests.support import formulas
 
 
 def main() -> None:
@@ -50,7 +48,7 @@ def _warm_up(folder: Path) -> world.World:
         "OMP_NUM_THREADS": "1",
     }
     warnings.simplefilter("ignore")
-    _keep_formulas()
+    formulas.keep()
     made = world.build(folder / "world", warm.call)
     for kind in ("contour", "filled", "heatmap", "surface", "trajectory", "html"):
         suffix = "html" if kind == "html" else "png"
@@ -69,12 +67,6 @@ def _warm_up(folder: Path) -> world.World:
     gc.collect()
     gc.freeze()
     return made
-
-
-def _keep_formulas() -> None:
-    """Have forks find the formulas of pictures parsed: Matplotlib keeps 50, and parses for 1 s."""
-    parser = matplotlib.mathtext.MathTextParser
-    parser._parse_cached = functools.lru_cache(2000)(parser._parse_cached.__wrapped__)  # type: ignore[attr-defined]
 
 
 def _forget() -> None:
