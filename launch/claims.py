@@ -72,15 +72,16 @@ def part(outcomes: Outcomes, figure: str, folder: Path) -> str:
 
 def table(kept: Kept) -> str:
     """Return what is measured on every plane that is kept, as Markdown."""
-    heads = ["network", "cells", "test error", "loss at the centre", "falls on the way out"]
-    heads += ["up to 1", "with noise", "basin at +0.1", "at +0.5", "minima"]
+    heads = ["network", "cells", "standard error", "test error", "loss at the centre"]
+    heads += ["falls on the way out", "up to 1", "with noise", "basin at +0.1", "at +0.5", "minima"]
     lines = [heads, ["---"] * len(heads)]
     for name, (training, _) in planes(kept).items():
         if name not in kept.names:
             continue
         shares = [kept.away(name), kept.away(name, reach=1.0), kept.away(name, noise=NOISE)]
         row = [title(name), "x".join(map(str, reversed(kept.surface(name).done.shape)))]
-        row += [percent(kept.error(training)), _figure(kept, name, "train_loss")]
+        row += [percent(kept.standard_error(name)), percent(kept.error(training))]
+        row += [_figure(kept, name, "train_loss")]
         row += [*map(percent, shares), _figure(kept, name, "basin")]
         row += [_figure(kept, name, "basin", "+0.5"), _figure(kept, name, "minima")]
         lines.append(row)

@@ -85,6 +85,12 @@ class Kept:
             f"{name}: the loss at the centre is {here:.6g}, at the end of the training {there:.6g}"
         )
 
+    def standard_error(self, name: str) -> float:
+        """Return the median over all cells of the loss's standard error by the loss."""
+        surface = self.surface(name)
+        error, loss = (surface.masked(q).filled(np.nan) for q in ("train_loss_se", "train_loss"))
+        return float(np.nanmedian(error / loss))
+
     def weight_norm(self, name: str) -> float:
         """Return the length of a minimum's weights, without biases and normalisation.
 

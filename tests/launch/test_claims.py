@@ -243,7 +243,7 @@ def test_a_changed_surface_makes_the_check_fail(
     page = kept.parent / "PAGE.md"
     text = page.read_text()
     assert text.count("| the paper | here | it holds if | verdict |") == 8
-    assert "| ResNet-56, no skip connections | 33x33 | 13.00 % | 0.2 |" in text
+    assert "| ResNet-56, no skip connections | 33x33 | 1.00 % | 13.00 % | 0.2 |" in text
     assert "stale" not in text
     assert text.count("Prose.") == 8
     assert run(claims, kept, "--write") == 0
@@ -271,9 +271,9 @@ def test_a_surface_of_another_training_is_refused(
     scripts: Any, kept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its loss at the centre is not the one at the end: nothing is written, also on request."""
-    write_history(kept, "resnet20", 0.07, loss=0.21)
+    write_history(kept, "resnet20", 0.07, loss=0.22)
     assert run(scripts("claims"), kept, "--write") == 1
-    message = "{}: the loss at the centre is 0.2, at the end of the training 0.21\n"
+    message = "{}: the loss at the centre is 0.2, at the end of the training 0.22\n"
     assert capsys.readouterr().err == "".join(
         message.format(name) for name in ("resnet20", "curvature-resnet20")
     )

@@ -113,6 +113,13 @@ def test_shares_of_negative_curvature_are_those_of_converged_cells(
     assert not falls.any()
 
 
+def test_the_standard_error_is_the_median_over_cells(scripts: Any, tmp_path: Path) -> None:
+    """Each cell's is a part of its own loss; a cell without a finite loss does not count."""
+    quantities = {"train_loss": [1.0, 2.0, np.inf, 4.0], "train_loss_se": [0.1, 0.6, 0.9, 0.2]}
+    make_surface(tmp_path / "c.h5", {"alpha": [-1, 0, 1, 2]}, quantities)
+    assert scripts("measures").Kept(tmp_path).standard_error("c") == pytest.approx(0.1)
+
+
 def test_lines_are_measured_outwards(scripts: Any) -> None:
     """Half a line beyond each end; not as far where a loss is not finite."""
     rises = scripts("measures").rises

@@ -50,11 +50,15 @@ def _results(cells: range, values: dict[str, list[float]]) -> store.CellResults:
 
 
 def bowl(path: Path, steepness: float = 1.0, ripple: float = 0.0) -> Path:
-    """Write a circular bowl, whose basin has the area 0.1 pi / steepness, with ripples or not."""
+    """Write a circular bowl, whose basin has the area 0.1 pi / steepness, with ripples or not.
+
+    The standard error is 1 % of the loss.
+    """
     axis = np.linspace(-1, 1, 33)
     r = np.hypot(*np.meshgrid(axis, axis))
     loss = FLOOR + steepness * r**2 + ripple * (1 - np.cos(20 * r))
-    return make_surface(path, {"beta": axis, "alpha": axis}, {"train_loss": loss})
+    quantities = {"train_loss": loss, "train_loss_se": 0.01 * loss}
+    return make_surface(path, {"beta": axis, "alpha": axis}, quantities)
 
 
 def parabola(path: Path, steepness: float, length: float = 1.0) -> Path:
