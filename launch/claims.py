@@ -39,6 +39,22 @@ _PART, _TABLE = (
         ("measures of planes", "end of measures"),
     )
 )
+PICTURES = {  # what launch/reproduction.sh draws: what stands below it
+    "figure1": "Training loss on a logarithmic scale. Cells above 10 are cut off.",
+    "figure2-lines": "Lines from the small batch's minimum (0) to the large batch's (1).",
+    "figure2-norms": "Length of all weights during the trainings.",
+    "figure2-weights-wd0": "Weights at the ends of the trainings without weight decay.",
+    "figure2-weights-wd5e-4": "Weights at the ends of the trainings with weight decay.",
+    "figure3-curves": "Training loss along one random direction with normalised filters.",
+    "figure3-raw": "The same direction without normalisation.",
+    "figure3-planes": "Training loss, with the paper's levels: 0.1 to 9.6 in steps of 0.5.",
+    "figure5": "Training loss, with the paper's levels: 0.1 to 9.6 in steps of 0.5.",
+    "figure6": "Training loss, with the paper's levels: 0.1 to 9.6 in steps of 0.5.",
+    "figure7": "The smallest eigenvalue of the Hessian by the largest one.",
+    "figure8-random": "A training in a plane of two random directions.",
+    "figure8-toward": "The same training: towards its start, and along a random direction.",
+    "figure9": "Four trainings, each in the plane of its first two principal components.",
+}
 Outcomes = Mapping[Claim, Outcome]
 
 
@@ -61,7 +77,8 @@ def part(outcomes: Outcomes, figure: str, folder: Path) -> str:
     """Return what the document shows of a figure: the pictures in the folder, and the claims."""
     lines = []
     for picture in sorted(folder.glob(f"figure{figure}*.png")):
-        lines += ["", f"![{picture.stem.replace('-', ', ')}]({folder.name}/{picture.name})"]
+        caption = PICTURES[picture.stem]
+        lines += ["", f"![{caption}]({folder.name}/{picture.name})", "", f"*{caption}*"]
     lines += ["", "| the paper | here | it holds if | verdict |", "| --- | --- | --- | --- |"]
     for claim, outcome in outcomes.items():
         if claim.figure == figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.support.kept_surfaces import (
     write_all,
     write_history,
 )
+from tests.support.launchers import ROOT
 
 FIGURES = (1, 2, 3, 5, 6, 7, 8, 9)
 HOLDS, IN_PART, NOT = "holds", "holds in part", "does not hold here"
@@ -265,6 +267,19 @@ def test_a_changed_surface_makes_the_check_fail(
         page.write_text(text.replace(mark, "something"))
         assert run(claims, kept) == 1
         assert said in capsys.readouterr().err
+
+
+def test_every_picture_has_words_below_it(scripts: Any, kept: Path) -> None:
+    """Those that the script draws, and no others; they are read out in place of it, too."""
+    claims = scripts("claims")
+    script = (ROOT / "launch" / "reproduction.sh").read_text()
+    drawn = re.findall(r"^ +picture (\S+)", script, re.MULTILINE)
+    assert sorted(drawn) == sorted(claims.PICTURES)
+    for name in drawn:
+        (kept / f"{name}.png").touch()
+        caption = claims.PICTURES[name]
+        shown = claims.part({}, name[6], kept)
+        assert f"![{caption}](reproduction/{name}.png)\n\n*{caption}*\n" in shown
 
 
 def test_a_surface_of_another_training_is_refused(
