@@ -9,7 +9,8 @@ from measures import Kept
 DECAYS = ("wd0", "wd5e-4")
 BATCHES = ("bs128", "bs1024")
 WIDTHS = ("w8", "w16", "w32")
-NETWORKS = ("resnet20", "resnet20_noshort", "resnet56", "resnet56_noshort")
+SLOW = "resnet56_noshort-slow"  # at the paper's rate, a tenth of the others'
+NETWORKS = ("resnet20", "resnet20_noshort", "resnet56", "resnet56_noshort", SLOW)
 
 
 def minima(kept: Kept) -> list[str]:
@@ -60,8 +61,9 @@ def title(name: str) -> str:
         optimizer, decay, batch = minimum.groups()
         decayed = "no weight decay" if decay == "0" else f"weight decay {decay}"
         return f"{optimizer.upper().replace('ADAM', 'Adam')}, batches of {batch}, {decayed}"
-    if network := re.fullmatch(r"resnet(\d+)(_noshort)?(?:-w(\d+))?", trained):
-        layers, plain, width = network.groups()
-        wide = f", {width} channels" if width else ""
-        return f"ResNet-{layers}{wide}" + (", no skip connections" if plain else "")
+    if network := re.fullmatch(r"resnet(\d+)(_noshort)?(?:-w(\d+))?(-slow)?", trained):
+        layers, plain, width, slow = network.groups()
+        words = [f"ResNet-{layers}", f"{width} channels" if width else ""]
+        words += ["no skip connections" if plain else "", "rate 0.01" if slow else ""]
+        return ", ".join(filter(None, words))
     return name
