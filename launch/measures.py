@@ -86,10 +86,10 @@ class Kept:
         )
 
     def standard_error(self, name: str) -> float:
-        """Return the median over all cells of the loss's standard error by the loss."""
+        """Return the median of the loss's standard error by the loss, over all finite losses."""
         surface = self.surface(name)
         error, loss = (surface.masked(q).filled(np.nan) for q in ("train_loss_se", "train_loss"))
-        return float(np.nanmedian(error / loss))
+        return float(np.nanmedian((error / loss)[np.isfinite(loss)]))
 
     def weight_norm(self, name: str) -> float:
         """Return the length of a minimum's weights, without biases and normalisation.
