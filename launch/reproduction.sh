@@ -138,7 +138,7 @@ draw() {
     local sgd=(sgd-{wd0,wd5e-4}-{bs128,bs1024})
     local levels=(--scale linear --levels "$(LC_ALL=C seq -s, 0.1 0.5 9.6)") # the paper's
     mkdir -p $figures
-    picture figure1 surface --style lit --scale log --limits 0.3 10 -- resnet56_noshort-slow resnet56
+    picture figure1 surface --style lit --scale log --limits 0.3 10 -- resnet56_noshort resnet56
     picture figure2-lines curve -- interpolation-sgd-{wd0,wd5e-4}
     picture figure2-norms history --quantity weight_norm -- "${sgd[@]/#/history-}"
     picture figure2-weights-wd0 histogram -- weights-wd0
@@ -146,7 +146,7 @@ draw() {
     picture figure3-curves curve --quantity train_loss -- "${sgd[@]/#/filter-}"
     picture figure3-raw curve --quantity train_loss -- "${sgd[@]/#/raw-}"
     picture figure3-planes contour "${levels[@]}" -- "${sgd[@]/#/plane-}"
-    picture figure5 contour "${levels[@]}" -- resnet{20,56} resnet20_noshort resnet56_noshort{-slow,}
+    picture figure5 contour "${levels[@]}" -- resnet{20,56}{,_noshort}
     picture figure6 contour "${levels[@]}" -- width-resnet20{,_noshort}-w{8,16,32}
     picture figure7 curvature -- curvature-resnet20{,_noshort}
     picture figure8-random trajectory -- trajectory-random

@@ -9,8 +9,8 @@ from measures import Kept
 DECAYS = ("wd0", "wd5e-4")
 BATCHES = ("bs128", "bs1024")
 WIDTHS = ("w8", "w16", "w32")
-SLOW = "resnet56_noshort-slow"  # at the paper's rate, a tenth of the others'
-NETWORKS = ("resnet20", "resnet20_noshort", "resnet56", "resnet56_noshort", SLOW)
+SLOW = "resnet56_noshort-slow"  # from a tenth of the others' rate, as in the paper
+NETWORKS = ("resnet20", "resnet20_noshort", "resnet56", "resnet56_noshort")
 
 
 def minima(kept: Kept) -> list[str]:
@@ -23,12 +23,13 @@ def minima(kept: Kept) -> list[str]:
 def planes(kept: Kept) -> dict[str, tuple[str, str]]:
     """Return the planes of all trained networks: for each its training, and its family.
 
-    What is compared within a family differs in one thing or two.
+    What is compared within a family differs in one thing or two; one is alone in its own.
     """
     of_minima = {f"plane-{name}": (name, "VGG-9") for name in minima(kept)}
     wide = [f"resnet20{kind}-{width}" for kind in ("", "_noshort") for width in WIDTHS]
     of_widths = {f"width-{name}": (name, "width") for name in wide}
-    return of_minima | {name: (name, "depth") for name in NETWORKS} | of_widths
+    of_depths = {name: (name, "depth") for name in NETWORKS}
+    return of_minima | of_depths | {SLOW: (SLOW, "rate")} | of_widths
 
 
 def around(kept: Kept) -> dict[str, str]:
