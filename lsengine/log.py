@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lsengine.errors import EnvironmentUnfit
-from lsengine.wording import printable
+from lsengine.wording import indented, printable
 
 log = logging.getLogger(__name__)
 NOTICE = 25
@@ -194,4 +194,4 @@ class _Formatter(logging.Formatter):
             if record.levelno not in (logging.INFO, NOTICE):
                 begin.append(record.levelname)
         begin += [f"{name}:" for name in _about[-1:]]
-        return printable(" ".join([*begin, record.getMessage()]))
+        return indented(" ".join([*begin, record.getMessage()]))

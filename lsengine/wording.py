@@ -80,6 +80,18 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(lambda m: ascii(m[0])[1:-1], text)
 
 
+def indented(text: str) -> str:
+    r"""Return a text as `printable` does; all lines but the first are indented.
+
+    So no name with an end of line in it looks like a message of its own.
+
+    Example:
+        >>> indented("a\nb\n  c")
+        'a\n  b\n  c'
+    """
+    return re.sub(r"\n(?!  |\n|\Z)", "\n  ", printable(text))
+
+
 def listed(things: Iterable[object], most: int = 5, separator: str = ", ") -> str:
     """Return things in one line, and how many more there are.
 

@@ -21,7 +21,7 @@ from lsengine.ranks import (
     let_rank_0_speak,
     own_exit_code,
 )
-from lsengine.wording import printable
+from lsengine.wording import indented
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +73,7 @@ def _flushed(code: int) -> int:
 def _complain(text: str, end: str = "\n") -> None:
     """Print a message, if there is anything to print it to; the exit code says enough."""
     with suppress(OSError):
-        print(printable(text), end=end, file=sys.stderr)
+        print(indented(text), end=end, file=sys.stderr)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

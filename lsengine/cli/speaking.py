@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from lsengine import ranks
-from lsengine.wording import did_you_mean
+from lsengine.wording import did_you_mean, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,6 +36,10 @@ class Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         if not self._is_spoken_for():
             super()._print_message(message, file)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line with one line, whatever is in it."""
+        super().error(one_line(message))
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """End, on rank 0 with a message and after the others."""

@@ -230,3 +230,19 @@ def test_no_character_of_a_file_or_a_name_is_obeyed_by_the_terminal(tmp_path, ca
     for text in capsys.readouterr():
         assert ascii(name)[1:-1] in text
         assert not {c for c in text if not c.isprintable()} - {"\n", "\t"}
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["eval"], ["train"], ["compare"], ["doctor"], ["eval", "a.yaml", "--x"]]
+)
+def test_no_name_makes_a_line_that_looks_like_a_message(capsys, command):
+    """Ends of lines in names are escapes in errors of the command line, else indented."""
+    forged = "lsengine: error: forged"
+    code = 0
+    try:
+        code = main([*command, f"a\n{forged}"])
+    except SystemExit as ended:
+        code = ended.code
+    said = capsys.readouterr().err
+    assert (code, forged in said) == (2, True)
+    assert not [line for line in said.splitlines() if line.startswith(forged)]

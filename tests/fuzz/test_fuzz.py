@@ -6,7 +6,7 @@ import pytest
 
 from tests.fuzz import confined, driver
 
-CASES = {"surfaces": 200, "flips": 200, "jobs": 200, "checkpoints": 200, "data": 60, "places": 60}
+CASES = {"surfaces": 100, "flips": 100, "jobs": 100, "checkpoints": 100, "data": 40, "places": 40}
 
 pytestmark = pytest.mark.skipif(not confined.version(), reason="this kernel has no Landlock")
 
