@@ -40,7 +40,8 @@ _PART, _TABLE = (
     )
 )
 PICTURES = {  # what launch/reproduction.sh draws: what stands below it
-    "figure1": "Training loss on a logarithmic scale. Cells above 10 are cut off.",
+    "figure1": "Training loss on a logarithmic scale. Cells above 20 are cut off.",
+    "figure1-rate": "Without skip connections at the paper's rate of 0.01. No loss is cut off.",
     "figure2-lines": "Lines from the small batch's minimum (0) to the large batch's (1).",
     "figure2-norms": "Length of all weights during the trainings.",
     "figure2-weights-wd0": "Weights at the ends of the trainings without weight decay.",
@@ -76,7 +77,7 @@ def _number(value: float) -> str:
 def part(outcomes: Outcomes, figure: str, folder: Path) -> str:
     """Return what the document shows of a figure: the pictures in the folder, and the claims."""
     lines = []
-    for picture in sorted(folder.glob(f"figure{figure}*.png")):
+    for picture in sorted(folder.glob(f"figure{figure}*.png"), key=lambda path: path.stem):
         caption = PICTURES[picture.stem]
         lines += ["", f"![{caption}]({folder.name}/{picture.name})", "", f"*{caption}*"]
     lines += ["", "| the paper | here | it holds if | verdict |", "| --- | --- | --- | --- |"]

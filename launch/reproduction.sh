@@ -104,7 +104,8 @@ from trained import title, training
 
 for path in map(Path, sys.argv[2:]):
     error = Kept(path.parent).error(training(path.stem))
-    print(f"{title(path.stem)}: test error {100 * error:.1f} %")
+    measured = f"test error {100 * error:.1f} %".replace(" ", "\N{NO-BREAK SPACE}")
+    print(f"{title(path.stem)}: {measured}")
 PYTHON
 }
 
@@ -138,7 +139,9 @@ draw() {
     local sgd=(sgd-{wd0,wd5e-4}-{bs128,bs1024})
     local levels=(--scale linear --levels "$(LC_ALL=C seq -s, 0.1 0.5 9.6)") # the paper's
     mkdir -p $figures
-    picture figure1 surface --style lit --scale log --limits 0.3 10 -- resnet56_noshort resnet56
+    picture figure1 surface --style lit --scale log --limits 0.16 20 -- resnet56_noshort resnet56
+    picture figure1-rate surface --style lit --scale log --limits 0.16 3300 -- \
+        resnet56_noshort-slow resnet56
     picture figure2-lines curve -- interpolation-sgd-{wd0,wd5e-4}
     picture figure2-norms history --quantity weight_norm -- "${sgd[@]/#/history-}"
     picture figure2-weights-wd0 histogram -- weights-wd0
@@ -166,7 +169,7 @@ for old in folder.glob("figure*.png"):
 for path in sorted(drawn.glob("figure*.png")):
     image = Image.open(path).convert("RGB")
     image.thumbnail((1200, 4800), Image.Resampling.LANCZOS)
-    if path.stem != "figure1":  # light and shadow need all colours
+    if not path.stem.startswith("figure1"):  # light and shadow need all colours
         image = image.quantize(256, dither=Image.Dither.NONE)
     image.save(folder / path.name, optimize=True)
 PYTHON
