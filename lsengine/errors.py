@@ -10,9 +10,15 @@ from typing import Any
 
 
 class LsengineError(Exception):
-    """Base of all errors whose message tells the user what to do."""
+    """Base of all errors whose message tells the user what to do.
+
+    Each argument is a message of its own; further lines of one are indented.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class UsageError(LsengineError):

@@ -36,6 +36,13 @@ def test_a_job_error_has_a_line_for_each_problem():
     assert str(error).splitlines() == ["a.yaml: 2 problem(s)", "  grid: required", "  seed: got -1"]
 
 
+def test_an_error_may_have_several_messages():
+    """Its text has all of them."""
+    assert str(errors.CellsFailed("a.h5: 1 failed\n  no", "b.h5: 2 failed")) == (
+        "a.h5: 1 failed\n  no\nb.h5: 2 failed"
+    )
+
+
 def test_errors_travel_between_ranks():
     """What arrives has the class, the text and the code of what was sent."""
     sent = [kind("a message") for kind in _classes(LsengineError) if kind is not JobError]

@@ -149,10 +149,10 @@ def reworded(error: LsengineError) -> LsengineError:
     """Return an error in the words of a caller in Python."""
     if isinstance(error, JobError):
         return error
-    text = str(error)
+    texts = list(map(str, error.args))
     for pattern, words in _WORDS:
-        text = re.sub(pattern, words, text)
-    error.args = (text, *error.args[1:])
+        texts = [re.sub(pattern, words, text) for text in texts]
+    error.args = tuple(texts)
     return error
 
 

@@ -177,7 +177,7 @@ class _Team:
         failed = [error for error in errors if isinstance(error, CellsFailed)]
         _raise_first([error for error in errors if not isinstance(error, CellsFailed)], stop)
         if failed:
-            error = CellsFailed("\n".join(filter(None, texts)))
+            error = CellsFailed(*filter(None, texts))
             if self._is_command:
                 raise error
             error.surfaces = tuple(running.read(output, task) for output in outputs)

@@ -82,7 +82,8 @@ def _run(arguments: Sequence[str] | None) -> int:
             parsed = build_parser().parse_args(arguments)
             return own_exit_code(int(parsed.run(parsed)))
     except LsengineError as error:
-        _complain(str(error))
+        for text in error.args:
+            _complain(str(text))
         return error.exit_code
     except (KeyboardInterrupt, BrokenPipeError) as ended:
         # Results are printed after the work, by `commands.tell`, which no broken pipe disturbs:

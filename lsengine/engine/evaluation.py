@@ -97,7 +97,7 @@ def _lead(find: Find, options: Options, stop: StopRequest, world: World) -> int:
             if jobs_left:
                 coordinator = Coordinator(world, stop, options)
         if failures:
-            raise CellsFailed("\n".join(str(error) for error in failures))
+            raise CellsFailed(*map(str, failures))
     except LsengineError as error:
         coordinator.shut_down(error.exit_code)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -195,12 +196,16 @@ def test_the_command_line_starts_ranks(make_job, capfd, monkeypatch):
 
 
 def test_the_command_line_tells_of_failed_cells_once(make_job, capfd, alone):
-    """Of processes without MPI, in the words of the command line, with its exit code."""
+    """Of each surface with a message of its own; processes say no more than one alone does."""
     model = {"arch": "testnets:Fragile", "args": {"repaired": "no"}, "checkpoint": "centre.pt"}
     alpha = {"kind": "random", "ignore": []}
-    job = make_job(model=model, directions={"alpha": alpha}, grid={"alpha": [-1, 1, 5]})
-    assert main(["eval", str(job), "--workers", "2", "--progress", "none"]) == 5
-    assert capfd.readouterr().err.count("2 failed") == 1
+    call = {"model": model, "directions": {"alpha": alpha}, "grid": {"alpha": [-1, 1, 5]}}
+    jobs = [str(make_job(name, **call)) for name in ("one", "two")]
+    for more in (["--workers", "2"], ["--retry-failed"]):
+        assert main(["eval", *jobs, *more, "--progress", "none"]) == 5
+        said = capfd.readouterr().err
+        heads = re.findall(r"^\S*/(\w+)\.h5: .*2 failed", said, re.MULTILINE)
+        assert (heads, said.count("2 failed")) == (["one", "two"], 2)
 
 
 @pytest.mark.parametrize(
