@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 RESAMPLES = 10_000
 INTERVAL = (2.5, 97.5)  # percent, of a bootstrap
+LEVEL = 0.1  # above the loss of a minimum: what belongs to it, as in `lsengine compare`
 NOISE = 0.01  # relative: what a cell in bfloat16 may be wrong by, where a run looks
 
 
@@ -108,10 +109,10 @@ class Kept:
             raise UndecidedError(f"{figure} of {name}: {measure.why}")
         return measure
 
-    def rises(self, name: str) -> tuple[float, float, float]:
-        """Return how the training loss rises beyond both ends of a line between two minima."""
+    def reaches(self, name: str) -> tuple[float, float]:
+        """Return how far a line can be followed from either minimum; see `reaches`."""
         line = self.surface(name)
-        return rises(line.alpha, line.masked("train_loss").filled(np.nan))
+        return reaches(line.alpha, line.masked("train_loss").filled(np.nan))
 
     def falls(self, name: str, noise: float = 0.0, seed: int = 0) -> tuple[Mask, Mask, Floats]:
         """Return for each cell of a plane whether the loss falls on the way out; see `falls`.
@@ -176,26 +177,27 @@ class Kept:
         return along["beta"] / along["alpha"]
 
 
-def rises(alpha: ArrayLike, loss: ArrayLike) -> tuple[float, float, float]:
-    """Return by how much the loss rises beyond both ends of a line, at 0 and 1.
+def reaches(alpha: ArrayLike, loss: ArrayLike) -> tuple[float, float]:
+    """Return how far a line, between minima at 0 and 1, can be followed from either end.
 
-    On the line itself the minima share what is between them; outwards each is for itself.  Half
-    a line beyond, running variances that move along may be negative, and the loss not finite:
-    then it is the farthest step at which both losses are finite.
-
-    Returns:
-        The step, and the rises beyond 0 and 1; NaN if there is no such step.
+    The loss is at most `LEVEL` above that of the end; it is linear between the steps.  A loss
+    that is not finite is above it from the step before on.
     """
     steps, losses = np.asarray(alpha, dtype=np.float64), np.asarray(loss, dtype=np.float64)
+    between = (steps > -1e-9) & (steps < 1 + 1e-9)
+    steps, losses = steps[between], losses[between]
+    return _reach(steps, losses), _reach(1 - steps[::-1], losses[::-1])
 
-    def at(step: float) -> float:
-        return float(losses[np.abs(steps - step).argmin()])
 
-    for step in np.sort(-steps[(steps < -1e-9) & (steps > -0.5 - 1e-9)])[::-1]:
-        found = at(-step) - at(0.0), at(1.0 + step) - at(1.0)
-        if np.isfinite(found).all():
-            return float(step), *found
-    return (float("nan"),) * 3
+def _reach(steps: Floats, losses: Floats) -> float:
+    rise = losses - losses[0]
+    above = np.flatnonzero(~(rise <= LEVEL))
+    if not above.size:
+        return float(steps[-1])
+    last = above[0] - 1
+    if not np.isfinite(rise[above[0]]):
+        return float(steps[last])
+    return float(np.interp(LEVEL, rise[last : last + 2], steps[last : last + 2]))
 
 
 def falls(alpha: ArrayLike, beta: ArrayLike, loss_BA: ArrayLike) -> tuple[Mask, Mask, Floats]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 from matplotlib.figure import Figure
-from measures import rises
+from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 
 import lsengine
@@ -161,6 +161,28 @@ def curves(surfaces: Path) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure
+
+
+def rises(alpha: ArrayLike, loss: ArrayLike) -> tuple[float, float, float]:
+    """Return by how much the loss rises beyond both ends of a line, at 0 and 1.
+
+    On the line itself the minima share what is between them; outwards each is for itself.  Half
+    a line beyond, running variances that move along may be negative, and the loss not finite:
+    then it is the farthest step at which both losses are finite.
+
+    Returns:
+        The step, and the rises beyond 0 and 1; NaN if there is no such step.
+    """
+    steps, losses = np.asarray(alpha, dtype=np.float64), np.asarray(loss, dtype=np.float64)
+
+    def at(step: float) -> float:
+        return float(losses[np.abs(steps - step).argmin()])
+
+    for step in np.sort(-steps[(steps < -1e-9) & (steps > -0.5 - 1e-9)])[::-1]:
+        found = at(-step) - at(0.0), at(1.0 + step) - at(1.0)
+        if np.isfinite(found).all():
+            return float(step), *found
+    return (float("nan"),) * 3
 
 
 def main(figures: Path, surfaces: Path, checkpoints: Path, csv_file: Path) -> None:

@@ -104,22 +104,20 @@ def _errors_56(kept: Kept) -> Outcome:
     return Outcome(verdict, words, dict(zip(("without", "with"), errors, strict=True)))
 
 
-def _line(kept: Kept, decay: str, is_small_flatter: bool) -> Outcome:
-    step, small, large = kept.rises(f"interpolation-sgd-{decay}")
-    if np.isnan(step):
-        raise UndecidedError("no finite loss beyond both ends")
-    words = (
-        f"{step:g} beyond, it is {small:.3g} higher at the small batch, {large:.3g} at the other"
-    )
-    verdict = HOLDS if (small < large) == is_small_flatter else NOT
+def _line(kept: Kept, decay: str, is_small_wider: bool) -> Outcome:
+    small, large = kept.reaches(f"interpolation-sgd-{decay}")
+    if np.isclose(small, large):
+        raise UndecidedError(f"both reach {small:.3g} of the line")
+    words = f"{small:.3g} of the line from the small batch's minimum, {large:.3g} from the other"
+    verdict = HOLDS if (small > large) == is_small_wider else NOT
     return Outcome(verdict, words, {"small": small, "large": large})
 
 
 @claim(
     "2a",
     "on the line, without weight decay, the small batch's minimum is the wider one",
-    "half a line (or as far as losses are finite) beyond the small batch's end the loss rises less "
-    "than beyond the other",
+    "from its end the line can be followed farther, with a loss of at most 0.1 above the end's, "
+    "than from the other",
 )
 def _line_without(kept: Kept) -> Outcome:
     return _line(kept, "wd0", True)
@@ -128,7 +126,7 @@ def _line_without(kept: Kept) -> Outcome:
 @claim(
     "2b",
     "with weight decay the verdict of the line reverses",
-    "it rises more there",
+    "it can be followed less far from there",
 )
 def _line_with(kept: Kept) -> Outcome:
     return _line(kept, "wd5e-4", False)

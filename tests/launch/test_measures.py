@@ -120,9 +120,19 @@ def test_the_standard_error_is_the_median_over_cells(scripts: Any, tmp_path: Pat
     assert scripts("measures").Kept(tmp_path).standard_error("c") == pytest.approx(0.1)
 
 
-def test_lines_are_measured_outwards(scripts: Any) -> None:
+def test_lines_are_followed_from_their_ends(scripts: Any) -> None:
+    """As far as the loss is at most 0.1 above the end's, linear between the steps."""
+    reaches = scripts("measures").reaches
+    alpha = [-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5]
+    assert reaches(alpha, [9, 1, 1.05, 1.15, 2, 0, np.nan]) == pytest.approx((0.375, 0.0125))
+    assert reaches(alpha, [9, 1, 0.5, 1.05, np.inf, 1, 0]) == (0.5, 0.0)
+    assert reaches(alpha, [9, 1, 1, 1.05, np.nan, 1.05, 9]) == (0.5, 0.0)
+    assert reaches(alpha, [9, 1, 1, 1.09, 1, 1, 9]) == (1.0, 1.0)
+
+
+def test_studies_measure_lines_outwards(scripts: Any) -> None:
     """Half a line beyond each end; not as far where a loss is not finite."""
-    rises = scripts("measures").rises
+    rises = scripts("minima").rises
     alpha = [-0.5, -0.25, 0.0, 0.5, 1.0, 1.25, 1.5]
     assert rises(alpha, [0.75, 0.5, 0.25, 9.0, 0.5, 1.0, 3.0]) == (0.5, 0.5, 2.5)
     assert rises(alpha, [np.nan, 0.5, 0.25, 9.0, 0.5, 1.0, 3.0]) == (0.25, 0.25, 0.5)

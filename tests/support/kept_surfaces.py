@@ -68,12 +68,11 @@ def parabola(path: Path, steepness: float, length: float = 1.0) -> Path:
     return make_surface(path, {"alpha": alpha}, {"train_loss": loss}, lengths={"alpha": length})
 
 
-def line(path: Path, before: float, after: float) -> Path:
-    """Write a line with minima at 0 and 1, that rises beyond them by 1/4 of these steepnesses."""
+def line(path: Path, near: float, far: float) -> Path:
+    """Write a line with parabolas of these steepnesses around 0 and 1, and no loss beyond 1."""
     alpha = np.linspace(-0.5, 1.5, 41)
-    out = np.where(alpha < 0, before * alpha**2, after * (alpha - 1) ** 2)
-    between = np.sin(np.pi * alpha) ** 2
-    loss = FLOOR + np.where((alpha < 0) | (alpha > 1), out, between)
+    loss = FLOOR + np.minimum(near * alpha**2, far * (1 - alpha) ** 2)
+    loss[alpha > 1 + 1e-9] = np.nan
     return make_surface(path, {"alpha": alpha}, {"train_loss": loss})
 
 
